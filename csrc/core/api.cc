@@ -1,0 +1,205 @@
+// The C API: checks every argument, turns exceptions into statuses, and hands over to the kernels.
+#include <sparseinfer.h>
+
+#include <cstdlib>
+#include <new>
+#include <string>
+
+#include "core/cpu.h"
+#include "core/error.h"
+#include "core/parallel.h"
+#include "kernels/conv/conv.h"
+#include "kernels/linear/linear.h"
+#include "kernels/registry.h"
+#include "kernels/scalar/scalar.h"
+#include "kernels/weights.h"
+
+namespace {
+
+std::string& last_error() {
+  thread_local std::string message;
+  return message;
+}
+
+template <class Fn>
+si_status guarded(Fn&& fn) noexcept {
+  try {
+    fn();
+    return SI_OK;
+  } catch (const si::Error& error) {
+    last_error() = error.what();
+    return error.status;
+  } catch (const std::bad_alloc&) {
+    last_error() = "out of memory";
+    return SI_ERR_MEMORY;
+  } catch (const std::exception& error) {
+    last_error() = std::string("internal error: ") + error.what();
+    return SI_ERR_INTERNAL;
+  }
+}
+
+using si::fail;
+using si::require;
+
+const si::Row& checked_row(const si_weights& weights, si_op op, int32_t row) {
+  if (row == SI_ROW_BEST) return si::row_at(si::select_row(weights.format, op));
+  if (row < 0 || static_cast<size_t>(row) >= si::row_count())
+    fail(SI_ERR_ARGUMENT, "expected a registry row from 0 to " + std::to_string(si::row_count() - 1) + ", got " +
+                              std::to_string(row));
+  const si::Row& chosen = si::row_at(static_cast<size_t>(row));
+  if (chosen.format != weights.format || chosen.op != op)
+    fail(SI_ERR_ARGUMENT, std::string("row ") + chosen.name + " does not run this weight's format and operation");
+  if (!si::row_reason(chosen).empty())
+    fail(SI_ERR_UNSUPPORTED, std::string("row ") + chosen.name + " cannot run: " + si::row_reason(chosen));
+  return chosen;
+}
+
+void check_call(const si_weights* weights, const float* x, const float* y, bool empty, si_activation activation,
+                int32_t threads) {
+  require(weights != nullptr, SI_ERR_ARGUMENT, "expected packed weights, got a null handle");
+  require(empty || (x != nullptr && y != nullptr), SI_ERR_ARGUMENT, "expected x and y, got a null pointer");
+  if (activation < SI_ACT_NONE || activation > SI_ACT_TANH)
+    fail(SI_ERR_ARGUMENT, "unknown activation " + std::to_string(activation));
+  if (threads < 1) fail(SI_ERR_ARGUMENT, "expected threads >= 1, got " + std::to_string(threads));
+  if (weights->format == SI_FORMAT_NM && weights->nm.value_type != SI_F32)
+    fail(SI_ERR_UNSUPPORTED, "no CPU kernel computes in the value type of this nm weight; expected float32 values");
+}
+
+}  // namespace
+
+const char* si_last_error(void) { return last_error().c_str(); }
+const char* si_version(void) { return SPARSEINFER_VERSION; }
+
+size_t si_isa_count(void) { return si::kIsaCount; }
+
+si_status si_isa(size_t index, si_isa_info* out) {
+  return guarded([&] {
+    require(out != nullptr && index < si::kIsaCount, SI_ERR_ARGUMENT, "si_isa: index out of range or null result");
+    const si::IsaState& state = si::isa_state(static_cast<si::Isa>(index));
+    *out = {state.name, state.compiled, state.supported, state.reason.c_str()};
+  });
+}
+
+const char* si_threads_backend(void) { return si::parallel_backend(); }
+
+size_t si_row_count(void) { return si::row_count(); }
+
+si_status si_row(size_t index, si_row_info* out) {
+  return guarded([&] {
+    require(out != nullptr && index < si::row_count(), SI_ERR_ARGUMENT, "si_row: index out of range or null result");
+    const si::Row& row = si::row_at(index);
+    *out = {row.name, row.format, row.op, "float32", si::isa_state(row.isa).name, si::row_reason(row).c_str()};
+  });
+}
+
+si_status si_select(si_format format, si_op op, size_t* row) {
+  return guarded([&] {
+    require(row != nullptr, SI_ERR_ARGUMENT, "si_select: null result");
+    *row = si::select_row(format, op);
+  });
+}
+
+si_status si_pack(const float* weight, const si_weight_desc* desc, const si_pack_options* options, void** blob,
+                  size_t* bytes) {
+  return guarded([&] {
+    require(weight != nullptr && desc != nullptr && options != nullptr && blob != nullptr && bytes != nullptr,
+            SI_ERR_ARGUMENT, "si_pack: null pointer");
+    const si::WeightShape shape = si::check_desc(*desc);
+    if (options->format != SI_FORMAT_NM && options->value_type != SI_F32)
+      fail(SI_ERR_ARGUMENT, "expected float32 values for this format; only nm stores float16 and bfloat16");
+    switch (options->format) {
+      case SI_FORMAT_PANEL: *blob = si::panel_pack(weight, shape, options->kblock, bytes); return;
+      case SI_FORMAT_CSR: *blob = si::csr_pack(weight, shape, bytes); return;
+      case SI_FORMAT_NM:
+        *blob = si::nm_pack(weight, shape, options->nm_n, options->nm_m, options->value_type, bytes);
+        return;
+    }
+    fail(SI_ERR_ARGUMENT, "unknown format " + std::to_string(options->format));
+  });
+}
+
+void si_free(void* blob) { std::free(blob); }
+
+si_status si_inspect(const void* blob, size_t bytes, si_weight_info* out) {
+  return guarded([&] {
+    require(out != nullptr, SI_ERR_ARGUMENT, "si_inspect: null result");
+    *out = si::describe(si::open_weights(blob, bytes));
+  });
+}
+
+si_status si_unpack(const void* blob, size_t bytes, float* weight) {
+  return guarded([&] {
+    require(weight != nullptr, SI_ERR_ARGUMENT, "si_unpack: null result");
+    const si_weights weights = si::open_weights(blob, bytes);
+    switch (weights.format) {
+      case SI_FORMAT_PANEL: return si::panel_unpack(weights.panel, weight);
+      case SI_FORMAT_CSR: return si::csr_unpack(weights.csr, weight);
+      case SI_FORMAT_NM: return si::nm_unpack(weights.nm, weight);
+    }
+  });
+}
+
+si_status si_weights_open(const void* blob, size_t bytes, si_weights** out) {
+  return guarded([&] {
+    require(out != nullptr, SI_ERR_ARGUMENT, "si_weights_open: null result");
+    *out = new si_weights(si::open_weights(blob, bytes));
+  });
+}
+
+void si_weights_close(si_weights* weights) { delete weights; }
+
+si_status si_weights_info(const si_weights* weights, si_weight_info* out) {
+  return guarded([&] {
+    require(weights != nullptr && out != nullptr, SI_ERR_ARGUMENT, "si_weights_info: null pointer");
+    *out = si::describe(*weights);
+  });
+}
+
+si_status si_linear(const si_weights* weights, const si_linear_args* args) {
+  return guarded([&] {
+    require(args != nullptr, SI_ERR_ARGUMENT, "si_linear: null arguments");
+    check_call(weights, args->x, args->y, args->n == 0, args->activation, args->threads);
+    const int64_t M = weights->shape.M(), K = weights->shape.K();
+    require(weights->shape.groups == 1, SI_ERR_ARGUMENT, "si_linear: expected an ungrouped weight");
+    if (args->n < 0) fail(SI_ERR_ARGUMENT, "si_linear: expected n >= 0, got " + std::to_string(args->n));
+    const bool tokens = args->layout == SI_TOKEN_MAJOR;
+    require(tokens || args->layout == SI_CHANNEL_MAJOR, SI_ERR_ARGUMENT, "si_linear: unknown layout");
+    const int64_t least_x = tokens ? K : args->n, least_y = tokens ? M : args->n;
+    // The pitch of a single token (or channel) is never used.
+    if ((tokens ? args->n : K) > 1 && args->ldx < least_x)
+      fail(SI_ERR_ARGUMENT, "si_linear: expected ldx >= " + std::to_string(least_x) + ", got " + std::to_string(args->ldx));
+    if ((tokens ? args->n : M) > 1 && args->ldy < least_y)
+      fail(SI_ERR_ARGUMENT, "si_linear: expected ldy >= " + std::to_string(least_y) + ", got " + std::to_string(args->ldy));
+    const si::Row& row = checked_row(*weights, SI_OP_LINEAR, args->row);
+    if (const si::TileKernels* isa = si::tile_kernels(row.isa))
+      si::linear(*isa, *weights, *args);
+    else
+      si::scalar_linear(*weights, *args);
+  });
+}
+
+si_status si_conv_output_size(const si_weights* weights, const si_conv_args* args, int64_t* oh, int64_t* ow) {
+  return guarded([&] {
+    require(weights != nullptr && args != nullptr && oh != nullptr && ow != nullptr, SI_ERR_ARGUMENT,
+            "si_conv_output_size: null pointer");
+    const si::ConvGeometry geometry = si::conv_geometry(weights->shape, *args);
+    *oh = geometry.oh;
+    *ow = geometry.ow;
+  });
+}
+
+si_status si_conv(const si_weights* weights, const si_conv_args* args) {
+  return guarded([&] {
+    require(args != nullptr, SI_ERR_ARGUMENT, "si_conv: null arguments");
+    check_call(weights, args->x, args->y, args->batch == 0, args->activation, args->threads);
+    if (args->batch < 0) fail(SI_ERR_ARGUMENT, "si_conv: expected batch >= 0, got " + std::to_string(args->batch));
+    si::conv_geometry(weights->shape, *args);
+    if (weights->shape.ndim == 3 && args->h != 1)
+      fail(SI_ERR_ARGUMENT, "si_conv: expected h = 1 for a 3-dimensional weight, got " + std::to_string(args->h));
+    const si::Row& row = checked_row(*weights, SI_OP_CONV, args->row);
+    if (const si::TileKernels* isa = si::tile_kernels(row.isa))
+      si::conv(*isa, *weights, *args);
+    else
+      si::scalar_conv(*weights, *args);
+  });
+}

@@ -1,0 +1,12 @@
+// Attributes that the inner kernels lean on.
+#pragma once
+
+// Every function of an instruction-set translation unit is in an anonymous namespace or static: an inline function
+// compiled for AVX-512 and merged by the linker with one compiled for the baseline would crash older CPUs.
+#define SI_INLINE inline __attribute__((always_inline))
+
+#if defined(__clang__)
+#define SI_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define SI_UNROLL _Pragma("GCC unroll 16")
+#endif

@@ -1,0 +1,202 @@
+#include "core/parallel.h"
+
+#include <dlfcn.h>
+#include <link.h>
+#include <pthread.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/error.h"
+
+namespace si {
+
+namespace {
+
+struct Job {
+  detail::ItemFn fn;
+  void* context;
+  int64_t items;
+  std::atomic<int64_t> next{0};
+  std::atomic_flag failed = ATOMIC_FLAG_INIT;
+  std::exception_ptr error;
+
+  // An exception must not leave a thread that a C runtime started.
+  void drain() noexcept {
+    try {
+      for (int64_t item = next.fetch_add(1, std::memory_order_relaxed); item < items;
+           item = next.fetch_add(1, std::memory_order_relaxed))
+        fn(context, item);
+    } catch (...) {
+      next.store(items, std::memory_order_relaxed);
+      if (!failed.test_and_set()) error = std::current_exception();
+    }
+  }
+};
+
+// The OpenMP runtime that the host program already uses (torch's, as a rule), called through its stable entry point.
+// Linking one ourselves could bring a second runtime into the process: two sets of spinning threads on the same cores.
+struct Gomp {
+  using ParallelFn = void (*)(void (*)(void*), void*, unsigned, unsigned);
+  ParallelFn parallel = nullptr;
+  std::string name;
+};
+
+int find_gomp(dl_phdr_info* info, size_t, void* out) {
+  if (info->dlpi_name == nullptr) return 0;
+  const char* slash = std::strrchr(info->dlpi_name, '/');
+  const char* base = slash == nullptr ? info->dlpi_name : slash + 1;
+  // Intel's and LLVM's runtimes export GNU's entry point as well.
+  if (std::strncmp(base, "libgomp", 7) != 0 && std::strncmp(base, "libiomp5", 8) != 0 &&
+      std::strncmp(base, "libomp", 6) != 0)
+    return 0;
+  void* handle = dlopen(info->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
+  if (handle == nullptr) return 0;
+  auto* gomp = static_cast<Gomp*>(out);
+  gomp->parallel = reinterpret_cast<Gomp::ParallelFn>(dlsym(handle, "GOMP_parallel"));
+  gomp->name = base;
+  return gomp->parallel != nullptr;
+}
+
+// Threads of our own, for a process without OpenMP. One job at a time; a second caller works alone.
+class Pool {
+ public:
+  void run(int threads, Job& job) {
+    std::unique_lock<std::mutex> owner(busy_, std::try_to_lock);
+    if (!owner.owns_lock()) {
+      job.drain();
+      return;
+    }
+    const int helpers = threads - 1;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      while (static_cast<int>(workers_.size()) < helpers)
+        workers_.emplace_back([this, id = static_cast<int>(workers_.size())] { work(id); });
+      job_ = &job;
+      wanted_ = helpers;
+      active_ = helpers;
+      generation_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    job.drain();
+    std::unique_lock<std::mutex> lock(mutex_);
+    done_.wait(lock, [this] { return active_ == 0; });
+    job_ = nullptr;
+  }
+
+ private:
+  void work(int id) {
+    uint64_t seen = 0;
+    while (true) {
+      // A layer follows a layer within microseconds: spin a little before sleeping.
+      for (int i = 0; i < kSpins && generation_.load(std::memory_order_acquire) == seen; ++i) std::this_thread::yield();
+      Job* job = nullptr;
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
+        seen = generation_.load(std::memory_order_relaxed);
+        if (id < wanted_) job = job_;
+      }
+      if (job == nullptr) continue;
+      job->drain();
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (--active_ == 0) done_.notify_one();
+    }
+  }
+
+  static constexpr int kSpins = 200;
+  std::mutex busy_, mutex_;
+  std::condition_variable wake_, done_;
+  std::vector<std::thread> workers_;
+  std::atomic<uint64_t> generation_{0};
+  Job* job_ = nullptr;
+  int wanted_ = 0;
+  int active_ = 0;
+};
+
+// Never destroyed: its threads may outlive static destructors. A forked child has no threads, so it gets a new pool.
+Pool* g_pool = nullptr;
+std::mutex g_pool_mutex;
+
+Pool& pool() {
+  std::lock_guard<std::mutex> lock(g_pool_mutex);
+  if (g_pool == nullptr) {
+    g_pool = new Pool;
+    static const int registered = pthread_atfork(
+        [] { g_pool_mutex.lock(); }, [] { g_pool_mutex.unlock(); },
+        [] {
+          g_pool = nullptr;
+          g_pool_mutex.unlock();
+        });
+    (void)registered;
+  }
+  return *g_pool;
+}
+
+struct Backend {
+  Gomp gomp;
+  std::string name;
+  Backend() {
+    dl_iterate_phdr(find_gomp, &gomp);
+    name = gomp.parallel != nullptr ? "gomp (" + gomp.name + " of the host)" : "pool";
+  }
+};
+
+const Backend& backend() {
+  static const Backend chosen;
+  return chosen;
+}
+
+}  // namespace
+
+namespace detail {
+
+void parallel_items(int threads, int64_t items, ItemFn fn, void* context) {
+  if (items < threads) threads = static_cast<int>(items);
+  if (threads <= 1) {
+    for (int64_t item = 0; item < items; ++item) fn(context, item);
+    return;
+  }
+  Job job;
+  job.fn = fn;
+  job.context = context;
+  job.items = items;
+  if (backend().gomp.parallel != nullptr)
+    backend().gomp.parallel([](void* data) { static_cast<Job*>(data)->drain(); }, &job, static_cast<unsigned>(threads),
+                            0);
+  else
+    pool().run(threads, job);
+  if (job.error) std::rethrow_exception(job.error);
+}
+
+}  // namespace detail
+
+const char* parallel_backend() { return backend().name.c_str(); }
+
+float* thread_scratch(Scratch slot, int64_t floats) {
+  struct Buffer {
+    float* data = nullptr;
+    int64_t size = 0;
+    ~Buffer() { std::free(data); }
+  };
+  thread_local Buffer buffers[static_cast<int>(Scratch::kCount)];
+  Buffer& buffer = buffers[static_cast<int>(slot)];
+  if (buffer.size < floats) {
+    std::free(buffer.data);
+    buffer.size = 0;
+    const auto bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
+    buffer.data = static_cast<float*>(std::aligned_alloc(64, bytes));
+    if (buffer.data == nullptr) fail(SI_ERR_MEMORY, "out of memory: " + std::to_string(bytes) + " bytes of scratch");
+    buffer.size = floats;
+  }
+  return buffer.data;
+}
+
+}  // namespace si

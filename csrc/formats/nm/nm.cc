@@ -1,0 +1,230 @@
+#include "formats/nm/nm.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace si {
+
+namespace {
+
+enum NmParam { kParamN, kParamM };
+
+struct Layout {
+  SectionPlan plan;
+  size_t value, position;
+};
+
+int64_t groups_in_row(const WeightShape& shape, int32_t m) { return (shape.K() + m - 1) / m; }
+
+// 1 to m columns; only the last group of a row has fewer than m.
+int32_t columns_in_group(const WeightShape& shape, int32_t m, int64_t group) {
+  return static_cast<int32_t>(std::min<int64_t>(m, shape.K() - group * m));
+}
+
+size_t value_bytes(si_value_type type) { return type == SI_F32 ? sizeof(float) : sizeof(uint16_t); }
+
+Layout layout_of(const WeightShape& shape, int32_t n, int32_t m, si_value_type type) {
+  const auto entries = static_cast<uint64_t>(n * shape.M() * groups_in_row(shape, m));
+  Layout layout{};
+  layout.value = layout.plan.add(entries, value_bytes(type));
+  layout.position = layout.plan.add(entries, sizeof(uint8_t));
+  return layout;
+}
+
+uint32_t encode(float weight, si_value_type type) {
+  if (type == SI_F16) return float_to_half(weight);
+  if (type == SI_BF16) return float_to_bfloat16(weight);
+  return float_bits(weight);
+}
+
+uint32_t load_bits(const void* values, int64_t at, si_value_type type) {
+  return type == SI_F32 ? static_cast<const uint32_t*>(values)[at] : static_cast<const uint16_t*>(values)[at];
+}
+
+void store_bits(void* values, int64_t at, si_value_type type, uint32_t bits) {
+  if (type == SI_F32)
+    static_cast<uint32_t*>(values)[at] = bits;
+  else
+    static_cast<uint16_t*>(values)[at] = static_cast<uint16_t>(bits);
+}
+
+// Of the value's bits: false for 0 and for -0.
+bool is_nonzero(uint32_t bits, si_value_type type) { return (bits & (type == SI_F32 ? 0x7fffffffu : 0x7fffu)) != 0; }
+
+int count_ones(uint32_t word) {
+  int ones = 0;
+  for (; word != 0; word &= word - 1) ++ones;
+  return ones;
+}
+
+// `kept` with the lowest positions outside it added, n in all: the one set of positions that a group may store.
+uint32_t fill_positions(uint32_t kept, int32_t n) {
+  for (int count = count_ones(kept); count < n; ++count) kept |= kept + 1;
+  return kept;
+}
+
+const char* type_name(si_value_type type) { return type == SI_F16 ? "float16" : "bfloat16"; }
+
+// One group's columns in the value type; returns the set of the non-zero ones.
+uint32_t encode_group(const float* weight, int32_t columns, si_value_type type, uint32_t* bits) {
+  uint32_t kept = 0;
+  for (int32_t c = 0; c < columns; ++c) {
+    bits[c] = encode(weight[c], type);
+    kept |= static_cast<uint32_t>(is_nonzero(bits[c], type)) << c;
+  }
+  return kept;
+}
+
+// A weight that is finite must not become Inf: the layer would compute nothing else.
+void check_range(const float* weight, const WeightShape& shape, si_value_type type) {
+  if (type == SI_F32) return;
+  const int64_t M = shape.M(), K = shape.K();
+  for (int64_t i = 0; i < M * K; ++i) {
+    if (!std::isfinite(weight[i])) continue;
+    const float stored = type == SI_F16 ? half_to_float(float_to_half(weight[i]))
+                                        : bfloat16_to_float(float_to_bfloat16(weight[i]));
+    if (std::isfinite(stored)) continue;
+    fail(SI_ERR_ARGUMENT, std::string("expected weights in the range of ") + type_name(type) + ", got " +
+                              std::to_string(weight[i]) + " in row " + std::to_string(i / K) + ", column " +
+                              std::to_string(i % K) + "; try float32");
+  }
+}
+
+// Returns the number of non-zeros, or throws an error that counts the groups with more than n.
+uint64_t count_nonzeros(const float* weight, const WeightShape& shape, int32_t n, int32_t m, si_value_type type) {
+  const int64_t M = shape.M(), K = shape.K(), G = groups_in_row(shape, m);
+  uint32_t bits[kNmMaxM];
+  uint64_t nnz = 0, too_full = 0;
+  std::string first;
+  for (int64_t row = 0; row < M; ++row)
+    for (int64_t group = 0; group < G; ++group) {
+      const int64_t k = group * m;
+      const int32_t columns = columns_in_group(shape, m, group);
+      const int kept = count_ones(encode_group(weight + row * K + k, columns, type, bits));
+      nnz += static_cast<uint64_t>(kept);
+      if (kept > n && too_full++ == 0)
+        first = "row " + std::to_string(row) + ", columns " + std::to_string(k) + "-" +
+                std::to_string(k + columns - 1) + " with " + std::to_string(kept);
+    }
+  if (too_full != 0)
+    fail(SI_ERR_ARGUMENT, "expected at most " + std::to_string(n) + " non-zero" + (n == 1 ? "" : "s") + " in every " +
+                              std::to_string(m) + " consecutive columns, got " + std::to_string(too_full) +
+                              (too_full == 1 ? " group" : " groups") + " with more; the first is " + first +
+                              "; try the panel format");
+  return nnz;
+}
+
+}  // namespace
+
+uint8_t* nm_pack(const float* weight, const WeightShape& shape, int32_t n, int32_t m, si_value_type value_type,
+                 size_t* bytes) {
+  if (m < 2 || m > kNmMaxM || n < 1 || n > m)
+    fail(SI_ERR_ARGUMENT, "expected 1 <= n <= m and 2 <= m <= 32 for the nm format, got n = " + std::to_string(n) +
+                              ", m = " + std::to_string(m) + "; try n = 2, m = 4");
+  if (value_type != SI_F32 && value_type != SI_F16 && value_type != SI_BF16)
+    fail(SI_ERR_ARGUMENT, "expected value type float32, float16 or bfloat16 for the nm format, got number " +
+                              std::to_string(static_cast<int>(value_type)) + "; try float32");
+  check_range(weight, shape, value_type);
+  const uint64_t nnz = count_nonzeros(weight, shape, n, m, value_type);
+
+  const Layout layout = layout_of(shape, n, m, value_type);
+  BlobHeader header = make_header(SI_FORMAT_NM, shape);
+  header.value_type = value_type;
+  header.nnz = nnz;
+  header.params[kParamN] = static_cast<uint32_t>(n);
+  header.params[kParamM] = static_cast<uint32_t>(m);
+  BlobPtr blob = new_blob(header, layout.plan.total());
+  void* values = blob.get() + layout.value;
+  uint8_t* positions = blob.get() + layout.position;
+
+  const int64_t M = shape.M(), K = shape.K(), G = groups_in_row(shape, m);
+  uint32_t bits[kNmMaxM];
+  for (int64_t row = 0; row < M; ++row)
+    for (int64_t group = 0; group < G; ++group) {
+      const int32_t columns = columns_in_group(shape, m, group);
+      const uint32_t kept = encode_group(weight + row * K + group * m, columns, value_type, bits);
+      const uint32_t stored = fill_positions(kept, n);
+      int64_t at = row * G + group;
+      for (int32_t position = 0; position < m; ++position) {
+        if ((stored >> position & 1) == 0) continue;
+        positions[at] = static_cast<uint8_t>(position);
+        store_bits(values, at, value_type, (kept >> position & 1) != 0 ? bits[position] : 0);
+        at += M * G;
+      }
+    }
+  seal_blob(blob.get());
+  *bytes = layout.plan.total();
+  return blob.release();
+}
+
+NmView nm_validate(const BlobHeader& header, const void* blob, size_t bytes) {
+  const WeightShape shape = shape_of(header);
+  if (header.value_type > SI_BF16) corrupt("nm: unknown value type " + std::to_string(header.value_type));
+  const uint32_t n_field = header.params[kParamN], m_field = header.params[kParamM];
+  if (m_field < 2 || m_field > kNmMaxM || n_field < 1 || n_field > m_field)
+    corrupt("nm: bad pattern " + std::to_string(n_field) + ":" + std::to_string(m_field));
+  for (int i = kParamM + 1; i < 8; ++i)
+    if (header.params[i] != 0) corrupt("nm: a reserved parameter is not zero");
+  if (header.counts[0] != 0 || header.counts[1] != 0) corrupt("nm: a reserved count is not zero");
+  const auto n = static_cast<int32_t>(n_field), m = static_cast<int32_t>(m_field);
+  const auto type = static_cast<si_value_type>(header.value_type);
+  const Layout layout = layout_of(shape, n, m, type);
+  if (layout.plan.total() != bytes) corrupt("nm: its size does not match its shape");
+  layout.plan.check_slack(blob);
+
+  const auto* base = static_cast<const uint8_t*>(blob);
+  NmView view{};
+  view.shape = shape;
+  view.n = n;
+  view.m = m;
+  view.groups_per_row = groups_in_row(shape, m);
+  view.last_planes = std::min(n, columns_in_group(shape, m, view.groups_per_row - 1));
+  view.value_type = type;
+  view.values = base + layout.value;
+  view.positions = base + layout.position;
+  const int64_t plane = shape.M() * view.groups_per_row;
+  uint64_t nnz = 0;
+  for (int64_t entry = 0; entry < plane; ++entry) {
+    const auto where = [&] {
+      return "nm: row " + std::to_string(entry / view.groups_per_row) + ", group " +
+             std::to_string(entry % view.groups_per_row) + ": ";
+    };
+    uint32_t kept = 0, stored = 0;
+    for (int64_t at = entry; at < n * plane; at += plane) {
+      const uint32_t position = view.positions[at];
+      if (position >= m_field) corrupt(where() + "a position is out of range");
+      if (stored >> position != 0) corrupt(where() + "positions do not increase");
+      stored |= uint32_t{1} << position;
+      const uint32_t bits = load_bits(view.values, at, type);
+      if (is_nonzero(bits, type))
+        kept |= uint32_t{1} << position;
+      else if (bits != 0)
+        corrupt(where() + "a value is -0");
+    }
+    const int32_t columns = columns_in_group(shape, m, entry % view.groups_per_row);
+    if (columns < m && kept >> columns != 0) corrupt(where() + "a non-zero value lies past the last column");
+    if (stored != fill_positions(kept, n)) corrupt(where() + "a filler is not at the lowest unused position");
+    nnz += static_cast<uint64_t>(count_ones(kept));
+  }
+  if (nnz != header.nnz) corrupt("nm: the number of non-zero values does not match");
+  return view;
+}
+
+void nm_unpack(const NmView& view, float* weight) {
+  const int64_t M = view.shape.M(), K = view.shape.K();
+  std::memset(weight, 0, static_cast<size_t>(M * K) * sizeof(float));
+  for (int64_t row = 0; row < M; ++row)
+    nm_visit(view, row, [&](int64_t k, float value) { weight[row * K + k] = value; });
+}
+
+void nm_sections(const NmView& view, const void* blob, uint64_t (&offsets)[4]) {
+  const void* starts[2] = {view.values, view.positions};
+  for (int i = 0; i < 2; ++i)
+    offsets[i] = static_cast<uint64_t>(static_cast<const uint8_t*>(starts[i]) - static_cast<const uint8_t*>(blob));
+  offsets[2] = offsets[3] = 0;
+}
+
+}  // namespace si

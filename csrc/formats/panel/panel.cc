@@ -1,0 +1,227 @@
+#include "formats/panel/panel.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace si {
+
+namespace {
+
+enum PanelParam { kParamRows, kParamGroup, kParamIndexBits, kParamKBlock };
+
+struct Layout {
+  SectionPlan plan;
+  size_t entry, cursor, index, value;
+};
+
+int64_t panels_per_group(const WeightShape& shape) {
+  return (shape.M() / shape.groups + kPanelRows - 1) / kPanelRows;
+}
+
+int64_t kblocks(const WeightShape& shape, int32_t kblock) {
+  return kblock == 0 ? 1 : (shape.K() + kblock - 1) / kblock;
+}
+
+Layout layout_of(const WeightShape& shape, int32_t kblock, uint64_t columns, uint64_t values) {
+  const auto panels = static_cast<uint64_t>(panels_per_group(shape) * shape.groups);
+  Layout layout{};
+  layout.entry = layout.plan.add(panels, sizeof(PanelEntry));
+  layout.cursor =
+      layout.plan.add(panels * static_cast<uint64_t>(kblocks(shape, kblock) - 1) * kPatterns, sizeof(uint16_t));
+  layout.index = layout.plan.add(columns, sizeof(uint16_t));
+  layout.value = layout.plan.add(values, sizeof(float));
+  return layout;
+}
+
+PanelView view_of(const WeightShape& shape, int32_t kblock, uint64_t columns, uint64_t values, const Layout& layout,
+                  const uint8_t* blob) {
+  PanelView view{};
+  view.shape = shape;
+  view.panels_per_group = panels_per_group(shape);
+  view.panels = view.panels_per_group * shape.groups;
+  view.kblock = kblock;
+  view.kblocks = kblocks(shape, kblock);
+  view.entry = reinterpret_cast<const PanelEntry*>(blob + layout.entry);
+  view.cursor = reinterpret_cast<const uint16_t*>(blob + layout.cursor);
+  view.index = reinterpret_cast<const uint16_t*>(blob + layout.index);
+  view.value = reinterpret_cast<const float*>(blob + layout.value);
+  view.columns = columns;
+  view.values = values;
+  return view;
+}
+
+int rows_in_panel(const WeightShape& shape, int64_t panel_in_group) {
+  const int64_t left = shape.M() / shape.groups - panel_in_group * kPanelRows;
+  return static_cast<int>(left < kPanelRows ? left : kPanelRows);
+}
+
+// The pattern of column k: bit r set when row r of the panel is non-zero there.
+void patterns_of(const float* weight, int64_t K, int rows, uint8_t* pattern) {
+  std::memset(pattern, 0, static_cast<size_t>(K));
+  for (int row = 0; row < rows; ++row)
+    for (int64_t k = 0; k < K; ++k) pattern[k] |= static_cast<uint8_t>((weight[row * K + k] != 0.0f) << row);
+}
+
+}  // namespace
+
+uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kblock, size_t* bytes) {
+  const int64_t K = shape.K();
+  if (K > kPanelMaxK)
+    fail(SI_ERR_ARGUMENT, "expected at most 65535 input columns for the panel format, got " + std::to_string(K) +
+                              "; try the csr format");
+  if (kblock < 0 || kblock % kPanelGroup != 0 || kblock > kPanelMaxKBlock)
+    fail(SI_ERR_ARGUMENT, "expected kblock to be 0 or a multiple of 16 up to 65536, got " + std::to_string(kblock) +
+                              "; try 0, which stores no cursors");
+
+  const int64_t per_group = panels_per_group(shape);
+  const int64_t panels = per_group * shape.groups;
+  // Row patterns are found twice, to size the buffer and to fill it: cheaper than keeping one byte a column a panel.
+  std::vector<uint8_t> pattern(static_cast<size_t>(K));
+  uint64_t columns = 0, values = 0;
+  for (int64_t panel = 0; panel < panels; ++panel) {
+    const int64_t row0 = panel / per_group * (shape.M() / shape.groups) + panel % per_group * kPanelRows;
+    patterns_of(weight + row0 * K, K, rows_in_panel(shape, panel % per_group), pattern.data());
+    for (int64_t k = 0; k < K; ++k) {
+      columns += pattern[static_cast<size_t>(k)] != 0;
+      values += static_cast<uint64_t>(pattern_rows(pattern[static_cast<size_t>(k)]));
+    }
+  }
+  if (columns > UINT32_MAX || values > UINT32_MAX)
+    fail(SI_ERR_ARGUMENT, "expected fewer than 2^32 non-zeros for the panel format, got " + std::to_string(values));
+
+  const Layout layout = layout_of(shape, kblock, columns, values);
+  BlobHeader header = make_header(SI_FORMAT_PANEL, shape);
+  header.value_type = SI_F32;
+  header.nnz = values;
+  header.params[kParamRows] = kPanelRows;
+  header.params[kParamGroup] = 1;
+  header.params[kParamIndexBits] = 16;
+  header.params[kParamKBlock] = static_cast<uint32_t>(kblock);
+  header.counts[0] = columns;
+  header.counts[1] = values;
+  BlobPtr blob = new_blob(header, layout.plan.total());
+  auto* entry = reinterpret_cast<PanelEntry*>(blob.get() + layout.entry);
+  auto* cursor = reinterpret_cast<uint16_t*>(blob.get() + layout.cursor);
+  auto* index = reinterpret_cast<uint16_t*>(blob.get() + layout.index);
+  auto* value = reinterpret_cast<float*>(blob.get() + layout.value);
+
+  uint32_t column_offset = 0, value_offset = 0;
+  const int64_t blocks = kblocks(shape, kblock);
+  std::vector<uint16_t> of_pattern[kPatterns + 1];
+  for (int64_t panel = 0; panel < panels; ++panel) {
+    PanelEntry& e = entry[panel];
+    e.column_offset = column_offset;
+    e.value_offset = value_offset;
+    e.rows = static_cast<uint16_t>(rows_in_panel(shape, panel % per_group));
+    const int64_t row0 = panel / per_group * (shape.M() / shape.groups) + panel % per_group * kPanelRows;
+    const float* rows = weight + row0 * K;
+    patterns_of(rows, K, e.rows, pattern.data());
+    for (auto& list : of_pattern) list.clear();
+    for (int64_t k = 0; k < K; ++k) of_pattern[pattern[static_cast<size_t>(k)]].push_back(static_cast<uint16_t>(k));
+    for (int p = 1; p <= kPatterns; ++p) {
+      const std::vector<uint16_t>& list = of_pattern[p];
+      const auto count = static_cast<uint32_t>(list.size());
+      e.count[p - 1] = static_cast<uint16_t>(count);
+      if (count == 0) continue;
+      std::memcpy(index + column_offset, list.data(), count * sizeof(uint16_t));
+      column_offset += count;
+      for (uint32_t first = 0; first < count; first += kPanelGroup) {
+        const uint32_t last = first + kPanelGroup < count ? first + kPanelGroup : count;
+        for (int row = 0; row < kPanelRows; ++row) {
+          if (!(p >> row & 1)) continue;
+          for (uint32_t i = first; i < last; ++i) value[value_offset++] = rows[row * K + list[i]];
+        }
+      }
+    }
+    for (int64_t block = 1; block < blocks; ++block)
+      for (int p = 1; p <= kPatterns; ++p) {
+        const auto& list = of_pattern[p];
+        const auto before = std::lower_bound(list.begin(), list.end(), block * kblock) - list.begin();
+        cursor[(panel * (blocks - 1) + block - 1) * kPatterns + p - 1] = static_cast<uint16_t>(before);
+      }
+  }
+  seal_blob(blob.get());
+  *bytes = layout.plan.total();
+  return blob.release();
+}
+
+PanelView panel_validate(const BlobHeader& header, const void* blob, size_t bytes) {
+  const WeightShape shape = shape_of(header);
+  const int64_t K = shape.K();
+  if (header.value_type != SI_F32) corrupt("panel: unknown value type " + std::to_string(header.value_type));
+  if (header.params[kParamRows] != kPanelRows) corrupt("panel: unknown R " + std::to_string(header.params[kParamRows]));
+  if (header.params[kParamGroup] != 1) corrupt("panel: unknown g " + std::to_string(header.params[kParamGroup]));
+  if (header.params[kParamIndexBits] != 16)
+    corrupt("panel: unknown index width " + std::to_string(header.params[kParamIndexBits]));
+  for (int i = kParamKBlock + 1; i < 8; ++i)
+    if (header.params[i] != 0) corrupt("panel: a reserved parameter is not zero");
+  if (K > kPanelMaxK) corrupt("panel: more than 65535 columns");
+  const uint32_t kblock = header.params[kParamKBlock];
+  if (kblock % kPanelGroup != 0 || kblock > kPanelMaxKBlock) corrupt("panel: bad K block " + std::to_string(kblock));
+  const uint64_t columns = header.counts[0], values = header.counts[1];
+  if (columns > UINT32_MAX || values > UINT32_MAX || header.nnz > values)
+    corrupt("panel: counts out of range");
+  const Layout layout = layout_of(shape, static_cast<int32_t>(kblock), columns, values);
+  if (layout.plan.total() != bytes) corrupt("panel: its size does not match its counts");
+  layout.plan.check_slack(blob);
+
+  const PanelView view =
+      view_of(shape, static_cast<int32_t>(kblock), columns, values, layout, static_cast<const uint8_t*>(blob));
+  uint64_t column = 0, value = 0;
+  std::vector<uint8_t> seen(static_cast<size_t>(K));
+  for (int64_t panel = 0; panel < view.panels; ++panel) {
+    const PanelEntry& e = view.entry[panel];
+    const std::string where = "panel " + std::to_string(panel) + ": ";
+    if (e.rows != rows_in_panel(shape, panel % view.panels_per_group)) corrupt(where + "wrong number of rows");
+    if (e.column_offset != column || e.value_offset != value) corrupt(where + "wrong offset");
+    uint64_t panel_columns = 0, panel_values = 0;
+    for (int p = 1; p <= kPatterns; ++p) {
+      if (e.count[p - 1] != 0 && p >> e.rows != 0) corrupt(where + "a pattern names a row that is not there");
+      panel_columns += e.count[p - 1];
+      panel_values += static_cast<uint64_t>(e.count[p - 1]) * static_cast<uint64_t>(pattern_rows(p));
+    }
+    if (panel_columns > columns - column || panel_values > values - value) corrupt(where + "counts out of range");
+    std::fill(seen.begin(), seen.end(), uint8_t{0});
+    const uint16_t* index = view.index + column;
+    for (int p = 1; p <= kPatterns; ++p) {
+      const int count = e.count[p - 1];
+      for (int i = 0; i < count; ++i) {
+        if (index[i] >= K) corrupt(where + "a column index is out of range");
+        if (i > 0 && index[i] <= index[i - 1]) corrupt(where + "column indices do not increase");
+        if (seen[index[i]]++ != 0) corrupt(where + "a column stands in two patterns");
+      }
+      for (int64_t block = 1; block < view.kblocks; ++block) {
+        const int at = view.cursor[(panel * (view.kblocks - 1) + block - 1) * kPatterns + p - 1];
+        const auto limit = block * static_cast<int64_t>(kblock);
+        if (at > count || (at > 0 && index[at - 1] >= limit) || (at < count && index[at] < limit))
+          corrupt(where + "a K-block cursor is wrong");
+      }
+      index += count;
+    }
+    column += panel_columns;
+    value += panel_values;
+  }
+  if (column != columns || value != values) corrupt("panel: totals do not match");
+  if (static_cast<uint64_t>(std::count(view.value, view.value + values, 0.0f)) != values - header.nnz)
+    corrupt("panel: the number of non-zero values does not match");
+  return view;
+}
+
+void panel_unpack(const PanelView& view, float* weight) {
+  const int64_t K = view.shape.K();
+  std::memset(weight, 0, static_cast<size_t>(view.shape.M() * K) * sizeof(float));
+  for (int64_t panel = 0; panel < view.panels; ++panel) {
+    float* rows = weight + view.row_of(panel) * K;
+    panel_visit(view, panel, [&](int64_t k, int row, float value) { rows[row * K + k] = value; });
+  }
+}
+
+void panel_sections(const PanelView& view, const void* blob, uint64_t (&offsets)[4]) {
+  const void* starts[4] = {view.entry, view.cursor, view.index, view.value};
+  for (int i = 0; i < 4; ++i)
+    offsets[i] = static_cast<uint64_t>(static_cast<const uint8_t*>(starts[i]) - static_cast<const uint8_t*>(blob));
+}
+
+}  // namespace si

@@ -1,0 +1,71 @@
+// Row-pattern panels: the CPU format. Layout and the reasons for it: csrc/formats/panel/LAYOUT.md.
+#pragma once
+
+#include "formats/blob.h"
+
+namespace si {
+
+constexpr int kPanelRows = 4;                        // R
+constexpr int kPatterns = (1 << kPanelRows) - 1;     // 1 .. 15; the empty pattern is not stored
+constexpr int kPanelGroup = 16;                      // columns whose values stand together
+constexpr int64_t kPanelMaxK = 65535;                // a column index, and a pattern's count, fit 16 bits
+constexpr int32_t kPanelMaxKBlock = 65536;           // one block holds every K
+
+struct PanelEntry {
+  uint32_t column_offset;  // into the indices
+  uint32_t value_offset;   // into the values
+  uint16_t rows;           // 1 .. R: fewer in the last panel of a group of output rows
+  uint16_t count[kPatterns];
+};
+static_assert(sizeof(PanelEntry) == 40, "the panel table is part of the file format");
+
+// Pointers into a validated blob.
+struct PanelView {
+  WeightShape shape;
+  int64_t panels_per_group;
+  int64_t panels;
+  int32_t kblock;   // 0: no cursors
+  int64_t kblocks;  // ceil(K / kblock), 1 without cursors
+  const PanelEntry* entry;
+  const uint16_t* cursor;  // [panel][kblocks - 1][15]: columns of the pattern before block 1, 2, ...
+  const uint16_t* index;
+  const float* value;
+  uint64_t columns;
+  uint64_t values;
+
+  // The first output row of a panel.
+  SI_INLINE int64_t row_of(int64_t panel) const {
+    const int64_t group = panel / panels_per_group;
+    return group * (shape.M() / shape.groups) + (panel % panels_per_group) * kPanelRows;
+  }
+};
+
+uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kblock, size_t* bytes);
+// Checks every invariant of the layout; the header has been checked.
+PanelView panel_validate(const BlobHeader& header, const void* blob, size_t bytes);
+void panel_unpack(const PanelView& view, float* weight);
+void panel_sections(const PanelView& view, const void* blob, uint64_t (&offsets)[4]);
+
+// The number of rows in a pattern, a compile-time constant in the kernels.
+SI_INLINE constexpr int pattern_rows(int pattern) { return (pattern & 1) + (pattern >> 1 & 1) + (pattern >> 2 & 1) + (pattern >> 3 & 1); }
+
+// Calls visit(k, row in panel, value) for every stored value of a panel, pattern by pattern: the storage order, once.
+template <class Visit>
+void panel_visit(const PanelView& view, int64_t panel, Visit&& visit) {
+  const PanelEntry& entry = view.entry[panel];
+  const uint16_t* index = view.index + entry.column_offset;
+  const float* value = view.value + entry.value_offset;
+  for (int pattern = 1; pattern <= kPatterns; ++pattern) {
+    const int count = entry.count[pattern - 1];
+    for (int first = 0; first < count; first += kPanelGroup) {
+      const int group = count - first < kPanelGroup ? count - first : kPanelGroup;
+      for (int row = 0; row < kPanelRows; ++row) {
+        if (!(pattern >> row & 1)) continue;
+        for (int i = 0; i < group; ++i) visit(static_cast<int64_t>(index[first + i]), row, *value++);
+      }
+    }
+    index += count;
+  }
+}
+
+}  // namespace si

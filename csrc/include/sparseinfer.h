@@ -1,0 +1,176 @@
+/* sparseinfer: sparse inference kernels for pruned neural networks.
+ *
+ * The one public header: a C API with opaque handles and status codes. No function throws, aborts or prints;
+ * a function that fails returns a status other than SI_OK and leaves a message for si_last_error().
+ *
+ * Letters: M output rows, K input columns (of one group), N tokens or pixels, nnz non-zero elements.
+ */
+#ifndef SPARSEINFER_H
+#define SPARSEINFER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define SI_API
+#else
+#define SI_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum si_status {
+  SI_OK = 0,
+  SI_ERR_ARGUMENT = 1,    /* a size, pointer or option that no call accepts */
+  SI_ERR_CORRUPT = 2,     /* a packed buffer that fails validation */
+  SI_ERR_UNSUPPORTED = 3, /* well formed, but no kernel here can run it */
+  SI_ERR_MEMORY = 4,
+  SI_ERR_INTERNAL = 5
+} si_status;
+
+/* The message of the last failure on the calling thread; "" if none. Valid until the next failure on it. */
+SI_API const char* si_last_error(void);
+
+SI_API const char* si_version(void);
+
+/* ---- What this machine offers ---------------------------------------------------------------------- */
+
+typedef struct si_isa_info {
+  const char* name;   /* "scalar", "avx2", "avx512", "neon" */
+  int compiled;       /* built into this library */
+  int supported;      /* and this CPU runs it, and SPARSEINFER_ISA does not forbid it */
+  const char* reason; /* why not supported; "" if it is */
+} si_isa_info;
+
+SI_API size_t si_isa_count(void);
+SI_API si_status si_isa(size_t index, si_isa_info* out);
+
+/* "gomp (...)": the OpenMP runtime already loaded in the process; "pool": the library's own threads. */
+SI_API const char* si_threads_backend(void);
+
+typedef enum si_op { SI_OP_LINEAR = 0, SI_OP_CONV = 1 } si_op;
+typedef enum si_format { SI_FORMAT_CSR = 1, SI_FORMAT_PANEL = 2, SI_FORMAT_NM = 3 } si_format;
+typedef enum si_value_type { SI_F32 = 0, SI_F16 = 1, SI_BF16 = 2 } si_value_type;
+
+/* One line of the kernel registry, best first. */
+typedef struct si_row_info {
+  const char* name; /* "panel.linear.avx512" */
+  si_format format;
+  si_op op;
+  const char* dtype;  /* "float32" */
+  const char* isa;    /* "avx512" */
+  const char* reason; /* why it cannot run on this machine; "" if it can */
+} si_row_info;
+
+SI_API size_t si_row_count(void);
+SI_API si_status si_row(size_t index, si_row_info* out);
+/* The first row that runs this format and operation here; SI_ERR_UNSUPPORTED lists every row with its reason. */
+SI_API si_status si_select(si_format format, si_op op, size_t* row);
+
+/* ---- Packed weights -------------------------------------------------------------------------------- */
+
+typedef struct si_weight_desc {
+  int32_t ndim;     /* 2 [M, K], 3 [M, C/groups, kw], 4 [M, C/groups, kh, kw] */
+  int64_t shape[4]; /* K = product of shape[1..ndim) */
+  int64_t groups;   /* divides M; 1 for linear */
+} si_weight_desc;
+
+typedef struct si_pack_options {
+  si_format format;
+  si_value_type value_type; /* F32 for csr and panel */
+  int32_t kblock;           /* panel: K-block cursors every kblock columns (a multiple of 16), 0 for none */
+  int32_t nm_n, nm_m;       /* nm: at most n non-zeros in every m consecutive columns */
+} si_pack_options;
+
+typedef struct si_weight_info {
+  si_format format;
+  si_value_type value_type;
+  si_weight_desc desc;
+  int64_t nnz;
+  uint64_t bytes;
+  int32_t params[4]; /* panel: R, g, index bits, kblock; csr: index bits; nm: n, m */
+  uint64_t sections[4]; /* byte offsets; panel: panels, cursors, indices, values; csr: rows, columns, values;
+                           nm: values, positions */
+} si_weight_info;
+
+/* Packs a dense row-major weight. *blob is released by si_free. A weight is zero when it compares equal to 0.0 (so is
+ * -0.0); NaN and Inf are kept. */
+SI_API si_status si_pack(const float* weight, const si_weight_desc* desc, const si_pack_options* options,
+                         void** blob, size_t* bytes);
+SI_API void si_free(void* blob);
+
+/* Validates the whole buffer; only then fills *out. The buffer must be 8-byte aligned. */
+SI_API si_status si_inspect(const void* blob, size_t bytes, si_weight_info* out);
+/* Validates, then writes the dense weight, product(shape) floats. */
+SI_API si_status si_unpack(const void* blob, size_t bytes, float* weight);
+
+/* A validated view of a packed buffer, which must stay alive and unchanged as long as the handle. Handles are
+ * immutable: any number of threads may use one at once. */
+typedef struct si_weights si_weights;
+SI_API si_status si_weights_open(const void* blob, size_t bytes, si_weights** out);
+SI_API void si_weights_close(si_weights* weights);
+SI_API si_status si_weights_info(const si_weights* weights, si_weight_info* out);
+
+/* ---- Operations ------------------------------------------------------------------------------------ */
+
+typedef enum si_activation {
+  SI_ACT_NONE = 0,
+  SI_ACT_RELU = 1,
+  SI_ACT_RELU6 = 2,
+  SI_ACT_GELU = 3, /* erf */
+  SI_ACT_GELU_TANH = 4,
+  SI_ACT_SILU = 5,
+  SI_ACT_SIGMOID = 6,
+  SI_ACT_TANH = 7
+} si_activation;
+
+typedef enum si_layout {
+  SI_TOKEN_MAJOR = 0,  /* x [N][K], y [N][M]: torch.nn.Linear */
+  SI_CHANNEL_MAJOR = 1 /* x [K][N], y [M][N] */
+} si_layout;
+
+#define SI_ROW_BEST (-1)
+
+/* y = act(W x + bias). x and y must not overlap. */
+typedef struct si_linear_args {
+  const float* x;
+  float* y;
+  const float* bias; /* M floats, or NULL */
+  int64_t n;         /* >= 0 */
+  int64_t ldx, ldy;  /* elements from one token (or channel) to the next */
+  si_layout layout;
+  si_activation activation;
+  int32_t row;     /* a registry row, or SI_ROW_BEST */
+  int32_t threads; /* >= 1 */
+} si_linear_args;
+
+SI_API si_status si_linear(const si_weights* weights, const si_linear_args* args);
+
+typedef enum si_padding { SI_PAD_ZEROS = 0, SI_PAD_REFLECT = 1, SI_PAD_REPLICATE = 2, SI_PAD_CIRCULAR = 3 } si_padding;
+
+/* Cross-correlation of torch.nn.Conv2d; a 3-dimensional weight is Conv1d, with h = 1 and the vertical entries of
+ * stride, dilation and padding 1, 1, 0, 0. x [batch][C][h][w] and y [batch][M][oh][ow] contiguous, not overlapping. */
+typedef struct si_conv_args {
+  const float* x;
+  float* y;
+  const float* bias;
+  int64_t batch, h, w;
+  int64_t stride[2];   /* vertical, horizontal */
+  int64_t padding[4];  /* top, bottom, left, right */
+  int64_t dilation[2]; /* vertical, horizontal */
+  si_padding padding_mode;
+  si_activation activation;
+  int32_t row;
+  int32_t threads;
+} si_conv_args;
+
+SI_API si_status si_conv_output_size(const si_weights* weights, const si_conv_args* args, int64_t* oh, int64_t* ow);
+SI_API si_status si_conv(const si_weights* weights, const si_conv_args* args);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* SPARSEINFER_H */

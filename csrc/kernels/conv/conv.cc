@@ -1,0 +1,202 @@
+#include "kernels/conv/conv.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/conv/image.h"
+#include "kernels/source.h"
+
+namespace si {
+
+namespace {
+
+// Output rows computed before they are moved out of the scratch tile.
+constexpr int64_t kBatchRows = 16;
+
+// How the columns of a tile map to x and y. Columns count positions of the scratch image, or pixels when x is read in place.
+struct Columns {
+  int64_t count;           // of the images that a pass computes
+  int64_t pitch, rows;     // of one image: columns from output row to output row, rows from image to image
+  int64_t oh, ow;
+
+  // The runs of [begin, end) that are output pixels of image `image`; `to` counts pixels of that image.
+  void runs(int64_t begin, int64_t end, int64_t image, std::vector<ColumnRun>& out) const {
+    out.clear();
+    const int64_t base = image * rows * pitch;
+    for (int64_t r = std::max<int64_t>(0, begin - base) / pitch; r < oh; ++r) {
+      const int64_t from = std::max(base + r * pitch, begin), to = std::min(base + r * pitch + ow, end);
+      if (base + r * pitch >= end) break;
+      if (from < to) out.push_back({from - begin, to - from, r * ow + (from - base - r * pitch)});
+    }
+    // Without garbage between rows the runs are one.
+    if (pitch == ow && out.size() > 1) {
+      for (size_t i = 1; i < out.size(); ++i) out[0].length += out[i].length;
+      out.resize(1);
+    }
+  }
+};
+
+struct Conv {
+  const TileSource source;
+  const si_conv_args& args;
+  const ConvGeometry geometry;
+  const Clamp clamp;
+  const int threads;
+
+  const TileKernels& isa() const { return source.isa(); }
+  int64_t M() const { return source.shape().M(); }
+  int64_t pixels() const { return geometry.oh * geometry.ow; }
+
+  // Units [first, last), all of one group, by columns [begin, begin + padded) of `images` images. x.base is the first
+  // column of the group's first channel.
+  void run_tile(int64_t first, int64_t last, XView x, int64_t begin, int64_t padded, const Columns& columns, int64_t images,
+                float* y) const {
+    TileJob job{};
+    job.x = x;
+    job.vectors = static_cast<int>(padded / isa().width);
+    job.bias = args.bias;
+    job.low = clamp.low;
+    job.high = clamp.high;
+    const int64_t end = std::min(begin + padded, columns.count);
+    thread_local std::vector<ColumnRun> runs;
+    const bool direct = images == 1 && columns.pitch == columns.ow && end - begin == padded;
+    const int64_t first_image = begin / (columns.rows * columns.pitch);
+    const int64_t last_image = std::min(images - 1, (end - 1) / (columns.rows * columns.pitch));
+    const int64_t step = source.units_for_rows(kBatchRows);
+    float* scratch = direct ? nullptr : thread_scratch(Scratch::kOutput, kBatchRows * padded);
+    for (int64_t unit = first; unit < last; unit += step) {
+      job.first = unit;
+      job.last = std::min(unit + step, last);
+      job.row0 = source.row_of(job.first);
+      const int64_t rows = source.row_of(job.last) - job.row0;
+      job.c = direct ? y + job.row0 * pixels() + begin : scratch;
+      job.ldc = direct ? pixels() : padded;
+      if (source.kblocks() > 1) {
+        for (job.kblock = 0; job.kblock < source.kblocks(); ++job.kblock) source.tile(job);
+      } else {
+        job.kblock = -1;
+        source.tile(job);
+      }
+      if (!is_clamp(args.activation))
+        for (int64_t m = 0; m < rows; ++m) isa().activate(job.c + m * job.ldc, end - begin, args.activation);
+      if (direct) continue;
+      for (int64_t image = first_image; image <= last_image; ++image) {
+        columns.runs(begin, end, image, runs);
+        for (int64_t m = 0; m < rows; ++m)
+          isa().store_runs(job.c + m * padded, y + (image * M() + job.row0 + m) * pixels(), runs.data(),
+                           static_cast<int64_t>(runs.size()));
+      }
+    }
+  }
+
+  // All rows of part `part` of `parts`, group by group.
+  template <class XOfGroup>
+  void run_rows(int64_t part, int64_t parts, const XOfGroup& x_of_group, int64_t begin, int64_t padded,
+                const Columns& columns, int64_t images, float* y) const {
+    const int64_t first = source.split(0, source.units(), part, parts);
+    const int64_t last = source.split(0, source.units(), part + 1, parts);
+    const int64_t per_group = source.units_per_group();
+    for (int64_t unit = first; unit < last;) {
+      const int64_t group = unit / per_group, end = std::min(last, (group + 1) * per_group);
+      run_tile(unit, end, x_of_group(group), begin, padded, columns, images, y);
+      unit = end;
+    }
+  }
+
+  // One pass: `images` images from `image` on, on `workers` threads, the scratch image owned by the calling thread.
+  void padded_pass(int64_t image, int64_t images, int workers) const {
+    const ConvImage scratch_image(geometry, args, images, isa().width * isa().max_vectors);
+    const float* x = args.x + image * geometry.channels * args.h * args.w;
+    float* y = args.y + image * M() * pixels();
+    float* scratch = thread_scratch(Scratch::kInput, scratch_image.floats());
+    auto* taps = reinterpret_cast<int32_t*>(thread_scratch(Scratch::kTaps, source.shape().K()));
+    scratch_image.taps(taps);
+    scratch_image.fill_slack(scratch);
+    const int64_t image_stride = geometry.channels * args.h * args.w;
+    parallel_for(workers, geometry.channels, [&](int64_t channel) {
+      scratch_image.fill(x + channel * args.h * args.w, image_stride, images, channel, scratch);
+    });
+    const Columns columns{scratch_image.positions(images), scratch_image.pitch(), scratch_image.rows(), geometry.oh,
+                          geometry.ow};
+    run_columns(columns, images, y, workers, [&](int64_t, int64_t) {
+      return [&](int64_t group, int64_t begin) { return XView{scratch + group * scratch_image.group_stride() + begin, 0, taps}; };
+    });
+  }
+
+  // A 1x1 kernel with stride 1 and no padding is a linear layer over the image as it stands.
+  void pointwise_pass(int64_t image, int workers) const {
+    const int64_t area = args.h * args.w;
+    const float* x = args.x + image * geometry.channels * area;
+    const Columns columns{area, geometry.ow, geometry.oh, geometry.oh, geometry.ow};
+    run_columns(columns, 1, args.y + image * M() * pixels(), workers, [&](int64_t begin, int64_t padded) {
+      // The last tile may end past the image: only a copy can be read there.
+      const float* packed = nullptr;
+      if (begin + padded > area) {
+        float* dst = thread_scratch(Scratch::kInput, geometry.channels * padded);
+        const int64_t valid = area - begin;
+        for (int64_t c = 0; c < geometry.channels; ++c) {
+          std::memcpy(dst + c * padded, x + c * area + begin, static_cast<size_t>(valid) * sizeof(float));
+          std::fill(dst + c * padded + valid, dst + (c + 1) * padded, 0.0f);
+        }
+        packed = dst;
+      }
+      return [=](int64_t group, int64_t from) {
+        if (packed != nullptr) return XView{packed + group * geometry.group_channels * padded, padded, nullptr};
+        return XView{x + group * geometry.group_channels * area + from, area, nullptr};
+      };
+    });
+  }
+
+  // x_of_tile(begin, padded) is called on the thread that runs the tile and gives x_of_group(group, begin).
+  template <class XOfTile>
+  void run_columns(const Columns& columns, int64_t images, float* y, int workers, const XOfTile& x_of_tile) const {
+    const int64_t width = isa().width;
+    const ColumnPlan plan = plan_columns((columns.count + width - 1) / width, isa().max_vectors, workers);
+    const auto tiles = static_cast<int64_t>(plan.first_vector.size()) - 1;
+    parallel_for(workers, tiles * plan.row_parts, [&](int64_t item) {
+      const auto tile = static_cast<size_t>(item / plan.row_parts);
+      const int64_t begin = plan.first_vector[tile] * width;
+      const int64_t padded = plan.first_vector[tile + 1] * width - begin;
+      const auto x_of_group = x_of_tile(begin, padded);
+      run_rows(item % plan.row_parts, plan.row_parts, [&](int64_t group) { return x_of_group(group, begin); }, begin, padded,
+               columns, images, y);
+    });
+  }
+
+  bool pointwise() const {
+    return geometry.kh == 1 && geometry.kw == 1 && args.stride[0] == 1 && args.stride[1] == 1 && args.padding[0] == 0 &&
+           args.padding[1] == 0 && args.padding[2] == 0 && args.padding[3] == 0;
+  }
+
+  void run() const {
+    // Small images are computed several at a time, so that a tile is full.
+    const int64_t wide = static_cast<int64_t>(isa().width) * isa().max_vectors;
+    const int64_t full = std::max<int64_t>(1, (wide + pixels() - 1) / pixels());
+    const int64_t images = std::clamp<int64_t>(full, 1, (args.batch + threads - 1) / threads);
+    const int64_t passes = (args.batch + images - 1) / images;
+    const bool in_place = pointwise() && images == 1;
+    // With a pass for every thread, threads need not wait for each other within a pass.
+    const bool pass_a_thread = passes >= threads && passes % threads == 0;
+    parallel_for(pass_a_thread ? threads : 1, passes, [&](int64_t pass) {
+      const int workers = pass_a_thread ? 1 : threads;
+      const int64_t image = pass * images, count = std::min(images, args.batch - image);
+      if (in_place)
+        pointwise_pass(image, workers);
+      else
+        padded_pass(image, count, workers);
+    });
+  }
+};
+
+}  // namespace
+
+void conv(const TileKernels& isa, const si_weights& weights, const si_conv_args& args) {
+  const ConvGeometry geometry = conv_geometry(weights.shape, args);
+  if (args.batch == 0) return;
+  const int64_t per_pixel = weights.nnz + weights.shape.M() + geometry.channels;
+  const int64_t outputs = args.batch * geometry.oh * geometry.ow;
+  Conv{TileSource(isa, weights), args, geometry, clamp_of(args.activation), useful_threads(args.threads, per_pixel * outputs)}
+      .run();
+}
+
+}  // namespace si

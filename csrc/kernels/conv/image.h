@@ -1,0 +1,63 @@
+// The scratch image of a convolution: padded, channel-major, strides split in phases.
+//
+// Output position q = (image * rows + r) * pitch + c reads tap (ic, kr, kc) at offset(ic, kr, kc) + q, a constant offset a
+// tap. Positions with c >= ow or r >= oh are garbage columns: computed, never stored.
+//   stride s   The padded input is split in s x s phase planes, plane (a, b) holding rows a, a + s, ... and columns
+//              b, b + s, ...; tap (kr, kc) lies in plane (kr d mod s, kc d mod s), so that each step of the output is a step
+//              of one element. Planes that no tap reads are left out (a 1x1 stride-2 kernel reads one of four).
+//   zero pad   Rows share their padding: the zeros left of row r + 1 are those right of row r, so pitch is ow + 1, not
+//              ow + 2, for a 3x3 kernel with padding 1: fewer garbage columns.
+#pragma once
+
+#include <vector>
+
+#include "kernels/conv/geometry.h"
+
+namespace si {
+
+class ConvImage {
+ public:
+  ConvImage(const ConvGeometry& geometry, const si_conv_args& args, int64_t images, int vector_floats);
+
+  int64_t floats() const { return geometry_.channels * channel_ + slack_; }
+  int64_t group_stride() const { return geometry_.group_channels * channel_; }
+  // Columns of a tile row that a call computes: the last output pixel's, plus one.
+  int64_t positions(int64_t images) const { return ((images - 1) * rows_ + geometry_.oh - 1) * pitch_ + geometry_.ow; }
+  int64_t pitch() const { return pitch_; }
+  int64_t rows() const { return rows_; }
+  // Offsets of the taps of one group, K of them. They fit 32 bits: the constructor throws SI_ERR_UNSUPPORTED otherwise.
+  void taps(int32_t* out) const;
+
+  // Copies one channel of `images` images, the first at x, `image_stride` floats apart.
+  void fill(const float* x, int64_t image_stride, int64_t images, int64_t channel, float* scratch) const;
+  // Zeroes what vectors may read past the last channel.
+  void fill_slack(float* scratch) const;
+
+ private:
+  struct Axis {
+    std::vector<int64_t> phases;     // residues that some tap reads
+    std::vector<int64_t> plane_of;   // index in `phases` of each tap
+    std::vector<int64_t> shift_of;   // position in that plane of each tap
+    int64_t reach;                   // the largest shift
+  };
+  static Axis axis_of(int64_t kernel, int64_t stride, int64_t dilation);
+  void fill_row(const float* row, size_t phase, float* dst) const;
+
+  const ConvGeometry geometry_;
+  const si_conv_args& args_;
+  Axis vertical_, horizontal_;
+  int64_t rows_;     // of a plane, an image
+  int64_t pitch_;    // of a row
+  int64_t plane_;    // floats: all images of one phase plane
+  int64_t channel_;  // floats: all planes of one channel
+  int64_t slack_;
+  // For each phase: source columns [first, last) of a row stand in a run, the rest is zero (zero padding), or
+  // `column` names the source of each (other modes).
+  struct Columns {
+    int64_t first, last, source;  // dst [first, last) from source, source + stride, ...
+    std::vector<int64_t> column;
+  };
+  std::vector<Columns> columns_;
+};
+
+}  // namespace si

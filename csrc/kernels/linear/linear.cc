@@ -1,0 +1,160 @@
+#include "kernels/linear/linear.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/source.h"
+
+namespace si {
+
+namespace {
+
+// Up to here one pass over the weights a token, in cache after the first, beats a tile that is mostly empty.
+constexpr int64_t kVectorTokens = 4;
+// Output rows computed before they are moved to token-major y: a multiple of every vector width.
+constexpr int64_t kBatchRows = 16;
+
+struct Linear {
+  const TileSource source;
+  const si_linear_args& args;
+  const Clamp clamp;
+  const int threads;
+
+  const TileKernels& isa() const { return source.isa(); }
+  int64_t M() const { return source.shape().M(); }
+  int64_t K() const { return source.shape().K(); }
+
+  // Rows of [first, last) for every token, one token at a time.
+  void run_vector(int64_t first, int64_t last, const float* x, int64_t ldx) const {
+    const int64_t row0 = source.row_of(first), rows = source.row_of(last) - row0;
+    const bool direct = args.layout == SI_TOKEN_MAJOR || args.n == 1;
+    float* scratch = direct ? nullptr : thread_scratch(Scratch::kOutput, rows);
+    for (int64_t n = 0; n < args.n; ++n) {
+      // For one token both layouts are the same when channels are not spaced out; scatter otherwise.
+      const bool contiguous = args.layout == SI_TOKEN_MAJOR || (args.n == 1 && args.ldy == 1);
+      float* y = contiguous ? args.y + (args.layout == SI_TOKEN_MAJOR ? n * args.ldy : 0) + row0
+                            : (scratch != nullptr ? scratch : (scratch = thread_scratch(Scratch::kOutput, rows)));
+      source.vector({x + n * ldx, y, first, last, row0, args.bias, clamp.low, clamp.high});
+      if (!is_clamp(args.activation)) isa().activate(y, rows, args.activation);
+      if (!contiguous)
+        for (int64_t m = 0; m < rows; ++m) args.y[(row0 + m) * args.ldy + n] = y[m];
+    }
+  }
+
+  void few_tokens() const {
+    const float* x = args.x;
+    int64_t ldx = args.ldx;
+    if (args.layout == SI_CHANNEL_MAJOR && !(args.n == 1 && args.ldx == 1)) {
+      float* tokens = thread_scratch(Scratch::kInput, args.n * K());
+      for (int64_t k = 0; k < K(); ++k)
+        for (int64_t n = 0; n < args.n; ++n) tokens[n * K() + k] = args.x[k * args.ldx + n];
+      x = tokens;
+      ldx = K();
+    }
+    // Several parts a thread, so that a part's weights stay in cache from token to token.
+    const int64_t part_nnz = 32 * 1024;
+    const int64_t parts =
+        std::clamp<int64_t>(args.n == 1 ? threads : source.nnz() / part_nnz, threads, std::max<int64_t>(threads, 256));
+    parallel_for(threads, parts, [&](int64_t part) {
+      const int64_t first = source.split(0, source.units(), part, parts);
+      const int64_t last = source.split(0, source.units(), part + 1, parts);
+      if (first < last) run_vector(first, last, x, ldx);
+    });
+  }
+
+  // Brings columns [n0, n0 + padded) of x to dst[K][padded]; columns past N are zero.
+  void pack(int64_t n0, int64_t padded, float* dst, int64_t k0, int64_t k1) const {
+    const int64_t valid = std::min(padded, args.n - n0);
+    if (args.layout == SI_TOKEN_MAJOR) {
+      isa().transpose_in(args.x + n0 * args.ldx + k0, args.ldx, valid, k1 - k0, dst + k0 * padded, padded, padded);
+      return;
+    }
+    for (int64_t k = k0; k < k1; ++k) {
+      float* to = dst + k * padded;
+      std::memcpy(to, args.x + k * args.ldx + n0, static_cast<size_t>(valid) * sizeof(float));
+      std::fill(to + valid, to + padded, 0.0f);
+    }
+  }
+
+  // Units [first, last) by the columns [n0, n0 + padded), x packed.
+  void run_tile(int64_t first, int64_t last, int64_t n0, int64_t padded, const float* x) const {
+    const int64_t valid = std::min(padded, args.n - n0);
+    TileJob job{};
+    job.x = {x, padded, nullptr};
+    job.vectors = static_cast<int>(padded / isa().width);
+    job.bias = args.bias;
+    job.low = clamp.low;
+    job.high = clamp.high;
+    const bool direct = args.layout == SI_CHANNEL_MAJOR && valid == padded;
+    const int64_t step = source.units_for_rows(kBatchRows);
+    for (int64_t unit = first; unit < last; unit += step) {
+      const int64_t end = std::min(unit + step, last);
+      const int64_t row0 = source.row_of(unit), rows = source.row_of(end) - row0;
+      job.first = unit;
+      job.last = end;
+      job.row0 = row0;
+      job.c = direct ? args.y + row0 * args.ldy + n0 : thread_scratch(Scratch::kOutput, kBatchRows * padded);
+      job.ldc = direct ? args.ldy : padded;
+      if (source.kblocks() > 1) {
+        for (job.kblock = 0; job.kblock < source.kblocks(); ++job.kblock) source.tile(job);
+      } else {
+        job.kblock = -1;
+        source.tile(job);
+      }
+      if (!is_clamp(args.activation))
+        for (int64_t m = 0; m < rows; ++m) isa().activate(job.c + m * job.ldc, valid, args.activation);
+      if (direct) continue;
+      if (args.layout == SI_TOKEN_MAJOR)
+        isa().transpose_out(job.c, padded, rows, valid, args.y + n0 * args.ldy + row0, args.ldy);
+      else
+        for (int64_t m = 0; m < rows; ++m)
+          std::memcpy(args.y + (row0 + m) * args.ldy + n0, job.c + m * padded, static_cast<size_t>(valid) * sizeof(float));
+    }
+  }
+
+  void tiles() const {
+    const int64_t width = isa().width;
+    const ColumnPlan plan = plan_columns((args.n + width - 1) / width, isa().max_vectors, threads);
+    const auto tile_count = static_cast<int64_t>(plan.first_vector.size()) - 1;
+    const auto begin = [&](int64_t tile) { return plan.first_vector[static_cast<size_t>(tile)] * width; };
+    if (plan.row_parts == 1) {
+      parallel_for(threads, tile_count, [&](int64_t tile) {
+        const int64_t n0 = begin(tile), padded = begin(tile + 1) - n0;
+        float* x = thread_scratch(Scratch::kInput, K() * padded);
+        pack(n0, padded, x, 0, K());
+        run_tile(0, source.units(), n0, padded, x);
+      });
+      return;
+    }
+    // Few columns: threads share the packed x and divide the rows.
+    float* x = thread_scratch(Scratch::kInput, K() * begin(tile_count));
+    const int64_t slices = std::max<int64_t>(threads, 1);
+    parallel_for(threads, tile_count * slices, [&](int64_t item) {
+      const int64_t tile = item / slices, slice = item % slices;
+      const int64_t n0 = begin(tile), padded = begin(tile + 1) - n0;
+      pack(n0, padded, x + K() * n0, K() * slice / slices, K() * (slice + 1) / slices);
+    });
+    const int64_t row_parts = plan.row_parts;
+    parallel_for(threads, tile_count * row_parts, [&](int64_t item) {
+      const int64_t tile = item / row_parts, part = item % row_parts;
+      const int64_t n0 = begin(tile), padded = begin(tile + 1) - n0;
+      const int64_t first = source.split(0, source.units(), part, row_parts);
+      const int64_t last = source.split(0, source.units(), part + 1, row_parts);
+      if (first < last) run_tile(first, last, n0, padded, x + K() * n0);
+    });
+  }
+};
+
+}  // namespace
+
+void linear(const TileKernels& isa, const si_weights& weights, const si_linear_args& args) {
+  if (args.n == 0) return;
+  const Linear call{TileSource(isa, weights), args, clamp_of(args.activation),
+                    useful_threads(args.threads, (weights.nnz + weights.shape.M()) * args.n)};
+  if (args.n <= kVectorTokens)
+    call.few_tokens();
+  else
+    call.tiles();
+}
+
+}  // namespace si

@@ -1,0 +1,101 @@
+#include "kernels/scalar/scalar.h"
+
+#include <cmath>
+
+#include "kernels/conv/geometry.h"
+
+namespace si {
+
+namespace {
+
+float activate(float v, si_activation activation) {
+  switch (activation) {
+    case SI_ACT_NONE: return v;
+    case SI_ACT_RELU: return v < 0.0f ? 0.0f : v;
+    case SI_ACT_RELU6: return v < 0.0f ? 0.0f : (v > 6.0f ? 6.0f : v);
+    case SI_ACT_GELU: return 0.5f * v * (1.0f + std::erf(v * 0.7071067811865476f));
+    case SI_ACT_GELU_TANH: return 0.5f * v * (1.0f + std::tanh(0.7978845608028654f * (v + 0.044715f * v * v * v)));
+    case SI_ACT_SILU: return v / (1.0f + std::exp(-v));
+    case SI_ACT_SIGMOID: return 1.0f / (1.0f + std::exp(-v));
+    case SI_ACT_TANH: return std::tanh(v);
+  }
+  return v;
+}
+
+// Calls visit(m, k, w) for every stored weight.
+template <class Visit>
+void visit_weights(const si_weights& weights, Visit&& visit) {
+  switch (weights.format) {
+    case SI_FORMAT_PANEL:
+      for (int64_t panel = 0; panel < weights.panel.panels; ++panel) {
+        const int64_t row = weights.panel.row_of(panel);
+        panel_visit(weights.panel, panel, [&](int64_t k, int r, float value) { visit(row + r, k, value); });
+      }
+      return;
+    case SI_FORMAT_CSR:
+      for (int64_t row = 0; row < weights.shape.M(); ++row)
+        for (uint32_t i = weights.csr.row[row]; i < weights.csr.row[row + 1]; ++i)
+          visit(row, static_cast<int64_t>(weights.csr.column[i]), weights.csr.value[i]);
+      return;
+    case SI_FORMAT_NM: {
+      const NmView& nm = weights.nm;
+      const auto* value = static_cast<const float*>(nm.values);
+      const int64_t plane = weights.shape.M() * nm.groups_per_row;
+      for (int64_t row = 0; row < weights.shape.M(); ++row)
+        for (int64_t g = 0; g < nm.groups_per_row; ++g)
+          for (int i = 0; i < nm.n; ++i) {
+            const int64_t at = i * plane + row * nm.groups_per_row + g;
+            if (value[at] != 0.0f) visit(row, g * nm.m + nm.positions[at], value[at]);
+          }
+      return;
+    }
+  }
+}
+
+}  // namespace
+
+void scalar_linear(const si_weights& weights, const si_linear_args& args) {
+  const bool tokens = args.layout == SI_TOKEN_MAJOR;
+  const int64_t x_k = tokens ? 1 : args.ldx, x_n = tokens ? args.ldx : 1;
+  const int64_t y_m = tokens ? 1 : args.ldy, y_n = tokens ? args.ldy : 1;
+  const int64_t M = weights.shape.M();
+  for (int64_t m = 0; m < M; ++m)
+    for (int64_t n = 0; n < args.n; ++n) args.y[m * y_m + n * y_n] = args.bias != nullptr ? args.bias[m] : 0.0f;
+  visit_weights(weights, [&](int64_t m, int64_t k, float value) {
+    for (int64_t n = 0; n < args.n; ++n) args.y[m * y_m + n * y_n] += value * args.x[k * x_k + n * x_n];
+  });
+  for (int64_t m = 0; m < M; ++m)
+    for (int64_t n = 0; n < args.n; ++n) {
+      float& y = args.y[m * y_m + n * y_n];
+      y = activate(y, args.activation);
+    }
+}
+
+void scalar_conv(const si_weights& weights, const si_conv_args& args) {
+  const ConvGeometry g = conv_geometry(weights.shape, args);
+  const int64_t M = weights.shape.M(), group_rows = M / weights.shape.groups;
+  const int64_t image = args.h * args.w, pixels = g.oh * g.ow;
+  for (int64_t b = 0; b < args.batch; ++b) {
+    const float* x = args.x + b * g.channels * image;
+    float* y = args.y + b * M * pixels;
+    for (int64_t m = 0; m < M; ++m)
+      for (int64_t p = 0; p < pixels; ++p) y[m * pixels + p] = args.bias != nullptr ? args.bias[m] : 0.0f;
+    visit_weights(weights, [&](int64_t m, int64_t k, float value) {
+      const int64_t channel = m / group_rows * g.group_channels + k / (g.kh * g.kw);
+      const int64_t kr = k / g.kw % g.kh, kc = k % g.kw;
+      for (int64_t r = 0; r < g.oh; ++r) {
+        const int64_t row =
+            padded_source(r * args.stride[0] + kr * args.dilation[0] - args.padding[0], args.h, args.padding_mode);
+        if (row < 0) continue;
+        for (int64_t c = 0; c < g.ow; ++c) {
+          const int64_t column =
+              padded_source(c * args.stride[1] + kc * args.dilation[1] - args.padding[2], args.w, args.padding_mode);
+          if (column >= 0) y[m * pixels + r * g.ow + c] += value * x[channel * image + row * args.w + column];
+        }
+      }
+    });
+    for (int64_t i = 0; i < M * pixels; ++i) y[i] = activate(y[i], args.activation);
+  }
+}
+
+}  // namespace si

@@ -1,0 +1,12 @@
+// The executable specification: what every other kernel must compute. Plain loops over the packed weight, float64
+// accumulation left to the tests' oracle; here float32, in storage order. Arguments have been checked.
+#pragma once
+
+#include "kernels/weights.h"
+
+namespace si {
+
+void scalar_linear(const si_weights& weights, const si_linear_args& args);
+void scalar_conv(const si_weights& weights, const si_conv_args& args);
+
+}  // namespace si

@@ -1,0 +1,96 @@
+#include "kernels/source.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace si {
+
+int64_t TileSource::units_per_group() const {
+  if (weights_.format == SI_FORMAT_PANEL) return weights_.panel.panels_per_group;
+  return shape().M() / shape().groups;
+}
+
+int64_t TileSource::row_of(int64_t unit) const {
+  if (weights_.format == SI_FORMAT_PANEL) return unit == weights_.panel.panels ? shape().M() : weights_.panel.row_of(unit);
+  return unit;
+}
+
+int64_t TileSource::units_for_rows(int64_t rows) const {
+  return weights_.format == SI_FORMAT_PANEL ? rows / kPanelRows : rows;
+}
+
+int64_t TileSource::cost(int64_t unit) const {
+  // A unit costs something even when it is empty: its output is written.
+  constexpr int64_t kUnit = 16;
+  switch (weights_.format) {
+    case SI_FORMAT_PANEL: {
+      const PanelView& view = weights_.panel;
+      const uint64_t values = unit == view.panels ? view.values : view.entry[unit].value_offset;
+      return static_cast<int64_t>(values) + unit * kUnit;
+    }
+    case SI_FORMAT_CSR: return static_cast<int64_t>(weights_.csr.row[unit]) + unit * kUnit;
+    case SI_FORMAT_NM: break;
+  }
+  return unit;
+}
+
+int64_t TileSource::split(int64_t first, int64_t last, int64_t part, int64_t parts) const {
+  if (part <= 0) return first;
+  if (part >= parts) return last;
+  const int64_t begin = cost(first), want = begin + (cost(last) - begin) * part / parts;
+  int64_t low = first, high = last;
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (cost(middle) < want)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+void TileSource::tile(const TileJob& job) const {
+  switch (weights_.format) {
+    case SI_FORMAT_PANEL: return isa_.panel_tile(weights_.panel, job);
+    case SI_FORMAT_CSR: return isa_.csr_tile(weights_.csr, job);
+    case SI_FORMAT_NM: return isa_.nm_tile(weights_.nm, job);
+  }
+}
+
+void TileSource::vector(const VectorJob& job) const {
+  switch (weights_.format) {
+    case SI_FORMAT_PANEL: return isa_.panel_vector(weights_.panel, job);
+    case SI_FORMAT_CSR: return isa_.csr_vector(weights_.csr, job);
+    case SI_FORMAT_NM: return isa_.nm_vector(weights_.nm, job);
+  }
+}
+
+ColumnPlan plan_columns(int64_t vectors, int max_vectors, int threads) {
+  // Below this many vectors a tile spends more on weights than on columns, so threads rather share out the rows.
+  const int64_t narrow = std::max(1, max_vectors / 2);
+  int64_t column_parts = threads;
+  while (column_parts > 1 && (threads % column_parts != 0 || vectors / column_parts < narrow)) --column_parts;
+  const int64_t per_part = (vectors + column_parts - 1) / column_parts;
+  const int64_t tiles_per_part = (per_part + max_vectors - 1) / max_vectors;
+  const int64_t tiles = std::min(vectors, tiles_per_part * column_parts);
+  ColumnPlan plan;
+  plan.row_parts = threads / column_parts;
+  for (int64_t i = 0; i <= tiles; ++i) plan.first_vector.push_back(vectors * i / tiles);
+  return plan;
+}
+
+Clamp clamp_of(si_activation activation) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  switch (activation) {
+    case SI_ACT_RELU: return {0.0f, kInf};
+    case SI_ACT_RELU6: return {0.0f, 6.0f};
+    default: return {-kInf, kInf};
+  }
+}
+
+int useful_threads(int threads, int64_t multiply_adds) {
+  constexpr int64_t kPerThread = 100000;
+  return static_cast<int>(std::clamp<int64_t>(multiply_adds / kPerThread, 1, std::max(threads, 1)));
+}
+
+}  // namespace si

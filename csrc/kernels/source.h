@@ -1,0 +1,59 @@
+// One weight seen by the drivers: units of output rows (a panel, or a row) that a tile kernel can run in any range.
+#pragma once
+
+#include "core/parallel.h"
+#include "kernels/tile/tile.h"
+#include "kernels/weights.h"
+
+namespace si {
+
+class TileSource {
+ public:
+  TileSource(const TileKernels& isa, const si_weights& weights) : isa_(isa), weights_(weights) {}
+
+  const TileKernels& isa() const { return isa_; }
+  const WeightShape& shape() const { return weights_.shape; }
+  int64_t nnz() const { return weights_.nnz; }
+
+  int64_t units_per_group() const;
+  int64_t units() const { return units_per_group() * shape().groups; }
+  // The first output row of a unit; of units(), M.
+  int64_t row_of(int64_t unit) const;
+  // The first unit at or after `unit` + what holds `rows` output rows, within a group.
+  int64_t units_for_rows(int64_t rows) const;
+  // Cuts [first, last) in `parts` of near-equal work: the first unit of part `part`.
+  int64_t split(int64_t first, int64_t last, int64_t part, int64_t parts) const;
+  int64_t kblocks() const { return weights_.format == SI_FORMAT_PANEL ? weights_.panel.kblocks : 1; }
+
+  void tile(const TileJob& job) const;
+  void vector(const VectorJob& job) const;
+
+ private:
+  // Work before a unit: grows with the unit.
+  int64_t cost(int64_t unit) const;
+
+  const TileKernels& isa_;
+  const si_weights& weights_;
+};
+
+// How the columns of a call are cut: `parts` threads side by side along the columns, and `row_parts` along the rows.
+struct ColumnPlan {
+  int64_t row_parts;
+  std::vector<int64_t> first_vector;  // of each tile, and one past the last
+};
+
+// `vectors` vectors of columns over `threads` threads. Tiles are near equal, no wider than the widest kernel, and their
+// number suits the threads.
+ColumnPlan plan_columns(int64_t vectors, int max_vectors, int threads);
+
+// The clamp that an activation is, or none.
+struct Clamp {
+  float low, high;
+};
+Clamp clamp_of(si_activation activation);
+inline bool is_clamp(si_activation a) { return a == SI_ACT_NONE || a == SI_ACT_RELU || a == SI_ACT_RELU6; }
+
+// Threads worth waking: a call of few multiply-adds is done before another thread has started.
+int useful_threads(int threads, int64_t multiply_adds);
+
+}  // namespace si

@@ -1,0 +1,65 @@
+// Between token-major tensors (torch's) and the channel-major panels that the tiles read and write: transposition in
+// blocks of width x width registers.
+//
+// Included by the instruction-set translation units only.
+#pragma once
+
+#include "core/inline.h"
+#include "kernels/tile/tile.h"
+
+namespace si {
+namespace {
+
+template <class V>
+void transpose_in(const float* src, int64_t ld, int64_t rows, int64_t columns, float* dst, int64_t pitch, int64_t padded) {
+  constexpr int W = V::kWidth;
+  const int64_t whole = columns / W * W;
+  for (int64_t n = 0; n < padded; n += W) {
+    const auto valid = static_cast<int>(rows - n < W ? (rows - n > 0 ? rows - n : 0) : W);
+    for (int64_t k = 0; k < whole; k += W) {
+      typename V::Reg block[W];
+      if (valid == W) {
+        SI_UNROLL for (int i = 0; i < W; ++i) block[i] = V::load(src + (n + i) * ld + k);
+      } else {
+        for (int i = 0; i < W; ++i) block[i] = i < valid ? V::load(src + (n + i) * ld + k) : V::broadcast(0.0f);
+      }
+      V::transpose(block);
+      SI_UNROLL for (int i = 0; i < W; ++i) V::store(dst + (k + i) * pitch + n, block[i]);
+    }
+    for (int64_t k = whole; k < columns; ++k)
+      for (int i = 0; i < W; ++i) dst[k * pitch + n + i] = i < valid ? src[(n + i) * ld + k] : 0.0f;
+  }
+}
+
+template <class V>
+void transpose_out(const float* src, int64_t pitch, int64_t rows, int64_t columns, float* dst, int64_t ld) {
+  constexpr int W = V::kWidth;
+  const int64_t whole_rows = rows / W * W, whole_columns = columns / W * W;
+  for (int64_t n = 0; n < whole_columns; n += W)
+    for (int64_t m = 0; m < whole_rows; m += W) {
+      typename V::Reg block[W];
+      SI_UNROLL for (int i = 0; i < W; ++i) block[i] = V::load(src + (m + i) * pitch + n);
+      V::transpose(block);
+      SI_UNROLL for (int i = 0; i < W; ++i) V::store(dst + (n + i) * ld + m, block[i]);
+    }
+  for (int64_t n = 0; n < columns; ++n)
+    for (int64_t m = n < whole_columns ? whole_rows : 0; m < rows; ++m) dst[n * ld + m] = src[m * pitch + n];
+}
+
+template <class V>
+void store_runs(const float* src, float* dst, const ColumnRun* runs, int64_t count) {
+  if (count == 0) return;
+  const int64_t end = runs[count - 1].to + runs[count - 1].length;
+  for (int64_t i = 0; i < count; ++i) {
+    const float* from = src + runs[i].first;
+    float* to = dst + runs[i].to;
+    const int64_t length = runs[i].length;
+    int64_t j = 0;
+    // What a vector writes past its run, the next run overwrites.
+    for (; j < length && runs[i].to + j + V::kWidth <= end; j += V::kWidth) V::store(to + j, V::load(from + j));
+    for (; j < length; ++j) to[j] = from[j];
+  }
+}
+
+}  // namespace
+}  // namespace si

@@ -1,0 +1,94 @@
+// csr and nm: one output row at a time, each non-zero one vector load of x and one multiply-add. y must not alias x.
+//
+// Rows do not share loads of x, so these run at half the panel kernel's rate or less; they exist because users bring these
+// formats. Benchmark: `python -m benchmarks.run --suite formats`.
+//
+// Included by the instruction-set translation units only.
+#pragma once
+
+#include "kernels/tile/panel_tile.h"
+
+namespace si {
+namespace {
+
+// Calls visit(k, w) for the stored non-zeros of one row, in order of k.
+template <class Visit>
+SI_INLINE void visit_row(const CsrView& view, int64_t row, Visit&& visit) {
+  for (uint32_t i = view.row[row]; i < view.row[row + 1]; ++i) visit(static_cast<int64_t>(view.column[i]), view.value[i]);
+}
+
+template <class Visit>
+SI_INLINE void visit_row(const NmView& view, int64_t row, Visit&& visit) {
+  const int64_t groups = view.groups_per_row;
+  const int64_t plane = view.shape.M() * groups;
+  const int64_t last = view.shape.K() - 1;
+  const auto* value = static_cast<const float*>(view.values) + row * groups;
+  const uint8_t* position = view.positions + row * groups;
+  for (int64_t g = 0; g < groups; ++g)
+    for (int i = 0; i < view.n; ++i) {
+      // An entry without a weight, value 0, may name a position past K in the last group.
+      const int64_t k = g * view.m + position[i * plane + g];
+      visit(k < last ? k : last, value[i * plane + g]);
+    }
+}
+
+template <class V, int NV, class Map, class View>
+void rows_tile_width(const View& view, const TileJob& job) {
+  const Map map(job.x);
+  const typename V::Reg low = V::broadcast(job.low), high = V::broadcast(job.high);
+  for (int64_t row = job.first; row < job.last; ++row) {
+    typename V::Reg acc[NV];
+    const typename V::Reg start = V::broadcast(job.bias != nullptr ? job.bias[row] : 0.0f);
+    SI_UNROLL for (int j = 0; j < NV; ++j) acc[j] = start;
+    visit_row(view, row, [&](int64_t k, float weight) {
+      const float* x = map(k);
+      const typename V::Reg w = V::broadcast(weight);
+      SI_UNROLL for (int j = 0; j < NV; ++j) acc[j] = V::fma(w, V::load(x + V::kWidth * j), acc[j]);
+    });
+    float* c = job.c + (row - job.row0) * job.ldc;
+    SI_UNROLL for (int j = 0; j < NV; ++j) V::store(c + V::kWidth * j, V::min(high, V::max(low, acc[j])));
+  }
+}
+
+template <class V, class Map, class View>
+void rows_tile_map(const View& view, const TileJob& job) {
+  using Fn = void (*)(const View&, const TileJob&);
+  static constexpr Fn by_width[] = {rows_tile_width<V, 1, Map, View>, rows_tile_width<V, 2, Map, View>,
+                                    rows_tile_width<V, 3, Map, View>, rows_tile_width<V, 4, Map, View>,
+                                    rows_tile_width<V, 5, Map, View>, rows_tile_width<V, 6, Map, View>};
+  by_width[job.vectors - 1](view, job);
+}
+
+template <class V, class View>
+void rows_tile(const View& view, const TileJob& job) {
+  if (job.x.taps != nullptr)
+    rows_tile_map<V, TapMap, View>(view, job);
+  else
+    rows_tile_map<V, PitchMap, View>(view, job);
+}
+
+template <class V>
+void csr_vector(const CsrView& view, const VectorJob& job) {
+  for (int64_t row = job.first; row < job.last; ++row) {
+    typename V::Reg acc = V::broadcast(0.0f);
+    float tail = job.bias != nullptr ? job.bias[row] : 0.0f;
+    uint32_t i = view.row[row];
+    const uint32_t end = view.row[row + 1];
+    for (; i + V::kWidth <= end; i += V::kWidth)
+      acc = V::fma(V::load(view.value + i), V::gather(job.x, view.column + i), acc);
+    for (; i < end; ++i) tail += view.value[i] * job.x[view.column[i]];
+    job.y[row - job.row0] = clamp(V::sum(acc) + tail, job.low, job.high);
+  }
+}
+
+template <class V>
+void nm_vector(const NmView& view, const VectorJob& job) {
+  for (int64_t row = job.first; row < job.last; ++row) {
+    float sum = job.bias != nullptr ? job.bias[row] : 0.0f;
+    visit_row(view, row, [&](int64_t k, float weight) { sum += weight * job.x[k]; });
+    job.y[row - job.row0] = clamp(sum, job.low, job.high);
+  }
+}
+
+}  // namespace
+}  // namespace si

@@ -1,0 +1,280 @@
+// The extension module sparseinfer._C: the C API, with numpy arrays for packing and addresses for the hot calls.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <sparseinfer.h>
+
+#include <array>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace py = pybind11;
+
+namespace {
+
+void check(si_status status) {
+  if (status == SI_OK) return;
+  const std::string message = si_last_error();
+  switch (status) {
+    case SI_ERR_ARGUMENT:
+    case SI_ERR_CORRUPT: throw py::value_error(message);
+    case SI_ERR_MEMORY: throw py::buffer_error(message);
+    default: throw std::runtime_error(message);
+  }
+}
+
+template <class Value>
+Value lookup(const char* what, const std::string& name, std::initializer_list<std::pair<const char*, Value>> table) {
+  std::string known;
+  for (const auto& [key, value] : table) {
+    if (name == key) return value;
+    known += known.empty() ? key : std::string(", ") + key;
+  }
+  throw py::value_error("expected " + std::string(what) + " to be one of " + known + "; got '" + name + "'");
+}
+
+si_format format_of(const std::string& name) {
+  return lookup<si_format>("format", name, {{"panel", SI_FORMAT_PANEL}, {"csr", SI_FORMAT_CSR}, {"nm", SI_FORMAT_NM}});
+}
+const char* name_of(si_format format) {
+  return format == SI_FORMAT_PANEL ? "panel" : format == SI_FORMAT_CSR ? "csr" : "nm";
+}
+si_op op_of(const std::string& name) {
+  return lookup<si_op>("op", name, {{"linear", SI_OP_LINEAR}, {"conv", SI_OP_CONV}});
+}
+si_value_type value_type_of(const std::string& name) {
+  return lookup<si_value_type>("value_type", name, {{"float32", SI_F32}, {"float16", SI_F16}, {"bfloat16", SI_BF16}});
+}
+const char* name_of(si_value_type type) {
+  return type == SI_F32 ? "float32" : type == SI_F16 ? "float16" : "bfloat16";
+}
+si_activation activation_of(const std::string& name) {
+  return lookup<si_activation>("activation", name,
+                               {{"none", SI_ACT_NONE},
+                                {"relu", SI_ACT_RELU},
+                                {"relu6", SI_ACT_RELU6},
+                                {"gelu", SI_ACT_GELU},
+                                {"gelu_tanh", SI_ACT_GELU_TANH},
+                                {"silu", SI_ACT_SILU},
+                                {"sigmoid", SI_ACT_SIGMOID},
+                                {"tanh", SI_ACT_TANH}});
+}
+si_padding padding_of(const std::string& name) {
+  return lookup<si_padding>("padding_mode", name,
+                            {{"zeros", SI_PAD_ZEROS},
+                             {"reflect", SI_PAD_REFLECT},
+                             {"replicate", SI_PAD_REPLICATE},
+                             {"circular", SI_PAD_CIRCULAR}});
+}
+
+using Blob = py::array_t<uint8_t, py::array::c_style>;
+
+py::tuple shape_of(const si_weight_desc& desc) {
+  py::tuple shape(desc.ndim);
+  for (int i = 0; i < desc.ndim; ++i) shape[static_cast<size_t>(i)] = desc.shape[i];
+  return shape;
+}
+
+Blob pack(const std::string& format, const py::array_t<float, py::array::c_style>& weight, int64_t groups, int32_t kblock,
+          int32_t n, int32_t m, const std::string& value_type) {
+  si_weight_desc desc{};
+  desc.ndim = static_cast<int32_t>(weight.ndim());
+  if (desc.ndim < 2 || desc.ndim > 4)
+    throw py::value_error("expected a weight of 2 to 4 dimensions, got " + std::to_string(desc.ndim));
+  for (int i = 0; i < desc.ndim; ++i) desc.shape[i] = weight.shape(i);
+  desc.groups = groups;
+  const si_pack_options options{format_of(format), value_type_of(value_type), kblock, n, m};
+  void* blob = nullptr;
+  size_t bytes = 0;
+  si_status status;
+  {
+    py::gil_scoped_release release;
+    status = si_pack(weight.data(), &desc, &options, &blob, &bytes);
+  }
+  check(status);
+  // numpy keeps the capsule, which frees the buffer; the buffer keeps its 64-byte alignment.
+  py::capsule owner(blob, [](void* p) { si_free(p); });
+  return Blob(static_cast<py::ssize_t>(bytes), static_cast<const uint8_t*>(blob), owner);
+}
+
+py::array_t<float> unpack(const Blob& blob) {
+  si_weight_info info{};
+  check(si_inspect(blob.data(), static_cast<size_t>(blob.nbytes()), &info));
+  std::vector<py::ssize_t> shape(info.desc.shape, info.desc.shape + info.desc.ndim);
+  py::array_t<float> weight(shape);
+  check(si_unpack(blob.data(), static_cast<size_t>(blob.nbytes()), weight.mutable_data()));
+  return weight;
+}
+
+py::dict info_of(const si_weight_info& info) {
+  py::dict out, params, sections;
+  int64_t k = 1;
+  for (int i = 1; i < info.desc.ndim; ++i) k *= info.desc.shape[i];
+  out["format"] = name_of(info.format);
+  out["value_type"] = name_of(info.value_type);
+  out["shape"] = shape_of(info.desc);
+  out["groups"] = info.desc.groups;
+  out["nnz"] = info.nnz;
+  out["nbytes"] = info.bytes;
+  out["m"] = info.desc.shape[0];
+  out["k"] = k;
+  std::vector<const char*> param_names, section_names;
+  switch (info.format) {
+    case SI_FORMAT_PANEL:
+      param_names = {"R", "g", "index_bits", "kblock"};
+      section_names = {"panels", "cursors", "indices", "values"};
+      break;
+    case SI_FORMAT_CSR:
+      param_names = {"index_bits"};
+      section_names = {"rows", "columns", "values"};
+      break;
+    case SI_FORMAT_NM:
+      param_names = {"n", "m"};
+      section_names = {"values", "positions"};
+      break;
+  }
+  for (size_t i = 0; i < param_names.size(); ++i) params[param_names[i]] = info.params[i];
+  for (size_t i = 0; i < section_names.size(); ++i) sections[section_names[i]] = info.sections[i];
+  out["params"] = params;
+  out["sections"] = sections;
+  return out;
+}
+
+py::dict inspect(const Blob& blob) {
+  si_weight_info info{};
+  check(si_inspect(blob.data(), static_cast<size_t>(blob.nbytes()), &info));
+  return info_of(info);
+}
+
+class Weights {
+ public:
+  Weights(uintptr_t address, size_t bytes) {
+    check(si_weights_open(reinterpret_cast<const void*>(address), bytes, &handle_));
+    const si_status status = si_weights_info(handle_, &info_);
+    if (status != SI_OK) {
+      si_weights_close(handle_);
+      check(status);
+    }
+  }
+  ~Weights() { si_weights_close(handle_); }
+  Weights(const Weights&) = delete;
+  Weights& operator=(const Weights&) = delete;
+
+  const si_weight_info& info() const { return info_; }
+
+  void linear(uintptr_t x, uintptr_t y, uintptr_t bias, int64_t n, int64_t ldx, int64_t ldy, bool channel_major,
+              const std::string& activation, int32_t row, int32_t threads) const {
+    const si_linear_args args{reinterpret_cast<const float*>(x),
+                              reinterpret_cast<float*>(y),
+                              reinterpret_cast<const float*>(bias),
+                              n,
+                              ldx,
+                              ldy,
+                              channel_major ? SI_CHANNEL_MAJOR : SI_TOKEN_MAJOR,
+                              activation_of(activation),
+                              row,
+                              threads};
+    si_status status;
+    {
+      py::gil_scoped_release release;
+      status = si_linear(handle_, &args);
+    }
+    check(status);
+  }
+
+  void conv(uintptr_t x, uintptr_t y, uintptr_t bias, int64_t batch, int64_t h, int64_t w, std::array<int64_t, 2> stride,
+            std::array<int64_t, 4> padding, std::array<int64_t, 2> dilation, const std::string& padding_mode,
+            const std::string& activation, int32_t row, int32_t threads) const {
+    const si_conv_args args{reinterpret_cast<const float*>(x),
+                            reinterpret_cast<float*>(y),
+                            reinterpret_cast<const float*>(bias),
+                            batch,
+                            h,
+                            w,
+                            {stride[0], stride[1]},
+                            {padding[0], padding[1], padding[2], padding[3]},
+                            {dilation[0], dilation[1]},
+                            padding_of(padding_mode),
+                            activation_of(activation),
+                            row,
+                            threads};
+    si_status status;
+    {
+      py::gil_scoped_release release;
+      status = si_conv(handle_, &args);
+    }
+    check(status);
+  }
+
+ private:
+  si_weights* handle_ = nullptr;
+  si_weight_info info_{};
+};
+
+py::list isas() {
+  py::list out;
+  for (size_t i = 0; i < si_isa_count(); ++i) {
+    si_isa_info info{};
+    check(si_isa(i, &info));
+    py::dict isa;
+    isa["name"] = info.name;
+    isa["compiled"] = info.compiled != 0;
+    isa["supported"] = info.supported != 0;
+    isa["reason"] = info.reason;
+    out.append(isa);
+  }
+  return out;
+}
+
+py::list rows() {
+  py::list out;
+  for (size_t i = 0; i < si_row_count(); ++i) {
+    si_row_info info{};
+    check(si_row(i, &info));
+    py::dict row;
+    py::list reasons;
+    if (*info.reason != '\0') reasons.append(info.reason);
+    row["name"] = info.name;
+    row["format"] = name_of(info.format);
+    row["op"] = info.op == SI_OP_LINEAR ? "linear" : "conv";
+    row["dtype"] = info.dtype;
+    row["isa"] = info.isa;
+    row["reasons"] = reasons;
+    out.append(row);
+  }
+  return out;
+}
+
+size_t select_row(const std::string& format, const std::string& op) {
+  size_t row = 0;
+  check(si_select(format_of(format), op_of(op), &row));
+  return row;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Native core of sparseinfer.";
+  m.def("version", &si_version);
+  m.def("isas", &isas, "Instruction sets: name, compiled, supported, reason.");
+  m.def("rows", &rows, "The kernel registry, best first; a row's index is its id.");
+  m.def("select", &select_row, py::arg("format"), py::arg("op"), "Id of the best row that runs here.");
+  m.def("threads_backend", &si_threads_backend);
+  m.def("pack", &pack, py::arg("format"), py::arg("weight"), py::arg("groups") = 1, py::kw_only(), py::arg("kblock") = 0,
+        py::arg("n") = 2, py::arg("m") = 4, py::arg("value_type") = "float32");
+  m.def("unpack", &unpack, py::arg("blob"));
+  m.def("info", &inspect, py::arg("blob"));
+  py::class_<Weights>(m, "Weights")
+      .def(py::init<uintptr_t, size_t>(), py::arg("ptr"), py::arg("nbytes"))
+      .def_property_readonly("format", [](const Weights& w) { return name_of(w.info().format); })
+      .def_property_readonly("shape", [](const Weights& w) { return shape_of(w.info().desc); })
+      .def_property_readonly("groups", [](const Weights& w) { return w.info().desc.groups; })
+      .def_property_readonly("nnz", [](const Weights& w) { return w.info().nnz; })
+      .def_property_readonly("nbytes", [](const Weights& w) { return w.info().bytes; })
+      .def("linear", &Weights::linear, py::arg("x"), py::arg("y"), py::arg("bias"), py::arg("n"), py::arg("ldx"),
+           py::arg("ldy"), py::arg("channel_major"), py::arg("activation"), py::arg("row"), py::arg("threads"))
+      .def("conv", &Weights::conv, py::arg("x"), py::arg("y"), py::arg("bias"), py::arg("batch"), py::arg("h"),
+           py::arg("w"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("padding_mode"),
+           py::arg("activation"), py::arg("row"), py::arg("threads"));
+}
