@@ -1,5 +1,5 @@
-// float16 (IEEE binary16) and bfloat16, to and from float32, by integer arithmetic on the bits: the same result on every
-// CPU, whatever its instructions and rounding mode.
+// float16 (IEEE binary16) and bfloat16, to and from float32, by integer arithmetic on the bits: the same result on
+// every CPU, whatever its instructions and rounding mode.
 //
 // Narrowing rounds to nearest, ties to even. A NaN keeps its sign and the leading bits of its payload.
 //
@@ -35,7 +35,7 @@ static inline uint16_t float_to_half(float value) {
   uint32_t half;
   if (magnitude > 0x7f800000) {  // NaN
     half = 0x7c00 | (magnitude >> 13 & 0x3ff);
-    if (half == 0x7c00) half = 0x7e00;  // only low payload bits were set: without this it would read as Inf
+    if (half == 0x7c00) half = 0x7e00;   // only low payload bits were set: without this it would read as Inf
   } else if (magnitude >= 0x47800000) {  // 2^16 and above, Inf
     half = 0x7c00;
   } else if (magnitude >= 0x38800000) {  // 2^-14 and above: normal; a carry out of the mantissa goes on to 65520 = Inf

@@ -37,8 +37,8 @@ void check_round_trip(const Type& type) {
     SI_CHECK_EQ(type.narrow(type.widen(static_cast<uint16_t>(bits))), bits);
 }
 
-// Halfway between two neighbours, which float32 holds exactly, decides every rounding: the tie goes to the even one, the
-// next float to either side to the nearer one. Past the largest finite value the neighbour is Inf.
+// Halfway between two neighbours, which float32 holds exactly, decides every rounding: the tie goes to the even one,
+// the next float to either side to the nearer one. Past the largest finite value the neighbour is Inf.
 void check_rounding(const Type& type, double past_largest) {
   for (uint32_t sign : {0u, 0x8000u})
     for (uint32_t low = 0; low < type.infinity; ++low) {

@@ -13,6 +13,7 @@ using si::testing::make_shape;
 using si::testing::Random;
 
 struct Csr {
+  Csr under(const si::BlobHeader&) const { return *this; }
   si::BlobPtr pack(const float* weight, const si::WeightShape& shape, size_t* bytes) const {
     return si::BlobPtr(si::csr_pack(weight, shape, bytes));
   }

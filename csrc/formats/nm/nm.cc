@@ -84,8 +84,8 @@ void check_range(const float* weight, const WeightShape& shape, si_value_type ty
   const int64_t M = shape.M(), K = shape.K();
   for (int64_t i = 0; i < M * K; ++i) {
     if (!std::isfinite(weight[i])) continue;
-    const float stored = type == SI_F16 ? half_to_float(float_to_half(weight[i]))
-                                        : bfloat16_to_float(float_to_bfloat16(weight[i]));
+    const float stored =
+        type == SI_F16 ? half_to_float(float_to_half(weight[i])) : bfloat16_to_float(float_to_bfloat16(weight[i]));
     if (std::isfinite(stored)) continue;
     fail(SI_ERR_ARGUMENT, std::string("expected weights in the range of ") + type_name(type) + ", got " +
                               std::to_string(weight[i]) + " in row " + std::to_string(i / K) + ", column " +

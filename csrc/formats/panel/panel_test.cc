@@ -1,0 +1,244 @@
+#include "formats/panel/panel.h"
+
+#include <cmath>
+#include <limits>
+
+#include "formats/format_test.h"
+
+namespace {
+
+using si::testing::Blob;
+using si::testing::expect_forgery_refused;
+using si::testing::make_shape;
+using si::testing::Random;
+using si::testing::status_of;
+
+struct Panel {
+  int32_t kblock;
+
+  Panel under(const si::BlobHeader& header) const { return {static_cast<int32_t>(header.params[3])}; }
+  si::BlobPtr pack(const float* weight, const si::WeightShape& shape, size_t* bytes) const {
+    return si::BlobPtr(si::panel_pack(weight, shape, kblock, bytes));
+  }
+  void validate(const si::BlobHeader& header, const void* blob, size_t bytes) const {
+    si::panel_validate(header, blob, bytes);
+  }
+  std::vector<float> unpack(const si::BlobHeader& header, const void* blob, size_t bytes) const {
+    const si::PanelView view = si::panel_validate(header, blob, bytes);
+    std::vector<float> weight(static_cast<size_t>(view.shape.M() * view.shape.K()));
+    si::panel_unpack(view, weight.data());
+    return weight;
+  }
+};
+
+si::PanelView view_of(const Blob& blob) {
+  const auto& header = si::check_header(blob.data.get(), blob.bytes);
+  return si::panel_validate(header, blob.data.get(), blob.bytes);
+}
+
+// Reads a weight by LAYOUT.md's formulas alone, and counts each cursor afresh: the packer and panel_visit could
+// share a mistake.
+void check_layout(const Panel& format, const std::vector<float>& weight, const si::WeightShape& shape) {
+  const Blob blob = si::testing::pack(format, weight, shape);
+  const si::PanelView view = view_of(blob);
+  const int64_t K = shape.K(), rows_per_group = shape.M() / shape.groups;
+  std::vector<float> dense(weight.size());
+  int64_t panel = 0;
+  for (int64_t group = 0; group < shape.groups; ++group)
+    for (int64_t row0 = 0; row0 < rows_per_group; row0 += 4, ++panel) {
+      const si::PanelEntry& entry = view.entry[panel];
+      SI_CHECK_EQ(entry.rows, rows_per_group - row0 < 4 ? rows_per_group - row0 : 4);
+      SI_CHECK_EQ(view.row_of(panel), group * rows_per_group + row0);
+      const uint16_t* index = view.index + entry.column_offset;
+      const float* value = view.value + entry.value_offset;
+      for (int pattern = 1; pattern < 16; ++pattern) {
+        const int count = entry.count[pattern - 1];
+        const int p = (pattern & 1) + (pattern >> 1 & 1) + (pattern >> 2 & 1) + (pattern >> 3);
+        for (int c = 0; c < count; ++c)
+          for (int row = 0, q = 0; row < 4; ++row) {
+            if ((pattern >> row & 1) == 0) continue;
+            const int b = c / 16 * 16, t = count - b < 16 ? count - b : 16;
+            dense[static_cast<size_t>((group * rows_per_group + row0 + row) * K + index[c])] =
+                value[b * p + q++ * t + (c - b)];
+          }
+        for (int64_t block = 1; block < view.kblocks; ++block) {
+          int before = 0;
+          for (int c = 0; c < count; ++c) before += index[c] < block * format.kblock;
+          SI_CHECK_EQ(view.cursor[(panel * (view.kblocks - 1) + block - 1) * 15 + pattern - 1], before);
+        }
+        index += count;
+        value += count * p;
+      }
+    }
+  SI_CHECK_EQ(view.panels, panel);
+  SI_CHECK(si::testing::same_weight(dense, weight));
+}
+
+void test_layout(Random& random) {
+  for (int32_t kblock : {0, 16, 32, 128, 65536}) {
+    const Panel format{kblock};
+    si::testing::check_round_trips(format, random);
+    for (const si::WeightShape& shape : si::testing::edge_shapes())
+      check_layout(format, si::testing::random_weight(shape, 60, random), shape);
+  }
+}
+
+void test_special_values() {
+  const float inf = std::numeric_limits<float>::infinity(), nan = std::nanf("");
+  const float tiny = std::numeric_limits<float>::denorm_min();
+  si::testing::check_round_trip(Panel{0}, {-0.0f, inf, nan, -inf, 0.0f, -tiny, tiny, -0.0f}, make_shape({2, 4}, 1));
+}
+
+void test_limits() {
+  std::vector<float> weight(65535, 1.0f);
+  weight[7] = 0;
+  const si::WeightShape widest = make_shape({1, 65535}, 1);
+  si::testing::check_round_trip(Panel{0}, weight, widest);
+  si::testing::check_round_trip(Panel{16}, weight, widest);
+  weight.push_back(1.0f);
+  std::string message;
+  size_t bytes = 0;
+  const auto pack = [&](const si::WeightShape& shape, int32_t kblock) {
+    return status_of([&] { Panel{kblock}.pack(weight.data(), shape, &bytes); }, &message);
+  };
+  SI_CHECK_EQ(pack(make_shape({1, 65536}, 1), 0), SI_ERR_ARGUMENT);
+  SI_CHECK(message.find("expected at most 65535 input columns") != std::string::npos);
+  for (int32_t kblock : {-16, -1, 1, 8, 17, 65552, 0x7ffffff0}) {
+    SI_CHECK_EQ(pack(make_shape({4, 16}, 1), kblock), SI_ERR_ARGUMENT);
+    SI_CHECK(message.find("expected kblock") != std::string::npos);
+  }
+}
+
+// 5 x 20 with K blocks of 16. Panel 0 has rows 0-3: pattern 1 at k = 2, 17 and pattern 6 at k = 3. Panel 1 has row 4:
+// pattern 1 at k = 0, 19.
+Blob small_blob() {
+  std::vector<float> weight(100);
+  weight[2] = 1, weight[17] = 2, weight[20 + 3] = 3, weight[40 + 3] = 4, weight[80] = 5, weight[80 + 19] = 6;
+  return si::testing::pack(Panel{16}, weight, make_shape({5, 20}, 1));
+}
+
+void test_content() {
+  const Blob blob = small_blob();
+  const si::PanelView view = view_of(blob);
+  uint64_t offsets[4];
+  si::panel_sections(view, blob.data.get(), offsets);
+  SI_CHECK_EQ(offsets[0], 128u);  // 2 panels of 40 bytes and 64 zero ones, rounded up
+  SI_CHECK_EQ(offsets[1], 320u);  // 2 x 1 x 15 cursors
+  SI_CHECK_EQ(offsets[2], 448u);
+  SI_CHECK_EQ(offsets[3], 576u);
+  SI_CHECK_EQ(blob.bytes, 704u);
+  SI_CHECK(std::vector<uint16_t>(view.index, view.index + 5) == std::vector<uint16_t>{2, 17, 3, 0, 19});
+  SI_CHECK(std::vector<float>(view.value, view.value + 6) == std::vector<float>{1, 2, 3, 4, 5, 6});
+}
+
+void test_forgeries() {
+  const Blob blob = small_blob();
+  const auto entry = [](uint8_t* bytes) { return reinterpret_cast<si::PanelEntry*>(bytes + 128); };
+  const auto cursor = [](uint8_t* bytes) { return reinterpret_cast<uint16_t*>(bytes + 320); };
+  const auto index = [](uint8_t* bytes) { return reinterpret_cast<uint16_t*>(bytes + 448); };
+  const auto value = [](uint8_t* bytes) { return reinterpret_cast<float*>(bytes + 576); };
+  const auto refuse = [&](const char* fragment, auto change) {
+    expect_forgery_refused(Panel{16}, blob, fragment, change);
+  };
+
+  refuse("wrong offset", [&](auto&, uint8_t* b) { entry(b)[0].column_offset = 1; });
+  refuse("wrong offset", [&](auto&, uint8_t* b) { entry(b)[1].column_offset = 0xffffffff; });
+  refuse("wrong offset", [&](auto&, uint8_t* b) { entry(b)[1].value_offset = 0xffffffff; });
+  for (int rows : {0, 1, 3, 5, 65535})
+    refuse("number of rows", [&](auto&, uint8_t* b) { entry(b)[0].rows = static_cast<uint16_t>(rows); });
+  refuse("number of rows", [&](auto&, uint8_t* b) { entry(b)[1].rows = 4; });
+  refuse("counts", [&](auto&, uint8_t* b) { entry(b)[0].count[0] = 65535; });
+  refuse("counts", [&](auto&, uint8_t* b) { entry(b)[1].count[0] = 3; });
+  refuse("totals", [&](auto&, uint8_t* b) {
+    entry(b)[1].count[0] = 0;
+    cursor(b)[15] = 0;
+  });
+  refuse("row that is not there", [&](auto&, uint8_t* b) { entry(b)[1].count[0] = 0, entry(b)[1].count[1] = 2; });
+  // Pattern 1's two columns become one of pattern 3: as many values, one column fewer.
+  refuse("wrong offset", [&](auto&, uint8_t* b) {
+    entry(b)[0].count[0] = 0, entry(b)[0].count[2] = 1;
+    cursor(b)[0] = 0, cursor(b)[2] = 1;
+    index(b)[1] = 3;
+  });
+
+  for (int at : {0, 3, 65535}) refuse("cursor", [&](auto&, uint8_t* b) { cursor(b)[0] = static_cast<uint16_t>(at); });
+  refuse("cursor", [&](auto&, uint8_t* b) { cursor(b)[0] = 2; });
+  refuse("cursor", [&](auto&, uint8_t* b) { cursor(b)[14] = 1; });
+  refuse("cursor", [&](auto&, uint8_t* b) { cursor(b)[15] = 2; });
+
+  refuse("out of range", [&](auto&, uint8_t* b) { index(b)[1] = 20; });
+  refuse("out of range", [&](auto&, uint8_t* b) { index(b)[4] = 65535; });
+  refuse("do not increase", [&](auto&, uint8_t* b) { index(b)[1] = 2; });
+  refuse("do not increase", [&](auto&, uint8_t* b) { index(b)[3] = 19; });
+  refuse("in two patterns", [&](auto&, uint8_t* b) { index(b)[2] = 2; });
+
+  refuse("non-zero values", [&](auto&, uint8_t* b) { value(b)[0] = 0.0f; });
+  refuse("non-zero values", [&](auto&, uint8_t* b) { value(b)[5] = -0.0f; });
+  refuse("past the end", [&](auto&, uint8_t* b) { index(b)[5] = 65535; });
+  refuse("past the end", [&](auto&, uint8_t* b) { value(b)[31] = 1.0f; });
+
+  refuse("non-zero values", [&](si::BlobHeader& h, uint8_t*) { h.nnz = 5; });
+  refuse("counts", [&](si::BlobHeader& h, uint8_t*) { h.nnz = 7; });
+  for (uint64_t count : {uint64_t{1} << 32, UINT64_MAX, uint64_t{1} << 62}) {
+    refuse("counts", [&](si::BlobHeader& h, uint8_t*) { h.counts[0] = count; });
+    refuse("counts", [&](si::BlobHeader& h, uint8_t*) { h.counts[1] = count; });
+  }
+  refuse("size", [&](si::BlobHeader& h, uint8_t*) { h.counts[0] = UINT32_MAX; });
+  refuse("counts", [&](si::BlobHeader& h, uint8_t* b) { h.counts[0] = 4, index(b)[4] = 0; });
+  refuse("totals", [&](si::BlobHeader& h, uint8_t*) { h.counts[0] = 6; });
+  refuse("totals", [&](si::BlobHeader& h, uint8_t*) { h.counts[1] = 7; });
+
+  for (uint32_t kblock : {8u, 0x80000000u, 0xfffffff0u, 65552u})
+    refuse("K block", [&](si::BlobHeader& h, uint8_t*) { h.params[3] = kblock; });
+  refuse("size", [&](si::BlobHeader& h, uint8_t*) { h.params[3] = 0; });
+  for (int param : {0, 1, 2, 4, 7}) refuse("panel: ", [&](si::BlobHeader& h, uint8_t*) { h.params[param] = 3; });
+  refuse("value type", [&](si::BlobHeader& h, uint8_t*) { h.value_type = SI_BF16; });
+  refuse("65535", [&](si::BlobHeader& h, uint8_t*) { h.shape[1] = 65536; });
+  refuse("size", [&](si::BlobHeader& h, uint8_t*) { h.shape[0] = 0x7fffffff, h.shape[1] = 2; });
+  refuse("size", [&](si::BlobHeader& h, uint8_t*) { h.shape[1] = 33; });
+  refuse("panel 1", [&](si::BlobHeader& h, uint8_t*) { h.shape[0] = 6; });
+}
+
+// A stored explicit zero is allowed, and does not count.
+void test_explicit_zero() {
+  const Blob blob = si::testing::copy_of(small_blob());
+  reinterpret_cast<float*>(blob.data.get() + 576)[2] = 0.0f;
+  reinterpret_cast<si::BlobHeader*>(blob.data.get())->nnz = 5;
+  si::seal_blob(blob.data.get());
+  const std::vector<float> weight = si::testing::unpack(Panel{16}, blob.data.get(), blob.bytes);
+  SI_CHECK_EQ(weight[20 + 3], 0.0f);
+  SI_CHECK_EQ(weight[40 + 3], 4.0f);
+}
+
+void test_golden(si::testing::Golden& golden) {
+  Random random(1);
+  const si::WeightShape linear = make_shape({6, 90}, 1);
+  const std::vector<float> weight = si::testing::random_weight(linear, 55, random);
+  golden.check("linear_6x90", Panel{0}, weight, linear);
+  golden.check("linear_6x90_kblock32", Panel{32}, weight, linear);
+  const si::WeightShape conv = make_shape({10, 2, 3, 3}, 2);
+  golden.check("conv_10x2x3x3_groups2_kblock16", Panel{16}, si::testing::random_weight(conv, 40, random), conv);
+  const si::WeightShape zero = make_shape({3, 4}, 1);
+  golden.check("zero_3x4", Panel{0}, std::vector<float>(12), zero);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  si::testing::Golden golden("panel", argc, argv);
+  test_golden(golden);
+  if (golden.writing()) return si::testing::finish("panel_test --write-golden");
+
+  Random random(2);
+  test_layout(random);
+  test_special_values();
+  test_limits();
+  test_content();
+  test_forgeries();
+  test_explicit_zero();
+  si::testing::check_attacks(Panel{16}, small_blob());
+  const si::WeightShape conv = make_shape({6, 2, 3, 3}, 2);
+  const Panel format{0};
+  si::testing::check_attacks(format, si::testing::pack(format, si::testing::random_weight(conv, 40, random), conv));
+  return si::testing::finish("panel_test");
+}
