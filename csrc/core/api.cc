@@ -44,8 +44,8 @@ using si::require;
 const si::Row& checked_row(const si_weights& weights, si_op op, int32_t row) {
   if (row == SI_ROW_BEST) return si::row_at(si::select_row(weights.format, op));
   if (row < 0 || static_cast<size_t>(row) >= si::row_count())
-    fail(SI_ERR_ARGUMENT, "expected a registry row from 0 to " + std::to_string(si::row_count() - 1) + ", got " +
-                              std::to_string(row));
+    fail(SI_ERR_ARGUMENT,
+         "expected a registry row from 0 to " + std::to_string(si::row_count() - 1) + ", got " + std::to_string(row));
   const si::Row& chosen = si::row_at(static_cast<size_t>(row));
   if (chosen.format != weights.format || chosen.op != op)
     fail(SI_ERR_ARGUMENT, std::string("row ") + chosen.name + " does not run this weight's format and operation");
@@ -108,8 +108,12 @@ si_status si_pack(const float* weight, const si_weight_desc* desc, const si_pack
     if (options->format != SI_FORMAT_NM && options->value_type != SI_F32)
       fail(SI_ERR_ARGUMENT, "expected float32 values for this format; only nm stores float16 and bfloat16");
     switch (options->format) {
-      case SI_FORMAT_PANEL: *blob = si::panel_pack(weight, shape, options->kblock, bytes); return;
-      case SI_FORMAT_CSR: *blob = si::csr_pack(weight, shape, bytes); return;
+      case SI_FORMAT_PANEL:
+        *blob = si::panel_pack(weight, shape, options->kblock, bytes);
+        return;
+      case SI_FORMAT_CSR:
+        *blob = si::csr_pack(weight, shape, bytes);
+        return;
       case SI_FORMAT_NM:
         *blob = si::nm_pack(weight, shape, options->nm_n, options->nm_m, options->value_type, bytes);
         return;
@@ -132,9 +136,12 @@ si_status si_unpack(const void* blob, size_t bytes, float* weight) {
     require(weight != nullptr, SI_ERR_ARGUMENT, "si_unpack: null result");
     const si_weights weights = si::open_weights(blob, bytes);
     switch (weights.format) {
-      case SI_FORMAT_PANEL: return si::panel_unpack(weights.panel, weight);
-      case SI_FORMAT_CSR: return si::csr_unpack(weights.csr, weight);
-      case SI_FORMAT_NM: return si::nm_unpack(weights.nm, weight);
+      case SI_FORMAT_PANEL:
+        return si::panel_unpack(weights.panel, weight);
+      case SI_FORMAT_CSR:
+        return si::csr_unpack(weights.csr, weight);
+      case SI_FORMAT_NM:
+        return si::nm_unpack(weights.nm, weight);
     }
   });
 }
@@ -167,9 +174,11 @@ si_status si_linear(const si_weights* weights, const si_linear_args* args) {
     const int64_t least_x = tokens ? K : args->n, least_y = tokens ? M : args->n;
     // The pitch of a single token (or channel) is never used.
     if ((tokens ? args->n : K) > 1 && args->ldx < least_x)
-      fail(SI_ERR_ARGUMENT, "si_linear: expected ldx >= " + std::to_string(least_x) + ", got " + std::to_string(args->ldx));
+      fail(SI_ERR_ARGUMENT,
+           "si_linear: expected ldx >= " + std::to_string(least_x) + ", got " + std::to_string(args->ldx));
     if ((tokens ? args->n : M) > 1 && args->ldy < least_y)
-      fail(SI_ERR_ARGUMENT, "si_linear: expected ldy >= " + std::to_string(least_y) + ", got " + std::to_string(args->ldy));
+      fail(SI_ERR_ARGUMENT,
+           "si_linear: expected ldy >= " + std::to_string(least_y) + ", got " + std::to_string(args->ldy));
     const si::Row& row = checked_row(*weights, SI_OP_LINEAR, args->row);
     if (const si::TileKernels* isa = si::tile_kernels(row.isa))
       si::linear(*isa, *weights, *args);

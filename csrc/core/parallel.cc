@@ -129,12 +129,11 @@ Pool& pool() {
   std::lock_guard<std::mutex> lock(g_pool_mutex);
   if (g_pool == nullptr) {
     g_pool = new Pool;
-    static const int registered = pthread_atfork(
-        [] { g_pool_mutex.lock(); }, [] { g_pool_mutex.unlock(); },
-        [] {
-          g_pool = nullptr;
-          g_pool_mutex.unlock();
-        });
+    static const int registered = pthread_atfork([] { g_pool_mutex.lock(); }, [] { g_pool_mutex.unlock(); },
+                                                 [] {
+                                                   g_pool = nullptr;
+                                                   g_pool_mutex.unlock();
+                                                 });
     (void)registered;
   }
   return *g_pool;

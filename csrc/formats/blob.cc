@@ -42,7 +42,8 @@ void corrupt(const std::string& what) {
 
 size_t SectionPlan::add(uint64_t elements, size_t element_bytes) {
   // Far above anything real and far below where the sum could wrap.
-  if (elements > (uint64_t{1} << 40)) fail(SI_ERR_ARGUMENT, "weight too large to pack: over 2^40 elements in a section");
+  if (elements > (uint64_t{1} << 40))
+    fail(SI_ERR_ARGUMENT, "weight too large to pack: over 2^40 elements in a section");
   const size_t offset = next_;
   const size_t end = offset + static_cast<size_t>(elements) * element_bytes;
   next_ = round_up(end + kSectionSlack);
@@ -72,6 +73,9 @@ WeightShape check_desc(const si_weight_desc& desc) {
     elements *= static_cast<uint64_t>(desc.shape[i]);
     if (elements > (uint64_t{1} << 32)) fail(SI_ERR_ARGUMENT, "expected a weight of at most 2^32 elements, got more");
   }
+  // Kernels gather x by signed 32-bit indices.
+  if (shape.K() > 0x7fffffff)
+    fail(SI_ERR_ARGUMENT, "expected at most 2^31-1 input columns, got " + std::to_string(shape.K()));
   if (desc.groups < 1 || shape.dims[0] % desc.groups != 0)
     fail(SI_ERR_ARGUMENT, "expected groups to divide the " + std::to_string(shape.dims[0]) + " output rows, got " +
                               std::to_string(desc.groups));
@@ -129,7 +133,8 @@ const BlobHeader& check_header(const void* blob, size_t bytes) {
   if (header.total_bytes != bytes || bytes % kSectionAlign != 0)
     corrupt("expected " + std::to_string(header.total_bytes) + " bytes, got " + std::to_string(bytes));
   if (header.flags != 0 || header.reserved != 0) corrupt("a reserved field is not zero");
-  if (header.checksum != blob_checksum(static_cast<const uint8_t*>(blob), bytes)) corrupt("its checksum does not match");
+  if (header.checksum != blob_checksum(static_cast<const uint8_t*>(blob), bytes))
+    corrupt("its checksum does not match");
   si_weight_desc desc{};
   if (header.ndim < 2 || header.ndim > 4) corrupt("expected 2 to 4 dimensions, got " + std::to_string(header.ndim));
   desc.ndim = static_cast<int32_t>(header.ndim);

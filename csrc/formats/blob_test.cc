@@ -24,6 +24,7 @@ void test_shapes() {
   refuse({1, INT64_MAX}, 1, "dimension 1");
   refuse({65536, 65537}, 1, "at most 2^32 elements");
   refuse({0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7fffffff}, 1, "at most 2^32 elements");
+  refuse({1, 65536, 65536}, 1, "at most 2^31-1 input columns");
   refuse({6, 3, 3}, 0, "groups");
   refuse({6, 3, 3}, -2, "groups");
   refuse({6, 3, 3}, 4, "groups");

@@ -213,7 +213,7 @@ void check_forgeries(const Format& format, const Blob& blob) {
                               0x8000000000000000,
                               0xffffffffffffffff,
                               0xfffffffffffffff0};
-  for (size_t width : {1, 2, 4, 8})
+  for (size_t width : {1u, 2u, 4u, 8u})
     for (size_t at = 0; at + width <= blob.bytes; at += width) {
       const bool overlaps_seal =
           (at + width > offsetof(BlobHeader, total_bytes) && at < offsetof(BlobHeader, params)) ||

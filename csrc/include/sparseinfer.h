@@ -17,18 +17,21 @@
 #define SI_API __attribute__((visibility("default")))
 #endif
 
+/* In C++ every int is a value of an enum with a fixed type, so that a bad one can be checked instead of being
+ * undefined. */
 #ifdef __cplusplus
+#define SI_ENUM(name) enum name : int
 extern "C" {
+#else
+#define SI_ENUM(name) enum name
 #endif
 
-typedef enum si_status {
-  SI_OK = 0,
-  SI_ERR_ARGUMENT = 1,    /* a size, pointer or option that no call accepts */
-  SI_ERR_CORRUPT = 2,     /* a packed buffer that fails validation */
-  SI_ERR_UNSUPPORTED = 3, /* well formed, but no kernel here can run it */
-  SI_ERR_MEMORY = 4,
-  SI_ERR_INTERNAL = 5
-} si_status;
+typedef SI_ENUM(si_status){SI_OK = 0,
+                           SI_ERR_ARGUMENT = 1,    /* a size, pointer or option that no call accepts */
+                           SI_ERR_CORRUPT = 2,     /* a packed buffer that fails validation */
+                           SI_ERR_UNSUPPORTED = 3, /* well formed, but no kernel here can run it */
+                           SI_ERR_MEMORY = 4,
+                           SI_ERR_INTERNAL = 5} si_status;
 
 /* The message of the last failure on the calling thread; "" if none. Valid until the next failure on it. */
 SI_API const char* si_last_error(void);
@@ -50,9 +53,9 @@ SI_API si_status si_isa(size_t index, si_isa_info* out);
 /* "gomp (...)": the OpenMP runtime already loaded in the process; "pool": the library's own threads. */
 SI_API const char* si_threads_backend(void);
 
-typedef enum si_op { SI_OP_LINEAR = 0, SI_OP_CONV = 1 } si_op;
-typedef enum si_format { SI_FORMAT_CSR = 1, SI_FORMAT_PANEL = 2, SI_FORMAT_NM = 3 } si_format;
-typedef enum si_value_type { SI_F32 = 0, SI_F16 = 1, SI_BF16 = 2 } si_value_type;
+typedef SI_ENUM(si_op){SI_OP_LINEAR = 0, SI_OP_CONV = 1} si_op;
+typedef SI_ENUM(si_format){SI_FORMAT_CSR = 1, SI_FORMAT_PANEL = 2, SI_FORMAT_NM = 3} si_format;
+typedef SI_ENUM(si_value_type){SI_F32 = 0, SI_F16 = 1, SI_BF16 = 2} si_value_type;
 
 /* One line of the kernel registry, best first. */
 typedef struct si_row_info {
@@ -90,15 +93,15 @@ typedef struct si_weight_info {
   si_weight_desc desc;
   int64_t nnz;
   uint64_t bytes;
-  int32_t params[4]; /* panel: R, g, index bits, kblock; csr: index bits; nm: n, m */
+  int32_t params[4];    /* panel: R, g, index bits, kblock; csr: index bits; nm: n, m */
   uint64_t sections[4]; /* byte offsets; panel: panels, cursors, indices, values; csr: rows, columns, values;
                            nm: values, positions */
 } si_weight_info;
 
 /* Packs a dense row-major weight. *blob is released by si_free. A weight is zero when it compares equal to 0.0 (so is
  * -0.0); NaN and Inf are kept. */
-SI_API si_status si_pack(const float* weight, const si_weight_desc* desc, const si_pack_options* options,
-                         void** blob, size_t* bytes);
+SI_API si_status si_pack(const float* weight, const si_weight_desc* desc, const si_pack_options* options, void** blob,
+                         size_t* bytes);
 SI_API void si_free(void* blob);
 
 /* Validates the whole buffer; only then fills *out. The buffer must be 8-byte aligned. */
@@ -115,20 +118,13 @@ SI_API si_status si_weights_info(const si_weights* weights, si_weight_info* out)
 
 /* ---- Operations ------------------------------------------------------------------------------------ */
 
-typedef enum si_activation {
-  SI_ACT_NONE = 0,
-  SI_ACT_RELU = 1,
-  SI_ACT_RELU6 = 2,
-  SI_ACT_GELU = 3, /* erf */
-  SI_ACT_GELU_TANH = 4,
-  SI_ACT_SILU = 5,
-  SI_ACT_SIGMOID = 6,
-  SI_ACT_TANH = 7
-} si_activation;
+typedef SI_ENUM(si_activation){
+    SI_ACT_NONE = 0,      SI_ACT_RELU = 1, SI_ACT_RELU6 = 2,   SI_ACT_GELU = 3, /* erf */
+    SI_ACT_GELU_TANH = 4, SI_ACT_SILU = 5, SI_ACT_SIGMOID = 6, SI_ACT_TANH = 7} si_activation;
 
-typedef enum si_layout {
-  SI_TOKEN_MAJOR = 0,  /* x [N][K], y [N][M]: torch.nn.Linear */
-  SI_CHANNEL_MAJOR = 1 /* x [K][N], y [M][N] */
+typedef SI_ENUM(si_layout){
+    SI_TOKEN_MAJOR = 0,  /* x [N][K], y [N][M]: torch.nn.Linear */
+    SI_CHANNEL_MAJOR = 1 /* x [K][N], y [M][N] */
 } si_layout;
 
 #define SI_ROW_BEST (-1)
@@ -148,7 +144,7 @@ typedef struct si_linear_args {
 
 SI_API si_status si_linear(const si_weights* weights, const si_linear_args* args);
 
-typedef enum si_padding { SI_PAD_ZEROS = 0, SI_PAD_REFLECT = 1, SI_PAD_REPLICATE = 2, SI_PAD_CIRCULAR = 3 } si_padding;
+typedef SI_ENUM(si_padding){SI_PAD_ZEROS = 0, SI_PAD_REFLECT = 1, SI_PAD_REPLICATE = 2, SI_PAD_CIRCULAR = 3} si_padding;
 
 /* Cross-correlation of torch.nn.Conv2d; a 3-dimensional weight is Conv1d, with h = 1 and the vertical entries of
  * stride, dilation and padding 1, 1, 0, 0. x [batch][C][h][w] and y [batch][M][oh][ow] contiguous, not overlapping. */

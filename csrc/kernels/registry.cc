@@ -30,12 +30,16 @@ size_t row_count() { return sizeof kRows / sizeof kRows[0]; }
 const TileKernels* tile_kernels(Isa isa) {
   switch (isa) {
 #if defined(__x86_64__)
-    case Isa::kAvx512: return avx512_tile_kernels();
-    case Isa::kAvx2: return avx2_tile_kernels();
+    case Isa::kAvx512:
+      return avx512_tile_kernels();
+    case Isa::kAvx2:
+      return avx2_tile_kernels();
 #elif defined(__aarch64__)
-    case Isa::kNeon: return neon_tile_kernels();
+    case Isa::kNeon:
+      return neon_tile_kernels();
 #endif
-    default: return nullptr;
+    default:
+      return nullptr;
   }
 }
 

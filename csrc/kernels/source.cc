@@ -11,7 +11,8 @@ int64_t TileSource::units_per_group() const {
 }
 
 int64_t TileSource::row_of(int64_t unit) const {
-  if (weights_.format == SI_FORMAT_PANEL) return unit == weights_.panel.panels ? shape().M() : weights_.panel.row_of(unit);
+  if (weights_.format == SI_FORMAT_PANEL)
+    return unit == weights_.panel.panels ? shape().M() : weights_.panel.row_of(unit);
   return unit;
 }
 
@@ -28,8 +29,10 @@ int64_t TileSource::cost(int64_t unit) const {
       const uint64_t values = unit == view.panels ? view.values : view.entry[unit].value_offset;
       return static_cast<int64_t>(values) + unit * kUnit;
     }
-    case SI_FORMAT_CSR: return static_cast<int64_t>(weights_.csr.row[unit]) + unit * kUnit;
-    case SI_FORMAT_NM: break;
+    case SI_FORMAT_CSR:
+      return static_cast<int64_t>(weights_.csr.row[unit]) + unit * kUnit;
+    case SI_FORMAT_NM:
+      break;
   }
   return unit;
 }
@@ -51,17 +54,23 @@ int64_t TileSource::split(int64_t first, int64_t last, int64_t part, int64_t par
 
 void TileSource::tile(const TileJob& job) const {
   switch (weights_.format) {
-    case SI_FORMAT_PANEL: return isa_.panel_tile(weights_.panel, job);
-    case SI_FORMAT_CSR: return isa_.csr_tile(weights_.csr, job);
-    case SI_FORMAT_NM: return isa_.nm_tile(weights_.nm, job);
+    case SI_FORMAT_PANEL:
+      return isa_.panel_tile(weights_.panel, job);
+    case SI_FORMAT_CSR:
+      return isa_.csr_tile(weights_.csr, job);
+    case SI_FORMAT_NM:
+      return isa_.nm_tile(weights_.nm, job);
   }
 }
 
 void TileSource::vector(const VectorJob& job) const {
   switch (weights_.format) {
-    case SI_FORMAT_PANEL: return isa_.panel_vector(weights_.panel, job);
-    case SI_FORMAT_CSR: return isa_.csr_vector(weights_.csr, job);
-    case SI_FORMAT_NM: return isa_.nm_vector(weights_.nm, job);
+    case SI_FORMAT_PANEL:
+      return isa_.panel_vector(weights_.panel, job);
+    case SI_FORMAT_CSR:
+      return isa_.csr_vector(weights_.csr, job);
+    case SI_FORMAT_NM:
+      return isa_.nm_vector(weights_.nm, job);
   }
 }
 
@@ -82,9 +91,12 @@ ColumnPlan plan_columns(int64_t vectors, int max_vectors, int threads) {
 Clamp clamp_of(si_activation activation) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
   switch (activation) {
-    case SI_ACT_RELU: return {0.0f, kInf};
-    case SI_ACT_RELU6: return {0.0f, 6.0f};
-    default: return {-kInf, kInf};
+    case SI_ACT_RELU:
+      return {0.0f, kInf};
+    case SI_ACT_RELU6:
+      return {0.0f, 6.0f};
+    default:
+      return {-kInf, kInf};
   }
 }
 

@@ -11,10 +11,17 @@ si_weights open_weights(const void* blob, size_t bytes) {
   weights.blob = blob;
   weights.format = static_cast<si_format>(header.format);
   switch (header.format) {
-    case SI_FORMAT_PANEL: weights.panel = panel_validate(header, blob, bytes); break;
-    case SI_FORMAT_CSR: weights.csr = csr_validate(header, blob, bytes); break;
-    case SI_FORMAT_NM: weights.nm = nm_validate(header, blob, bytes); break;
-    default: corrupt("unknown format " + std::to_string(header.format));
+    case SI_FORMAT_PANEL:
+      weights.panel = panel_validate(header, blob, bytes);
+      break;
+    case SI_FORMAT_CSR:
+      weights.csr = csr_validate(header, blob, bytes);
+      break;
+    case SI_FORMAT_NM:
+      weights.nm = nm_validate(header, blob, bytes);
+      break;
+    default:
+      corrupt("unknown format " + std::to_string(header.format));
   }
   return weights;
 }
@@ -31,9 +38,15 @@ si_weight_info describe(const si_weights& weights) {
   info.value_type = static_cast<si_value_type>(header.value_type);
   for (int i = 0; i < 4; ++i) info.params[i] = static_cast<int32_t>(header.params[i]);
   switch (weights.format) {
-    case SI_FORMAT_PANEL: panel_sections(weights.panel, weights.blob, info.sections); break;
-    case SI_FORMAT_CSR: csr_sections(weights.csr, weights.blob, info.sections); break;
-    case SI_FORMAT_NM: nm_sections(weights.nm, weights.blob, info.sections); break;
+    case SI_FORMAT_PANEL:
+      panel_sections(weights.panel, weights.blob, info.sections);
+      break;
+    case SI_FORMAT_CSR:
+      csr_sections(weights.csr, weights.blob, info.sections);
+      break;
+    case SI_FORMAT_NM:
+      nm_sections(weights.nm, weights.blob, info.sections);
+      break;
   }
   return info;
 }

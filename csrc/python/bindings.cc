@@ -18,9 +18,12 @@ void check(si_status status) {
   const std::string message = si_last_error();
   switch (status) {
     case SI_ERR_ARGUMENT:
-    case SI_ERR_CORRUPT: throw py::value_error(message);
-    case SI_ERR_MEMORY: throw py::buffer_error(message);
-    default: throw std::runtime_error(message);
+    case SI_ERR_CORRUPT:
+      throw py::value_error(message);
+    case SI_ERR_MEMORY:
+      throw py::buffer_error(message);
+    default:
+      throw std::runtime_error(message);
   }
 }
 
@@ -46,9 +49,7 @@ si_op op_of(const std::string& name) {
 si_value_type value_type_of(const std::string& name) {
   return lookup<si_value_type>("value_type", name, {{"float32", SI_F32}, {"float16", SI_F16}, {"bfloat16", SI_BF16}});
 }
-const char* name_of(si_value_type type) {
-  return type == SI_F32 ? "float32" : type == SI_F16 ? "float16" : "bfloat16";
-}
+const char* name_of(si_value_type type) { return type == SI_F32 ? "float32" : type == SI_F16 ? "float16" : "bfloat16"; }
 si_activation activation_of(const std::string& name) {
   return lookup<si_activation>("activation", name,
                                {{"none", SI_ACT_NONE},
@@ -76,8 +77,8 @@ py::tuple shape_of(const si_weight_desc& desc) {
   return shape;
 }
 
-Blob pack(const std::string& format, const py::array_t<float, py::array::c_style>& weight, int64_t groups, int32_t kblock,
-          int32_t n, int32_t m, const std::string& value_type) {
+Blob pack(const std::string& format, const py::array_t<float, py::array::c_style>& weight, int64_t groups,
+          int32_t kblock, int32_t n, int32_t m, const std::string& value_type) {
   si_weight_desc desc{};
   desc.ndim = static_cast<int32_t>(weight.ndim());
   if (desc.ndim < 2 || desc.ndim > 4)
@@ -183,9 +184,9 @@ class Weights {
     check(status);
   }
 
-  void conv(uintptr_t x, uintptr_t y, uintptr_t bias, int64_t batch, int64_t h, int64_t w, std::array<int64_t, 2> stride,
-            std::array<int64_t, 4> padding, std::array<int64_t, 2> dilation, const std::string& padding_mode,
-            const std::string& activation, int32_t row, int32_t threads) const {
+  void conv(uintptr_t x, uintptr_t y, uintptr_t bias, int64_t batch, int64_t h, int64_t w,
+            std::array<int64_t, 2> stride, std::array<int64_t, 4> padding, std::array<int64_t, 2> dilation,
+            const std::string& padding_mode, const std::string& activation, int32_t row, int32_t threads) const {
     const si_conv_args args{reinterpret_cast<const float*>(x),
                             reinterpret_cast<float*>(y),
                             reinterpret_cast<const float*>(bias),
@@ -261,8 +262,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("rows", &rows, "The kernel registry, best first; a row's index is its id.");
   m.def("select", &select_row, py::arg("format"), py::arg("op"), "Id of the best row that runs here.");
   m.def("threads_backend", &si_threads_backend);
-  m.def("pack", &pack, py::arg("format"), py::arg("weight"), py::arg("groups") = 1, py::kw_only(), py::arg("kblock") = 0,
-        py::arg("n") = 2, py::arg("m") = 4, py::arg("value_type") = "float32");
+  m.def("pack", &pack, py::arg("format"), py::arg("weight"), py::arg("groups") = 1, py::kw_only(),
+        py::arg("kblock") = 0, py::arg("n") = 2, py::arg("m") = 4, py::arg("value_type") = "float32");
   m.def("unpack", &unpack, py::arg("blob"));
   m.def("info", &inspect, py::arg("blob"));
   py::class_<Weights>(m, "Weights")

@@ -17,7 +17,8 @@
 
 namespace si::testing {
 
-// Float32 sums, whatever their order, stay within K eps of the sum of absolute terms; 1 leaves no slack for a wrong term.
+// Float32 sums, whatever their order, stay within K eps of the sum of absolute terms; 1 leaves no slack for a wrong
+// term.
 constexpr double kBound = 1.0;
 constexpr float kCanary = 12345.5f;
 
@@ -98,20 +99,28 @@ class Output {
 
 inline double activate64(double v, si_activation activation) {
   switch (activation) {
-    case SI_ACT_NONE: return v;
-    case SI_ACT_RELU: return v > 0 ? v : 0;
-    case SI_ACT_RELU6: return v > 0 ? (v < 6 ? v : 6) : 0;
-    case SI_ACT_GELU: return 0.5 * v * (1 + std::erf(v / std::sqrt(2.0)));
-    case SI_ACT_GELU_TANH: return 0.5 * v * (1 + std::tanh(std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v)));
-    case SI_ACT_SILU: return v / (1 + std::exp(-v));
-    case SI_ACT_SIGMOID: return 1 / (1 + std::exp(-v));
-    case SI_ACT_TANH: return std::tanh(v);
+    case SI_ACT_NONE:
+      return v;
+    case SI_ACT_RELU:
+      return v > 0 ? v : 0;
+    case SI_ACT_RELU6:
+      return v > 0 ? (v < 6 ? v : 6) : 0;
+    case SI_ACT_GELU:
+      return 0.5 * v * (1 + std::erf(v / std::sqrt(2.0)));
+    case SI_ACT_GELU_TANH:
+      return 0.5 * v * (1 + std::tanh(std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v)));
+    case SI_ACT_SILU:
+      return v / (1 + std::exp(-v));
+    case SI_ACT_SIGMOID:
+      return 1 / (1 + std::exp(-v));
+    case SI_ACT_TANH:
+      return std::tanh(v);
   }
   return v;
 }
 
-// One output element: `sum` in float64 and the sum of absolute terms. No activation here has a slope above 1.13, and each
-// adds a rounding of its own, of the size of its result or of 2e-7 (the polynomial of erf).
+// One output element: `sum` in float64 and the sum of absolute terms. No activation here has a slope above 1.13, and
+// each adds a rounding of its own, of the size of its result or of 2e-7 (the polynomial of erf).
 inline bool check_element(float y, double sum, double absolute, int64_t K, si_activation activation) {
   const double eps = std::numeric_limits<float>::epsilon();
   const double bound = kBound * static_cast<double>(K + 2) * eps * absolute;

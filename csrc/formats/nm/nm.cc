@@ -132,7 +132,7 @@ uint8_t* nm_pack(const float* weight, const WeightShape& shape, int32_t n, int32
 
   const Layout layout = layout_of(shape, n, m, value_type);
   BlobHeader header = make_header(SI_FORMAT_NM, shape);
-  header.value_type = value_type;
+  header.value_type = static_cast<uint32_t>(value_type);
   header.nnz = nnz;
   header.params[kParamN] = static_cast<uint32_t>(n);
   header.params[kParamM] = static_cast<uint32_t>(m);

@@ -129,11 +129,7 @@ void test_rounding() {
   SI_CHECK_EQ(status_of([&] { si::testing::pack(Nm{2, 4, SI_BF16}, tiny, shape); }), SI_ERR_ARGUMENT);
 
   std::string message;
-  SI_CHECK_EQ(status_of(
-                  [&] {
-                    si::testing::pack(Nm{2, 4, SI_F16}, {0, 0, 65520, 0}, shape);
-                  },
-                  &message),
+  SI_CHECK_EQ(status_of([&] { si::testing::pack(Nm{2, 4, SI_F16}, {0, 0, 65520, 0}, shape); }, &message),
               SI_ERR_ARGUMENT);
   SI_CHECK(message.find("range of float16, got 65520.000000 in row 0, column 2") != std::string::npos);
   si::testing::check_round_trip(Nm{2, 4, SI_F16}, {0, 0, 65504, 0}, shape);
@@ -148,7 +144,7 @@ void test_refused_weights() {
     return status_of([&] { si::testing::pack(Nm{n, m, SI_F32}, weight, shape); }, &message);
   };
   std::vector<float> weight(3 * 14);
-  for (size_t i : {8, 9, 11, 14 + 4, 14 + 5, 14 + 6, 14 + 7}) weight[i] = 1;
+  for (size_t i : {8u, 9u, 11u, 18u, 19u, 20u, 21u}) weight[i] = 1;
   const si::WeightShape shape = make_shape({3, 14}, 1);
   SI_CHECK_EQ(pack(2, 4, weight, shape), SI_ERR_ARGUMENT);
   SI_CHECK_EQ(
@@ -169,9 +165,7 @@ void test_refused_weights() {
     SI_CHECK_EQ(pack(n, m, weight, shape), SI_ERR_ARGUMENT);
     SI_CHECK(message.find("expected 1 <= n <= m") != std::string::npos);
   }
-  SI_CHECK_EQ(status_of([&] {
-                si::testing::pack(Nm{4, 4, static_cast<si_value_type>(3)}, weight, shape);
-              }),
+  SI_CHECK_EQ(status_of([&] { si::testing::pack(Nm{4, 4, static_cast<si_value_type>(3)}, weight, shape); }),
               SI_ERR_ARGUMENT);
 }
 

@@ -16,9 +16,7 @@ struct Layout {
   size_t entry, cursor, index, value;
 };
 
-int64_t panels_per_group(const WeightShape& shape) {
-  return (shape.M() / shape.groups + kPanelRows - 1) / kPanelRows;
-}
+int64_t panels_per_group(const WeightShape& shape) { return (shape.M() / shape.groups + kPanelRows - 1) / kPanelRows; }
 
 int64_t kblocks(const WeightShape& shape, int32_t kblock) {
   return kblock == 0 ? 1 : (shape.K() + kblock - 1) / kblock;
@@ -161,8 +159,7 @@ PanelView panel_validate(const BlobHeader& header, const void* blob, size_t byte
   const uint32_t kblock = header.params[kParamKBlock];
   if (kblock % kPanelGroup != 0 || kblock > kPanelMaxKBlock) corrupt("panel: bad K block " + std::to_string(kblock));
   const uint64_t columns = header.counts[0], values = header.counts[1];
-  if (columns > UINT32_MAX || values > UINT32_MAX || header.nnz > values)
-    corrupt("panel: counts out of range");
+  if (columns > UINT32_MAX || values > UINT32_MAX || header.nnz > values) corrupt("panel: counts out of range");
   const Layout layout = layout_of(shape, static_cast<int32_t>(kblock), columns, values);
   if (layout.plan.total() != bytes) corrupt("panel: its size does not match its counts");
   layout.plan.check_slack(blob);

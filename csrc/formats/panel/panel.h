@@ -5,11 +5,11 @@
 
 namespace si {
 
-constexpr int kPanelRows = 4;                        // R
-constexpr int kPatterns = (1 << kPanelRows) - 1;     // 1 .. 15; the empty pattern is not stored
-constexpr int kPanelGroup = 16;                      // columns whose values stand together
-constexpr int64_t kPanelMaxK = 65535;                // a column index, and a pattern's count, fit 16 bits
-constexpr int32_t kPanelMaxKBlock = 65536;           // one block holds every K
+constexpr int kPanelRows = 4;                     // R
+constexpr int kPatterns = (1 << kPanelRows) - 1;  // 1 .. 15; the empty pattern is not stored
+constexpr int kPanelGroup = 16;                   // columns whose values stand together
+constexpr int64_t kPanelMaxK = 65535;             // a column index, and a pattern's count, fit 16 bits
+constexpr int32_t kPanelMaxKBlock = 65536;        // one block holds every K
 
 struct PanelEntry {
   uint32_t column_offset;  // into the indices
@@ -47,7 +47,9 @@ void panel_unpack(const PanelView& view, float* weight);
 void panel_sections(const PanelView& view, const void* blob, uint64_t (&offsets)[4]);
 
 // The number of rows in a pattern, a compile-time constant in the kernels.
-SI_INLINE constexpr int pattern_rows(int pattern) { return (pattern & 1) + (pattern >> 1 & 1) + (pattern >> 2 & 1) + (pattern >> 3 & 1); }
+SI_INLINE constexpr int pattern_rows(int pattern) {
+  return (pattern & 1) + (pattern >> 1 & 1) + (pattern >> 2 & 1) + (pattern >> 3 & 1);
+}
 
 // Calls visit(k, row in panel, value) for every stored value of a panel, pattern by pattern: the storage order, once.
 template <class Visit>

@@ -13,10 +13,11 @@ namespace {
 // Output rows computed before they are moved out of the scratch tile.
 constexpr int64_t kBatchRows = 16;
 
-// How the columns of a tile map to x and y. Columns count positions of the scratch image, or pixels when x is read in place.
+// How the columns of a tile map to x and y. Columns count positions of the scratch image, or pixels when x is read in
+// place.
 struct Columns {
-  int64_t count;           // of the images that a pass computes
-  int64_t pitch, rows;     // of one image: columns from output row to output row, rows from image to image
+  int64_t count;        // of the images that a pass computes
+  int64_t pitch, rows;  // of one image: columns from output row to output row, rows from image to image
   int64_t oh, ow;
 
   // The runs of [begin, end) that are output pixels of image `image`; `to` counts pixels of that image.
@@ -49,8 +50,8 @@ struct Conv {
 
   // Units [first, last), all of one group, by columns [begin, begin + padded) of `images` images. x.base is the first
   // column of the group's first channel.
-  void run_tile(int64_t first, int64_t last, XView x, int64_t begin, int64_t padded, const Columns& columns, int64_t images,
-                float* y) const {
+  void run_tile(int64_t first, int64_t last, XView x, int64_t begin, int64_t padded, const Columns& columns,
+                int64_t images, float* y) const {
     TileJob job{};
     job.x = x;
     job.vectors = static_cast<int>(padded / isa().width);
@@ -119,7 +120,9 @@ struct Conv {
     const Columns columns{scratch_image.positions(images), scratch_image.pitch(), scratch_image.rows(), geometry.oh,
                           geometry.ow};
     run_columns(columns, images, y, workers, [&](int64_t, int64_t) {
-      return [&](int64_t group, int64_t begin) { return XView{scratch + group * scratch_image.group_stride() + begin, 0, taps}; };
+      return [&](int64_t group, int64_t begin) {
+        return XView{scratch + group * scratch_image.group_stride() + begin, 0, taps};
+      };
     });
   }
 
@@ -158,8 +161,9 @@ struct Conv {
       const int64_t begin = plan.first_vector[tile] * width;
       const int64_t padded = plan.first_vector[tile + 1] * width - begin;
       const auto x_of_group = x_of_tile(begin, padded);
-      run_rows(item % plan.row_parts, plan.row_parts, [&](int64_t group) { return x_of_group(group, begin); }, begin, padded,
-               columns, images, y);
+      run_rows(
+          item % plan.row_parts, plan.row_parts, [&](int64_t group) { return x_of_group(group, begin); }, begin, padded,
+          columns, images, y);
     });
   }
 
@@ -195,7 +199,8 @@ void conv(const TileKernels& isa, const si_weights& weights, const si_conv_args&
   if (args.batch == 0) return;
   const int64_t per_pixel = weights.nnz + weights.shape.M() + geometry.channels;
   const int64_t outputs = args.batch * geometry.oh * geometry.ow;
-  Conv{TileSource(isa, weights), args, geometry, clamp_of(args.activation), useful_threads(args.threads, per_pixel * outputs)}
+  Conv{TileSource(isa, weights), args, geometry, clamp_of(args.activation),
+       useful_threads(args.threads, per_pixel * outputs)}
       .run();
 }
 

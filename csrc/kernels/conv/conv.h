@@ -1,5 +1,5 @@
-// Convolution by the linear tiles, without im2col: the image is copied once to a zero-padded, channel-major scratch image
-// in which every tap of the kernel is a constant offset. Arguments have been checked.
+// Convolution by the linear tiles, without im2col: the image is copied once to a zero-padded, channel-major scratch
+// image in which every tap of the kernel is a constant offset. Arguments have been checked.
 #pragma once
 
 #include "kernels/conv/geometry.h"

@@ -58,8 +58,8 @@ void run(size_t row, const si_row_info& info, const Case& c) {
   args.threads = 1;
   SI_CHECK_EQ(si_conv(packed.get(), &args), SI_OK);
 
-  const std::string what = std::string(info.name) + " " + std::to_string(c.channels) + "->" + std::to_string(c.M) + " k" +
-                           std::to_string(c.kh) + "x" + std::to_string(c.kw) + " @" + std::to_string(c.h) + "x" +
+  const std::string what = std::string(info.name) + " " + std::to_string(c.channels) + "->" + std::to_string(c.M) +
+                           " k" + std::to_string(c.kh) + "x" + std::to_string(c.kw) + " @" + std::to_string(c.h) + "x" +
                            std::to_string(c.w) + " stride " + std::to_string(c.stride[0]) + "," +
                            std::to_string(c.stride[1]) + " dilation " + std::to_string(c.dilation[0]) + "," +
                            std::to_string(c.dilation[1]) + " groups " + std::to_string(c.groups) + " batch " +
@@ -73,11 +73,14 @@ void run(size_t row, const si_row_info& info, const Case& c) {
           double sum = c.bias ? static_cast<double>(bias[static_cast<size_t>(om)]) : 0.0, absolute = std::abs(sum);
           for (int64_t k = 0; k < K; ++k) {
             const int64_t channel = om / (c.M / c.groups) * group_channels + k / (c.kh * c.kw);
-            const int64_t sr = si::padded_source(r * c.stride[0] + k / c.kw % c.kh * c.dilation[0] - c.padding[0], c.h, c.mode);
-            const int64_t sc = si::padded_source(q * c.stride[1] + k % c.kw * c.dilation[1] - c.padding[2], c.w, c.mode);
+            const int64_t sr =
+                si::padded_source(r * c.stride[0] + k / c.kw % c.kh * c.dilation[0] - c.padding[0], c.h, c.mode);
+            const int64_t sc =
+                si::padded_source(q * c.stride[1] + k % c.kw * c.dilation[1] - c.padding[2], c.w, c.mode);
             if (sr < 0 || sc < 0) continue;
-            const double term = static_cast<double>(weight[static_cast<size_t>(om * K + k)]) *
-                                static_cast<double>(x[static_cast<size_t>(((b * c.channels + channel) * c.h + sr) * c.w + sc)]);
+            const double term =
+                static_cast<double>(weight[static_cast<size_t>(om * K + k)]) *
+                static_cast<double>(x[static_cast<size_t>(((b * c.channels + channel) * c.h + sr) * c.w + sc)]);
             sum += term;
             absolute += std::abs(term);
           }
@@ -131,7 +134,9 @@ std::vector<Case> cases() {
   add([](Case& c) { c.h = c.w = 1, c.batch = 37, c.kh = c.kw = 1, std::fill(c.padding, c.padding + 4, 0); });
   add([](Case& c) { c.h = 7, c.w = 7, c.batch = 5, c.channels = 16, c.M = 33, c.threads = 4; });
   add([](Case& c) { c.h = 40, c.w = 57, c.channels = 3, c.M = 9, c.batch = 1; });
-  add([](Case& c) { c.h = 40, c.w = 57, c.channels = 30, c.M = 9, c.kh = c.kw = 1, std::fill(c.padding, c.padding + 4, 0), c.batch = 3; });
+  add([](Case& c) {
+    c.h = 40, c.w = 57, c.channels = 30, c.M = 9, c.kh = c.kw = 1, std::fill(c.padding, c.padding + 4, 0), c.batch = 3;
+  });
   add([](Case& c) { c.stride[0] = c.stride[1] = 5, c.kh = c.kw = 2; });
   add([](Case& c) { c.batch = 0; });
   // Groups, with panels that end inside and at a group's end, and depthwise.
@@ -158,12 +163,12 @@ std::vector<Case> cases() {
       c.padding[3] = 4;
       c.batch = 3;
     });
-  for (double density : {0.0, 0.1, 1.0})
-    add([&](Case& c) { c.density = density, c.integers = false; });
-  for (int kblock : {16, 32, 64})
-    add([&](Case& c) { c.kblock = kblock, c.channels = 20; });
+  for (double density : {0.0, 0.1, 1.0}) add([&](Case& c) { c.density = density, c.integers = false; });
+  for (int kblock : {16, 32, 64}) add([&](Case& c) { c.kblock = kblock, c.channels = 20; });
   for (int activation = SI_ACT_NONE; activation <= SI_ACT_TANH; ++activation)
-    add([&](Case& c) { c.activation = static_cast<si_activation>(activation), c.integers = false, c.bias = activation % 2 == 1; });
+    add([&](Case& c) {
+      c.activation = static_cast<si_activation>(activation), c.integers = false, c.bias = activation % 2 == 1;
+    });
   return out;
 }
 

@@ -12,19 +12,22 @@ constexpr int64_t kMaxExtent = int64_t{1} << 30;
 void check_axis(const char* axis, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t before,
                 int64_t after, si_padding mode) {
   const std::string name(axis);
-  if (size < 1 || size > kMaxExtent) fail(SI_ERR_ARGUMENT, "conv: expected " + name + " of the image from 1, got " + std::to_string(size));
-  if (stride < 1 || stride > kMaxExtent) fail(SI_ERR_ARGUMENT, "conv: expected " + name + " stride >= 1, got " + std::to_string(stride));
+  if (size < 1 || size > kMaxExtent)
+    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " of the image from 1, got " + std::to_string(size));
+  if (stride < 1 || stride > kMaxExtent)
+    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " stride >= 1, got " + std::to_string(stride));
   if (dilation < 1 || dilation > kMaxExtent)
     fail(SI_ERR_ARGUMENT, "conv: expected " + name + " dilation >= 1, got " + std::to_string(dilation));
   if (before < 0 || after < 0 || before > kMaxExtent || after > kMaxExtent)
-    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " padding >= 0, got " + std::to_string(before < 0 ? before : after));
+    fail(SI_ERR_ARGUMENT,
+         "conv: expected " + name + " padding >= 0, got " + std::to_string(before < 0 ? before : after));
   const int64_t most = before > after ? before : after;
   if (mode == SI_PAD_REFLECT && most >= size)
     fail(SI_ERR_ARGUMENT, "conv: expected " + name + " reflect padding below the image's " + std::to_string(size) +
                               ", got " + std::to_string(most));
   if (mode == SI_PAD_CIRCULAR && most > size)
-    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " circular padding of at most the image's " + std::to_string(size) +
-                              ", got " + std::to_string(most));
+    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " circular padding of at most the image's " +
+                              std::to_string(size) + ", got " + std::to_string(most));
   const int64_t reach = dilation * (kernel - 1) + 1;
   if (size + before + after < reach)
     fail(SI_ERR_ARGUMENT, "conv: expected a padded " + name + " of at least the kernel's " + std::to_string(reach) +
@@ -35,7 +38,8 @@ void check_axis(const char* axis, int64_t size, int64_t kernel, int64_t stride, 
 
 ConvGeometry conv_geometry(const WeightShape& shape, const si_conv_args& args) {
   if (shape.ndim < 3)
-    fail(SI_ERR_ARGUMENT, "conv: expected a convolution weight of 3 or 4 dimensions, got " + std::to_string(shape.ndim));
+    fail(SI_ERR_ARGUMENT,
+         "conv: expected a convolution weight of 3 or 4 dimensions, got " + std::to_string(shape.ndim));
   ConvGeometry g{};
   g.group_channels = shape.dims[1];
   g.channels = g.group_channels * shape.groups;
@@ -43,8 +47,10 @@ ConvGeometry conv_geometry(const WeightShape& shape, const si_conv_args& args) {
   g.kw = shape.dims[shape.ndim - 1];
   if (args.padding_mode < SI_PAD_ZEROS || args.padding_mode > SI_PAD_CIRCULAR)
     fail(SI_ERR_ARGUMENT, "conv: unknown padding mode " + std::to_string(args.padding_mode));
-  check_axis("height", args.h, g.kh, args.stride[0], args.dilation[0], args.padding[0], args.padding[1], args.padding_mode);
-  check_axis("width", args.w, g.kw, args.stride[1], args.dilation[1], args.padding[2], args.padding[3], args.padding_mode);
+  check_axis("height", args.h, g.kh, args.stride[0], args.dilation[0], args.padding[0], args.padding[1],
+             args.padding_mode);
+  check_axis("width", args.w, g.kw, args.stride[1], args.dilation[1], args.padding[2], args.padding[3],
+             args.padding_mode);
   g.oh = (args.h + args.padding[0] + args.padding[1] - args.dilation[0] * (g.kh - 1) - 1) / args.stride[0] + 1;
   g.ow = (args.w + args.padding[2] + args.padding[3] - args.dilation[1] * (g.kw - 1) - 1) / args.stride[1] + 1;
   return g;
@@ -53,10 +59,14 @@ ConvGeometry conv_geometry(const WeightShape& shape, const si_conv_args& args) {
 int64_t padded_source(int64_t p, int64_t size, si_padding mode) {
   if (p >= 0 && p < size) return p;
   switch (mode) {
-    case SI_PAD_ZEROS: break;
-    case SI_PAD_REFLECT: return p < 0 ? -p : 2 * (size - 1) - p;
-    case SI_PAD_REPLICATE: return p < 0 ? 0 : size - 1;
-    case SI_PAD_CIRCULAR: return p < 0 ? p + size : p - size;
+    case SI_PAD_ZEROS:
+      break;
+    case SI_PAD_REFLECT:
+      return p < 0 ? -p : 2 * (size - 1) - p;
+    case SI_PAD_REPLICATE:
+      return p < 0 ? 0 : size - 1;
+    case SI_PAD_CIRCULAR:
+      return p < 0 ? p + size : p - size;
   }
   return -1;
 }

@@ -69,8 +69,10 @@ void ConvImage::taps(int32_t* out) const {
     for (int64_t kr = 0; kr < geometry_.kh; ++kr)
       for (int64_t kc = 0; kc < geometry_.kw; ++kc) {
         const auto r = static_cast<size_t>(kr), c = static_cast<size_t>(kc);
-        const int64_t plane = vertical_.plane_of[r] * static_cast<int64_t>(horizontal_.phases.size()) + horizontal_.plane_of[c];
-        *out++ = static_cast<int32_t>(ic * channel_ + plane * plane_ + vertical_.shift_of[r] * pitch_ + horizontal_.shift_of[c]);
+        const int64_t plane =
+            vertical_.plane_of[r] * static_cast<int64_t>(horizontal_.phases.size()) + horizontal_.plane_of[c];
+        *out++ = static_cast<int32_t>(ic * channel_ + plane * plane_ + vertical_.shift_of[r] * pitch_ +
+                                      horizontal_.shift_of[c]);
       }
 }
 

@@ -1,10 +1,10 @@
 // The scratch image of a convolution: padded, channel-major, strides split in phases.
 //
-// Output position q = (image * rows + r) * pitch + c reads tap (ic, kr, kc) at offset(ic, kr, kc) + q, a constant offset a
-// tap. Positions with c >= ow or r >= oh are garbage columns: computed, never stored.
+// Output position q = (image * rows + r) * pitch + c reads tap (ic, kr, kc) at offset(ic, kr, kc) + q, a constant
+// offset a tap. Positions with c >= ow or r >= oh are garbage columns: computed, never stored.
 //   stride s   The padded input is split in s x s phase planes, plane (a, b) holding rows a, a + s, ... and columns
-//              b, b + s, ...; tap (kr, kc) lies in plane (kr d mod s, kc d mod s), so that each step of the output is a step
-//              of one element. Planes that no tap reads are left out (a 1x1 stride-2 kernel reads one of four).
+//              b, b + s, ...; tap (kr, kc) lies in plane (kr d mod s, kc d mod s), so that each step of the output is a
+//              step of one element. Planes that no tap reads are left out (a 1x1 stride-2 kernel reads one of four).
 //   zero pad   Rows share their padding: the zeros left of row r + 1 are those right of row r, so pitch is ow + 1, not
 //              ow + 2, for a 3x3 kernel with padding 1: fewer garbage columns.
 #pragma once
@@ -35,10 +35,10 @@ class ConvImage {
 
  private:
   struct Axis {
-    std::vector<int64_t> phases;     // residues that some tap reads
-    std::vector<int64_t> plane_of;   // index in `phases` of each tap
-    std::vector<int64_t> shift_of;   // position in that plane of each tap
-    int64_t reach;                   // the largest shift
+    std::vector<int64_t> phases;    // residues that some tap reads
+    std::vector<int64_t> plane_of;  // index in `phases` of each tap
+    std::vector<int64_t> shift_of;  // position in that plane of each tap
+    int64_t reach;                  // the largest shift
   };
   static Axis axis_of(int64_t kernel, int64_t stride, int64_t dilation);
   void fill_row(const float* row, size_t phase, float* dst) const;

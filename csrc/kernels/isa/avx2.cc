@@ -81,10 +81,10 @@ struct Avx2 {
 
 const TileKernels* avx2_tile_kernels() {
   using V = Avx2;
-  static constexpr TileKernels kernels = {"avx2",          V::kWidth,         V::kMaxVectors,   panel_tile<V>,
-                                          rows_tile<V, CsrView>, rows_tile<V, NmView>, panel_vector<V>, csr_vector<V>,
-                                          nm_vector<V>,    transpose_in<V>,   transpose_out<V>, store_runs<V>,
-                                          activate<V>};
+  static constexpr TileKernels kernels = {
+      "avx2",          V::kWidth,     V::kMaxVectors, panel_tile<V>,   rows_tile<V, CsrView>, rows_tile<V, NmView>,
+      panel_vector<V>, csr_vector<V>, nm_vector<V>,   transpose_in<V>, transpose_out<V>,      store_runs<V>,
+      activate<V>};
   return &kernels;
 }
 

@@ -61,10 +61,10 @@ struct Neon {
 
 const TileKernels* neon_tile_kernels() {
   using V = Neon;
-  static constexpr TileKernels kernels = {"neon",          V::kWidth,         V::kMaxVectors,   panel_tile<V>,
-                                          rows_tile<V, CsrView>, rows_tile<V, NmView>, panel_vector<V>, csr_vector<V>,
-                                          nm_vector<V>,    transpose_in<V>,   transpose_out<V>, store_runs<V>,
-                                          activate<V>};
+  static constexpr TileKernels kernels = {
+      "neon",          V::kWidth,     V::kMaxVectors, panel_tile<V>,   rows_tile<V, CsrView>, rows_tile<V, NmView>,
+      panel_vector<V>, csr_vector<V>, nm_vector<V>,   transpose_in<V>, transpose_out<V>,      store_runs<V>,
+      activate<V>};
   return &kernels;
 }
 

@@ -108,7 +108,8 @@ struct Linear {
         isa().transpose_out(job.c, padded, rows, valid, args.y + n0 * args.ldy + row0, args.ldy);
       else
         for (int64_t m = 0; m < rows; ++m)
-          std::memcpy(args.y + (row0 + m) * args.ldy + n0, job.c + m * padded, static_cast<size_t>(valid) * sizeof(float));
+          std::memcpy(args.y + (row0 + m) * args.ldy + n0, job.c + m * padded,
+                      static_cast<size_t>(valid) * sizeof(float));
     }
   }
 

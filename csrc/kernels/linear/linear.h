@@ -1,5 +1,5 @@
-// y = act(W x + bias) for token-major or channel-major tensors: cuts the work in tiles, brings x into the tiles' order and
-// y out of it, and shares it among threads. Arguments have been checked.
+// y = act(W x + bias) for token-major or channel-major tensors: cuts the work in tiles, brings x into the tiles' order
+// and y out of it, and shares it among threads. Arguments have been checked.
 #pragma once
 
 #include "kernels/tile/tile.h"

@@ -10,14 +10,22 @@ namespace {
 
 float activate(float v, si_activation activation) {
   switch (activation) {
-    case SI_ACT_NONE: return v;
-    case SI_ACT_RELU: return v < 0.0f ? 0.0f : v;
-    case SI_ACT_RELU6: return v < 0.0f ? 0.0f : (v > 6.0f ? 6.0f : v);
-    case SI_ACT_GELU: return 0.5f * v * (1.0f + std::erf(v * 0.7071067811865476f));
-    case SI_ACT_GELU_TANH: return 0.5f * v * (1.0f + std::tanh(0.7978845608028654f * (v + 0.044715f * v * v * v)));
-    case SI_ACT_SILU: return v / (1.0f + std::exp(-v));
-    case SI_ACT_SIGMOID: return 1.0f / (1.0f + std::exp(-v));
-    case SI_ACT_TANH: return std::tanh(v);
+    case SI_ACT_NONE:
+      return v;
+    case SI_ACT_RELU:
+      return v < 0.0f ? 0.0f : v;
+    case SI_ACT_RELU6:
+      return v < 0.0f ? 0.0f : (v > 6.0f ? 6.0f : v);
+    case SI_ACT_GELU:
+      return 0.5f * v * (1.0f + std::erf(v * 0.7071067811865476f));
+    case SI_ACT_GELU_TANH:
+      return 0.5f * v * (1.0f + std::tanh(0.7978845608028654f * (v + 0.044715f * v * v * v)));
+    case SI_ACT_SILU:
+      return v / (1.0f + std::exp(-v));
+    case SI_ACT_SIGMOID:
+      return 1.0f / (1.0f + std::exp(-v));
+    case SI_ACT_TANH:
+      return std::tanh(v);
   }
   return v;
 }
@@ -37,18 +45,10 @@ void visit_weights(const si_weights& weights, Visit&& visit) {
         for (uint32_t i = weights.csr.row[row]; i < weights.csr.row[row + 1]; ++i)
           visit(row, static_cast<int64_t>(weights.csr.column[i]), weights.csr.value[i]);
       return;
-    case SI_FORMAT_NM: {
-      const NmView& nm = weights.nm;
-      const auto* value = static_cast<const float*>(nm.values);
-      const int64_t plane = weights.shape.M() * nm.groups_per_row;
+    case SI_FORMAT_NM:
       for (int64_t row = 0; row < weights.shape.M(); ++row)
-        for (int64_t g = 0; g < nm.groups_per_row; ++g)
-          for (int i = 0; i < nm.n; ++i) {
-            const int64_t at = i * plane + row * nm.groups_per_row + g;
-            if (value[at] != 0.0f) visit(row, g * nm.m + nm.positions[at], value[at]);
-          }
+        nm_visit(weights.nm, row, [&](int64_t k, float value) { visit(row, k, value); });
       return;
-    }
   }
 }
 

@@ -93,14 +93,20 @@ template <class V>
 void activate(float* data, int64_t count, si_activation activation) {
   using Reg = typename V::Reg;
   switch (activation) {
-    case SI_ACT_GELU: return map_in_place<V>(data, count, [](Reg x) { return gelu_of<V>(x); });
-    case SI_ACT_GELU_TANH: return map_in_place<V>(data, count, [](Reg x) { return gelu_tanh_of<V>(x); });
-    case SI_ACT_SILU: return map_in_place<V>(data, count, [](Reg x) { return V::mul(x, sigmoid_of<V>(x)); });
-    case SI_ACT_SIGMOID: return map_in_place<V>(data, count, [](Reg x) { return sigmoid_of<V>(x); });
-    case SI_ACT_TANH: return map_in_place<V>(data, count, [](Reg x) { return tanh_of<V>(x); });
+    case SI_ACT_GELU:
+      return map_in_place<V>(data, count, [](Reg x) { return gelu_of<V>(x); });
+    case SI_ACT_GELU_TANH:
+      return map_in_place<V>(data, count, [](Reg x) { return gelu_tanh_of<V>(x); });
+    case SI_ACT_SILU:
+      return map_in_place<V>(data, count, [](Reg x) { return V::mul(x, sigmoid_of<V>(x)); });
+    case SI_ACT_SIGMOID:
+      return map_in_place<V>(data, count, [](Reg x) { return sigmoid_of<V>(x); });
+    case SI_ACT_TANH:
+      return map_in_place<V>(data, count, [](Reg x) { return tanh_of<V>(x); });
     case SI_ACT_NONE:
     case SI_ACT_RELU:
-    case SI_ACT_RELU6: return;
+    case SI_ACT_RELU6:
+      return;
   }
 }
 

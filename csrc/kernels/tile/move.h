@@ -11,7 +11,8 @@ namespace si {
 namespace {
 
 template <class V>
-void transpose_in(const float* src, int64_t ld, int64_t rows, int64_t columns, float* dst, int64_t pitch, int64_t padded) {
+void transpose_in(const float* src, int64_t ld, int64_t rows, int64_t columns, float* dst, int64_t pitch,
+                  int64_t padded) {
   constexpr int W = V::kWidth;
   const int64_t whole = columns / W * W;
   for (int64_t n = 0; n < padded; n += W) {

@@ -1,8 +1,9 @@
 // Row-pattern panels: y[m, n] = clamp(bias[m] + sum_k W[m, k] x[k, n]) for a range of panels and one tile of columns.
 //
-// R x NV accumulators stay in registers; for each of the 15 patterns a branch-free loop over its columns loads NV vectors
-// of x once and multiplies them into the rows of the pattern. Source of the idea: sparse register tiling (Wilkinson,
-// Cheshmi, Mehri Dehnavi, PLDI 2023). y must not alias x. Benchmark: `python -m benchmarks.run --suite kernels`.
+// R x NV accumulators stay in registers; for each of the 15 patterns a branch-free loop over its columns loads NV
+// vectors of x once and multiplies them into the rows of the pattern. Source of the idea: sparse register tiling
+// (Wilkinson, Cheshmi, Mehri Dehnavi, PLDI 2023). y must not alias x. Benchmark: `python -m benchmarks.run --suite
+// kernels`.
 //
 // Included by the instruction-set translation units only.
 #pragma once
@@ -32,8 +33,8 @@ struct TapMap {
 
 // Columns [first, last) of the `count` of one pattern, whose indices and values begin at the pointers given.
 template <class V, int NV, int P, class Map>
-SI_INLINE void panel_pattern(typename V::Reg (&acc)[kPanelRows][NV], const uint16_t* index, const float* value, int first,
-                             int last, int count, const Map& map) {
+SI_INLINE void panel_pattern(typename V::Reg (&acc)[kPanelRows][NV], const uint16_t* index, const float* value,
+                             int first, int last, int count, const Map& map) {
   constexpr int kRows = pattern_rows(P);
   int c = first;
   while (c < last) {
@@ -69,8 +70,7 @@ void panel_tile_width(const PanelView& view, const TileJob& job) {
     typename V::Reg acc[kPanelRows][NV];
     if (block == 0) {
       SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
-        const typename V::Reg start =
-            V::broadcast(job.bias != nullptr && r < entry.rows ? job.bias[row + r] : 0.0f);
+        const typename V::Reg start = V::broadcast(job.bias != nullptr && r < entry.rows ? job.bias[row + r] : 0.0f);
         SI_UNROLL for (int j = 0; j < NV; ++j) acc[r][j] = start;
       }
     } else {
@@ -84,24 +84,24 @@ void panel_tile_width(const PanelView& view, const TileJob& job) {
     const uint16_t* cursor = view.cursor + panel * (blocks - 1) * kPatterns;
     const uint16_t* begin = block == 0 ? nullptr : cursor + (block - 1) * kPatterns;
     const uint16_t* end = block == blocks - 1 ? nullptr : cursor + block * kPatterns;
-#define SI_PATTERN(P)                                                                                                \
-  {                                                                                                                  \
-    const int count = entry.count[P - 1];                                                                            \
-    panel_pattern<V, NV, P>(acc, index, value, begin == nullptr ? 0 : begin[P - 1], end == nullptr ? count : end[P - 1], \
-                            count, map);                                                                             \
-    index += count;                                                                                                  \
-    value += count * pattern_rows(P);                                                                                \
+#define SI_PATTERN(P)                                                               \
+  {                                                                                 \
+    const int count = entry.count[P - 1];                                           \
+    panel_pattern<V, NV, P>(acc, index, value, begin == nullptr ? 0 : begin[P - 1], \
+                            end == nullptr ? count : end[P - 1], count, map);       \
+    index += count;                                                                 \
+    value += count * pattern_rows(P);                                               \
   }
-    SI_PATTERN(1) SI_PATTERN(2) SI_PATTERN(3) SI_PATTERN(4) SI_PATTERN(5)
-    SI_PATTERN(6) SI_PATTERN(7) SI_PATTERN(8) SI_PATTERN(9) SI_PATTERN(10)
-    SI_PATTERN(11) SI_PATTERN(12) SI_PATTERN(13) SI_PATTERN(14) SI_PATTERN(15)
+    SI_PATTERN(1)
+    SI_PATTERN(2) SI_PATTERN(3) SI_PATTERN(4) SI_PATTERN(5) SI_PATTERN(6) SI_PATTERN(7) SI_PATTERN(8) SI_PATTERN(9)
+        SI_PATTERN(10) SI_PATTERN(11) SI_PATTERN(12) SI_PATTERN(13) SI_PATTERN(14) SI_PATTERN(15)
 #undef SI_PATTERN
-    const bool clamp = block == blocks - 1;
+            const bool clamp = block == blocks - 1;
     const typename V::Reg low = V::broadcast(job.low), high = V::broadcast(job.high);
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
       if (r >= entry.rows) break;
       SI_UNROLL for (int j = 0; j < NV; ++j)
-        V::store(c + r * job.ldc + V::kWidth * j, clamp ? V::min(high, V::max(low, acc[r][j])) : acc[r][j]);
+          V::store(c + r * job.ldc + V::kWidth * j, clamp ? V::min(high, V::max(low, acc[r][j])) : acc[r][j]);
     }
   }
 }
@@ -109,8 +109,9 @@ void panel_tile_width(const PanelView& view, const TileJob& job) {
 template <class V, class Map>
 void panel_tile_map(const PanelView& view, const TileJob& job) {
   using Fn = void (*)(const PanelView&, const TileJob&);
-  static constexpr Fn by_width[] = {panel_tile_width<V, 1, Map>, panel_tile_width<V, 2, Map>, panel_tile_width<V, 3, Map>,
-                                    panel_tile_width<V, 4, Map>, panel_tile_width<V, 5, Map>, panel_tile_width<V, 6, Map>};
+  static constexpr Fn by_width[] = {panel_tile_width<V, 1, Map>, panel_tile_width<V, 2, Map>,
+                                    panel_tile_width<V, 3, Map>, panel_tile_width<V, 4, Map>,
+                                    panel_tile_width<V, 5, Map>, panel_tile_width<V, 6, Map>};
   static_assert(V::kMaxVectors <= 6, "a tile this wide has no kernel");
   by_width[job.vectors - 1](view, job);
 }
@@ -126,8 +127,8 @@ void panel_tile(const PanelView& view, const TileJob& job) {
 // N = 1: the same storage read the other way round. For each group of 16 columns x is gathered once by index and
 // multiplied with a vector of values for every row of the pattern.
 template <class V, int P>
-SI_INLINE void panel_pattern_vector(typename V::Reg (&acc)[kPanelRows], float (&tail)[kPanelRows], const uint16_t* index,
-                                    const float* value, int count, const float* x) {
+SI_INLINE void panel_pattern_vector(typename V::Reg (&acc)[kPanelRows], float (&tail)[kPanelRows],
+                                    const uint16_t* index, const float* value, int count, const float* x) {
   constexpr int kRows = pattern_rows(P);
   int c = 0;
   for (; c + kPanelGroup <= count; c += kPanelGroup) {
@@ -144,7 +145,8 @@ SI_INLINE void panel_pattern_vector(typename V::Reg (&acc)[kPanelRows], float (&
   }
   if (c == count) return;
   V::gather_tail(
-      x, index + c, count - c, [&](typename V::Reg xv, auto load) {
+      x, index + c, count - c,
+      [&](typename V::Reg xv, auto load) {
         const float* v = value;
         SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
           if (!(P >> r & 1)) continue;
@@ -176,18 +178,18 @@ void panel_vector(const PanelView& view, const VectorJob& job) {
       acc[r] = V::broadcast(0.0f);
       tail[r] = job.bias != nullptr && r < entry.rows ? job.bias[row + r] : 0.0f;
     }
-#define SI_PATTERN(P)                                                         \
-  {                                                                           \
-    const int count = entry.count[P - 1];                                     \
-    panel_pattern_vector<V, P>(acc, tail, index, value, count, job.x);        \
-    index += count;                                                           \
-    value += count * pattern_rows(P);                                         \
+#define SI_PATTERN(P)                                                  \
+  {                                                                    \
+    const int count = entry.count[P - 1];                              \
+    panel_pattern_vector<V, P>(acc, tail, index, value, count, job.x); \
+    index += count;                                                    \
+    value += count * pattern_rows(P);                                  \
   }
-    SI_PATTERN(1) SI_PATTERN(2) SI_PATTERN(3) SI_PATTERN(4) SI_PATTERN(5)
-    SI_PATTERN(6) SI_PATTERN(7) SI_PATTERN(8) SI_PATTERN(9) SI_PATTERN(10)
-    SI_PATTERN(11) SI_PATTERN(12) SI_PATTERN(13) SI_PATTERN(14) SI_PATTERN(15)
+    SI_PATTERN(1)
+    SI_PATTERN(2) SI_PATTERN(3) SI_PATTERN(4) SI_PATTERN(5) SI_PATTERN(6) SI_PATTERN(7) SI_PATTERN(8) SI_PATTERN(9)
+        SI_PATTERN(10) SI_PATTERN(11) SI_PATTERN(12) SI_PATTERN(13) SI_PATTERN(14) SI_PATTERN(15)
 #undef SI_PATTERN
-    SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
+            SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
       if (r >= entry.rows) break;
       job.y[row - job.row0 + r] = clamp(V::sum(acc[r]) + tail[r], job.low, job.high);
     }

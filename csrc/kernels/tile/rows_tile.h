@@ -1,7 +1,7 @@
 // csr and nm: one output row at a time, each non-zero one vector load of x and one multiply-add. y must not alias x.
 //
-// Rows do not share loads of x, so these run at half the panel kernel's rate or less; they exist because users bring these
-// formats. Benchmark: `python -m benchmarks.run --suite formats`.
+// Rows do not share loads of x, so these run at half the panel kernel's rate or less; they exist because users bring
+// these formats. Benchmark: `python -m benchmarks.run --suite formats`.
 //
 // Included by the instruction-set translation units only.
 #pragma once
@@ -14,22 +14,21 @@ namespace {
 // Calls visit(k, w) for the stored non-zeros of one row, in order of k.
 template <class Visit>
 SI_INLINE void visit_row(const CsrView& view, int64_t row, Visit&& visit) {
-  for (uint32_t i = view.row[row]; i < view.row[row + 1]; ++i) visit(static_cast<int64_t>(view.column[i]), view.value[i]);
+  for (uint32_t i = view.row[row]; i < view.row[row + 1]; ++i)
+    visit(static_cast<int64_t>(view.column[i]), view.value[i]);
 }
 
 template <class Visit>
 SI_INLINE void visit_row(const NmView& view, int64_t row, Visit&& visit) {
   const int64_t groups = view.groups_per_row;
   const int64_t plane = view.shape.M() * groups;
-  const int64_t last = view.shape.K() - 1;
   const auto* value = static_cast<const float*>(view.values) + row * groups;
   const uint8_t* position = view.positions + row * groups;
-  for (int64_t g = 0; g < groups; ++g)
-    for (int i = 0; i < view.n; ++i) {
-      // An entry without a weight, value 0, may name a position past K in the last group.
-      const int64_t k = g * view.m + position[i * plane + g];
-      visit(k < last ? k : last, value[i * plane + g]);
-    }
+  for (int64_t g = 0; g < groups; ++g) {
+    // In the last group, planes past its columns hold positions past K.
+    const int planes = g + 1 < groups ? view.n : view.last_planes;
+    for (int i = 0; i < planes; ++i) visit(g * view.m + position[i * plane + g], value[i * plane + g]);
+  }
 }
 
 template <class V, int NV, class Map, class View>

@@ -1,8 +1,9 @@
 // The inner kernels of one instruction set, as a table that the drivers of linear and convolution call.
 //
-// A tile is a range of output rows by `vectors` vectors of consecutive columns (tokens or pixels). It reads x channel-major:
-// element n of input column k stands at base + offset(k) + n, where offset(k) = k * pitch, or taps[k] when taps are given.
-// A linear layer has a pitch; a k x k convolution over a padded image has taps. The kernel is the same.
+// A tile is a range of output rows by `vectors` vectors of consecutive columns (tokens or pixels). It reads x
+// channel-major: element n of input column k stands at base + offset(k) + n, where offset(k) = k * pitch, or taps[k]
+// when taps are given. A linear layer has a pitch; a k x k convolution over a padded image has taps. The kernel is the
+// same.
 #pragma once
 
 #include "formats/csr/csr.h"
@@ -19,21 +20,21 @@ struct XView {
 
 struct TileJob {
   XView x;
-  int vectors;            // 1 .. TileKernels::max_vectors
-  int64_t first, last;    // panels (panel format) or output rows (csr, nm)
-  int64_t kblock;         // panel: the K block to run; -1 for all of K at once
-  float* c;               // output row m at c + (m - row0) * ldc; blocks after the first accumulate into it
+  int vectors;          // 1 .. TileKernels::max_vectors
+  int64_t first, last;  // panels (panel format) or output rows (csr, nm)
+  int64_t kblock;       // panel: the K block to run; -1 for all of K at once
+  float* c;             // output row m at c + (m - row0) * ldc; blocks after the first accumulate into it
   int64_t ldc;
   int64_t row0;
-  const float* bias;      // M floats or null; added once
-  float low, high;        // the result is clamped to [low, high]; NaN passes
+  const float* bias;  // M floats or null; added once
+  float low, high;    // the result is clamped to [low, high]; NaN passes
 };
 
 // One token: y[m - row0] = W[m] x for the rows of [first, last).
 struct VectorJob {
   const float* x;
   float* y;
-  int64_t first, last;    // as in TileJob
+  int64_t first, last;  // as in TileJob
   int64_t row0;
   const float* bias;
   float low, high;
