@@ -1,0 +1,119 @@
+# `make demo` and `make test` need Python 3.10+ with its headers, a C++17 compiler and make; `make help` lists the rest.
+# Everything goes into $(VENV); nothing outside this directory is changed.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Installed first, in a call of its own, and only where no torch >= 2.6 is in $(VENV). Any pip arguments will do.
+TORCH ?= torch==2.13.0
+# 1: `make test` runs the slow tests too.
+SLOW ?= 0
+# 1: compiler warnings are errors.
+WERROR ?= 0
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --quiet --disable-pip-version-check
+STAMPS := $(VENV)/stamps
+# The build tools of $(VENV), so that the machine needs no cmake and every build uses the same one.
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+# setup.py compiles here too, so that the C++ tests and sparseinfer._C share their object files.
+BUILD := build/dev
+export SPARSEINFER_BUILD_DIR := $(abspath $(BUILD))
+WERROR_FLAG := $(if $(filter 1,$(WERROR)),-DSPARSEINFER_WERROR=ON)
+export CMAKE_ARGS := $(CMAKE_ARGS) -DSPARSEINFER_TESTS=ON $(WERROR_FLAG)
+
+# Directories are in the list because adding or removing a file changes only them.
+NATIVE_SOURCES := $(shell find csrc -type d -o -name '*.cc' -o -name '*.h' -o -name '*.inc')
+FORMATTED_SOURCES = $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.cu')
+CTEST := ctest --output-on-failure --no-tests=error --timeout 600
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test native lint format sanitize neon bench setup clean FORCE
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@echo
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH='$(TORCH)' SLOW=$(SLOW) WERROR=$(WERROR)" \
+	  "CMAKE_BUILD_PARALLEL_LEVEL=$(CMAKE_BUILD_PARALLEL_LEVEL)"
+
+demo: $(STAMPS)/native.stamp $(STAMPS)/demo.stamp ## Train, prune and convert a small network; compare speed, accuracy and size
+	$(VENV)/bin/sparseinfer demo $(DEMO_ARGS)
+
+test: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Run the C++ and the Python tests (SLOW=1: the slow ones too)
+	cmake --build $(BUILD)
+	$(CTEST) --test-dir $(BUILD)
+	$(PY) -m pytest $(if $(filter 1,$(SLOW)),,-m "not slow")
+
+native: $(STAMPS)/native.stamp ## Build the extension module in place
+
+lint: lint-ruff lint-format lint-types lint-native ## Check style and types: ruff, mypy, clang-format (-k: all of them)
+lint-%: $(STAMPS)/test.stamp $(STAMPS)/dev.stamp
+	$(LINT_$*)
+LINT_ruff = $(PY) -m ruff check .
+LINT_format = $(PY) -m ruff format --check .
+LINT_types = $(PY) -m mypy
+LINT_native = $(VENV)/bin/clang-format --dry-run -Werror $(FORMATTED_SOURCES)
+
+format: $(STAMPS)/dev.stamp ## Format all sources
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(FORMATTED_SOURCES)
+
+sanitize: $(STAMPS)/tools.stamp ## Run the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	cmake -S . -B build-sanitize -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g" \
+	  "-DSPARSEINFER_SANITIZE=address;undefined" $(WERROR_FLAG)
+	cmake --build build-sanitize
+	UBSAN_OPTIONS=print_stacktrace=1 $(CTEST) --test-dir build-sanitize
+
+neon: $(STAMPS)/tools.stamp ## Cross-compile for 64-bit ARM and run the C++ tests under qemu
+	@for tool in aarch64-linux-gnu-g++ qemu-aarch64-static; do \
+	  command -v $$tool >/dev/null || { echo "expected $$tool on PATH, got none, try: apt-get install" \
+	    "g++-aarch64-linux-gnu qemu-user-static (Debian, Ubuntu)" >&2; exit 1; }; done
+	cmake -S . -B build-neon -G Ninja -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake $(WERROR_FLAG)
+	cmake --build build-neon
+	$(CTEST) --test-dir build-neon
+
+bench: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Measure against dense PyTorch (BENCH_ARGS=--quick: a few cases)
+	$(PY) -m benchmarks.run $(BENCH_ARGS)
+
+setup: $(STAMPS)/native.stamp $(STAMPS)/test.stamp $(STAMPS)/dev.stamp ## Install everything that the other targets need
+
+clean: ## Remove what was built; the virtual environment stays
+	rm -rf build build-sanitize build-neon dist *.egg-info sparseinfer/_C*.so $(STAMPS)/native.stamp
+
+# ---- What the targets stand on ----------------------------------------------------------------------------------
+
+$(STAMPS)/venv.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "expected Python 3.10 or newer, got $$($(PYTHON) --version 2>&1), try make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' || { \
+	  echo "expected Python's venv module with pip, got none, try: apt-get install python3-venv (Debian, Ubuntu)" >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { \
+	  echo "expected Python's header Python.h, got none, try: apt-get install python3-dev (Debian, Ubuntu)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+# What pyproject.toml's build-system.requires names: builds here run without pip's isolated environment, so that
+# object files can be kept between them.
+$(STAMPS)/tools.stamp: $(STAMPS)/venv.stamp
+	$(PIP) install "setuptools>=77" "pybind11>=2.12" cmake ninja
+	@touch $@
+
+$(STAMPS)/torch.stamp: $(STAMPS)/venv.stamp
+	$(PY) -c 'import sys, torch; sys.exit(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6))' 2>/dev/null \
+	  || $(PIP) install $(TORCH)
+	@touch $@
+
+# A module that was deleted is built again.
+$(STAMPS)/native.stamp: $(STAMPS)/tools.stamp $(NATIVE_SOURCES) CMakeLists.txt setup.py pyproject.toml \
+    $(if $(wildcard sparseinfer/_C*.so),,FORCE)
+	$(PY) setup.py --quiet build_ext --inplace
+	@touch $@
+
+# demo.stamp, test.stamp and dev.stamp: the package in editable form with the extra of that name.
+$(STAMPS)/%.stamp: $(STAMPS)/torch.stamp $(STAMPS)/tools.stamp pyproject.toml | $(STAMPS)/native.stamp
+	$(PIP) install --no-build-isolation --editable ".[$*]"
+	@touch $@
