@@ -1,0 +1,66 @@
+"""Types of the native module (csrc/python/bindings.cc)."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+def version() -> str: ...
+def isas() -> list[dict[str, Any]]: ...
+def rows() -> list[dict[str, Any]]: ...
+def select(format: str, op: str) -> int: ...
+def threads_backend() -> str: ...
+def pack(
+    format: str,
+    weight: npt.NDArray[np.float32],
+    groups: int = 1,
+    *,
+    kblock: int = 0,
+    n: int = 2,
+    m: int = 4,
+    value_type: str = "float32",
+) -> npt.NDArray[np.uint8]: ...
+def unpack(blob: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]: ...
+def info(blob: npt.NDArray[np.uint8]) -> dict[str, Any]: ...
+
+class Weights:
+    def __init__(self, ptr: int, nbytes: int) -> None: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def groups(self) -> int: ...
+    @property
+    def nnz(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    def linear(
+        self,
+        x: int,
+        y: int,
+        bias: int,
+        n: int,
+        ldx: int,
+        ldy: int,
+        channel_major: bool,
+        activation: str,
+        row: int,
+        threads: int,
+    ) -> None: ...
+    def conv(
+        self,
+        x: int,
+        y: int,
+        bias: int,
+        batch: int,
+        h: int,
+        w: int,
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        padding_mode: str,
+        activation: str,
+        row: int,
+        threads: int,
+    ) -> None: ...

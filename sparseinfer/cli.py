@@ -1,0 +1,178 @@
+"""The `sparseinfer` command. Work is imported where it is needed, so that help is instant."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+__all__ = ["app", "main"]
+
+USER_ERROR = 2
+INTERRUPTED = 130
+LOG_WIDTH = 140
+
+app = typer.Typer(
+    name="sparseinfer",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Run pruned PyTorch models faster than dense, and learn for every layer why or why not.",
+    epilog="Examples:\n\nsparseinfer doctor\n\nsparseinfer demo\n\nsparseinfer demo --help",
+)
+
+
+class UserError(Exception):
+    """What the user can put right; shown as one line."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from sparseinfer import __version__
+
+        typer.echo(f"sparseinfer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    epilog="Examples:\n\nsparseinfer demo\n\nsparseinfer demo --sparsity 0.8 --threads 1\n\n"
+    "sparseinfer demo --data mnist/ --epochs 4 --train-images 60000",
+)
+def demo(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder with IDX files as MNIST and Fashion-MNIST have them, gzipped or not. "
+            "Without it: Debian's dataset-fashion-mnist if installed, else scikit-learn's digits.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER", help="Folder for demo.json, demo.png and the two saved models."
+        ),
+    ] = Path("sparseinfer-demo"),
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Epochs of dense training. (default: 2, or 6 for small data)"
+        ),
+    ] = None,
+    prune_epochs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Epochs of pruning. (default: as --epochs)"),
+    ] = None,
+    train_images: Annotated[
+        int | None,
+        typer.Option(min=100, metavar="N", help="Images to train on. (default: at most 20000)"),
+    ] = None,
+    sparsity: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=0.99, metavar="FRACTION", help="Fraction of the weights to prune."
+        ),
+    ] = 0.9,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of everything random.")
+    ] = 0,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, metavar="N", help="Threads. (default: torch's number)"),
+    ] = None,
+) -> None:
+    """Train a small network, prune it, convert it, and see what that gains on this machine."""
+    try:
+        from sparseinfer import demo as work
+    except ImportError as error:
+        raise UserError(
+            f"the demo needs a package that cannot be imported: {error}; "
+            "try pip install 'sparseinfer[demo]', or sparseinfer doctor"
+        ) from error
+    options = work.Options(
+        data=data,
+        out=out,
+        epochs=epochs,
+        prune_epochs=prune_epochs,
+        train_images=train_images,
+        sparsity=sparsity,
+        seed=seed,
+        threads=threads,
+    )
+    try:
+        work.run(options, _console())
+    except work.DataError as error:
+        raise UserError(str(error)) from error
+    except OSError as error:
+        raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
+
+
+@app.command(epilog="Examples:\n\nsparseinfer doctor\n\nsparseinfer doctor --json > doctor.json")
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a bug report.")] = False,
+) -> None:
+    """Tell what is installed, which kernels run on this machine, and why the others do not.
+
+    The exit code is 0 when linear and convolution layers can run sparse here, else 1.
+    """
+    from sparseinfer import doctor as work
+
+    diagnosis = work.diagnose()
+    if as_json:
+        typer.echo(json.dumps(diagnosis, indent=1))
+    else:
+        work.show(diagnosis, _console())
+    raise typer.Exit(0 if work.healthy(diagnosis) else 1)
+
+
+# click's own: typer brings its copy of click in newer versions, and uses the package in older ones.
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit: 0 success, 1 the doctor found trouble, 2 an error of the user's."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    except UserError as error:
+        code = _complain(str(error), USER_ERROR)
+    except _USAGE_ERROR as error:
+        # Without a message it is the help, which has been printed.
+        message = error.format_message().rstrip(".")
+        code = _complain(f"{message}; try --help", USER_ERROR) if message else USER_ERROR
+    # Newer versions of typer turn an interruption into this exit code themselves.
+    if code == INTERRUPTED:
+        _complain("interrupted", code)
+    sys.exit(code or 0)
+
+
+def _console() -> Console:
+    # A log file has no width; rich would break its lines at 80 characters.
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if known else LOG_WIDTH)
+
+
+def _complain(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    print(f"sparseinfer: error: {line}", file=sys.stderr)
+    return code

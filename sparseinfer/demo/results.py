@@ -1,0 +1,101 @@
+"""What the demo found: every number, as dataclasses that become JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sparseinfer.demo.timing import Latency, Ratio
+from sparseinfer.demo.training import Curve
+
+# A smaller difference is not called one, and neither is one that the quartiles do not bear out.
+NOTABLE = 1.03
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Latency at one batch size, keyed "dense", "pruned" and "converted".
+
+    Dense and pruned ran in the faster of torch's two memory formats, named in `layout`.
+    """
+
+    batch: int
+    latency: dict[str, Latency]
+    layout: dict[str, str]
+    over_dense: Ratio
+    over_pruned: Ratio
+    all_layouts: dict[str, Latency]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of the pruned model and of the converted one, in memory and saved."""
+
+    pruned_memory: int
+    converted_memory: int
+    pruned_disk: int
+    converted_disk: int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the converted model's answers compare with the pruned model's on every test image."""
+
+    images: int
+    different_classes: int
+    largest_logit_difference: float
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything the demo reports; accuracies and sparsities are fractions."""
+
+    dataset: str
+    source: str
+    train_images: int
+    available_train_images: int
+    test_images: int
+    parameters: int
+    prunable_weights: int
+    pruned_weights: int
+    sparsity: float
+    dense_steps: int
+    prune_steps: int
+    curve: Curve
+    accuracy: dict[str, float]
+    agreement: Agreement
+    speeds: list[Speed]
+    sizes: Sizes
+    report: dict[str, Any]
+    seed: int
+    threads: int
+    machine: str
+    versions: dict[str, str]
+    seconds: dict[str, float]
+
+    @property
+    def verdict(self) -> str:
+        """Whether the model got faster, in plain words."""
+        return " ".join(_verdict_at(speed) for speed in self.speeds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain dicts, lists, strings and numbers."""
+        return {**asdict(self), "verdict": self.verdict}
+
+
+def _verdict_at(speed: Speed) -> str:
+    pruned, converted = speed.latency["pruned"].median_ms, speed.latency["converted"].median_ms
+    word = {"faster": "got faster", "slower": "did NOT get faster", "even": "is as fast as before"}
+    return (
+        f"At batch {speed.batch} it {word[comparison(speed.over_pruned)]}: "
+        f"{speed.over_pruned.median:.2f}x ({pruned:.3g} ms to {converted:.3g} ms)."
+    )
+
+
+def comparison(ratio: Ratio) -> str:
+    """Return "faster", "slower" or "even"."""
+    if ratio.median > NOTABLE and ratio.low > 1.0:
+        return "faster"
+    if ratio.median < 1.0 / NOTABLE and ratio.high < 1.0:
+        return "slower"
+    return "even"

@@ -1,0 +1,111 @@
+"""What the demo shows on the terminal; plain lines where there is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from sparseinfer.demo.results import Results, comparison
+from sparseinfer.demo.timing import Latency, Ratio
+
+MODELS = ("dense", "pruned", "converted")
+
+Advance = Callable[[str], None]
+
+
+@contextmanager
+def stage(console: Console, title: str, total: int) -> Iterator[Advance]:
+    """Show the progress of one stage; yields the function that advances it by one step.
+
+    On a terminal that is a bar with the last status beside it; elsewhere, and where there are no
+    steps (`total` 0), two plain lines, one when the stage starts and one when it ends.
+    """
+    last = ""
+    start = time.perf_counter()
+    if not console.is_terminal or total == 0:
+        console.print(f"{title} ...", highlight=False)
+
+        def remember(status: str) -> None:
+            nonlocal last
+            last = status
+
+        yield remember
+        ending = f": {last}" if last else ""
+        console.print(f"  done in {time.perf_counter() - start:.1f} s{ending}", highlight=False)
+        return
+    columns = (
+        TextColumn("{task.description:<26}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[status]}", style="dim"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=total, status="")
+
+        def advance(status: str) -> None:
+            progress.update(task, advance=1, status=status)
+
+        yield advance
+
+
+def summary(results: Results) -> Table:
+    """Return the table of what was gained and lost."""
+    table = Table(title="dense, pruned, converted", title_justify="left", title_style="bold")
+    table.add_column("", no_wrap=True)
+    table.add_column("dense", justify="right")
+    table.add_column("pruned,\ndense kernels", justify="right")
+    table.add_column("pruned,\nsparse kernels", justify="right", style="bold")
+    table.add_column("gain over\npruned", justify="right")
+    accuracy = results.accuracy
+    table.add_row("test accuracy", *(f"{accuracy[name]:.2%}" for name in MODELS), "")
+    for speed in results.speeds:
+        times = [_milliseconds(speed.latency[name]) for name in MODELS]
+        table.add_row(f"latency, batch {speed.batch}", *times, _gain(speed.over_pruned))
+    sizes = results.sizes
+    for label, before, after in (
+        ("in memory", sizes.pruned_memory, sizes.converted_memory),
+        ("on disk", sizes.pruned_disk, sizes.converted_disk),
+    ):
+        sizes_shown = (_kilobytes(before), _kilobytes(before), _kilobytes(after))
+        table.add_row(label, *sizes_shown, f"{before / after:.2f}x smaller")
+    return table
+
+
+def footnotes(results: Results) -> list[str]:
+    """Return the sentences under the table: how it was measured, and whether the outputs agree."""
+    layouts = {f"{speed.layout['pruned']} at batch {speed.batch}" for speed in results.speeds}
+    agreement = results.agreement
+    same = agreement.images - agreement.different_classes
+    return [
+        "Latency: median (quartiles), timed turn by turn in one process, "
+        f"{results.threads} thread{'s' if results.threads > 1 else ''}; dense kernels in the "
+        f"faster of torch's memory formats ({', '.join(sorted(layouts))}).",
+        f"The converted network names the same class as the pruned one on {same:,} of "
+        f"{agreement.images:,} test images; the logits differ by at most "
+        f"{agreement.largest_logit_difference:.1e}.",
+    ]
+
+
+def _milliseconds(latency: Latency) -> str:
+    return f"{latency.median_ms:.3g} ms\n({latency.low_ms:.3g}-{latency.high_ms:.3g})"
+
+
+def _kilobytes(size: int) -> str:
+    return f"{size / 1000:,.0f} kB"
+
+
+def _gain(ratio: Ratio) -> str:
+    words = {"faster": " faster", "slower": " (slower)", "even": " (even)"}
+    return f"{ratio.median:.2f}x{words[comparison(ratio)]}\n({ratio.low:.2f}-{ratio.high:.2f})"

@@ -1,0 +1,121 @@
+"""Packed weights as torch tensors: pack, unpack and look into the native formats.
+
+A packed weight is one contiguous `uint8` tensor, in memory as it is on disk. The layouts are
+written down byte by byte in `csrc/formats`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseinfer import _C
+from sparseinfer.patterns import Pattern, detect_pattern
+
+__all__ = ["FORMATS", "Pattern", "check_format", "detect_pattern", "info", "pack", "unpack"]
+
+FORMATS: tuple[str, ...] = ("panel", "csr", "nm")
+"""Names of the packed formats."""
+
+
+def check_format(name: str) -> None:
+    """Raise ValueError, with the known names, unless `name` is a packed format.
+
+    Example:
+        >>> check_format("panel")
+    """
+    if name not in FORMATS:
+        raise ValueError(
+            f"expected a format of {', '.join(FORMATS)}, got {name!r}; try format='panel'"
+        )
+
+
+def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) -> Tensor:
+    """Pack a dense weight into one buffer.
+
+    `weight` is float32 (nm: float16 and bfloat16 too, kept as such), `[M, K]` of a linear layer, or
+    `[M, C/groups, kw]` or `[M, C/groups, kh, kw]` of a convolution. `params` are the format's:
+    `kblock` (panel), `n`, `m` and `value_type` (nm). Returns a one-dimensional uint8 tensor on the
+    CPU. Values equal to 0.0 are dropped; NaN and Inf are kept.
+
+    Raises:
+        ValueError: the format is unknown, or cannot store this weight (panel: K > 65535; nm: a
+            group of m columns with more than n non-zeros).
+        TypeError: the weight has another dtype.
+
+    Source: row-pattern panels follow Wilkinson, Cheshmi and Mehri Dehnavi, "Register Tiling for
+    Unstructured Sparsity in Neural Network Inference", PLDI 2023.
+
+    Example:
+        >>> packed = pack(torch.eye(8), "panel")
+        >>> packed.dtype, info(packed)["nnz"]
+        (torch.uint8, 8)
+    """
+    check_format(format)
+    if format == "nm" and weight.dtype in (torch.float16, torch.bfloat16):
+        params.setdefault("value_type", str(weight.dtype).removeprefix("torch."))
+        weight = weight.float()
+    if weight.dtype is not torch.float32:
+        raise TypeError(f"expected a float32 weight, got {weight.dtype}; try weight.float()")
+    dense = weight.detach().cpu().contiguous().numpy()
+    blob = torch.from_numpy(_C.pack(format, dense, groups, **params))
+    # A copy made by torch starts on a 64-byte boundary, so the kernels read it in place; and it is
+    # never an inference tensor, so that a later change in place can be noticed.
+    with torch.inference_mode(False):
+        return torch.empty(blob.numel(), dtype=torch.uint8, device="cpu").copy_(blob)
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """Give back the dense float32 weight of a packed buffer, on the buffer's device.
+
+    Raises:
+        ValueError: the buffer is not a valid packed weight.
+
+    Example:
+        >>> torch.equal(unpack(pack(torch.eye(8))), torch.eye(8))
+        True
+    """
+    return torch.from_numpy(_C.unpack(_bytes(packed).numpy())).to(packed.device)
+
+
+def info(packed: Tensor) -> dict[str, Any]:
+    """Validate a packed buffer and describe it.
+
+    The keys are `format`, `shape`, `groups`, `nnz`, `nbytes`, `value_type`, `m`, `k`, `params` and
+    `sections` (byte offsets).
+
+    Raises:
+        ValueError: the buffer is not a valid packed weight.
+
+    Example:
+        >>> info(pack(torch.eye(8)))["shape"]
+        (8, 8)
+    """
+    return _C.info(_bytes(packed).numpy())
+
+
+def _bytes(packed: Tensor) -> Tensor:
+    check_buffer(packed)
+    return packed.detach().cpu().contiguous()
+
+
+def check_buffer(packed: Tensor) -> None:
+    """Raise ValueError unless `packed` is a 1-dimensional uint8 tensor with its memory behind it.
+
+    Example:
+        >>> check_buffer(torch.zeros(4, dtype=torch.uint8))
+    """
+    if packed.dtype is not torch.uint8 or packed.dim() != 1:
+        raise ValueError(
+            f"expected a packed weight as a 1-dimensional uint8 tensor, got {packed.dim()} "
+            f"dimensions of {packed.dtype}; try sparseinfer.pack(weight)"
+        )
+    if packed.numel() and packed.device.type != "meta":
+        last = packed.storage_offset() + (packed.numel() - 1) * packed.stride(0)
+        if packed.untyped_storage().nbytes() <= last:
+            raise ValueError(
+                f"expected a packed weight of {packed.numel()} bytes, got one whose storage was "
+                "released; try converting the layer again"
+            )

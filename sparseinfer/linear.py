@@ -1,0 +1,159 @@
+"""y = act(x W^T + bias) with a packed W: the checks, and the call of a kernel row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparseinfer import registry
+from sparseinfer.handles import Handle, open_packed
+
+__all__ = ["BEST_ROW", "checked_bias", "dtype_name", "linear_cpu", "linear_cuda"]
+
+BEST_ROW = -1
+"""The native library takes its best usable row."""
+
+_DTYPE_NAMES = {
+    torch.float32: "Float", torch.float64: "Double", torch.float16: "Half",
+    torch.bfloat16: "BFloat16", torch.int64: "Long", torch.int32: "Int", torch.uint8: "Byte",
+    torch.bool: "Bool",
+}  # fmt: skip
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype as torch's own error messages write it.
+
+    Example:
+        >>> dtype_name(torch.float64)
+        'Double'
+    """
+    return _DTYPE_NAMES.get(dtype, str(dtype))
+
+
+def linear_cpu(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    out_features: int,
+    activation: str = "none",
+    threads: int = 0,
+    row: int = BEST_ROW,
+) -> Tensor:
+    """Compute act(x W^T + bias) on the CPU with the native row `row` (an index of `_C.rows()`).
+
+    `x` is float32 `[..., K]`, `bias` `[M]` with M = `out_features`; returns `[..., M]`.
+
+    Raises:
+        RuntimeError: dtype, device, rank or feature count do not fit, or no row can run.
+        ValueError: the packed buffer is not valid, or the activation is unknown.
+
+    Example:
+        >>> from sparseinfer import pack
+        >>> packed = pack(torch.eye(4))
+        >>> linear_cpu(torch.arange(4.0), packed, None, 4)
+        tensor([0., 1., 2., 3.])
+    """
+    handle = open_packed(packed)
+    k = handle.k
+    shape = [*x.shape]
+    if x.dtype is not torch.float32 or not shape or shape[-1] != k:
+        raise _mismatch(x, handle)
+    if len(handle.shape) != 2 or handle.m != out_features:
+        raise RuntimeError(
+            f"expected a packed weight of shape [{out_features}, {k}], got {list(handle.shape)}; "
+            "try the weight that this layer was built with"
+        )
+    if bias is not None:
+        bias = checked_bias(bias, out_features)
+    shape[-1] = out_features
+    y = x.new_empty(shape)
+    n = y.numel() // out_features
+    if n == 0:
+        return y
+    pitch = k
+    if not x.is_contiguous():
+        if x.dim() == 2 and x.stride(1) == 1 and x.stride(0) >= k:
+            pitch = x.stride(0)
+        else:
+            x = x.contiguous()
+    handle.weights.linear(
+        x.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr(),
+        n, pitch, out_features, False, activation, row, threads or torch.get_num_threads(),
+    )  # fmt: skip
+    return y
+
+
+def _mismatch(x: Tensor, handle: Handle) -> RuntimeError:
+    if x.dtype is not torch.float32:
+        return RuntimeError(
+            f"mat1 and mat2 must have the same dtype, but got {dtype_name(x.dtype)} and Float: "
+            f"expected a float32 input, got {x.dtype}; try x.float()"
+        )
+    shape = list(x.shape)
+    rows = 1
+    for size in shape[:-1]:
+        rows *= size
+    return RuntimeError(
+        f"mat1 and mat2 shapes cannot be multiplied ({rows}x{shape[-1] if shape else 1} and "
+        f"{handle.k}x{handle.m}): expected an input whose last dimension is {handle.k}, got shape "
+        f"{shape}; try reshaping the input"
+    )
+
+
+def checked_bias(bias: Tensor, m: int) -> Tensor:
+    """Give a bias as contiguous memory.
+
+    Raises:
+        RuntimeError: it is not float32 of shape `[m]`.
+
+    Example:
+        >>> checked_bias(torch.zeros(3), 3).shape
+        torch.Size([3])
+    """
+    if bias.dtype is not torch.float32 or bias.dim() != 1 or bias.shape[0] != m:
+        raise RuntimeError(
+            f"expected a float32 bias of shape [{m}], got {bias.dtype} of shape "
+            f"{list(bias.shape)}; try bias=None or module.float()"
+        )
+    return bias.contiguous()
+
+
+def linear_cuda(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    out_features: int,
+    activation: str = "none",
+    threads: int = 0,
+) -> Tensor:
+    """Compute act(x W^T + bias) on a CUDA device with the best Triton row.
+
+    `x` is `[..., K]` in float32, float16 or bfloat16, `bias` `[M]` with M = `out_features`; returns
+    `[..., M]`. The buffer is copied to the host once, to be validated; `threads` has no meaning.
+
+    Raises:
+        RuntimeError: device, dtype or the feature count do not fit, or no row can run.
+        ValueError: the packed buffer is not valid, or the activation is unknown.
+
+    Example:
+        >>> from sparseinfer import pack  # doctest: +SKIP
+        >>> packed = pack(torch.eye(4), "nm").cuda()  # doctest: +SKIP
+        >>> linear_cuda(torch.ones(4, device="cuda"), packed, None, 4)  # doctest: +SKIP
+        tensor([1., 1., 1., 1.], device='cuda:0')
+    """
+    if packed.device != x.device:
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, but found at least two devices, "
+            f"{x.device} and {packed.device}; try input.to({str(packed.device)!r})"
+        )
+    handle = open_packed(packed)
+    info = handle.info
+    registry.select(
+        registry.Problem(
+            "linear", info["format"], x.device, x.dtype, M=handle.m, K=handle.k,
+            n=info["params"].get("n", 2), m=info["params"].get("m", 4),
+        )
+    )  # fmt: skip
+    from sparseinfer.triton.nm_linear import nm_linear
+
+    return nm_linear(x, packed, bias, out_features, activation, meta=handle.nm_meta)

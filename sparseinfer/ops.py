@@ -1,0 +1,114 @@
+"""`torch.ops.sparseinfer.*`: the operators that the modules call.
+
+    linear(x, packed, bias, out_features, activation, threads) -> y
+    conv1d / conv2d(x, packed, bias, out_channels, kernel_size, stride, padding, dilation, groups,
+                    padding_mode, activation, threads) -> y
+    dense_weight(packed, shape) -> weight
+
+`packed` is a buffer of `sparseinfer.pack`; `activation` is a name of `ACTIVATIONS`; `padding` lists
+both ends of each axis (top, bottom, left, right); `threads = 0` means `torch.get_num_threads()` at
+the time of the call. Outputs are contiguous. Input and bias have gradients, the weight has none.
+The operators are defined with `torch.library.Library`, not `custom_op`, for its lower overhead: a
+call on a small layer costs as much as the arithmetic.
+
+Where a pruned weight meets a NaN or Inf activation, whether it propagates depends on the format and
+is unspecified; under a kept weight it always does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparseinfer import autograd, formats, registry
+from sparseinfer.activations import ACTIVATIONS, check_choice
+from sparseinfer.conv import PADDING_MODES, conv_cpu, conv_output_shape
+from sparseinfer.handles import open_packed
+from sparseinfer.linear import linear_cpu, linear_cuda
+
+__all__ = ["ACTIVATIONS", "PADDING_MODES"]
+
+_SCHEMAS = (
+    "linear(Tensor x, Tensor packed, Tensor? bias, int out_features, str activation, int threads)"
+    " -> Tensor",
+    "conv1d(Tensor x, Tensor packed, Tensor? bias, int out_channels, int[1] kernel_size, int[1] "
+    "stride, int[2] padding, int[1] dilation, int groups, str padding_mode, str activation, int "
+    "threads) -> Tensor",
+    "conv2d(Tensor x, Tensor packed, Tensor? bias, int out_channels, int[2] kernel_size, int[2] "
+    "stride, int[4] padding, int[2] dilation, int groups, str padding_mode, str activation, int "
+    "threads) -> Tensor",
+    "dense_weight(Tensor packed, SymInt[] shape) -> Tensor",
+)
+
+
+def _conv_cuda(x: Tensor, packed: Tensor, *_: object) -> Tensor:
+    raise registry.no_row(
+        registry.Problem("conv", open_packed(packed).weights.format, x.device, x.dtype)
+    )
+
+
+def _linear_fake(
+    x: Tensor, packed: Tensor, bias: Tensor | None, out_features: int, activation: str, threads: int
+) -> Tensor:
+    check_choice("activation", activation, ACTIVATIONS)
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
+def _conv_fake(
+    x: Tensor, packed: Tensor, bias: Tensor | None, out_channels: int, kernel_size: Sequence[int],
+    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
+    padding_mode: str, activation: str, threads: int,
+) -> Tensor:  # fmt: skip
+    return x.new_empty(
+        conv_output_shape(
+            x,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            padding_mode,
+            activation,
+        )
+    )
+
+
+def _dense_weight(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    weight = formats.unpack(packed)
+    if list(weight.shape) != list(shape):
+        raise RuntimeError(
+            f"expected a packed weight of shape {list(shape)}, got {list(weight.shape)}; "
+            "try sparseinfer.unpack(packed)"
+        )
+    return weight
+
+
+def _dense_weight_fake(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    return packed.new_empty(list(shape), dtype=torch.float32)
+
+
+def _register() -> torch.library.Library:
+    library = torch.library.Library("sparseinfer", "DEF")
+    for schema in _SCHEMAS:
+        library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    library.impl("linear", linear_cpu, "CPU")
+    library.impl("linear", linear_cuda, "CUDA")
+    torch.library.register_fake("sparseinfer::linear", _linear_fake, lib=library)
+    for name in ("conv1d", "conv2d"):
+        library.impl(name, conv_cpu, "CPU")
+        library.impl(name, _conv_cuda, "CUDA")
+        torch.library.register_fake(f"sparseinfer::{name}", _conv_fake, lib=library)
+    for device in ("CPU", "CUDA"):
+        library.impl("dense_weight", _dense_weight, device)
+    torch.library.register_fake("sparseinfer::dense_weight", _dense_weight_fake, lib=library)
+    autograd.register(library, "linear", linear_cpu, autograd.linear_gradients)
+    autograd.register(library, "conv1d", conv_cpu, autograd.conv_gradients)
+    autograd.register(library, "conv2d", conv_cpu, autograd.conv_gradients)
+    return library
+
+
+_LIBRARY = _register()
+"""Held for the life of the process: the operators go when it does."""

@@ -1,0 +1,116 @@
+"""Which structure the zeros of a pruned weight have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_NM_GROUPS = (4, 8, 16)
+_BLOCKS = ((32, 32), (16, 16), (8, 8), (4, 4), (16, 1), (1, 16), (8, 1), (1, 8), (4, 1), (1, 4))
+"""Blocks looked for, output rows x input columns, largest first."""
+
+_FULL_GROUPS = 0.9
+"""Share of the groups that must hold exactly n non-zeros for a weight to be called n:m: few random
+masks reach it, and a mask made by n:m pruning misses it only where a kept weight is exactly 0."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The structure of a weight's zeros.
+
+    `kind` is `dense` (no zero), `zero` (nothing else), `channel` (whole output rows or input
+    channels are zero and the rest is full), `block` (`sizes` = output rows x input columns), `n:m`
+    (`sizes` = n, m: at most n non-zeros in every m consecutive columns; along input channels where
+    `along_channels`) or `unstructured`.
+
+    Example:
+        >>> str(Pattern("n:m", (2, 4))), str(Pattern("block", (4, 1)))
+        ('2:4', 'block 4x1')
+    """
+
+    kind: str
+    sizes: tuple[int, int] = (0, 0)
+    along_channels: bool = False
+
+    def __str__(self) -> str:
+        if self.kind == "n:m":
+            suffix = " along channels" if self.along_channels else ""
+            return f"{self.sizes[0]}:{self.sizes[1]}{suffix}"
+        if self.kind == "block":
+            return f"block {self.sizes[0]}x{self.sizes[1]}"
+        return self.kind
+
+
+def detect_pattern(weight: Tensor) -> Pattern:
+    """Find the structure of a weight's zeros.
+
+    `weight` is `[M, K]`, `[M, C/groups, kw]` or `[M, C/groups, kh, kw]`. The first that fits is
+    named, in the order dense, zero, channel, block (largest first), n:m (smallest m first),
+    unstructured.
+
+    Raises:
+        ValueError: the weight has fewer than two dimensions.
+
+    Example:
+        >>> str(detect_pattern(torch.tensor([[1.0, 0, 2, 0], [0, 3, 4, 0]])))
+        '2:4'
+    """
+    if weight.dim() < 2:
+        raise ValueError(
+            f"expected a weight of 2 to 4 dimensions, got {weight.dim()}; try weight.unsqueeze(0)"
+        )
+    kept = weight.detach() != 0
+    nnz = int(kept.sum())
+    if nnz == kept.numel():
+        return Pattern("dense")
+    if nnz == 0:
+        return Pattern("zero")
+    if _is_channel(kept, nnz):
+        return Pattern("channel")
+    rows = kept.flatten(1)
+    for sizes in _BLOCKS:
+        if _is_blocked(rows[: 8 * sizes[0]], *sizes) and _is_blocked(rows, *sizes):
+            return Pattern("block", sizes)
+    nm = _nm(rows)
+    if nm is not None:
+        return Pattern("n:m", nm)
+    if kept.dim() > 2 and kept.shape[2:].numel() > 1:
+        nm = _nm(kept.movedim(1, -1).flatten(1))
+        if nm is not None:
+            return Pattern("n:m", nm, along_channels=True)
+    return Pattern("unstructured")
+
+
+def _is_channel(kept: Tensor, nnz: int) -> bool:
+    rows = int(kept.flatten(1).any(dim=1).sum())
+    channels = int(kept.movedim(1, 0).flatten(1).any(dim=1).sum())
+    return nnz == rows * channels * kept.shape[2:].numel()
+
+
+def _is_blocked(kept: Tensor, height: int, width: int) -> bool:
+    """Whether every aligned height x width block (cut at the edges) is either full or empty."""
+    m, k = kept.shape
+    if m < height or k < width:
+        return False
+    whole_m, whole_k = m - m % height, k - k % width
+    blocks = kept[:whole_m, :whole_k].reshape(m // height, height, k // width, width)
+    if not torch.equal(blocks.any(dim=3).any(dim=1), blocks.all(dim=3).all(dim=1)):
+        return False
+    for edge, dim in ((kept[whole_m:, :whole_k], 0), (kept[:whole_m, whole_k:], 1)):
+        if edge.numel() and not torch.equal(edge.any(dim=dim), edge.all(dim=dim)):
+            return False
+    return True
+
+
+def _nm(kept: Tensor) -> tuple[int, int] | None:
+    for m in _NM_GROUPS:
+        groups = kept.shape[1] // m
+        if groups == 0:
+            return None
+        counts = kept[:, : groups * m].reshape(-1, m).sum(dim=1)
+        n = int(counts.max())
+        if n <= m // 2 and float((counts == n).float().mean()) >= _FULL_GROUPS:
+            return n, m
+    return None

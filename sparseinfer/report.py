@@ -1,0 +1,314 @@
+"""What was decided for every layer of a model, with the numbers behind it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+from torch import nn
+
+from sparseinfer.modules import SparseLayer
+from sparseinfer.patterns import detect_pattern
+from sparseinfer.scan import Layer, scan
+
+__all__ = ["Candidate", "LayerReport", "Report", "describe", "report", "store"]
+
+_ATTRIBUTE = "_sparseinfer_report"
+DENSE = "dense"
+
+
+@dataclass
+class Candidate:
+    """A format tried for a layer: milliseconds a forward pass, bytes, or why it cannot be.
+
+    `speedup` is dense over sparse, with quartiles `low` and `high` where it was measured.
+    """
+
+    format: str
+    packed_bytes: int = 0
+    dense_ms: float | None = None
+    sparse_ms: float | None = None
+    speedup: float | None = None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+
+@dataclass
+class LayerReport:
+    """One layer: its weight, the format chosen, and milliseconds a forward pass of the model.
+
+    `format` is `dense` where the layer was left alone, and `reason` says why it is so in either
+    case. `timing` is `measured`, `modelled` or empty; `inputs` says at which inputs and `N` at how
+    many tokens or pixels. `dense_ms`, `sparse_ms`, `speedup`, `low` and `high` are those of the
+    best candidate.
+    """
+
+    name: str
+    kind: str
+    shape: list[int]
+    nnz: int
+    sparsity: float
+    pattern: str
+    format: str
+    dense_bytes: int
+    packed_bytes: int
+    reason: str
+    aliases: list[str] = field(default_factory=list)
+    nonfinite: int = 0
+    timing: str = ""
+    inputs: str = ""
+    N: list[int] = field(default_factory=list)
+    dense_ms: float | None = None
+    sparse_ms: float | None = None
+    speedup: float | None = None
+    low: float | None = None
+    high: float | None = None
+    candidates: list[Candidate] = field(default_factory=list)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the layer runs sparse."""
+        return self.format != DENSE
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weight as it is kept now."""
+        return self.packed_bytes if self.is_sparse else self.dense_bytes
+
+    @property
+    def ms(self) -> float | None:
+        """Milliseconds as the layer runs now."""
+        return self.sparse_ms if self.is_sparse else self.dense_ms
+
+
+@dataclass
+class Report:
+    """The report of a model: `layers`, and how they were timed.
+
+    Example:
+        >>> Report(layers=[]).sentence
+        'The model has no linear or convolution layer.'
+    """
+
+    layers: list[LayerReport]
+    converted: bool = False
+    threads: int = 0
+    device: str = ""
+    min_speedup: float = 0.0
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """Layers, sparse layers, bytes and times; `ratio` is the time now over the dense time.
+
+        Only layers that were timed count in the times.
+        """
+        timed = [layer for layer in self.layers if layer.ms is not None]
+        dense_ms = sum(layer.dense_ms or 0.0 for layer in timed)
+        now_ms = sum(layer.ms or 0.0 for layer in timed)
+        return {
+            "layers": len(self.layers),
+            "sparse_layers": sum(layer.is_sparse for layer in self.layers),
+            "timed_layers": len(timed),
+            "dense_bytes": sum(layer.dense_bytes for layer in self.layers),
+            "bytes": sum(layer.bytes for layer in self.layers),
+            "dense_ms": dense_ms,
+            "ms": now_ms,
+            "ratio": now_ms / dense_ms if dense_ms else None,
+        }
+
+    @property
+    def sentence(self) -> str:
+        """Whether the model got faster, in one plain sentence."""
+        totals = self.totals
+        count = totals["layers"]
+        if count == 0:
+            return "The model has no linear or convolution layer."
+        if not self.converted:
+            elements = sum(layer.dense_bytes for layer in self.layers)
+            zeros = sum(layer.dense_bytes * layer.sparsity for layer in self.layers)
+            return (
+                f"{count} linear and convolution layers, {zeros / max(1, elements):.0%} of whose "
+                "weights are zero, run as they are: convert_to_sparse(model, example_inputs=...) "
+                "finds which gain."
+            )
+        text = f"{totals['sparse_layers']} of {count} layers run sparse"
+        if totals["sparse_layers"] == 0:
+            return f"{text}, so the model is as fast as it was."
+        if totals["ratio"] is None:
+            return f"{text}; none of them was timed."
+        how = {layer.timing for layer in self.layers if layer.ms is not None}
+        word = "measured" if how == {"measured"} else "modelled, not measured,"
+        verdict = "faster" if totals["ratio"] < 1 else "not faster"
+        return (
+            f"{text}; the {word} layers take {totals['ratio']:.2f} of the dense time "
+            f"({1 / totals['ratio']:.2f}x), so the model got {verdict}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain dicts, lists, strings and numbers."""
+        return {**asdict(self), "totals": self.totals, "sentence": self.sentence}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Report:
+        """Rebuild a report from `to_dict` (or from the JSON of `to_json`).
+
+        Example:
+            >>> Report.from_dict(Report(layers=[]).to_dict()) == Report(layers=[])
+            True
+        """
+        fields = {key: value for key, value in data.items() if key not in ("totals", "sentence")}
+        layers = []
+        for layer in fields.pop("layers"):
+            candidates = [Candidate(**candidate) for candidate in layer["candidates"]]
+            layers.append(LayerReport(**{**layer, "candidates": candidates}))
+        return cls(layers=layers, **fields)
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The report as JSON, written to `path` too where one is given.
+
+        Example:
+            >>> json.loads(Report(layers=[]).to_json())["totals"]["layers"]
+            0
+        """
+        text = json.dumps(self.to_dict(), indent=1)
+        if path is not None:
+            target = Path(path)
+            unfinished = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+            unfinished.write_text(text + "\n", encoding="utf-8")
+            os.replace(unfinished, target)
+        return text
+
+    def table(self) -> Table:
+        """The layers as a rich table."""
+        table = Table(title=self._title(), title_justify="left")
+        for heading in ("layer", "weight", "sparsity", "pattern", "format"):
+            table.add_column(heading, overflow="fold")
+        for heading in ("dense ms", "sparse ms", "speed-up", "bytes"):
+            table.add_column(heading, justify="right")
+        for heading in ("at", "why"):
+            table.add_column(heading, overflow="fold")
+        for layer in self.layers:
+            spread = "" if layer.low is None else f" ({layer.low:.2f}-{layer.high:.2f})"
+            table.add_row(
+                layer.name or "(root)",
+                f"{layer.kind} {'x'.join(map(str, layer.shape))}",
+                f"{layer.sparsity:.1%}",
+                layer.pattern,
+                layer.format,
+                _number(layer.dense_ms),
+                _number(layer.sparse_ms),
+                "" if layer.speedup is None else f"{layer.speedup:.2f}x{spread}",
+                f"{layer.dense_bytes} -> {layer.bytes}" if layer.is_sparse else str(layer.bytes),
+                layer.inputs,
+                escape(layer.reason),
+            )
+        totals = self.totals
+        table.add_section()
+        table.add_row(
+            "total", f"{totals['layers']} layers", "", "", f"{totals['sparse_layers']} sparse",
+            _number(totals["dense_ms"]), _number(totals["ms"]),
+            "" if totals["ratio"] is None else f"{1 / totals['ratio']:.2f}x",
+            f"{totals['dense_bytes']} -> {totals['bytes']}", "", "",
+        )  # fmt: skip
+        return table
+
+    def _title(self) -> str:
+        if not self.converted:
+            return "layers as they are"
+        return (
+            f"converted for {self.device}, {self.threads} threads, min_speedup={self.min_speedup}"
+        )
+
+    def print(self) -> None:
+        """Print the table and the sentence on standard output."""
+        Console().print(self)
+
+    def __rich__(self) -> Group:
+        return Group(self.table(), self.sentence)
+
+    def __str__(self) -> str:
+        text = io.StringIO()
+        Console(file=text, width=180, color_system=None).print(self)
+        return text.getvalue()
+
+
+def report(model: nn.Module) -> Report:
+    """Tell what was decided for every layer of a converted model, or what an unconverted one holds.
+
+    Raises:
+        TypeError: `model` is not an nn.Module.
+
+    Example:
+        >>> report(nn.Linear(8, 8)).layers[0].pattern
+        'dense'
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected an nn.Module, got {type(model).__name__}; try report(model)")
+    stored = vars(model).get(_ATTRIBUTE)
+    if stored is not None:
+        return Report.from_dict(stored)
+    layers = [describe(layer, reason=layer.blocked) for layer in scan(model)]
+    return Report(layers=layers + describe_sparse(model))
+
+
+def store(model: nn.Module, result: Report) -> None:
+    """Keep a report on the model as plain data, which deepcopy and pickle take along."""
+    setattr(model, _ATTRIBUTE, result.to_dict())
+
+
+def describe(layer: Layer, reason: str) -> LayerReport:
+    """The report of a layer that stays dense, before any timing."""
+    return LayerReport(
+        name=layer.name,
+        aliases=layer.names[1:],
+        kind=layer.kind,
+        shape=list(layer.shape),
+        nnz=layer.nnz,
+        sparsity=1.0 - layer.density if layer.numel else 0.0,
+        pattern=str(layer.pattern) if layer.pattern else "unknown",
+        nonfinite=layer.nonfinite,
+        format=DENSE,
+        dense_bytes=layer.numel * layer.dtype.itemsize,
+        packed_bytes=0,
+        reason=reason,
+    )
+
+
+def describe_sparse(model: nn.Module) -> list[LayerReport]:
+    """The report of the layers of a model that are sparse already."""
+    names: dict[SparseLayer, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, SparseLayer):
+            names.setdefault(module, []).append(name)
+    layers = []
+    for module, found in names.items():
+        shape = list(module.weight_shape)
+        numel = module.handle.m * module.handle.k
+        layers.append(
+            LayerReport(
+                name=found[0],
+                aliases=found[1:],
+                kind=type(module).dense_type.__name__.lower(),
+                shape=shape,
+                nnz=module.nnz,
+                sparsity=1.0 - module.nnz / numel,
+                pattern=str(detect_pattern(module.dense_weight())),
+                format=module.format,
+                dense_bytes=4 * numel,
+                packed_bytes=module.packed.numel(),
+                reason="it was sparse already",
+            )
+        )
+    return layers
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"

@@ -1,0 +1,91 @@
+"""What a dense layer computes with: its weight and bias, whatever pruning wrapped around."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+__all__ = ["build_dense", "effective", "owned_parameters", "unusual_tensors"]
+
+
+def effective(layer: nn.Module, name: str) -> Tensor | None:
+    """The tensor that `layer` computes with as its `weight` or `bias`; None where it has none.
+
+    Reads `<name>_orig * <name>_mask` of `torch.nn.utils.prune` (the mask's hook present or not) and
+    `torch.nn.utils.parametrize` parametrizations, those of `torch.ao.pruning` among them.
+
+    Raises:
+        ValueError: the tensor is computed by a hook (weight_norm, spectral_norm) and cannot be
+            read.
+
+    Example:
+        >>> from torch.nn.utils import prune
+        >>> layer = prune.l1_unstructured(nn.Linear(4, 4), "weight", amount=8)
+        >>> int((effective(layer, "weight") == 0).sum())
+        8
+    """
+    with torch.no_grad():
+        if parametrize.is_parametrized(layer, name):
+            return getattr(layer, name).detach()
+        if f"{name}_orig" in layer._parameters and f"{name}_mask" in layer._buffers:
+            original, mask = layer.get_parameter(f"{name}_orig"), layer.get_buffer(f"{name}_mask")
+            return (original * mask.to(original.dtype)).detach()
+        if name in layer._parameters:
+            tensor = layer._parameters[name]
+            return None if tensor is None else tensor.detach()
+    raise ValueError(
+        f"expected {name} to be a parameter, masked or parametrized, got one computed by a hook; "
+        f"try removing the hook (for weight_norm: torch.nn.utils.remove_weight_norm)"
+    )
+
+
+def owned_parameters(layer: nn.Module, name: str) -> list[nn.Parameter]:
+    """The Parameters behind `effective(layer, name)`: more than one for some parametrizations.
+
+    Example:
+        >>> len(owned_parameters(nn.Linear(4, 4), "weight"))
+        1
+    """
+    if parametrize.is_parametrized(layer, name):
+        parametrizations: Any = layer.parametrizations
+        return list(parametrizations[name].parameters())
+    found = (layer._parameters.get(name), layer._parameters.get(f"{name}_orig"))
+    return [parameter for parameter in found if parameter is not None]
+
+
+def unusual_tensors(layer: nn.Module) -> list[str]:
+    """Names of parameters, buffers and children that a plain layer of this kind does not have.
+
+    Example:
+        >>> unusual_tensors(nn.Linear(4, 4))
+        []
+    """
+    usual = {"weight", "bias", "weight_orig", "weight_mask", "bias_orig", "bias_mask"}
+    names = (*layer._parameters, *layer._buffers, *layer._modules)
+    return [name for name in names if name not in usual and name != "parametrizations"]
+
+
+def build_dense(like: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """A plain layer with the geometry of `like` (dense or sparse), these tensors, no gradients.
+
+    Example:
+        >>> build_dense(nn.Linear(4, 8), torch.ones(8, 4), None)
+        Linear(in_features=4, out_features=8, bias=False)
+    """
+    dense: Any
+    with torch.device("meta"):
+        if weight.dim() == 2:
+            dense = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
+        else:
+            cls = nn.Conv1d if weight.dim() == 3 else nn.Conv2d
+            dense = cls(
+                like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding,
+                like.dilation, like.groups, bias is not None, like.padding_mode,
+            )  # fmt: skip
+    dense.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        dense.bias = nn.Parameter(bias, requires_grad=False)
+    return dense.train(like.training)

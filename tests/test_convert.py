@@ -1,0 +1,424 @@
+"""convert_to_sparse: what is replaced, what is left alone, and why."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import pytest
+import torch
+from oracle import sparse_weight
+from torch import nn
+from torch.nn.utils import parametrize, prune
+
+import sparseinfer
+from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, cost, report
+from sparseinfer.measure import compare
+from sparseinfer.modules import SparseLayer
+
+
+def _prune(model: nn.Module, density: float = 0.1) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+            module.weight.data = sparse_weight(module.weight.shape, density)
+    return model
+
+
+def _network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)
+    )
+
+
+def _reasons(model: nn.Module) -> dict[str, str]:
+    return {layer.name: layer.reason for layer in report(model).layers}
+
+
+def _close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_converts_and_computes_the_same(inplace: bool) -> None:
+    model = _prune(_network()).eval()
+    x = torch.randn(2, 3, 8, 8)
+    expected = model(x)
+    sparse = convert_to_sparse(model, example_inputs=x, min_speedup=0, inplace=inplace)
+    assert (sparse is model) is inplace
+    assert isinstance(sparse[0], SparseConv2d) and isinstance(sparse[4], SparseLinear)
+    assert isinstance(model[0], SparseConv2d) is inplace
+    _close(sparse(x), expected)
+
+
+@pytest.mark.parametrize("example", [
+    torch.randn(2, 8), (torch.randn(2, 8),), {"input": torch.randn(2, 8)}, [torch.randn(2, 8)],
+    [(torch.randn(2, 8),), {"input": torch.randn(5, 8)}, torch.randn(2, 8)],
+], ids=["tensor", "tuple", "dict", "list", "mixed"])  # fmt: skip
+def test_forms_of_example_inputs(example: Any) -> None:
+    sparse = convert_to_sparse(_prune(nn.Linear(8, 8), 0.5), example_inputs=example, min_speedup=0)
+    assert isinstance(sparse, SparseLinear)
+    (layer,) = report(sparse).layers
+    assert layer.timing == "measured" and layer.speedup is not None and layer.dense_ms > 0
+    assert layer.N == ([5, 2] if "5x8" in layer.inputs else [2]) or layer.N == [2, 5]
+
+
+def test_bad_arguments() -> None:
+    model = nn.Linear(4, 4)
+    with pytest.raises(TypeError, match=r"expected an nn.Module, got OrderedDict"):
+        convert_to_sparse(model.state_dict())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected a format of panel, csr, nm, got 'coo'"):
+        convert_to_sparse(model, formats=["coo"])
+    with pytest.raises(ValueError, match="min_speedup >= 0"):
+        convert_to_sparse(model, min_speedup=-1)
+    with pytest.raises(ValueError, match="min_speedup >= 0"):
+        convert_to_sparse(model, min_speedup=float("nan"))
+    with pytest.raises(ValueError, match="threads >= 1"):
+        convert_to_sparse(model, threads=0)
+    with pytest.raises(ValueError, match="empty list"):
+        convert_to_sparse(model, example_inputs=[])
+    with pytest.raises(TypeError, match="got int"):
+        convert_to_sparse(model, example_inputs=3)
+
+
+def test_min_speedup_decides() -> None:
+    model = _prune(nn.Sequential(nn.Linear(512, 512)), 0.02)
+    x = torch.randn(256, 512)
+    assert isinstance(convert_to_sparse(model, example_inputs=x)[0], SparseLinear)
+    strict = convert_to_sparse(model, example_inputs=x, min_speedup=1e6)
+    assert type(strict[0]) is nn.Linear
+    (layer,) = report(strict).layers
+    assert "measured" in layer.reason and "less than the 1e+06x asked" in layer.reason
+    assert layer.candidates[0].format == "panel" and layer.candidates[0].packed_bytes > 0
+
+
+def test_the_cost_model_decides_without_inputs() -> None:
+    model = nn.Sequential(
+        _prune(nn.Linear(1024, 1024), 0.05), _prune(nn.Linear(16, 16), 0.05),
+        _prune(nn.Linear(1024, 1024), 0.9), nn.Linear(1024, 1024),
+    )  # fmt: skip
+    sparse = convert_to_sparse(model)
+    assert [type(layer) for layer in sparse] == [SparseLinear] + 3 * [nn.Linear]
+    layers = report(sparse).layers
+    assert [layer.timing for layer in layers] == ["modelled"] * 3 + [""]
+    assert layers[0].inputs.endswith("assumed") and layers[0].N
+    assert layers[3].reason == "it has no zeros"
+
+
+def test_cost_model_is_monotonic() -> None:
+    for n in (1, 4, 128):
+        gains = [cost.estimate(768, 768, n, density).speedup for density in (0.0, 0.1, 0.5, 1.0)]
+        assert gains == sorted(gains, reverse=True)
+    with pytest.raises(ValueError, match="density of 0 to 1"):
+        cost.estimate(8, 8, 1, 1.5)
+
+
+def test_forced_formats() -> None:
+    model = _prune(nn.Sequential(nn.Linear(64, 32), nn.Conv2d(4, 4, 3)), 0.5)
+    model[1].weight.data = sparse_weight((4, 4, 3, 3), 1.0, nm=(2, 4))
+    for name in ("csr", "panel"):
+        sparse = convert_to_sparse(model, formats=name, min_speedup=0)
+        assert [layer.format for layer in sparse] == [name, name]
+    sparse = convert_to_sparse(model, formats=("nm",), min_speedup=0)
+    assert type(sparse[0]) is nn.Linear and sparse[1].format == "nm"
+    linear, conv = report(sparse).layers
+    assert linear.format == "dense" and linear.reason.startswith("nm: ")
+    assert conv.pattern == "2:4"
+    both = convert_to_sparse(
+        nn.Sequential(model[0]), formats=["csr", "panel"], min_speedup=0,
+        example_inputs=torch.randn(64, 64),
+    )  # fmt: skip
+    tried = report(both).layers[0].candidates
+    assert [candidate.format for candidate in tried] == ["csr", "panel"]
+    assert both[0].format == max(tried, key=lambda candidate: candidate.speedup or 0).format
+
+
+def test_what_panel_cannot_store_falls_to_csr() -> None:
+    model = _prune(nn.Linear(65540, 2), 0.01)
+    sparse = convert_to_sparse(model, min_speedup=0)
+    assert sparse.format == "csr"
+    x = torch.randn(1, 65540)
+    _close(sparse(x), model(x))
+
+
+# ---- masks and parametrizations ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_masks_attached(inplace: bool) -> None:
+    model = _network()
+    prune.l1_unstructured(model[0], "weight", amount=0.8)
+    prune.random_structured(model[4], "weight", amount=0.5, dim=0)
+    prune.l1_unstructured(model[4], "bias", amount=5)
+    x = torch.randn(2, 3, 8, 8)
+    model.eval()
+    expected = model(x)
+    sparse = convert_to_sparse(model, min_speedup=0, inplace=inplace)
+    assert isinstance(sparse[0], SparseConv2d) and isinstance(sparse[4], SparseLinear)
+    _close(sparse(x), expected)
+    assert not sparse[0]._forward_pre_hooks
+    assert set(sparse[4].state_dict()) == {"packed", "bias"}
+    if not inplace:
+        assert model[0].weight.grad_fn is not None
+        assert torch.equal(model(x), expected)
+
+
+def test_masks_attached_to_layers_that_stay_dense() -> None:
+    model = prune.l1_unstructured(nn.Linear(16, 16), "weight", amount=0.5)
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(model)
+    x = torch.randn(2, 16)
+    expected = model(x)
+    kept = convert_to_sparse(model, min_speedup=1e6)
+    assert type(kept) is nn.Linear and kept.weight_orig is not model.weight_orig
+    assert torch.equal(kept(x), expected)
+    kept(x).sum().backward()
+    assert kept.weight_orig.grad is not None and model.weight_orig.grad is None
+
+
+def test_masks_without_their_hook() -> None:
+    model = prune.l1_unstructured(nn.Linear(16, 16), "weight", amount=0.5)
+    x = torch.randn(2, 16)
+    expected = model(x)
+    model._forward_pre_hooks.clear()
+    _close(convert_to_sparse(model, min_speedup=0)(x), expected)
+
+
+def test_parametrizations() -> None:
+    class Mask(nn.Module):
+        def __init__(self, mask: torch.Tensor) -> None:
+            super().__init__()
+            self.register_buffer("mask", mask)
+
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return weight * self.mask
+
+    model = nn.Sequential(nn.Linear(16, 16), nn.Conv2d(2, 4, 3))
+    for layer in model:
+        mask = (torch.rand(layer.weight.shape) < 0.3).float()
+        parametrize.register_parametrization(layer, "weight", Mask(mask))
+    sparse = convert_to_sparse(model, min_speedup=0)
+    assert [type(layer) for layer in sparse] == [SparseLinear, SparseConv2d]
+    assert torch.equal(sparse[0].weight, model[0].weight)
+
+
+def test_torch_ao_sparsifier() -> None:
+    pruning = pytest.importorskip("torch.ao.pruning")
+    model = nn.Sequential(nn.Linear(32, 32))
+    sparsifier = pruning.WeightNormSparsifier(
+        sparsity_level=0.5, sparse_block_shape=(1, 4), zeros_per_block=4
+    )
+    sparsifier.prepare(model, [{"tensor_fqn": "0.weight"}])
+    sparsifier.step()
+    sparse = convert_to_sparse(model, min_speedup=0)
+    assert report(sparse).layers[0].pattern == "block 1x4"
+    x = torch.randn(3, 32)
+    _close(sparse(x), model(x))
+
+
+# ---- what is left alone ------------------------------------------------------------------------
+
+
+class OwnForward(nn.Linear):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) + 1
+
+
+class Renamed(nn.Linear):
+    """A subclass that computes what nn.Linear does."""
+
+
+def _patched() -> nn.Linear:
+    layer = nn.Linear(8, 8)
+    layer.forward = lambda x: x  # type: ignore[method-assign]
+    return layer
+
+
+def _with_buffer() -> nn.Linear:
+    layer = nn.Linear(8, 8)
+    layer.register_buffer("scale", torch.ones(8))
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (OwnForward(8, 8), "its class OwnForward has a forward of its own"),
+        (_patched(), "its forward was replaced on the instance"),
+        (_with_buffer(), "it carries more than weight and bias: scale"),
+        (nn.Linear(8, 8).double(), "its weight is float64"),
+        (nn.Linear(8, 8).bfloat16(), "its weight is bfloat16"),
+        (nn.LazyLinear(8), "uninitialized"),
+        (nn.Linear(8, 8, device="meta"), "meta device"),
+        (nn.utils.weight_norm(nn.Linear(8, 8)), "computed by a hook"),
+        (nn.Linear(0, 8), "no elements"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_layers_that_stay_dense(layer: nn.Module, reason: str) -> None:
+    model = nn.ModuleDict({"layer": layer})
+    kept = convert_to_sparse(model, min_speedup=0)
+    assert type(kept["layer"]) is type(layer)
+    assert reason in _reasons(kept)["layer"]
+
+
+def test_a_subclass_without_a_forward_of_its_own_is_converted() -> None:
+    assert isinstance(convert_to_sparse(Renamed(8, 8), min_speedup=0), SparseLinear)
+
+
+def test_attention_and_transformer_layers_keep_working() -> None:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    model = _prune(nn.TransformerEncoder(layer, 2)).eval()
+    x = torch.randn(2, 5, 32)
+    for mode in (torch.no_grad, torch.enable_grad):
+        with mode():
+            sparse = convert_to_sparse(model, example_inputs=x, min_speedup=0)
+            _close(sparse(x), model(x))
+    reasons = _reasons(sparse)
+    assert "nn.MultiheadAttention reads" in reasons["layers.0.self_attn.out_proj"]
+    assert "nn.TransformerEncoderLayer reads" in reasons["layers.1.linear1"]
+
+
+def test_tied_parameters_stay_dense() -> None:
+    model = nn.ModuleDict({"embedding": nn.Embedding(32, 16), "head": nn.Linear(16, 32)})
+    model["head"].weight = model["embedding"].weight
+    kept = convert_to_sparse(model, min_speedup=0)
+    assert kept["head"].weight is kept["embedding"].weight
+    assert _reasons(kept)["head"] == (
+        "its weight is the same Parameter as that of another module (Embedding)"
+    )
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_shared_modules_stay_shared(inplace: bool) -> None:
+    layer = _prune(nn.Linear(16, 16))
+    model = nn.Sequential(layer, nn.ReLU(), nn.Sequential(layer))
+    x = torch.randn(2, 16)
+    expected = model(x)
+    sparse = convert_to_sparse(model, example_inputs=x, min_speedup=0, inplace=inplace)
+    assert isinstance(sparse[0], SparseLinear) and sparse[2][0] is sparse[0]
+    (found,) = report(sparse).layers
+    assert (found.name, found.aliases) == ("0", ["2.0"])
+    _close(sparse(x), expected)
+
+
+def test_layers_the_inputs_never_reach() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = _prune(nn.Linear(8, 8)), _prune(nn.Linear(8, 8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.used(x)
+
+    x = torch.randn(2, 8)
+    kept = convert_to_sparse(Half(), example_inputs=x)
+    assert "never reach it" in _reasons(kept)["unused"]
+    assert isinstance(convert_to_sparse(Half(), example_inputs=x, min_speedup=0).unused, SparseLinear)
+
+
+def test_inputs_of_another_dtype_stay_dense() -> None:
+    model = _prune(nn.Linear(8, 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        kept = convert_to_sparse(
+            nn.Sequential(nn.Linear(8, 8), model), example_inputs=torch.randn(2, 8), min_speedup=0
+        )
+    assert "its inputs are bfloat16" in _reasons(kept)["1"]
+
+
+def test_a_converted_model_is_left_as_it_is() -> None:
+    model = _prune(nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)))
+    once = convert_to_sparse(nn.Sequential(model[0]), min_speedup=0)
+    model[0] = once[0]
+    twice = convert_to_sparse(model, min_speedup=0, inplace=True)
+    assert twice[0] is once[0] and isinstance(twice[1], SparseLinear)
+    assert _reasons(twice)["0"] == "it was sparse already"
+
+
+def test_non_finite_weights_are_kept_and_reported() -> None:
+    model = _prune(nn.Sequential(nn.Linear(16, 4)))
+    model[0].weight.data[2, 3] = float("nan")
+    model[0].weight.data[1, 0] = float("inf")
+    sparse = convert_to_sparse(model, min_speedup=0)
+    (layer,) = report(sparse).layers
+    assert layer.nonfinite == 2 and "2 NaN or Inf weights, kept" in layer.reason
+    y = sparse(torch.ones(1, 16))[0]
+    assert y[2].isnan() and y[1] == float("inf") and y[[0, 3]].isfinite().all()
+
+
+@pytest.mark.parametrize("density", [0.0, 1.0])
+def test_fully_zero_and_fully_dense(density: float) -> None:
+    model = _prune(_network(), density).eval()
+    x = torch.randn(1, 3, 8, 8)
+    _close(convert_to_sparse(model, example_inputs=x, min_speedup=0)(x), model(x))
+
+
+# ---- what moves along --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_hooks_flags_and_attributes_move_along(inplace: bool) -> None:
+    model = _prune(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)))
+    model[0].eval()
+    model[0].note = {"kept": True}
+    calls: list[str] = []
+    model[0].register_forward_hook(lambda *_: calls.append("after"))
+    handle = model[0].register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append("before"), with_kwargs=True
+    )
+    sparse = convert_to_sparse(model, min_speedup=0, inplace=inplace)
+    assert not sparse[0].training and sparse[1].training and sparse.training
+    assert sparse[0].note == {"kept": True}
+    sparse(torch.randn(2, 8))
+    assert calls == ["before", "after"]
+    if inplace:
+        handle.remove()
+        sparse(torch.randn(2, 8))
+        assert calls == ["before", "after", "after"]
+
+
+def test_the_model_is_not_disturbed() -> None:
+    model = _prune(_network()).train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(1)
+    convert_to_sparse(model, example_inputs=torch.randn(2, 3, 8, 8))
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    torch.randn(2, 3, 8, 8)
+    assert torch.equal(torch.rand(1), drawn)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_threads_are_restored() -> None:
+    before = torch.get_num_threads()
+    sparse = convert_to_sparse(
+        _prune(nn.Linear(8, 8)), example_inputs=torch.randn(2, 8), threads=1, min_speedup=0
+    )
+    assert torch.get_num_threads() == before and report(sparse).threads == 1
+
+
+def test_progress_is_silent_unless_asked(capfd: pytest.CaptureFixture[str]) -> None:
+    model = _prune(nn.Linear(8, 8))
+    convert_to_sparse(model)
+    assert capfd.readouterr() == ("", "")
+    convert_to_sparse(model, progress=True)
+    assert "converting" in capfd.readouterr().err
+
+
+def test_decisions_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="sparseinfer"):
+        convert_to_sparse(_prune(nn.Sequential(nn.Linear(8, 8))))
+    assert any(message.startswith("0: dense") for message in caplog.messages)
+
+
+def test_compare_stops_when_decided() -> None:
+    result = compare(lambda: sum(range(5000)), lambda: None, threshold=1.05, budget_s=30)
+    assert result.speedup > 2 and result.low <= result.speedup <= result.high
+
+
+def test_package_surface() -> None:
+    assert all(hasattr(sparseinfer, name) for name in sparseinfer.__all__)
+    assert isinstance(sparseinfer.__version__, str)
+    assert issubclass(SparseLinear, SparseLayer)

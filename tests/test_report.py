@@ -1,0 +1,135 @@
+"""sparseinfer.report: the numbers, the sentence, and the forms it comes in."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from oracle import sparse_weight
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.nn.utils import prune
+
+from sparseinfer import LayerReport, Report, SparseLinear, convert_to_sparse, report
+
+
+def _model() -> nn.Module:
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8))
+    model[0].weight.data = sparse_weight((32, 64), 0.25)
+    return model
+
+
+def _timed(name: str, format: str, dense_ms: float, sparse_ms: float) -> LayerReport:
+    return LayerReport(
+        name, "linear", [8, 8], 16, 0.75, "unstructured", format, 256, 128, "because",
+        timing="measured", inputs="1x8 (1 calls)", N=[1], dense_ms=dense_ms, sparse_ms=sparse_ms,
+        speedup=dense_ms / sparse_ms, low=1.0, high=2.0,
+    )  # fmt: skip
+
+
+def test_an_unconverted_model() -> None:
+    model = _model()
+    prune.l1_unstructured(model[2], "weight", amount=0.5)
+    found = report(model)
+    first, second = found.layers
+    assert (first.name, first.kind, first.shape, first.format) == ("0", "linear", [32, 64], "dense")
+    assert first.nnz == int((model[0].weight != 0).sum())
+    assert first.sparsity == pytest.approx(1 - first.nnz / 2048)
+    assert (first.pattern, second.pattern) == ("unstructured", "unstructured")
+    assert second.sparsity == 0.5 and first.dense_bytes == 8192 and first.speedup is None
+    assert "2 linear and convolution layers" in found.sentence
+    assert not found.converted and found.totals["ratio"] is None
+
+
+def test_a_converted_model() -> None:
+    model = convert_to_sparse(_model(), example_inputs=torch.randn(3, 64), min_speedup=0)
+    found = report(model)
+    first = found.layers[0]
+    assert first.is_sparse and first.timing == "measured" and first.N == [3]
+    assert first.inputs == "3x64 (1 calls)"
+    assert first.low is not None and first.high is not None and first.speedup is not None
+    assert first.low <= first.speedup <= first.high
+    assert first.packed_bytes == model[0].packed.numel() == first.bytes
+    totals = found.totals
+    assert totals["sparse_layers"] == 2 and totals["ms"] == pytest.approx(
+        sum(layer.ms for layer in found.layers)
+    )
+    assert totals["ratio"] == pytest.approx(totals["ms"] / totals["dense_ms"])
+
+
+@pytest.mark.parametrize(
+    ("layers", "sentence"),
+    [
+        ([], "The model has no linear or convolution layer."),
+        (
+            [_timed("a", "panel", 2.0, 0.5), _timed("b", "dense", 2.0, 3.0)],
+            "1 of 2 layers run sparse; the measured layers take 0.62 of the dense time (1.60x), so "
+            "the model got faster.",
+        ),
+        (
+            [_timed("a", "panel", 1.0, 2.0)],
+            "1 of 1 layers run sparse; the measured layers take 2.00 of the dense time (0.50x), so "
+            "the model got not faster.",
+        ),
+        (
+            [_timed("a", "dense", 1.0, 2.0)],
+            "0 of 1 layers run sparse, so the model is as fast as it was.",
+        ),
+    ],
+)
+def test_the_sentence(layers: list[LayerReport], sentence: str) -> None:
+    assert Report(layers=layers, converted=True).sentence == sentence
+
+
+def test_the_sentence_says_when_times_are_modelled() -> None:
+    model = convert_to_sparse(_model(), min_speedup=0)
+    assert "modelled, not measured" in report(model).sentence
+
+
+def test_json(tmp_path: Path) -> None:
+    found = report(convert_to_sparse(_model(), min_speedup=0))
+    path = tmp_path / "report.json"
+    text = found.to_json(path)
+    assert path.read_text() == text + "\n" and list(tmp_path.iterdir()) == [path]
+    data = json.loads(text)
+    assert data["sentence"] == found.sentence and data["layers"][0]["format"] == "panel"
+    assert Report.from_dict(data) == found
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_it_moves_with_the_model(copied) -> None:  # type: ignore[no-untyped-def]
+    model = convert_to_sparse(_model(), min_speedup=0)
+    assert report(copied(model)) == report(model)
+    assert not any("report" in key for key in model.state_dict())
+
+
+def test_part_of_a_converted_model() -> None:
+    model = convert_to_sparse(_model(), min_speedup=0)
+    (layer,) = report(nn.ModuleList([model[0]])).layers
+    assert (layer.format, layer.reason) == ("panel", "it was sparse already")
+    assert layer.sparsity == pytest.approx(report(model).layers[0].sparsity)
+    assert report(SparseLinear(4, 4)).layers[0].pattern == "zero"
+
+
+def test_forms_for_reading(capsys: pytest.CaptureFixture[str]) -> None:
+    model = convert_to_sparse(_model(), example_inputs=torch.randn(3, 64))
+    found = report(model)
+    text = str(found)
+    assert isinstance(found.table(), Table)
+    for part in ("32x64", "linear", "measured", "3x64 (1 calls)", found.sentence):
+        assert part in text
+    console = Console(width=180)
+    console.print(found)
+    assert capsys.readouterr().out == text
+    found.print()
+    assert "32x64" in capsys.readouterr().out
+
+
+def test_not_a_module() -> None:
+    with pytest.raises(TypeError, match="expected an nn.Module, got dict"):
+        report({})  # type: ignore[arg-type]

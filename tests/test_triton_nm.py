@@ -1,0 +1,232 @@
+"""The Triton N:M linear kernel: interpreted on the CPU, and compiled ahead for sm_80 and sm_90.
+
+Triton fixes at its first import whether kernels are interpreted, and torch may import it at any
+moment. So the checks (triton_nm_checks.py) run in worker processes started with TRITON_INTERPRET
+set one way or the other: this process, and with it the rest of the suite, never sees the variable.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import importlib.metadata
+import importlib.util
+import multiprocessing
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import triton_nm_checks as checks
+
+import sparseinfer.triton as light
+from sparseinfer.triton import NmMeta, unsupported_reasons
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None,
+    reason="Triton is not installed; it would run the nm kernel in Triton's interpreter",
+)
+needs_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0),
+    reason="no CUDA device of compute capability 8.0; it would run the compiled nm kernel",
+)
+
+Check = Callable[..., None]
+
+
+@contextlib.contextmanager
+def worker(**environment: str) -> Iterator[Callable[..., Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        pool = concurrent.futures.ProcessPoolExecutor(
+            1, mp_context=multiprocessing.get_context("spawn")
+        )
+        pool.submit(os.getpid).result()  # the process starts while the environment is patched
+    with pool:
+        yield lambda check, *args, **kwargs: pool.submit(check, *args, **kwargs).result()
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> Iterator[Callable[..., Any]]:
+    with worker(TRITON_INTERPRET="1") as call:
+        yield call
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    cache = tmp_path_factory.mktemp("triton-cache")
+    with worker(TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(cache)) as call:
+        yield call
+
+
+SHAPES = [
+    (0, 5, 8),
+    (1, 1, 1),
+    (1, 33, 261),
+    (2, 5, 3),
+    (15, 17, 64),
+    (16, 16, 256),
+    (17, 65, 130),
+    (33, 70, 37),
+    (70, 130, 67),
+]
+BUCKETS = {"float32": (1, 64, 65), "float16": (1, 32, 64, 65), "bfloat16": (1, 32, 64, 65)}
+COMPILED = [
+    (capability, dtype, bucket, list(checks.ACTIVATIONS)[i % 8], 1 + (i + 1) % 3)
+    for capability in (80, 90)
+    for i, (dtype, bucket) in enumerate((d, b) for d in checks.DTYPES for b in BUCKETS[d])
+]
+
+
+@needs_triton
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+def test_matches_float64(interpreted: Check, dtype: str, shape: tuple[int, int, int]) -> None:
+    interpreted(checks.check_oracle, dtype, shape, "none", True, 2, "cpu")
+    interpreted(checks.check_integers, dtype, shape, 2, "cpu")
+
+
+@needs_triton
+@pytest.mark.parametrize("biased", [False, True], ids=["no bias", "bias"])
+@pytest.mark.parametrize("activation", checks.ACTIVATIONS)
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+def test_activation(interpreted: Check, dtype: str, activation: str, biased: bool) -> None:
+    interpreted(checks.check_oracle, dtype, (3, 18, 21), activation, biased, 2, "cpu")
+    if not biased:
+        interpreted(checks.check_activation_curve, dtype, activation, "cpu")
+
+
+@needs_triton
+@pytest.mark.parametrize("n", [1, 3, 4])
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+def test_other_n_of_four(interpreted: Check, dtype: str, n: int) -> None:
+    interpreted(checks.check_oracle, dtype, (5, 19, 46), "none", True, n, "cpu")
+    interpreted(checks.check_integers, dtype, (5, 19, 30), n, "cpu")
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+def test_nonfinite_and_signed_zero(interpreted: Check, dtype: str) -> None:
+    interpreted(checks.check_nonfinite_and_zeros, dtype, "cpu")
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+def test_input_layouts(interpreted: Check, dtype: str) -> None:
+    interpreted(checks.check_layouts, dtype, "cpu")
+
+
+@needs_triton
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+def test_native_packed_buffer(interpreted: Check, dtype: str, n: int) -> None:
+    interpreted(checks.check_native_buffer, dtype, n)
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+def test_module(interpreted: Check, dtype: str) -> None:
+    interpreted(checks.check_module, dtype, "cpu")
+
+
+@needs_triton
+def test_errors_and_examples(interpreted: Check, compiled: Check) -> None:
+    interpreted(checks.check_errors)
+    interpreted(checks.check_examples)
+    compiled(checks.check_cpu_tensors_without_interpreter)
+
+
+def _assembler() -> str | None:
+    spec = importlib.util.find_spec("triton")
+    if spec is None or spec.origin is None:
+        return None
+    bundled = pathlib.Path(spec.origin).parent / "backends/nvidia/bin/ptxas"
+    return str(bundled) if bundled.exists() else shutil.which("ptxas")
+
+
+needs_assembler = pytest.mark.skipif(
+    _assembler() is None,
+    reason="no ptxas, Triton's or the system's; it would compile the nm kernel for sm_80 and sm_90",
+)
+
+
+@needs_assembler
+@pytest.mark.parametrize(("capability", "dtype", "bucket", "activation", "n"), COMPILED)
+def test_compiles_ahead(
+    compiled: Check, capability: int, dtype: str, bucket: int, activation: str, n: int
+) -> None:
+    compiled(checks.compile_ahead, capability, dtype, bucket, activation, n, False)
+
+
+@needs_assembler
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+def test_compiles_ahead_with_unit_and_ragged_arguments(compiled: Check, dtype: str) -> None:
+    compiled(checks.compile_ahead, 80, dtype, 1, "none", 2, True)
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+def test_on_gpu(compiled: Check, dtype: str) -> None:
+    for shape in [*SHAPES, (1, 4096, 4096), (65, 512, 1024)]:
+        compiled(checks.check_oracle, dtype, shape, "none", True, 2, "cuda")
+        if shape[2] <= 256:
+            compiled(checks.check_integers, dtype, shape, 2, "cuda")
+    for activation in checks.ACTIVATIONS:
+        compiled(checks.check_oracle, dtype, (3, 18, 21), activation, True, 1, "cuda")
+        compiled(checks.check_activation_curve, dtype, activation, "cuda")
+    compiled(checks.check_nonfinite_and_zeros, dtype, "cuda")
+    compiled(checks.check_layouts, dtype, "cuda")
+    compiled(checks.check_module, dtype, "cuda")
+
+
+def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(light, "_triton_reasons", lambda: [])
+    assert "got cpu" in unsupported_reasons("cpu", torch.float16)[0]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "got none that torch can use" in unsupported_reasons("cuda", torch.float16)[0]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert "capability >= 8.0, got 7.5" in unsupported_reasons("cuda", torch.float16)[0]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert unsupported_reasons("cuda", torch.bfloat16) == []
+    assert "got float64" in unsupported_reasons("cuda", torch.float64)[0]
+    for n, m in [(4, 8), (1, 2), (0, 4), (5, 4)]:
+        assert f"got {n}:{m}" in unsupported_reasons("cuda", torch.float16, n=n, m=m)[0]
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert unsupported_reasons("cpu", torch.float16) == []
+
+
+def test_reasons_name_a_missing_or_old_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons = light._triton_reasons.__wrapped__  # without its cache
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "got none installed" in reasons()[0]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.1.0")
+    assert "expected Triton >= 3.2, got 2.1.0" in reasons()[0]
+
+
+def test_meta_refuses_another_format() -> None:
+    with pytest.raises(ValueError, match="expected a packed buffer in the nm format, got csr"):
+        NmMeta.from_info({"format": "csr"})
+
+
+def test_package_imports_without_triton() -> None:
+    # None in sys.modules makes every import of triton fail, as where it is not installed.
+    script = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import sparseinfer.triton, torch\n"
+        "print(sparseinfer.triton.unsupported_reasons('cuda', torch.float16)[0])"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "expected Triton, got none installed" in done.stdout
