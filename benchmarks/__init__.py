@@ -1,0 +1,1 @@
+"""Measurements of sparseinfer against dense PyTorch, taken interleaved in one process."""

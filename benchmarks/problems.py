@@ -1,0 +1,121 @@
+"""One layer to measure: its data, the float64 answer, and the error any float32 answer may have."""
+
+from __future__ import annotations
+
+import zlib
+from functools import cached_property, lru_cache
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.cases import Case, ConvCase, Pattern
+
+EPS = torch.finfo(torch.float32).eps
+
+
+class WrongResultError(RuntimeError):
+    """A contender's result is further from the float64 answer than rounding explains."""
+
+
+def _seed(text: str) -> torch.Generator:
+    return torch.Generator().manual_seed(zlib.crc32(text.encode()))
+
+
+@lru_cache(maxsize=1)
+def _pruning_order(shape: tuple[int, ...]) -> torch.Tensor:
+    count = int(torch.Size(shape).numel())
+    return torch.randperm(count, generator=_seed(f"order {shape}"))
+
+
+@lru_cache(maxsize=2)
+def make_weight(shape: tuple[int, ...], pattern: Pattern) -> torch.Tensor:
+    """Return a normal random weight of ``shape`` with exactly the zeros that ``pattern`` asks for.
+
+    Without n:m, round(sparsity * elements) weights chosen at random are zero. With it, each group
+    of m neighbouring columns of the [M, K] matrix keeps n at random.
+
+    Raises:
+        ValueError: the columns are not a multiple of m.
+    """
+    weight = torch.randn(shape, generator=_seed(f"weight {shape}"))
+    weight /= (weight[0].numel()) ** 0.5
+    if pattern.n_of_m is None:
+        zeros = round(pattern.sparsity * weight.numel())
+        weight.view(-1)[_pruning_order(shape)[:zeros]] = 0.0
+        return weight
+    n, m = pattern.n_of_m
+    columns = weight[0].numel()
+    if columns % m:
+        raise ValueError(f"expected columns in groups of {m}, got {columns}, try another shape")
+    groups = weight.view(-1, m)
+    chances = torch.rand(groups.shape, generator=_seed(f"groups {shape}"))
+    groups.scatter_(1, chances.argsort(dim=1)[:, n:], 0.0)
+    return weight
+
+
+class Problem:
+    """Data of one layer. Linear: x[N, K] token-major; convolution: x[1, C, H, W].
+
+    The reference is y64 = W x + b in float64 and the bound on any float32 result is
+    (K + 2) * eps * (|W| |x| + |b|), the standard bound of a dot product of K terms in any order
+    with twice its constant.
+    """
+
+    def __init__(self, case: Case, pattern: Pattern, *, with_bias: bool = True) -> None:
+        self.case = case
+        self.pattern = pattern
+        self.weight = make_weight(case.weight_shape, pattern)
+        generator = _seed(f"input {case.name}")
+        shape = (
+            (1, case.c, case.size, case.size) if isinstance(case, ConvCase) else (case.n, case.k)
+        )
+        self.x = torch.randn(shape, generator=generator)
+        self.bias = torch.randn(case.m, generator=generator) if with_bias else None
+
+    @property
+    def nnz(self) -> int:
+        """Number of non-zero weights."""
+        return int(torch.count_nonzero(self.weight))
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the dense weight."""
+        return self.weight.numel() * self.weight.element_size()
+
+    def dense(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the layer's output computed by dense PyTorch in the tensors' own type."""
+        if isinstance(self.case, ConvCase):
+            return F.conv2d(x, weight, bias, self.case.stride, self.case.padding)
+        return F.linear(x, weight, bias)
+
+    @cached_property
+    def _reference(self) -> tuple[torch.Tensor, torch.Tensor]:
+        x, weight = self.x.double(), self.weight.double()
+        bias = None if self.bias is None else self.bias.double()
+        answer = self.dense(x, weight, bias)
+        size = self.dense(x.abs(), weight.abs(), None if bias is None else bias.abs())
+        return answer, (self.case.k + 2) * EPS * size
+
+    def verify(self, name: str, result: torch.Tensor) -> None:
+        """Check a float32 result of contender ``name``, in the shape dense PyTorch returns.
+
+        Raises:
+            WrongResultError: the shape differs, or an element is beyond the bound or not a number.
+        """
+        answer, bound = self._reference
+        if result.shape != answer.shape:
+            raise WrongResultError(
+                f"{name} on {self.case.name}: expected shape {tuple(answer.shape)}, "
+                f"got {tuple(result.shape)}"
+            )
+        # Written so that a NaN counts as wrong.
+        wrong = ~((result.double() - answer).abs() <= bound)
+        if wrong.any():
+            where = tuple(int(i) for i in wrong.nonzero()[0])
+            raise WrongResultError(
+                f"{name} on {self.case.name}, {self.pattern.name} {self.pattern.sparsity:g}: "
+                f"expected {answer[where].item():.8g} within {bound[where].item():.2g} at {where}, "
+                f"got {result[where].item():.8g}; {int(wrong.sum())} of {wrong.numel()} are wrong"
+            )

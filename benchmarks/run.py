@@ -1,0 +1,190 @@
+"""Run the benchmarks: ``python -m benchmarks.run --suite all --out benchmarks/results/NAME.json``.
+
+Every figure is a ratio to dense PyTorch, measured in the same process, in turns, after the result
+was checked against float64.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shlex
+import signal
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
+
+from benchmarks.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.results import Failure, Results, Row, to_json, write_text
+from benchmarks.suites import SUITES, Job, jobs, measure
+from benchmarks.targets import summarise
+from benchmarks.timing import Plan
+
+PLAN = Plan()
+QUICK_PLAN = Plan(rounds=5, floor=3, least=0.0, budget=0.25)
+SAVE_EVERY = 10.0
+"""Seconds between two writes of the partial result."""
+
+BUSY_LOAD = 0.3
+"""Load per core above which figures are not to be trusted."""
+
+
+def parse_threads(text: str) -> list[int]:
+    """Return the thread counts in a list such as ``1,2``.
+
+    Raises:
+        typer.BadParameter: an item is not a number above zero.
+    """
+    items = text.split(",")
+    if not all(item.strip().isdigit() and int(item) > 0 for item in items):
+        raise typer.BadParameter(f"expected thread counts such as 1,2, got {text!r}")
+    return [int(item) for item in items]
+
+
+def parse_suites(text: str) -> list[str]:
+    """Return the suites in a list such as ``kernels,cold``; ``all`` is every suite.
+
+    Raises:
+        typer.BadParameter: a suite does not exist.
+    """
+    names = list(SUITES) if text == "all" else text.split(",")
+    for name in names:
+        if name not in SUITES:
+            raise typer.BadParameter(f"expected all or some of {', '.join(SUITES)}, got {name!r}")
+    return names
+
+
+def describe_command(suite: str, threads: str, out: Path, quick: bool) -> str:
+    """Return the command that repeats the run, without the folders of this machine."""
+    shown = out.name if out.is_absolute() else out.as_posix()
+    words = ["python", "-m", "benchmarks.run", "--suite", suite, "--threads", threads]
+    words += ["--out", shown, *(["--quick"] if quick else [])]
+    return shlex.join(words)
+
+
+def print_summary(console: Console, results: Results) -> None:
+    """Print the summary, a line a figure and thread count, and whatever failed."""
+    sparsities = sorted({check.sparsity for check in results.summary})
+    lines: dict[tuple[str, int], dict[float, str]] = {}
+    for check in results.summary:
+        text = f"{check.value:.2f}"
+        if check.expected is not None:
+            text = f"[{'green' if check.met else 'red'}]{text}[/] ({check.expected:g})"
+        lines.setdefault((check.name, check.threads), {})[check.sparsity] = text
+    headers = ("threads", *(f"{value:.0%}" for value in sparsities))
+    table = Table(Column("measured (promised)", no_wrap=True), *headers)
+    for (name, threads), cells in sorted(lines.items()):
+        table.add_row(name, str(threads), *(cells.get(value, "") for value in sparsities))
+    if lines:
+        console.print(table)
+    for failure in results.failures:
+        console.print(f"[red]failed:[/] {failure.suite}, {failure.case}: {failure.error}")
+
+
+def line_of(rows: list[Row]) -> str:
+    """Return the speed-ups of one job in a line."""
+    first = rows[0]
+    ratios = ", ".join(f"{row.contender} {row.speedup.median:.2f}x" for row in rows)
+    pattern = "" if first.pattern == "unstructured" else f" ({first.pattern})"
+    return f"{first.suite}: {first.case} {first.sparsity:.0%}{pattern} T={first.threads}: {ratios}"
+
+
+def run_jobs(
+    todo: list[tuple[Job, int]], plan: Plan, results: Results, out: Path, progress: Progress
+) -> None:
+    """Measure the jobs, adding to ``results`` and writing them as they grow."""
+    task = progress.add_task("", total=len(todo))
+    saved = time.monotonic()
+    for job, threads in todo:
+        progress.update(task, description=f"{job.suite} {job.case.name} T={threads}")
+        try:
+            rows = measure(job, threads, plan)
+        except (RuntimeError, ValueError) as error:
+            facts = (job.suite, job.case.name, job.pattern.name, job.pattern.sparsity, threads)
+            results.failures.append(Failure(*facts, str(error)))
+            progress.console.print(f"[red]failed:[/] {job.case.name}: {error}")
+        else:
+            results.rows += rows
+            progress.console.print(line_of(rows), highlight=False, soft_wrap=True)
+        progress.advance(task)
+        if time.monotonic() - saved > SAVE_EVERY:
+            results.summary = summarise(results.rows)
+            write_text(out, to_json(results))
+            saved = time.monotonic()
+
+
+def main(
+    suite: Annotated[str, typer.Option(help="all, or some of kernels,module,cold,formats")] = "all",
+    threads: Annotated[str, typer.Option(help="thread counts, such as 1,2")] = "1,2",
+    out: Annotated[Path, typer.Option(help="the JSON file to write")] = Path(
+        "benchmarks/results/latest.json"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="fewer cases, fewer rounds")] = False,
+) -> None:
+    """Measure sparseinfer against dense PyTorch and write a result file."""
+    console = Console()
+    counts, names = parse_threads(threads), parse_suites(suite)
+    plan = QUICK_PLAN if quick else PLAN
+    todo = [(job, count) for job in jobs(names, quick=quick) for count in counts]
+    results = Results(
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        command=describe_command(suite, threads, out, quick),
+        commit=describe_commit(),
+        versions=describe_versions(),
+        machine=describe_machine(),
+        settings={
+            "suites": names,
+            "threads": counts,
+            "quick": quick,
+            "rounds": plan.rounds,
+            "sample_seconds": plan.sample,
+            "budget_seconds": plan.budget,
+        },
+    )
+    load = os.getloadavg()[0] / results.machine["cores"]
+    if load > BUSY_LOAD:
+        console.print(
+            f"[yellow]the machine is busy (load {load:.2f} a core): ratios will spread[/]"
+        )
+    # A request to end is taken like Ctrl-C: what was measured is written.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = torch.get_num_threads()
+    try:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as progress:
+            run_jobs(todo, plan, results, out, progress)
+        results.complete = not results.failures
+    except KeyboardInterrupt:
+        console.print("[yellow]interrupted: what was measured is kept[/]")
+        raise typer.Exit(130) from None
+    finally:
+        torch.set_num_threads(before)
+        results.summary = summarise(results.rows)
+        write_text(out, to_json(results))
+        print_summary(console, results)
+        console.print(f"{len(results.rows)} rows written to {out}")
+    if results.failures:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,225 @@
+"""The suites: which contenders meet dense PyTorch, on which cases."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from benchmarks import cases
+from benchmarks.cases import Case, ConvCase, LinearCase, Pattern
+from benchmarks.native import NativeRun, Packed, best_row, pack
+from benchmarks.problems import Problem
+from benchmarks.results import Row, make_row
+from benchmarks.timing import Contender, Plan, interleave
+from sparseinfer import _C
+from sparseinfer.modules import SparseConv2d, SparseLinear
+
+COLD_BYTES = 128 * 2**20
+"""Rotated copies of a weight exceed this, four times the last-level cache of a common server."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One problem of one suite, to be measured at every thread count."""
+
+    suite: str
+    case: Case
+    pattern: Pattern
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What takes part in a measurement: the calls to time, and how to get a result to verify."""
+
+    name: str
+    calls: Sequence[Callable[[], object]]
+    result: Callable[[], torch.Tensor]
+    kernel: str | None = None
+    packed_bytes: int | None = None
+
+
+def _dense(problem: Problem, copies: int = 1) -> Candidate:
+    x, bias = problem.x, problem.bias
+    weights = [problem.weight, *(problem.weight.clone() for _ in range(copies - 1))]
+
+    def call_with(weight: torch.Tensor) -> Callable[[], torch.Tensor]:
+        return lambda: problem.dense(x, weight, bias)
+
+    calls = [call_with(weight) for weight in weights]
+    return Candidate("dense", calls, calls[0])
+
+
+def _kernel(
+    problem: Problem, threads: int, format_name: str = "panel", name: str = "kernel",
+    copies: int = 1,
+) -> Candidate:  # fmt: skip
+    packed = pack(problem.case.weight_shape, problem.pattern, format_name)
+    run = NativeRun(problem, threads)
+    every: list[Packed] = [packed, *(packed.copy() for _ in range(copies - 1))]
+    return Candidate(
+        name,
+        [run.call(one) for one in every],
+        lambda: run.result(packed),
+        best_row(format_name, problem.case),
+        packed.blob.numel(),
+    )
+
+
+def _kernels(problem: Problem, threads: int) -> list[Candidate]:
+    return [_dense(problem), _kernel(problem, threads)]
+
+
+def _module(problem: Problem, threads: int) -> list[Candidate]:
+    case = problem.case
+    dense: nn.Linear | nn.Conv2d
+    if isinstance(case, ConvCase):
+        dense = nn.Conv2d(case.c, case.m, case.kernel, case.stride, case.padding)
+    else:
+        dense = nn.Linear(case.k, case.m)
+    dense.load_state_dict({"weight": problem.weight, "bias": problem.bias})
+    dense.eval()
+    kind = SparseConv2d if isinstance(dense, nn.Conv2d) else SparseLinear
+    sparse = kind.from_dense(copy.deepcopy(dense), format="panel")
+
+    def call_of(module: nn.Module) -> Callable[[], torch.Tensor]:
+        x = problem.x
+        return lambda: module(x)
+
+    kernel = _kernel(problem, threads)
+    return [
+        Candidate("dense", [call_of(dense)], call_of(dense)),
+        kernel,
+        Candidate("module", [call_of(sparse)], call_of(sparse), kernel.kernel, kernel.packed_bytes),
+    ]
+
+
+def _cold(problem: Problem, threads: int) -> list[Candidate]:
+    packed = pack(problem.case.weight_shape, problem.pattern, "panel")
+    # One copy more than fill the limit, so that a copy has left the cache when its turn is back.
+    copies = COLD_BYTES // packed.blob.numel() + 2
+    return [
+        _dense(problem, COLD_BYTES // problem.dense_bytes + 1),
+        _kernel(problem, threads, copies=copies),
+    ]
+
+
+def _torch_csr(problem: Problem) -> Candidate:
+    x = problem.x.t().contiguous()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        weight = problem.weight.to_sparse_csr()
+    size = weight.values().nbytes + weight.col_indices().nbytes + weight.crow_indices().nbytes
+    return Candidate(
+        "torch.sparse_csr",
+        [lambda: weight @ x],
+        lambda: (weight @ x).t(),
+        packed_bytes=size,
+    )
+
+
+def _runs_here(format_name: str, case: Case) -> bool:
+    return any(
+        (row["format"], row["op"]) == (format_name, case.op) and not row["reasons"]
+        for row in _C.rows()
+    )
+
+
+def _formats(problem: Problem, threads: int) -> list[Candidate]:
+    candidates = [_dense(problem)]
+    for format_name in ("panel", "csr", "nm"):
+        fits = format_name != "nm" or problem.pattern.n_of_m is not None
+        if fits and _runs_here(format_name, problem.case):
+            candidates.append(_kernel(problem, threads, format_name, name=format_name))
+    if isinstance(problem.case, LinearCase):
+        candidates.append(_torch_csr(problem))
+    return candidates
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Cases and patterns, and the function that sets up the contenders, dense first."""
+
+    cases: Sequence[Case]
+    patterns: Sequence[Pattern]
+    candidates: Callable[[Problem, int], list[Candidate]]
+    with_bias: bool = True
+
+
+SUITES = {
+    "kernels": Suite(cases.KERNELS, cases.UNSTRUCTURED, _kernels),
+    "module": Suite(cases.PROMISED, cases.UNSTRUCTURED, _module),
+    "cold": Suite(cases.COLD, cases.UNSTRUCTURED, _cold),
+    # torch's sparse product takes no bias, so nobody gets one.
+    "formats": Suite(
+        cases.FORMATS, (*cases.UNSTRUCTURED, *cases.N_OF_M), _formats, with_bias=False
+    ),
+}
+
+
+def jobs(names: Sequence[str], *, quick: bool = False) -> Iterator[Job]:
+    """Yield the jobs of the suites, in an order in which neighbours share a packed weight."""
+    for name in names:
+        suite = SUITES[name]
+        chosen = [case for case in suite.cases if not quick or case in cases.QUICK]
+        patterns = [
+            pattern
+            for pattern in suite.patterns
+            if not quick or pattern.n_of_m == (2, 4) or pattern.sparsity in cases.QUICK_SPARSITIES
+        ]
+        for _, alike in itertools.groupby(chosen, key=lambda case: case.weight_shape):
+            for pattern, case in itertools.product(patterns, list(alike)):
+                yield Job(name, case, pattern)
+
+
+@lru_cache(maxsize=1)
+def _problem(case: Case, pattern: Pattern, with_bias: bool) -> Problem:
+    """Share data and float64 reference between the thread counts of a job."""
+    return Problem(case, pattern, with_bias=with_bias)
+
+
+def measure(job: Job, threads: int, plan: Plan) -> list[Row]:
+    """Verify every contender of a job against float64, then time them and return their rows.
+
+    Raises:
+        WrongResultError: a contender's result is beyond the rounding bound; nothing was timed.
+    """
+    suite = SUITES[job.suite]
+    torch.set_num_threads(threads)
+    problem = _problem(job.case, job.pattern, suite.with_bias)
+    candidates = suite.candidates(problem, threads)
+    with torch.inference_mode():
+        for candidate in candidates:
+            problem.verify(candidate.name, candidate.result())
+        contenders = [Contender(candidate.name, candidate.calls) for candidate in candidates]
+        comparison = interleave(contenders, plan)
+    dense, *others = candidates
+    return [
+        make_row(
+            comparison,
+            other.name,
+            suite=job.suite,
+            group=job.case.group + (", cold" if job.suite == "cold" else ""),
+            case=job.case.name,
+            op=job.case.op,
+            m=job.case.m,
+            k=job.case.k,
+            n=job.case.n,
+            pattern=job.pattern.name,
+            sparsity=job.pattern.sparsity,
+            nnz=problem.nnz,
+            threads=threads,
+            promised=cases.promised(job.case),
+            kernel=other.kernel,
+            dense_bytes=problem.dense_bytes,
+            packed_bytes=other.packed_bytes,
+            copies=(len(dense.calls), len(other.calls)),
+        )
+        for other in others
+    ]

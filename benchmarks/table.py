@@ -1,0 +1,230 @@
+"""From a result file to the README's tables and the plot.
+
+``python -m benchmarks.table benchmarks/results/NAME.json --readme README.md --plot NAME.png``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Protocol
+
+import typer
+
+from benchmarks.plot import draw
+from benchmarks.results import Results, Row, from_json, geometric_mean, write_text
+
+GROUPS = (
+    "linear N>=128",
+    "linear N=8",
+    "linear N=1",
+    "linear N=1, cold",
+    "conv 3x3",
+    "conv 1x1",
+)
+"""Groups of cases in the order of the tables; a group that was not measured is left out."""
+
+KERNEL_SUITES = ("kernels", "cold")
+
+
+class RegistryRow(Protocol):
+    """What the support table reads of a row of the registry."""
+
+    @property
+    def format(self) -> str: ...
+    @property
+    def op(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+
+
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]], *, right: bool = True) -> str:
+    """Return a Markdown table: the first column to the left, the others to the right or not."""
+    rule = ["---", *["---:" if right else "---"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines))
+
+
+def figure(value: float) -> str:
+    """Return a ratio with about three significant digits."""
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def cell(rows: Sequence[Row], threads: Sequence[int]) -> str:
+    """Return the geometric mean of the rows' speed-ups for each thread count."""
+    parts = []
+    for count in threads:
+        figures = [row.speedup.median for row in rows if row.threads == count]
+        parts.append(figure(geometric_mean(figures)) if figures else "-")
+    return " / ".join(parts)
+
+
+def losses(rows: Sequence[Row], threads: Sequence[int]) -> str:
+    """Return how many of the rows are slower than dense, for each thread count."""
+    parts = []
+    for count in threads:
+        medians = [row.speedup.median for row in rows if row.threads == count]
+        parts.append(f"{sum(median < 1 for median in medians)} of {len(medians)}")
+    return " / ".join(parts)
+
+
+def by_sparsity(
+    labels: Sequence[str],
+    rows: Sequence[Row],
+    sparsities: Sequence[float],
+    threads: Sequence[int],
+    label_of: Callable[[Row], str],
+) -> list[list[str]]:
+    """Return a line for each label that has rows, a cell for each sparsity."""
+    lines = []
+    for label in labels:
+        own = [row for row in rows if label_of(row) == label]
+        if own:
+            cells = [[row for row in own if row.sparsity == value] for value in sparsities]
+            lines.append([label, *(cell(part, threads) for part in cells)])
+    return lines
+
+
+def unique(values: Iterable[str]) -> list[str]:
+    """Return the values without repetitions, in the order of their first appearance."""
+    return list(dict.fromkeys(values))
+
+
+def speedup_tables(results: Results) -> str:
+    """Return the README's speed-up section: what was measured, the groups, then every case."""
+    random = [row for row in results.rows if row.pattern == "unstructured"]
+    kernels = [row for row in random if row.suite in KERNEL_SUITES]
+    module = [row for row in random if (row.suite, row.contender) == ("module", "module")]
+    threads = sorted({row.threads for row in results.rows})
+    sparsities = sorted({row.sparsity for row in random})
+    header = ["sparsity", *(f"{value:.0%}" for value in sparsities)]
+
+    lines = by_sparsity(GROUPS, kernels, sparsities, threads, lambda row: row.group)
+    promised = "kernels, N>=128 and convolutions"
+    own = [row for row in kernels if row.promised]
+    lines += by_sparsity([promised], own, sparsities, threads, lambda _: promised)
+    drop_in = "drop-in modules, the same cases"
+    lines += by_sparsity([drop_in], module, sparsities, threads, lambda _: drop_in)
+    if kernels:
+        parts = [[row for row in kernels if row.sparsity == value] for value in sparsities]
+        lines.append(["cases slower than dense", *(losses(part, threads) for part in parts)])
+
+    sections = [introduction(results, threads), markdown(header, lines)]
+    cases = by_sparsity(
+        unique(case_label(row) for row in kernels), kernels, sparsities, threads, case_label
+    )
+    if cases:
+        sections.append(folded("Every case", markdown(["case", *header[1:]], cases)))
+    formats = formats_table(results, threads)
+    if formats:
+        sections.append(folded("Formats, and torch.sparse, by the pattern of the zeros", formats))
+    return "\n\n".join(sections)
+
+
+def introduction(results: Results, threads: Sequence[int]) -> str:
+    """Return the sentences that say what the figures are and where they come from."""
+    machine, versions, commit = results.machine, results.versions, results.commit
+    counts = " / ".join(f"{count} thread{'s' if count > 1 else ''}" for count in threads)
+    source = f"commit {commit['hash'][:10]}" if commit["hash"] else "no commit"
+    if commit["dirty"]:
+        source += " with changes"
+    text = (
+        f"Times faster than dense PyTorch {versions['torch']} "
+        f"({versions['torch_cpu_capability']}), float32, {counts}, on {machine['cpu']}, "
+        f"{machine['cores']} cores, {machine['os']}. Below 1 is slower. Medians of interleaved "
+        f"rounds, geometric means over a group's cases; in nine figures of ten the middle half of "
+        f"the rounds lies within {spread(results.rows):.0%} of the median. Every result was "
+        f"checked against float64 first. {results.date[:10]}, {source}: `{results.command}`."
+    )
+    if results.settings["quick"] or not results.complete:
+        text += " **A partial or quick run: not for quoting.**"
+    return text
+
+
+def spread(rows: Sequence[Row]) -> float:
+    """Return the quartiles' distance from the median, as a share of it, that 90% of rows keep."""
+    shares = [
+        max(row.speedup.q3 - row.speedup.median, row.speedup.median - row.speedup.q1)
+        / row.speedup.median
+        for row in rows
+    ]
+    return sorted(shares)[int(0.9 * (len(shares) - 1))] if shares else 0.0
+
+
+def case_label(row: Row) -> str:
+    """Return a case's name, told apart where its weights were cold."""
+    return row.case + (", cold weights" if row.suite == "cold" else "")
+
+
+def folded(title: str, body: str) -> str:
+    """Return a section that a reader opens by a click."""
+    return f"<details>\n<summary>{title}</summary>\n\n{body}\n\n</details>"
+
+
+def formats_table(results: Results, threads: Sequence[int]) -> str:
+    """Return the formats side by side: geometric means by operation, N and pattern of zeros."""
+    rows = [row for row in results.rows if row.suite == "formats"]
+    patterns = unique(pattern_label(row) for row in rows)
+    lines = []
+    for group in unique(row.group for row in rows):
+        for contender in unique(row.contender for row in rows if row.group == group):
+            own = [row for row in rows if (row.group, row.contender) == (group, contender)]
+            cells = [[row for row in own if pattern_label(row) == label] for label in patterns]
+            lines.append([f"{contender}, {group}", *(cell(part, threads) for part in cells)])
+    return markdown(["format, cases", *patterns], lines) if lines else ""
+
+
+def pattern_label(row: Row) -> str:
+    """Return the sparsity of random zeros, or the name of the pattern."""
+    return f"{row.sparsity:.0%}" if row.pattern == "unstructured" else row.pattern
+
+
+def support_table(rows: Sequence[RegistryRow]) -> str:
+    """Return which format runs which operation, in which type, on what."""
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        place = row.isa if row.device == "cpu" else f"{row.isa} on {row.device}"
+        places.setdefault((row.format, row.op, row.dtype), []).append(place)
+    lines = [[*key, ", ".join(unique(names))] for key, names in sorted(places.items())]
+    return markdown(["format", "operation", "type", "runs on, best first"], lines, right=False)
+
+
+def replace_section(text: str, name: str, body: str) -> str:
+    """Return ``text`` with what stands between the section's two marker comments replaced.
+
+    Raises:
+        ValueError: the markers are not there exactly once each, the start before the end.
+    """
+    start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+    before, found_start, rest = text.partition(start)
+    _, found_end, after = rest.partition(end)
+    if not found_start or not found_end or start in rest or end in before + after:
+        raise ValueError(f"expected {start} and then {end} once each, got another text, try both")
+    return f"{before}{start}\n{body}\n{end}{after}"
+
+
+def main(
+    results_file: Annotated[Path, typer.Argument(metavar="RESULTS.json")],
+    readme: Annotated[Path | None, typer.Option(help="file whose sections are replaced")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG file to draw")] = None,
+) -> None:
+    """Turn a result file into the README's tables and a plot of speed-up against sparsity."""
+    from sparseinfer.registry import rows
+
+    results = from_json(results_file.read_text(encoding="utf-8"))
+    speedups, support = speedup_tables(results), support_table(rows())
+    if readme is None:
+        print(speedups, support, sep="\n\n")
+    else:
+        text = readme.read_text(encoding="utf-8")
+        text = replace_section(text, "bench", speedups)
+        write_text(readme, replace_section(text, "support", support))
+    if plot is not None:
+        draw(results, GROUPS, KERNEL_SUITES, plot)
+
+
+if __name__ == "__main__":
+    typer.run(main)
