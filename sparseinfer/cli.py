@@ -75,7 +75,7 @@ def demo(
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Epochs of dense training. (default: 2, or 6 for small data)"
+            min=1, metavar="N", help="Epochs of dense training. (default: 3, or 6 for small data)"
         ),
     ] = None,
     prune_epochs: Annotated[

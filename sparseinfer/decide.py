@@ -153,7 +153,7 @@ class Decider:
         candidate.high = totals["dense"] / totals["fastest"]
         result.timing = "measured"
         result.N = [_tokens(dense, given, layer) for given in chosen]
-        result.inputs = ", ".join(f"{given} ({met[given]} calls)" for given in chosen)
+        result.inputs = ", ".join(_times(given, met[given]) for given in chosen)
         if len(met) > len(chosen):
             result.inputs += f", the {len(chosen)} largest of {len(met)}"
 
@@ -211,3 +211,7 @@ def _tokens(dense: nn.Module, given: Input, layer: Layer) -> int:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _times(given: Input, calls: int) -> str:
+    return str(given) if calls == 1 else f"{given} ({calls} calls)"

@@ -13,19 +13,27 @@ import torch
 
 __all__ = ["Comparison", "compare", "torch_threads"]
 
-SAMPLE_S = 5e-4
-"""A sample repeats a fast call until it lasts this long: clock and caches then weigh little."""
+SAMPLE_S = 2e-4
+"""A sample repeats a fast call until it lasts this long: long beside the clock's resolution, short
+beside the slice of time that another process takes."""
 
-ROUNDS = (3, 30)
+ROUNDS = (3, 40)
 """Fewest and most rounds; slow calls get few."""
+
+INTERRUPTED = 3.0
+"""A round in which either side took this many times its least was interrupted, and does not count:
+where threads wait for each other, one that lost its core costs milliseconds."""
 
 DECIDED = 1.25
 """A comparison ends early once its quartiles are this factor away from the threshold."""
 
+ENOUGH = 7
+"""Rounds before that may happen."""
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """Milliseconds a call took, medians over `rounds` interleaved rounds, and their ratio.
+    """Milliseconds a call took, medians over the interleaved rounds that count, and their ratio.
 
     `speedup` is the median of dense over sparse of the rounds, `low` and `high` its quartiles.
 
@@ -61,31 +69,33 @@ def compare(
     """
     start = time.perf_counter()
     repeats = [_repeats(call, synchronize) for call in (dense, sparse)]
-    dense_s: list[float] = []
-    sparse_s: list[float] = []
-    while len(dense_s) < ROUNDS[1]:
-        dense_s.append(_sample(dense, repeats[0], synchronize))
-        sparse_s.append(_sample(sparse, repeats[1], synchronize))
-        if len(dense_s) < ROUNDS[0]:
+    rounds: list[tuple[float, float]] = []
+    while True:
+        rounds.append(
+            (_sample(dense, repeats[0], synchronize), _sample(sparse, repeats[1], synchronize))
+        )
+        if len(rounds) < ROUNDS[0]:
             continue
-        ratios = [d / s for d, s in zip(dense_s, sparse_s, strict=True)]
-        low, speedup, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        if time.perf_counter() - start > budget_s:
-            break
+        result = _summary(rounds)
+        decided = threshold and (
+            result.low > threshold * DECIDED or result.high < threshold / DECIDED
+        )
         if (
-            threshold
-            and len(ratios) >= 7
-            and (low > threshold * DECIDED or high < threshold / DECIDED)
+            len(rounds) == ROUNDS[1]
+            or time.perf_counter() - start > budget_s
+            or (decided and result.rounds >= ENOUGH)
         ):
-            break
-    return Comparison(
-        dense_ms=statistics.median(dense_s) * 1e3,
-        sparse_ms=statistics.median(sparse_s) * 1e3,
-        speedup=speedup,
-        low=low,
-        high=high,
-        rounds=len(ratios),
-    )
+            return result
+
+
+def _summary(rounds: list[tuple[float, float]]) -> Comparison:
+    limits = [INTERRUPTED * min(side) for side in zip(*rounds, strict=True)]
+    counted = [pair for pair in rounds if pair[0] <= limits[0] and pair[1] <= limits[1]]
+    if len(counted) < ROUNDS[0]:
+        counted = rounds
+    low, speedup, high = statistics.quantiles((d / s for d, s in counted), n=4, method="inclusive")
+    dense_ms, sparse_ms = (1e3 * statistics.median(side) for side in zip(*counted, strict=True))
+    return Comparison(dense_ms, sparse_ms, speedup, low, high, rounds=len(counted))
 
 
 def _repeats(call: Callable[[], object], synchronize: Callable[[], None]) -> int:

@@ -256,9 +256,9 @@ class SparseLinear(SparseLayer):
     def _like(cls, module: nn.Module, bias: bool, activation: str, packed: Tensor) -> SparseLinear:
         return cls(module.in_features, module.out_features, bias, "", activation, packed)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         return _linear(
-            x, self.packed, self.bias, self.out_features, self.activation, _THREADS_OF_TORCH
+            input, self.packed, self.bias, self.out_features, self.activation, _THREADS_OF_TORCH
         )
 
     def _geometry(self) -> str:
@@ -353,10 +353,10 @@ class SparseConv1d(_SparseConv):
             padding_mode, format, activation, packed,
         )  # fmt: skip
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 2:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        return _conv1d(x, *self._options())
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() == 2:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        return _conv1d(input, *self._options())
 
 
 class SparseConv2d(_SparseConv):
@@ -400,10 +400,10 @@ class SparseConv2d(_SparseConv):
             padding_mode, format, activation, packed,
         )  # fmt: skip
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        return _conv2d(x, *self._options())
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() == 3:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        return _conv2d(input, *self._options())
 
 
 def both_ends(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
@@ -146,10 +149,10 @@ class Report:
             return f"{text}; none of them was timed."
         how = {layer.timing for layer in self.layers if layer.ms is not None}
         word = "measured" if how == {"measured"} else "modelled, not measured,"
-        verdict = "faster" if totals["ratio"] < 1 else "not faster"
+        verdict = "got faster" if totals["ratio"] < 1 else "did not get faster"
         return (
             f"{text}; the {word} layers take {totals['ratio']:.2f} of the dense time "
-            f"({1 / totals['ratio']:.2f}x), so the model got {verdict}."
+            f"({1 / totals['ratio']:.2f}x), so the model {verdict}."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -188,35 +191,37 @@ class Report:
 
     def table(self) -> Table:
         """The layers as a rich table."""
-        table = Table(title=self._title(), title_justify="left")
-        for heading in ("layer", "weight", "sparsity", "pattern", "format"):
-            table.add_column(heading, overflow="fold")
-        for heading in ("dense ms", "sparse ms", "speed-up", "bytes"):
+        table = Table(title=self._title(), title_justify="left", box=box.SIMPLE_HEAD)
+        table.add_column("layer", overflow="fold", min_width=16)
+        for heading in ("weight", "zeros", "pattern", "format"):
+            table.add_column(heading)
+        for heading in ("bytes", "dense ms", "sparse ms", "speed-up"):
             table.add_column(heading, justify="right")
-        for heading in ("at", "why"):
-            table.add_column(heading, overflow="fold")
+        table.add_column("at", overflow="fold")
+        table.add_column("why dense", overflow="fold", min_width=12)
         for layer in self.layers:
             spread = "" if layer.low is None else f" ({layer.low:.2f}-{layer.high:.2f})"
+            size = _bytes(layer.dense_bytes)
             table.add_row(
                 layer.name or "(root)",
                 f"{layer.kind} {'x'.join(map(str, layer.shape))}",
                 f"{layer.sparsity:.1%}",
                 layer.pattern,
                 layer.format,
+                f"{size} -> {_bytes(layer.bytes)}" if layer.is_sparse else size,
                 _number(layer.dense_ms),
                 _number(layer.sparse_ms),
                 "" if layer.speedup is None else f"{layer.speedup:.2f}x{spread}",
-                f"{layer.dense_bytes} -> {layer.bytes}" if layer.is_sparse else str(layer.bytes),
                 layer.inputs,
-                escape(layer.reason),
+                "" if layer.is_sparse and not layer.nonfinite else escape(layer.reason),
             )
         totals = self.totals
         table.add_section()
         table.add_row(
-            "total", f"{totals['layers']} layers", "", "", f"{totals['sparse_layers']} sparse",
+            f"{totals['layers']} layers", "", "", "", f"{totals['sparse_layers']} sparse",
+            f"{_bytes(totals['dense_bytes'])} -> {_bytes(totals['bytes'])}",
             _number(totals["dense_ms"]), _number(totals["ms"]),
-            "" if totals["ratio"] is None else f"{1 / totals['ratio']:.2f}x",
-            f"{totals['dense_bytes']} -> {totals['bytes']}", "", "",
+            "" if totals["ratio"] is None else f"{1 / totals['ratio']:.2f}x", "", "",
         )  # fmt: skip
         return table
 
@@ -235,9 +240,11 @@ class Report:
         return Group(self.table(), self.sentence)
 
     def __str__(self) -> str:
+        # Wide enough for any table: text that goes to a file or a log is better not folded.
         text = io.StringIO()
-        Console(file=text, width=180, color_system=None).print(self)
-        return text.getvalue()
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 400
+        Console(file=text, width=width, color_system=None).print(self)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def report(model: nn.Module) -> Report:
@@ -308,6 +315,17 @@ def describe_sparse(model: nn.Module) -> list[LayerReport]:
             )
         )
     return layers
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("MB", 1_000_000), ("kB", 1000)):
+        if count >= size:
+            return (
+                f"{count / size:.3g} {unit}"
+                if count < 1000 * size
+                else f"{count / size:.0f} {unit}"
+            )
+    return f"{count} B"
 
 
 def _number(value: float | None) -> str:

@@ -23,7 +23,11 @@ ACTIVATION_SLOPE = 1.13
 
 
 def sparse_weight(
-    shape: Sequence[int], density: float, *, integers: bool = False, nm: tuple[int, int] | None = None
+    shape: Sequence[int],
+    density: float,
+    *,
+    integers: bool = False,
+    nm: tuple[int, int] | None = None,
 ) -> Tensor:
     """A random float32 weight; with `nm` its rows keep at most n in every m consecutive columns."""
     if integers:
@@ -58,7 +62,7 @@ def check_conv(
     padding: Sequence[int], dilation: Sequence[int], groups: int, padding_mode: str = "zeros",
     activation: str = "none",
 ) -> None:  # fmt: skip
-    """Assert that y is the cross-correlation within the bound; `padding` lists both ends of each axis."""
+    """Assert that y is the cross-correlation within the bound; `padding` has both ends of axes."""
     ends = [padding[2 * axis + end] for axis in reversed(range(len(stride))) for end in (0, 1)]
     mode = "constant" if padding_mode == "zeros" else padding_mode
     padded = F.pad(x.double(), ends, mode=mode)

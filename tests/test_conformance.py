@@ -1,4 +1,4 @@
-"""Every registry row that runs here against the float64 oracle (design: the specification is executable)."""
+"""Every registry row that runs here, against the float64 oracle."""
 
 from __future__ import annotations
 

@@ -27,7 +27,11 @@ def _prune(model: nn.Module, density: float = 0.1) -> nn.Module:
 
 def _network() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(512, 10),
     )
 
 
@@ -314,7 +318,9 @@ def test_layers_the_inputs_never_reach() -> None:
     x = torch.randn(2, 8)
     kept = convert_to_sparse(Half(), example_inputs=x)
     assert "never reach it" in _reasons(kept)["unused"]
-    assert isinstance(convert_to_sparse(Half(), example_inputs=x, min_speedup=0).unused, SparseLinear)
+    assert isinstance(
+        convert_to_sparse(Half(), example_inputs=x, min_speedup=0).unused, SparseLinear
+    )
 
 
 def test_inputs_of_another_dtype_stay_dense() -> None:

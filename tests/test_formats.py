@@ -1,4 +1,4 @@
-"""Packed buffers: they give back what was packed, name its pattern, and refuse to be tampered with."""
+"""Packed buffers: they give back what was packed, and refuse to be tampered with."""
 
 from __future__ import annotations
 

@@ -49,6 +49,7 @@ def test_convolutions(dense: nn.Module) -> None:
     for shape in ((2, 4, *image), (4, *image), (0, 4, *image)):
         x = torch.randn(shape)
         _close(sparse(x), dense(x))
+    _close(sparse(input=x), dense(input=x))
     assert torch.equal(sparse.dense_weight(), dense.weight)
     back = sparse.to_dense()
     assert repr(back) == repr(dense)
@@ -92,7 +93,7 @@ def test_a_new_layer_computes_its_bias() -> None:
 
 
 def test_bad_layers() -> None:
-    with pytest.raises(TypeError, match="expected an nn.Linear, got Conv1d"):
+    with pytest.raises(TypeError, match=r"expected an nn\.Linear, got Conv1d"):
         SparseLinear.from_dense(nn.Conv1d(4, 4, 1))
     with pytest.raises(TypeError, match="float32"):
         SparseLinear.from_dense(nn.Linear(4, 4).double())
@@ -174,7 +175,7 @@ def test_state_dict_that_does_not_fit() -> None:
     state = sparse.state_dict()
     state["packed"] = state["packed"].clone()
     state["packed"][300] ^= 1
-    with pytest.raises(RuntimeError, match="While loading packed: .*corrupt"):
+    with pytest.raises(RuntimeError, match=r"While loading packed: .*corrupt"):
         SparseLinear(40, 16).load_state_dict(state)
     grouped = SparseConv1d(8, 8, 3, groups=2)
     with pytest.raises(RuntimeError, match="groups=1"):

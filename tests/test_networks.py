@@ -55,7 +55,9 @@ def _vit(full: bool) -> tuple[nn.Module, Inputs]:
     }  # fmt: skip
     config = transformers.ViTConfig(num_labels=10, **({} if full else small))
     size = config.image_size
-    return _made("ViTForImageClassification", config), {"pixel_values": torch.randn(1, 3, size, size)}
+    return _made("ViTForImageClassification", config), {
+        "pixel_values": torch.randn(1, 3, size, size)
+    }
 
 
 def _made(name: str, config: Any) -> nn.Module:
@@ -86,8 +88,8 @@ def _logits(model: nn.Module, inputs: Inputs) -> torch.Tensor:
 def _check(model: nn.Module, sparse: nn.Module, inputs: Inputs) -> None:
     """The converted network's error against float64 is that of the dense one, to a small factor.
 
-    Rounding spreads through a network as its layers amplify it, which the dense float32 run measures; the
-    second term stands where the dense run happens to be exact.
+    Rounding spreads through a network as its layers amplify it, which the dense float32 run
+    measures; the second term stands where the dense run happens to be exact.
     """
     wide = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
     exact = _logits(copy.deepcopy(model).double(), wide)

@@ -1,4 +1,4 @@
-"""torch.ops.sparseinfer.*: contracts of the operators, apart from the numbers (test_conformance.py)."""
+"""torch.ops.sparseinfer.*: what the operators promise beside the numbers of test_conformance.py."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def _conv(x: Tensor, packed: Tensor, bias: Tensor | None, m: int, **options: Any
     return conv2d(x, packed, bias, m, **given)
 
 
-@pytest.mark.parametrize("shape", [(20,), (3, 20), (2, 3, 20), (1, 2, 3, 4, 20), (0, 20), (2, 0, 20)])
+@pytest.mark.parametrize(
+    "shape", [(20,), (3, 20), (2, 3, 20), (1, 2, 3, 4, 20), (0, 20), (2, 0, 20)]
+)
 def test_any_leading_dimensions(shape: tuple[int, ...]) -> None:
     weight, packed, bias = _problem()
     x = torch.randn(shape)
@@ -200,7 +202,7 @@ def test_misaligned_and_strided_buffers_are_copied() -> None:
 
 
 def test_many_python_threads_give_the_same_bits() -> None:
-    weight, packed, bias = _problem(64, 300)
+    _, packed, bias = _problem(64, 300)
     x = torch.randn(40, 300)
     expected = linear(x, packed, bias, 64, "gelu", 1)
     results: list[bool] = []

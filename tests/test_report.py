@@ -27,7 +27,7 @@ def _model() -> nn.Module:
 def _timed(name: str, format: str, dense_ms: float, sparse_ms: float) -> LayerReport:
     return LayerReport(
         name, "linear", [8, 8], 16, 0.75, "unstructured", format, 256, 128, "because",
-        timing="measured", inputs="1x8 (1 calls)", N=[1], dense_ms=dense_ms, sparse_ms=sparse_ms,
+        timing="measured", inputs="1x8", N=[1], dense_ms=dense_ms, sparse_ms=sparse_ms,
         speedup=dense_ms / sparse_ms, low=1.0, high=2.0,
     )  # fmt: skip
 
@@ -51,7 +51,7 @@ def test_a_converted_model() -> None:
     found = report(model)
     first = found.layers[0]
     assert first.is_sparse and first.timing == "measured" and first.N == [3]
-    assert first.inputs == "3x64 (1 calls)"
+    assert first.inputs == "3x64"
     assert first.low is not None and first.high is not None and first.speedup is not None
     assert first.low <= first.speedup <= first.high
     assert first.packed_bytes == model[0].packed.numel() == first.bytes
@@ -74,7 +74,7 @@ def test_a_converted_model() -> None:
         (
             [_timed("a", "panel", 1.0, 2.0)],
             "1 of 1 layers run sparse; the measured layers take 2.00 of the dense time (0.50x), so "
-            "the model got not faster.",
+            "the model did not get faster.",
         ),
         (
             [_timed("a", "dense", 1.0, 2.0)],
@@ -121,15 +121,16 @@ def test_forms_for_reading(capsys: pytest.CaptureFixture[str]) -> None:
     found = report(model)
     text = str(found)
     assert isinstance(found.table(), Table)
-    for part in ("32x64", "linear", "measured", "3x64 (1 calls)", found.sentence):
+    for part in ("32x64", "linear", "3x64", found.sentence):
         assert part in text
-    console = Console(width=180)
+    assert max(map(len, text.splitlines())) < 200
+    console = Console(width=400)
     console.print(found)
-    assert capsys.readouterr().out == text
+    assert capsys.readouterr().out.split() == text.split()
     found.print()
-    assert "32x64" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("converted for cpu")
 
 
 def test_not_a_module() -> None:
-    with pytest.raises(TypeError, match="expected an nn.Module, got dict"):
+    with pytest.raises(TypeError, match=r"expected an nn\.Module, got dict"):
         report({})  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ BATCHES = (1, 32)
 DEFAULT_TRAIN_IMAGES = 20_000
 # Epochs by the size of the data: small data needs more of them, and they are short.
 SMALL_DATA = 5_000
-DEFAULT_EPOCHS = {"small": 6, "large": 2}
+DEFAULT_EPOCHS = {"small": 6, "large": 3}
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,16 @@ def run(options: Options, console: Console) -> Results:
     with torch_threads(options.threads) as threads, torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         results, models = _work(options, threads, console)
+    found = report(models["converted"])
     console.print()
-    console.print(report(models["converted"]))
+    console.print(show.layers(found))
+    for line in show.reasons(found):
+        console.print(line, highlight=False, markup=False)
     console.print()
     console.print(show.summary(results))
-    for sentence in (*show.footnotes(results), results.verdict):
-        console.print(sentence, highlight=False)
+    for line in show.footnotes(results):
+        console.print(line, highlight=False, markup=False)
+    console.print(results.verdict, style="bold", highlight=False)
     content = {
         "demo.json": json.dumps(results.to_dict(), indent=1, allow_nan=False).encode() + b"\n",
         "demo.png": draw(results),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from sparseinfer.demo.results import Results, comparison
 from sparseinfer.demo.timing import Latency, Ratio
+from sparseinfer.report import Report
 
 MODELS = ("dense", "pruned", "converted")
 
@@ -60,9 +62,50 @@ def stage(console: Console, title: str, total: int) -> Iterator[Advance]:
         yield advance
 
 
+def layers(found: Report) -> Table:
+    """Return the report's layers as a table that fits a terminal of 80 columns."""
+    table = _table("layer by layer (milliseconds for the batches of 1 and 32 together)")
+    for heading in ("layer", "weight", "zeros", "runs as"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("dense ms", "now ms", "speed-up", "kB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for layer in found.layers:
+        times = ["", "", ""]
+        if layer.dense_ms is not None and layer.ms is not None:
+            speedup = layer.dense_ms / layer.ms
+            times = [f"{layer.dense_ms:.3g}", f"{layer.ms:.3g}", f"{speedup:.2f}x"]
+        size = f"{layer.bytes / 1000:.0f}"
+        if layer.is_sparse:
+            size = f"{layer.dense_bytes / 1000:.0f} -> {size}"
+        shape = "x".join(map(str, layer.shape))
+        table.add_row(layer.name, shape, f"{layer.sparsity:.1%}", layer.format, *times, size)
+    return table
+
+
+def reasons(found: Report) -> list[str]:
+    """Return why layers with zeros stayed dense, one line each, and the report's sentence."""
+    kept = [
+        f"{layer.name} stayed dense: {layer.reason}"
+        for layer in found.layers
+        if not layer.is_sparse and layer.sparsity > 0
+    ]
+    return [*kept, found.sentence]
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+    )
+
+
 def summary(results: Results) -> Table:
     """Return the table of what was gained and lost."""
-    table = Table(title="dense, pruned, converted", title_justify="left", title_style="bold")
+    table = _table("the whole network")
     table.add_column("", no_wrap=True)
     table.add_column("dense", justify="right")
     table.add_column("pruned,\ndense kernels", justify="right")
@@ -85,13 +128,13 @@ def summary(results: Results) -> Table:
 
 def footnotes(results: Results) -> list[str]:
     """Return the sentences under the table: how it was measured, and whether the outputs agree."""
-    layouts = {f"{speed.layout['pruned']} at batch {speed.batch}" for speed in results.speeds}
+    layouts = [f"{speed.layout['pruned']} at batch {speed.batch}" for speed in results.speeds]
     agreement = results.agreement
     same = agreement.images - agreement.different_classes
     return [
         "Latency: median (quartiles), timed turn by turn in one process, "
         f"{results.threads} thread{'s' if results.threads > 1 else ''}; dense kernels in the "
-        f"faster of torch's memory formats ({', '.join(sorted(layouts))}).",
+        f"faster of torch's memory formats ({', '.join(layouts)}).",
         f"The converted network names the same class as the pruned one on {same:,} of "
         f"{agreement.images:,} test images; the logits differ by at most "
         f"{agreement.largest_logit_difference:.1e}.",
