@@ -21,20 +21,28 @@ std::string& last_error() {
   return message;
 }
 
+si_status failed(si_status status, const char* prefix, const char* message) noexcept {
+  try {
+    last_error() = prefix;
+    last_error() += message;
+  } catch (const std::bad_alloc&) {
+    // The status has to do.
+    last_error().clear();
+  }
+  return status;
+}
+
 template <class Fn>
 si_status guarded(Fn&& fn) noexcept {
   try {
     fn();
     return SI_OK;
   } catch (const si::Error& error) {
-    last_error() = error.what();
-    return error.status;
+    return failed(error.status, "", error.what());
   } catch (const std::bad_alloc&) {
-    last_error() = "out of memory";
-    return SI_ERR_MEMORY;
+    return failed(SI_ERR_MEMORY, "", "out of memory");
   } catch (const std::exception& error) {
-    last_error() = std::string("internal error: ") + error.what();
-    return SI_ERR_INTERNAL;
+    return failed(SI_ERR_INTERNAL, "internal error: ", error.what());
   }
 }
 
@@ -80,7 +88,11 @@ si_status si_isa(size_t index, si_isa_info* out) {
   });
 }
 
-const char* si_threads_backend(void) { return si::parallel_backend(); }
+const char* si_threads_backend(void) {
+  const char* name = "";
+  guarded([&] { name = si::parallel_backend(); });
+  return name;
+}
 
 size_t si_row_count(void) { return si::row_count(); }
 

@@ -72,6 +72,35 @@ int main() {
   conv.stride[1] = 0;
   SI_CHECK_EQ(si_conv(filters.get(), &conv), SI_ERR_ARGUMENT);
 
+  // Tensors of 64 values between which lies a padded image that no memory holds: its size must not wrap around.
+  const si_weight_desc cross{4, {1, 1, 3, 3}, 1};
+  const std::vector<float> ones(64, 1.0f);
+  const Packed far(ones, cross, panel);
+  for (si_padding mode : {SI_PAD_ZEROS, SI_PAD_REPLICATE})
+    for (size_t row = 0; row < si_row_count(); ++row) {
+      si_row_info info{};
+      SI_CHECK_EQ(si_row(row, &info), SI_OK);
+      if (info.format != SI_FORMAT_PANEL || info.op != SI_OP_CONV || *info.reason != '\0') continue;
+      std::vector<float> out(64);
+      si_conv_args args = conv;
+      args.x = ones.data();
+      args.y = out.data();
+      args.batch = 64;
+      args.h = args.w = 1;
+      for (int64_t& padding : args.padding) padding = int64_t{1} << 30;
+      args.dilation[0] = args.dilation[1] = int64_t{1} << 30;
+      args.stride[0] = args.stride[1] = 1;
+      args.padding_mode = mode;
+      args.row = static_cast<int32_t>(row);
+      if (std::strcmp(info.isa, "scalar") == 0) {
+        SI_CHECK_EQ(si_conv(far.get(), &args), SI_OK);
+        SI_CHECK_EQ(out[63], mode == SI_PAD_ZEROS ? 1.0f : 9.0f);
+      } else {
+        SI_CHECK_EQ(si_conv(far.get(), &args), SI_ERR_UNSUPPORTED);
+        SI_CHECK(says("fewer than 2^31 values"));
+      }
+    }
+
   void* blob = nullptr;
   size_t bytes = 0;
   si_weight_desc bad = desc;

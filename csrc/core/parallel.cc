@@ -11,6 +11,7 @@
 #include <exception>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -41,28 +42,19 @@ struct Job {
   }
 };
 
-// The OpenMP runtime that the host program already uses (torch's, as a rule), called through its stable entry point.
-// Linking one ourselves could bring a second runtime into the process: two sets of spinning threads on the same cores.
-struct Gomp {
-  using ParallelFn = void (*)(void (*)(void*), void*, unsigned, unsigned);
-  ParallelFn parallel = nullptr;
-  std::string name;
-};
+const char* file_name(const char* path) {
+  const char* slash = std::strrchr(path, '/');
+  return slash == nullptr ? path : slash + 1;
+}
 
-int find_gomp(dl_phdr_info* info, size_t, void* out) {
+int list_openmp(dl_phdr_info* info, size_t, void* out) {
   if (info->dlpi_name == nullptr) return 0;
-  const char* slash = std::strrchr(info->dlpi_name, '/');
-  const char* base = slash == nullptr ? info->dlpi_name : slash + 1;
+  const char* base = file_name(info->dlpi_name);
   // Intel's and LLVM's runtimes export GNU's entry point as well.
-  if (std::strncmp(base, "libgomp", 7) != 0 && std::strncmp(base, "libiomp5", 8) != 0 &&
-      std::strncmp(base, "libomp", 6) != 0)
-    return 0;
-  void* handle = dlopen(info->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
-  if (handle == nullptr) return 0;
-  auto* gomp = static_cast<Gomp*>(out);
-  gomp->parallel = reinterpret_cast<Gomp::ParallelFn>(dlsym(handle, "GOMP_parallel"));
-  gomp->name = base;
-  return gomp->parallel != nullptr;
+  if (std::strncmp(base, "libgomp", 7) == 0 || std::strncmp(base, "libiomp5", 8) == 0 ||
+      std::strncmp(base, "libomp", 6) == 0)
+    static_cast<std::vector<std::string>*>(out)->emplace_back(info->dlpi_name);
+  return 0;
 }
 
 // Threads of our own, for a process without OpenMP. One job at a time; a second caller works alone.
@@ -74,11 +66,16 @@ class Pool {
       job.drain();
       return;
     }
-    const int helpers = threads - 1;
+    int helpers = threads - 1;
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      while (static_cast<int>(workers_.size()) < helpers)
-        workers_.emplace_back([this, id = static_cast<int>(workers_.size())] { work(id); });
+      try {
+        while (static_cast<int>(workers_.size()) < helpers)
+          workers_.emplace_back([this, id = static_cast<int>(workers_.size())] { work(id); });
+      } catch (const std::system_error&) {
+        // The system gives no more threads: fewer do the same work.
+        helpers = static_cast<int>(workers_.size());
+      }
       job_ = &job;
       wanted_ = helpers;
       active_ = helpers;
@@ -139,12 +136,25 @@ Pool& pool() {
   return *g_pool;
 }
 
+// The OpenMP runtime that the host program already uses (torch's, as a rule), called through its stable entry point.
+// Linking one ourselves could bring a second runtime into the process: two sets of spinning threads on the same cores.
 struct Backend {
-  Gomp gomp;
-  std::string name;
+  using ParallelFn = void (*)(void (*)(void*), void*, unsigned, unsigned);
+  ParallelFn gomp = nullptr;  // null: the pool
+  std::string name = "pool";
   Backend() {
-    dl_iterate_phdr(find_gomp, &gomp);
-    name = gomp.parallel != nullptr ? "gomp (" + gomp.name + " of the host)" : "pool";
+    // Opened only after the walk: it holds a lock that a dlopen on another thread takes in the opposite order.
+    std::vector<std::string> paths;
+    dl_iterate_phdr(list_openmp, &paths);
+    for (const std::string& path : paths) {
+      // Never closed, so that the runtime cannot be unloaded while we call it.
+      void* handle = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+      if (handle == nullptr) continue;
+      gomp = reinterpret_cast<ParallelFn>(dlsym(handle, "GOMP_parallel"));
+      if (gomp == nullptr) continue;
+      name = std::string("gomp (") + file_name(path.c_str()) + " of the host)";
+      return;
+    }
   }
 };
 
@@ -167,9 +177,8 @@ void parallel_items(int threads, int64_t items, ItemFn fn, void* context) {
   job.fn = fn;
   job.context = context;
   job.items = items;
-  if (backend().gomp.parallel != nullptr)
-    backend().gomp.parallel([](void* data) { static_cast<Job*>(data)->drain(); }, &job, static_cast<unsigned>(threads),
-                            0);
+  if (backend().gomp != nullptr)
+    backend().gomp([](void* data) { static_cast<Job*>(data)->drain(); }, &job, static_cast<unsigned>(threads), 0);
   else
     pool().run(threads, job);
   if (job.error) std::rethrow_exception(job.error);

@@ -38,6 +38,8 @@ struct BlobHeader {
   uint64_t checksum;
 };
 static_assert(sizeof(BlobHeader) == 128, "the header is part of the file format");
+static_assert(sizeof(size_t) == 8, "section offsets are checked against 64-bit sizes");
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "blobs are little-endian and read in place");
 
 // What a weight is, whatever the format: M rows, of which M / groups see K columns each.
 struct WeightShape {

@@ -139,7 +139,7 @@ typedef struct si_linear_args {
   si_layout layout;
   si_activation activation;
   int32_t row;     /* a registry row, or SI_ROW_BEST */
-  int32_t threads; /* >= 1 */
+  int32_t threads; /* >= 1; at most so many, fewer where more would not help */
 } si_linear_args;
 
 SI_API si_status si_linear(const si_weights* weights, const si_linear_args* args);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <thread>
 
 namespace si {
 
@@ -52,10 +53,11 @@ int64_t TileSource::split(int64_t first, int64_t last, int64_t part, int64_t par
   return low;
 }
 
-void TileSource::tile(const TileJob& job) const {
+void TileSource::tile(TileJob job) const {
   switch (weights_.format) {
     case SI_FORMAT_PANEL:
-      return isa_.panel_tile(weights_.panel, job);
+      for (job.kblock = 0; job.kblock < weights_.panel.kblocks; ++job.kblock) isa_.panel_tile(weights_.panel, job);
+      return;
     case SI_FORMAT_CSR:
       return isa_.csr_tile(weights_.csr, job);
     case SI_FORMAT_NM:
@@ -102,7 +104,11 @@ Clamp clamp_of(si_activation activation) {
 
 int useful_threads(int threads, int64_t multiply_adds) {
   constexpr int64_t kPerThread = 100000;
-  return static_cast<int>(std::clamp<int64_t>(multiply_adds / kPerThread, 1, std::max(threads, 1)));
+  // More threads than processors only take turns, and an OpenMP runtime that cannot start them all ends the process. Up
+  // to kFew are granted anywhere, so that small machines run the code that large ones do.
+  constexpr unsigned kFew = 16;
+  static const auto most = static_cast<int64_t>(std::max(std::thread::hardware_concurrency(), kFew));
+  return static_cast<int>(std::clamp<int64_t>(multiply_adds / kPerThread, 1, std::min<int64_t>(threads, most)));
 }
 
 }  // namespace si

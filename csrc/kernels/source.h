@@ -1,7 +1,8 @@
 // One weight seen by the drivers: units of output rows (a panel, or a row) that a tile kernel can run in any range.
 #pragma once
 
-#include "core/parallel.h"
+#include <vector>
+
 #include "kernels/tile/tile.h"
 #include "kernels/weights.h"
 
@@ -19,13 +20,13 @@ class TileSource {
   int64_t units() const { return units_per_group() * shape().groups; }
   // The first output row of a unit; of units(), M.
   int64_t row_of(int64_t unit) const;
-  // The first unit at or after `unit` + what holds `rows` output rows, within a group.
+  // Units that together hold at most `rows` output rows, a multiple of 4.
   int64_t units_for_rows(int64_t rows) const;
   // Cuts [first, last) in `parts` of near-equal work: the first unit of part `part`.
   int64_t split(int64_t first, int64_t last, int64_t part, int64_t parts) const;
-  int64_t kblocks() const { return weights_.format == SI_FORMAT_PANEL ? weights_.panel.kblocks : 1; }
 
-  void tile(const TileJob& job) const;
+  // K block after K block where the weight has them.
+  void tile(TileJob job) const;
   void vector(const VectorJob& job) const;
 
  private:
@@ -36,7 +37,7 @@ class TileSource {
   const si_weights& weights_;
 };
 
-// How the columns of a call are cut: `parts` threads side by side along the columns, and `row_parts` along the rows.
+// How a call is cut: its columns in tiles, and the rows of each tile in `row_parts` for as many threads.
 struct ColumnPlan {
   int64_t row_parts;
   std::vector<int64_t> first_vector;  // of each tile, and one past the last

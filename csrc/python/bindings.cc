@@ -21,7 +21,8 @@ void check(si_status status) {
     case SI_ERR_CORRUPT:
       throw py::value_error(message);
     case SI_ERR_MEMORY:
-      throw py::buffer_error(message);
+      PyErr_SetString(PyExc_MemoryError, message.c_str());
+      throw py::error_already_set();
     default:
       throw std::runtime_error(message);
   }

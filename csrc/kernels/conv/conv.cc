@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/parallel.h"
 #include "kernels/conv/image.h"
 #include "kernels/source.h"
 
@@ -72,12 +73,7 @@ struct Conv {
       const int64_t rows = source.row_of(job.last) - job.row0;
       job.c = direct ? y + job.row0 * pixels() + begin : scratch;
       job.ldc = direct ? pixels() : padded;
-      if (source.kblocks() > 1) {
-        for (job.kblock = 0; job.kblock < source.kblocks(); ++job.kblock) source.tile(job);
-      } else {
-        job.kblock = -1;
-        source.tile(job);
-      }
+      source.tile(job);
       if (!is_clamp(args.activation))
         for (int64_t m = 0; m < rows; ++m) isa().activate(job.c + m * job.ldc, end - begin, args.activation);
       if (direct) continue;

@@ -6,21 +6,21 @@ namespace si {
 
 namespace {
 
-// Far beyond any image, near enough that no product of two overflows.
+// Far beyond any image, near enough that no sum or product below overflows.
 constexpr int64_t kMaxExtent = int64_t{1} << 30;
 
 void check_axis(const char* axis, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t before,
                 int64_t after, si_padding mode) {
   const std::string name(axis);
   if (size < 1 || size > kMaxExtent)
-    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " of the image from 1, got " + std::to_string(size));
+    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " of the image from 1 to 2^30, got " + std::to_string(size));
   if (stride < 1 || stride > kMaxExtent)
-    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " stride >= 1, got " + std::to_string(stride));
+    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " stride from 1 to 2^30, got " + std::to_string(stride));
   if (dilation < 1 || dilation > kMaxExtent)
-    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " dilation >= 1, got " + std::to_string(dilation));
+    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " dilation from 1 to 2^30, got " + std::to_string(dilation));
   if (before < 0 || after < 0 || before > kMaxExtent || after > kMaxExtent)
-    fail(SI_ERR_ARGUMENT,
-         "conv: expected " + name + " padding >= 0, got " + std::to_string(before < 0 ? before : after));
+    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " padding from 0 to 2^30, got " + std::to_string(before) +
+                              " and " + std::to_string(after));
   const int64_t most = before > after ? before : after;
   if (mode == SI_PAD_REFLECT && most >= size)
     fail(SI_ERR_ARGUMENT, "conv: expected " + name + " reflect padding below the image's " + std::to_string(size) +

@@ -7,6 +7,20 @@
 
 namespace si {
 
+namespace {
+
+// Taps are 32-bit offsets.
+constexpr int64_t kMaxFloats = 0x7fffffff;
+
+// a * b of two positive factors, without overflow.
+int64_t checked_floats(int64_t a, int64_t b) {
+  if (a > kMaxFloats / b)
+    fail(SI_ERR_UNSUPPORTED, "conv: expected a padded image of fewer than 2^31 values, got more; try smaller images");
+  return a * b;
+}
+
+}  // namespace
+
 ConvImage::Axis ConvImage::axis_of(int64_t kernel, int64_t stride, int64_t dilation) {
   Axis axis;
   axis.reach = 0;
@@ -42,6 +56,7 @@ ConvImage::ConvImage(const ConvGeometry& geometry, const si_conv_args& args, int
       // Reading past the pitch meets the next row's first columns: allowed while those are zeros.
       pitch_ = std::max({pitch_, c.last, needed - c.first});
     } else {
+      checked_floats(rows_, needed);  // before a table that long is built
       for (int64_t j = 0; j < needed; ++j) {
         // A position past the padded image is read by garbage columns only.
         const int64_t p = std::min(j * stride + phase - left, args.w - 1 + args.padding[3]);
@@ -53,15 +68,14 @@ ConvImage::ConvImage(const ConvGeometry& geometry, const si_conv_args& args, int
   }
   // The last row of the last image has no next row to share zeros with.
   const int64_t tail = std::max<int64_t>(0, needed - pitch_);
-  plane_ = images * rows_ * pitch_ + tail;
-  channel_ = static_cast<int64_t>(vertical_.phases.size() * horizontal_.phases.size()) * plane_;
+  plane_ = checked_floats(checked_floats(images, rows_), pitch_) + tail;
+  channel_ = checked_floats(static_cast<int64_t>(vertical_.phases.size() * horizontal_.phases.size()), plane_);
   // Channels an odd number of cache lines apart spread over the sets of a cache.
   channel_ = (channel_ + 15) / 16 * 16;
   if (channel_ / 16 % 2 == 0) channel_ += 16;
   slack_ = horizontal_.reach + vector_floats;
-  constexpr int64_t kMaxFloats = 0x7fffffff;
-  if (channel_ > kMaxFloats / std::max<int64_t>(geometry.channels, 1) || floats() > kMaxFloats)
-    fail(SI_ERR_UNSUPPORTED, "conv: expected a padded image of fewer than 2^31 values, got more; try smaller images");
+  checked_floats(geometry.channels, channel_);
+  checked_floats(floats(), 1);
 }
 
 void ConvImage::taps(int32_t* out) const {

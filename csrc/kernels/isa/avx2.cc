@@ -31,7 +31,7 @@ struct Avx2 {
     const __m256 bit = _mm256_set1_ps(-0.0f);
     return _mm256_or_ps(_mm256_andnot_ps(bit, size), _mm256_and_ps(bit, sign));
   }
-  // 2^n for integral n in [-126, 127].
+  // 2^n for integral n in [-126, 128], Inf for 128.
   static SI_INLINE Reg pow2(Reg n) {
     const __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
@@ -82,9 +82,8 @@ struct Avx2 {
 const TileKernels* avx2_tile_kernels() {
   using V = Avx2;
   static constexpr TileKernels kernels = {
-      "avx2",          V::kWidth,     V::kMaxVectors, panel_tile<V>,   rows_tile<V, CsrView>, rows_tile<V, NmView>,
-      panel_vector<V>, csr_vector<V>, nm_vector<V>,   transpose_in<V>, transpose_out<V>,      store_runs<V>,
-      activate<V>};
+      V::kWidth,     V::kMaxVectors, panel_tile<V>,   rows_tile<V, CsrView>, rows_tile<V, NmView>, panel_vector<V>,
+      csr_vector<V>, nm_vector<V>,   transpose_in<V>, transpose_out<V>,      store_runs<V>,        activate<V>};
   return &kernels;
 }
 

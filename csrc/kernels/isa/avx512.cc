@@ -36,7 +36,7 @@ struct Avx512 {
     const __m512 bit = _mm512_set1_ps(-0.0f);
     return _mm512_or_ps(_mm512_andnot_ps(bit, size), _mm512_and_ps(bit, sign));
   }
-  // 2^n for integral n in [-126, 127].
+  // 2^n for integral n in [-126, 128], Inf for 128.
   static SI_INLINE Reg pow2(Reg n) {
     const __m512i e = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
     return _mm512_castsi512_ps(_mm512_slli_epi32(e, 23));
@@ -94,9 +94,8 @@ struct Avx512 {
 const TileKernels* avx512_tile_kernels() {
   using V = Avx512;
   static constexpr TileKernels kernels = {
-      "avx512",        V::kWidth,     V::kMaxVectors, panel_tile<V>,   rows_tile<V, CsrView>, rows_tile<V, NmView>,
-      panel_vector<V>, csr_vector<V>, nm_vector<V>,   transpose_in<V>, transpose_out<V>,      store_runs<V>,
-      activate<V>};
+      V::kWidth,     V::kMaxVectors, panel_tile<V>,   rows_tile<V, CsrView>, rows_tile<V, NmView>, panel_vector<V>,
+      csr_vector<V>, nm_vector<V>,   transpose_in<V>, transpose_out<V>,      store_runs<V>,        activate<V>};
   return &kernels;
 }
 

@@ -28,7 +28,7 @@ struct Neon {
   static SI_INLINE Reg abs(Reg a) { return vabsq_f32(a); }
   static SI_INLINE Reg round(Reg a) { return vrndnq_f32(a); }
   static SI_INLINE Reg copy_sign(Reg size, Reg sign) { return vbslq_f32(vdupq_n_u32(0x80000000u), sign, size); }
-  // 2^n for integral n in [-126, 127].
+  // 2^n for integral n in [-126, 128], Inf for 128.
   static SI_INLINE Reg pow2(Reg n) {
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23));
   }
@@ -62,9 +62,8 @@ struct Neon {
 const TileKernels* neon_tile_kernels() {
   using V = Neon;
   static constexpr TileKernels kernels = {
-      "neon",          V::kWidth,     V::kMaxVectors, panel_tile<V>,   rows_tile<V, CsrView>, rows_tile<V, NmView>,
-      panel_vector<V>, csr_vector<V>, nm_vector<V>,   transpose_in<V>, transpose_out<V>,      store_runs<V>,
-      activate<V>};
+      V::kWidth,     V::kMaxVectors, panel_tile<V>,   rows_tile<V, CsrView>, rows_tile<V, NmView>, panel_vector<V>,
+      csr_vector<V>, nm_vector<V>,   transpose_in<V>, transpose_out<V>,      store_runs<V>,        activate<V>};
   return &kernels;
 }
 

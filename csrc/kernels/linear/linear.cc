@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/parallel.h"
 #include "kernels/source.h"
 
 namespace si {
@@ -27,16 +28,14 @@ struct Linear {
   // Rows of [first, last) for every token, one token at a time.
   void run_vector(int64_t first, int64_t last, const float* x, int64_t ldx) const {
     const int64_t row0 = source.row_of(first), rows = source.row_of(last) - row0;
-    const bool direct = args.layout == SI_TOKEN_MAJOR || args.n == 1;
+    // For one token both layouts are the same when channels are not spaced out; scatter otherwise.
+    const bool tokens = args.layout == SI_TOKEN_MAJOR, direct = tokens || (args.n == 1 && args.ldy == 1);
     float* scratch = direct ? nullptr : thread_scratch(Scratch::kOutput, rows);
     for (int64_t n = 0; n < args.n; ++n) {
-      // For one token both layouts are the same when channels are not spaced out; scatter otherwise.
-      const bool contiguous = args.layout == SI_TOKEN_MAJOR || (args.n == 1 && args.ldy == 1);
-      float* y = contiguous ? args.y + (args.layout == SI_TOKEN_MAJOR ? n * args.ldy : 0) + row0
-                            : (scratch != nullptr ? scratch : (scratch = thread_scratch(Scratch::kOutput, rows)));
+      float* y = direct ? args.y + (tokens ? n * args.ldy : 0) + row0 : scratch;
       source.vector({x + n * ldx, y, first, last, row0, args.bias, clamp.low, clamp.high});
       if (!is_clamp(args.activation)) isa().activate(y, rows, args.activation);
-      if (!contiguous)
+      if (!direct)
         for (int64_t m = 0; m < rows; ++m) args.y[(row0 + m) * args.ldy + n] = y[m];
     }
   }
@@ -95,12 +94,7 @@ struct Linear {
       job.row0 = row0;
       job.c = direct ? args.y + row0 * args.ldy + n0 : thread_scratch(Scratch::kOutput, kBatchRows * padded);
       job.ldc = direct ? args.ldy : padded;
-      if (source.kblocks() > 1) {
-        for (job.kblock = 0; job.kblock < source.kblocks(); ++job.kblock) source.tile(job);
-      } else {
-        job.kblock = -1;
-        source.tile(job);
-      }
+      source.tile(job);
       if (!is_clamp(args.activation))
         for (int64_t m = 0; m < rows; ++m) isa().activate(job.c + m * job.ldc, valid, args.activation);
       if (direct) continue;

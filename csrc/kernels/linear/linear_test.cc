@@ -1,6 +1,9 @@
 // Every registry row that computes a linear layer and runs here, against float64.
 #include <algorithm>
+#include <limits>
+#include <thread>
 
+#include "kernels/source.h"
 #include "testing/problem.h"
 
 using namespace si::testing;
@@ -73,6 +76,31 @@ void run(size_t row, const si_row_info& info, const Case& c) {
   if (!good) std::fprintf(stderr, "  in %s\n", what.c_str());
 }
 
+// Sums far outside an activation's curve, through the tiles and one token at a time.
+void run_extremes(size_t row, const si_row_info& info) {
+  const std::vector<float> x{-3.4e38f, -1e30f, -1e9f, -104.0f, -88.6f, -88.3f, -87.4f, 0.0f,
+                             3.4e38f,  1e30f,  1e9f,  104.0f,  88.6f,  88.3f,  87.4f,  1e-30f};
+  const Packed packed({1.0f}, {2, {1, 1, 0, 0}, 1}, {info.format, SI_F32, 0, 2, 4});
+  for (int activation = SI_ACT_NONE; activation <= SI_ACT_TANH; ++activation)
+    for (size_t n : {size_t{1}, x.size()})
+      for (size_t first = 0; first < x.size(); first += n) {
+        std::vector<float> y(n);
+        si_linear_args args{};
+        args.x = x.data() + first;
+        args.y = y.data();
+        args.n = static_cast<int64_t>(n);
+        args.ldx = args.ldy = 1;
+        args.activation = static_cast<si_activation>(activation);
+        args.row = static_cast<int32_t>(row);
+        args.threads = 1;
+        SI_CHECK_EQ(si_linear(packed.get(), &args), SI_OK);
+        for (size_t i = 0; i < n; ++i) {
+          const double expected = activate64(static_cast<double>(x[first + i]), args.activation);
+          SI_CHECK_NEAR(y[i], expected, 4 * std::numeric_limits<float>::epsilon() * (1 + std::abs(expected)));
+        }
+      }
+}
+
 }  // namespace
 
 int main() {
@@ -82,6 +110,7 @@ int main() {
     SI_CHECK_EQ(si_row(row, &info), SI_OK);
     if (info.op != SI_OP_LINEAR || *info.reason != '\0') continue;
     ++rows;
+    run_extremes(row, info);
     Case base{13, 70, 33, 0.3, true, true, false, SI_ACT_NONE, 3, 0, 1, 3};
     for (bool channel_major : {false, true}) {
       base.channel_major = channel_major;
@@ -139,5 +168,11 @@ int main() {
     }
   }
   SI_CHECK(rows >= 3);
+
+  // A small call keeps to one thread, and no call asks the system for threads by the thousand.
+  SI_CHECK_EQ(si::useful_threads(8, 1000), 1);
+  SI_CHECK_EQ(si::useful_threads(8, int64_t{1} << 40), 8);
+  SI_CHECK(si::useful_threads(std::numeric_limits<int>::max(), std::numeric_limits<int64_t>::max()) <=
+           static_cast<int>(std::max(16u, std::thread::hardware_concurrency())));
   return finish("linear_test");
 }

@@ -1,6 +1,6 @@
 // Activations that are not a clamp, over a vector type. NaN passes through each.
 //
-//   exp      Cephes' scheme: x = n ln 2 + r, polynomial in r; relative error below 2e-7
+//   exp      Cephes' scheme: x = n ln 2 + r, polynomial in r; relative error below 2e-7; Inf above 127.5 ln 2
 //   tanh     odd polynomial below 0.625 (Cephes), else 1 - 2 / (exp(2|x|) + 1)
 //   erf      Abramowitz and Stegun 7.1.26; absolute error below 2e-7
 //
@@ -17,7 +17,8 @@ namespace {
 template <class V>
 SI_INLINE typename V::Reg exp_of(typename V::Reg x) {
   using Reg = typename V::Reg;
-  x = V::min(V::broadcast(88.3762626647949f), V::max(V::broadcast(-87.3365447504019f), x));
+  // The upper bound must reach Inf: a large finite value instead makes SiLU of a very negative x not 0 but x / 2^127.5.
+  x = V::min(V::broadcast(89.0f), V::max(V::broadcast(-87.3365447504019f), x));
   const Reg n = V::round(V::mul(x, V::broadcast(1.44269504088896341f)));
   Reg r = V::fma(n, V::broadcast(-0.693359375f), x);
   r = V::fma(n, V::broadcast(2.12194440e-4f), r);

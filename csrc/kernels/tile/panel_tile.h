@@ -14,6 +14,9 @@
 namespace si {
 namespace {
 
+#define SI_EACH_PATTERN(DO) \
+  DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14) DO(15)
+
 // NaN passes.
 SI_INLINE float clamp(float v, float low, float high) { return v < low ? low : (v > high ? high : v); }
 
@@ -61,8 +64,7 @@ SI_INLINE void panel_pattern(typename V::Reg (&acc)[kPanelRows][NV], const uint1
 template <class V, int NV, class Map>
 void panel_tile_width(const PanelView& view, const TileJob& job) {
   const Map map(job.x);
-  const int64_t block = job.kblock < 0 ? 0 : job.kblock;
-  const int64_t blocks = job.kblock < 0 ? 1 : view.kblocks;
+  const int64_t block = job.kblock, blocks = view.kblocks;
   for (int64_t panel = job.first; panel < job.last; ++panel) {
     const PanelEntry& entry = view.entry[panel];
     const int64_t row = view.row_of(panel);
@@ -92,11 +94,9 @@ void panel_tile_width(const PanelView& view, const TileJob& job) {
     index += count;                                                                 \
     value += count * pattern_rows(P);                                               \
   }
-    SI_PATTERN(1)
-    SI_PATTERN(2) SI_PATTERN(3) SI_PATTERN(4) SI_PATTERN(5) SI_PATTERN(6) SI_PATTERN(7) SI_PATTERN(8) SI_PATTERN(9)
-        SI_PATTERN(10) SI_PATTERN(11) SI_PATTERN(12) SI_PATTERN(13) SI_PATTERN(14) SI_PATTERN(15)
+    SI_EACH_PATTERN(SI_PATTERN);
 #undef SI_PATTERN
-            const bool clamp = block == blocks - 1;
+    const bool clamp = block == blocks - 1;
     const typename V::Reg low = V::broadcast(job.low), high = V::broadcast(job.high);
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
       if (r >= entry.rows) break;
@@ -185,11 +185,9 @@ void panel_vector(const PanelView& view, const VectorJob& job) {
     index += count;                                                    \
     value += count * pattern_rows(P);                                  \
   }
-    SI_PATTERN(1)
-    SI_PATTERN(2) SI_PATTERN(3) SI_PATTERN(4) SI_PATTERN(5) SI_PATTERN(6) SI_PATTERN(7) SI_PATTERN(8) SI_PATTERN(9)
-        SI_PATTERN(10) SI_PATTERN(11) SI_PATTERN(12) SI_PATTERN(13) SI_PATTERN(14) SI_PATTERN(15)
+    SI_EACH_PATTERN(SI_PATTERN);
 #undef SI_PATTERN
-            SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
+    SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
       if (r >= entry.rows) break;
       job.y[row - job.row0 + r] = clamp(V::sum(acc[r]) + tail[r], job.low, job.high);
     }

@@ -71,8 +71,9 @@ void csr_vector(const CsrView& view, const VectorJob& job) {
   for (int64_t row = job.first; row < job.last; ++row) {
     typename V::Reg acc = V::broadcast(0.0f);
     float tail = job.bias != nullptr ? job.bias[row] : 0.0f;
-    uint32_t i = view.row[row];
-    const uint32_t end = view.row[row + 1];
+    // 64 bits: i plus a vector must not wrap when there are nearly 2^32 non-zeros.
+    int64_t i = view.row[row];
+    const int64_t end = view.row[row + 1];
     for (; i + V::kWidth <= end; i += V::kWidth)
       acc = V::fma(V::load(view.value + i), V::gather(job.x, view.column + i), acc);
     for (; i < end; ++i) tail += view.value[i] * job.x[view.column[i]];

@@ -22,7 +22,7 @@ struct TileJob {
   XView x;
   int vectors;          // 1 .. TileKernels::max_vectors
   int64_t first, last;  // panels (panel format) or output rows (csr, nm)
-  int64_t kblock;       // panel: the K block to run; -1 for all of K at once
+  int64_t kblock;       // panel: the K block to run, of view.kblocks
   float* c;             // output row m at c + (m - row0) * ldc; blocks after the first accumulate into it
   int64_t ldc;
   int64_t row0;
@@ -46,7 +46,6 @@ struct ColumnRun {
 };
 
 struct TileKernels {
-  const char* name;
   int width;        // floats in a vector
   int max_vectors;  // of the widest tile
 
