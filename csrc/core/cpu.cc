@@ -53,8 +53,8 @@ std::array<IsaState, kIsaCount> detect() {
     if (cap == std::string(state.name)) named = &state;
   for (IsaState& state : states) {
     if (!state.supported || state.isa == Isa::kScalar) continue;
-    if (named == nullptr)
-      state.reason = std::string("SPARSEINFER_ISA: expected scalar, neon, avx2 or avx512, got '") + cap + "'";
+    if (named == nullptr || !named->compiled)
+      state.reason = std::string("SPARSEINFER_ISA: expected an instruction set of this library, got '") + cap + "'";
     else if (step(state.isa) > step(named->isa))
       state.reason = std::string("SPARSEINFER_ISA=") + cap + " forbids it";
     else

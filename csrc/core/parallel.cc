@@ -118,22 +118,26 @@ class Pool {
   int active_ = 0;
 };
 
-// Never destroyed: its threads may outlive static destructors. A forked child has no threads, so it gets a new pool.
+// Never destroyed: its threads may outlive static destructors. A forked child has none of the threads that its parent
+// started: it gets a new pool, and leaves OpenMP alone, which would wait for threads that are not there.
 Pool* g_pool = nullptr;
 std::mutex g_pool_mutex;
+std::atomic<bool> g_forked{false};
 
 Pool& pool() {
   std::lock_guard<std::mutex> lock(g_pool_mutex);
-  if (g_pool == nullptr) {
-    g_pool = new Pool;
-    static const int registered = pthread_atfork([] { g_pool_mutex.lock(); }, [] { g_pool_mutex.unlock(); },
-                                                 [] {
-                                                   g_pool = nullptr;
-                                                   g_pool_mutex.unlock();
-                                                 });
-    (void)registered;
-  }
+  if (g_pool == nullptr) g_pool = new Pool;
   return *g_pool;
+}
+
+void watch_forks() {
+  static const int registered = pthread_atfork([] { g_pool_mutex.lock(); }, [] { g_pool_mutex.unlock(); },
+                                               [] {
+                                                 g_pool = nullptr;
+                                                 g_forked.store(true, std::memory_order_relaxed);
+                                                 g_pool_mutex.unlock();
+                                               });
+  (void)registered;
 }
 
 // The OpenMP runtime that the host program already uses (torch's, as a rule), called through its stable entry point.
@@ -143,6 +147,7 @@ struct Backend {
   ParallelFn gomp = nullptr;  // null: the pool
   std::string name = "pool";
   Backend() {
+    watch_forks();
     // Opened only after the walk: it holds a lock that a dlopen on another thread takes in the opposite order.
     std::vector<std::string> paths;
     dl_iterate_phdr(list_openmp, &paths);
@@ -177,7 +182,7 @@ void parallel_items(int threads, int64_t items, ItemFn fn, void* context) {
   job.fn = fn;
   job.context = context;
   job.items = items;
-  if (backend().gomp != nullptr)
+  if (backend().gomp != nullptr && !g_forked.load(std::memory_order_relaxed))
     backend().gomp([](void* data) { static_cast<Job*>(data)->drain(); }, &job, static_cast<unsigned>(threads), 0);
   else
     pool().run(threads, job);

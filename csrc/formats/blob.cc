@@ -40,6 +40,10 @@ void corrupt(const std::string& what) {
   fail(SI_ERR_CORRUPT, "packed weight is corrupt: " + what + "; try packing the dense weight again");
 }
 
+void check_unchanged(bool fits) {
+  require(fits, SI_ERR_ARGUMENT, "expected a weight that stays as it is while it is packed; try packing a copy");
+}
+
 size_t SectionPlan::add(uint64_t elements, size_t element_bytes) {
   // Far above anything real and far below where the sum could wrap.
   if (elements > (uint64_t{1} << 40))

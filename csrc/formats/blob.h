@@ -88,4 +88,7 @@ WeightShape shape_of(const BlobHeader& header);
 
 [[noreturn]] void corrupt(const std::string& what);
 
+// Packing reads a weight twice, to size the buffer and to fill it; another thread may write to it in between.
+void check_unchanged(bool fits);
+
 }  // namespace si

@@ -50,10 +50,12 @@ uint8_t* csr_pack(const float* weight, const WeightShape& shape, size_t* bytes) 
     for (int64_t k = 0; k < K; ++k) {
       const float w = weight[m * K + k];
       if (w == 0.0f) continue;
+      check_unchanged(stored < nnz);
       column[stored] = static_cast<uint32_t>(k);
       value[stored++] = w;
     }
   }
+  check_unchanged(stored == nnz);
   row[M] = stored;
   seal_blob(blob.get());
   *bytes = layout.plan.total();

@@ -146,6 +146,7 @@ uint8_t* nm_pack(const float* weight, const WeightShape& shape, int32_t n, int32
     for (int64_t group = 0; group < G; ++group) {
       const int32_t columns = columns_in_group(shape, m, group);
       const uint32_t kept = encode_group(weight + row * K + group * m, columns, value_type, bits);
+      check_unchanged(count_ones(kept) <= n);
       const uint32_t stored = fill_positions(kept, n);
       int64_t at = row * G + group;
       for (int32_t position = 0; position < m; ++position) {

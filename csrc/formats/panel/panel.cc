@@ -123,6 +123,8 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
       const auto count = static_cast<uint32_t>(list.size());
       e.count[p - 1] = static_cast<uint16_t>(count);
       if (count == 0) continue;
+      check_unchanged(count <= columns - column_offset &&
+                      count * static_cast<uint64_t>(pattern_rows(p)) <= values - value_offset);
       std::memcpy(index + column_offset, list.data(), count * sizeof(uint16_t));
       column_offset += count;
       for (uint32_t first = 0; first < count; first += kPanelGroup) {
@@ -140,6 +142,7 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
         cursor[(panel * (blocks - 1) + block - 1) * kPatterns + p - 1] = static_cast<uint16_t>(before);
       }
   }
+  check_unchanged(column_offset == columns && value_offset == values);
   seal_blob(blob.get());
   *bytes = layout.plan.total();
   return blob.release();

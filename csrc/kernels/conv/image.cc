@@ -100,12 +100,13 @@ void ConvImage::fill_row(const float* row, size_t phase, float* dst) const {
     return;
   }
   std::fill(dst, dst + c.first, 0.0f);
-  const float* from = row + c.source;
-  const int64_t count = c.last - c.first;
-  if (stride == 1)
-    std::memcpy(dst + c.first, from, static_cast<size_t>(count) * sizeof(float));
-  else
-    for (int64_t j = 0; j < count; ++j) dst[c.first + j] = from[j * stride];
+  if (c.first < c.last) {
+    const float* from = row + c.source;
+    if (stride == 1)
+      std::memcpy(dst + c.first, from, static_cast<size_t>(c.last - c.first) * sizeof(float));
+    else
+      for (int64_t j = 0; j < c.last - c.first; ++j) dst[c.first + j] = from[j * stride];
+  }
   std::fill(dst + c.last, dst + pitch_, 0.0f);
 }
 

@@ -1,9 +1,4 @@
 // The tile kernels for AVX-512 F, BW, DQ and VL: vectors of 16 floats, 32 registers.
-#if defined(__GNUC__) && !defined(__clang__)
-// GCC's own header trips over its _mm512_undefined_ps.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-
 #include <immintrin.h>
 
 #include "kernels/tile/activation.h"
