@@ -77,15 +77,25 @@ void TileSource::vector(const VectorJob& job) const {
 }
 
 ColumnPlan plan_columns(int64_t vectors, int max_vectors, int threads) {
-  // Below this many vectors a tile spends more on weights than on columns, so threads rather share out the rows.
-  const int64_t narrow = std::max(1, max_vectors / 2);
-  int64_t column_parts = threads;
-  while (column_parts > 1 && (threads % column_parts != 0 || vectors / column_parts < narrow)) --column_parts;
-  const int64_t per_part = (vectors + column_parts - 1) / column_parts;
-  const int64_t tiles_per_part = (per_part + max_vectors - 1) / max_vectors;
-  const int64_t tiles = std::min(vectors, tiles_per_part * column_parts);
+  // What a tile spends on reading weights and indices, in vectors of columns: wide tiles and few are worth an uneven
+  // cut.
+  constexpr double kTileCost = 1.5;
   ColumnPlan plan;
-  plan.row_parts = threads / column_parts;
+  int64_t tiles = 0;
+  double least = 0.0;
+  for (int64_t column_parts = threads; column_parts >= 1; --column_parts) {
+    if (threads % column_parts != 0 || column_parts > vectors) continue;
+    const int64_t per_part = (vectors + column_parts - 1) / column_parts;
+    const int64_t tiles_per_part = (per_part + max_vectors - 1) / max_vectors;
+    const int64_t row_parts = threads / column_parts;
+    const double cost = (static_cast<double>(per_part) + kTileCost * static_cast<double>(tiles_per_part)) /
+                        static_cast<double>(row_parts);
+    // Equal costs go to more column parts, which share no packed x and need not wait for each other.
+    if (tiles != 0 && cost >= least) continue;
+    least = cost;
+    tiles = std::min(vectors, tiles_per_part * column_parts);
+    plan.row_parts = row_parts;
+  }
   for (int64_t i = 0; i <= tiles; ++i) plan.first_vector.push_back(vectors * i / tiles);
   return plan;
 }
