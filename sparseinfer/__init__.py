@@ -6,13 +6,23 @@ sparse = sparseinfer.convert_to_sparse(model, example_inputs=x)
 print(sparseinfer.report(sparse))
 """
 
-from sparseinfer._C import version as _version
-from sparseinfer.convert import convert_to_sparse
-from sparseinfer.formats import pack, unpack
-from sparseinfer.modules import SparseConv1d, SparseConv2d, SparseLinear
-from sparseinfer.report import LayerReport, Report, report
+try:
+    from sparseinfer._C import version as _version
+    from sparseinfer.convert import convert_to_sparse
+    from sparseinfer.formats import pack, unpack
+    from sparseinfer.modules import SparseConv1d, SparseConv2d, SparseLinear
+    from sparseinfer.report import LayerReport, Report, report
 
-__version__ = _version()
+    __version__ = _version()
+except (ImportError, OSError) as _error:
+    # `sparseinfer doctor` has to start to say what does not load; all else says so when it is used.
+    _reason = f"{type(_error).__name__}: {_error}"
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module 'sparseinfer' has no attribute {name!r}")
+        raise ImportError(f"sparseinfer does not load: {_reason}; try sparseinfer doctor")
+
 
 __all__ = [
     "LayerReport",

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from sparseinfer.machine import package_version
+
 __all__ = ["app", "main"]
 
 USER_ERROR = 2
@@ -35,9 +37,11 @@ class UserError(Exception):
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from sparseinfer import __version__
-
-        typer.echo(f"sparseinfer {__version__}")
+        try:
+            from sparseinfer import __version__ as found
+        except ImportError:
+            found = package_version("sparseinfer")
+        typer.echo(f"sparseinfer {found}")
         raise typer.Exit
 
 

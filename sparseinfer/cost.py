@@ -4,9 +4,10 @@
     sparse = SPARSE_CALL_US + (dense - DENSE_CALL_US) / gain(density, N, format)
 
 `gain` interpolates the measured table `GAIN` (panel format, fp32, AVX-512, warm weights) between
-densities, in logarithms; N falls in one of three classes. Absolute times are those of one core of
-the machine that the table was measured on: only the ratio decides. It is a guess that errs to the
-dense side; `example_inputs` replaces it by a measurement.
+densities, in logarithms; N falls in one of three classes, and N = 1 has a table of its own for
+weights that stay in a cache. Absolute times are those of one core of the machine that the tables
+were measured on: only the ratio decides. It is a guess that errs to the dense side;
+`example_inputs` replaces it by a measurement.
 """
 
 from __future__ import annotations
@@ -31,11 +32,20 @@ SPARSE_CALL_US = 8.0
 DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 GAIN: dict[int, tuple[float, ...]] = {
-    1: (12.0, 8.0, 4.8, 2.8, 2.1, 1.5, 0.75),
-    2: (8.0, 5.0, 3.0, 1.8, 1.3, 0.9, 0.5),
-    16: (12.0, 6.5, 4.0, 2.7, 1.8, 1.35, 0.85),
+    1: (12.0, 8.0, 4.8, 2.8, 2.0, 1.4, 0.95),
+    2: (8.0, 5.0, 3.0, 1.8, 1.35, 1.05, 0.8),
+    16: (12.0, 6.0, 4.0, 2.5, 1.9, 1.4, 0.9),
 }
-"""Speed of the sparse kernel over the dense one at `DENSITIES`, by the smallest N of the class."""
+"""Speed of the sparse kernel over the dense one at `DENSITIES`, by the smallest N of the class.
+
+Read off `benchmarks/results/epyc-zen4-2core.json`, rounded towards the worse cases: 3x3
+convolutions for N >= 16, weights from memory for N = 1."""
+
+CACHED_GAIN = (3.0, 2.1, 1.4, 0.9, 0.8, 0.65, 0.65)
+"""The same for N = 1 where the dense weight stays in a cache, which dense then reads fast."""
+
+CACHE_BYTES = 32e6
+"""Last-level cache of the machine that the tables were measured on."""
 
 FORMAT_GAIN = {"panel": 1.0, "csr": 0.4, "nm": 0.4}
 """Speed of the other formats' kernels relative to the panel ones."""
@@ -90,7 +100,8 @@ def estimate(
     arithmetic_us = 2.0 * M * K * N / (DENSE_GFLOPS * 1e3 * threads)
     memory_us = 4.0 * M * K / (BANDWIDTH_GBS * 1e3)
     work_us = max(arithmetic_us, memory_us)
-    gain = _gain(density, N) * FORMAT_GAIN[format]
+    table = CACHED_GAIN if N <= 1 and 4.0 * M * K < CACHE_BYTES else GAIN[_class(N)]
+    gain = _gain(density, table) * FORMAT_GAIN[format]
     if K < FEW_CHANNELS_K:
         gain = min(gain, FEW_CHANNELS_GAIN)
     return Estimate((DENSE_CALL_US + work_us) / 1e3, (SPARSE_CALL_US + work_us / gain) / 1e3, N)
@@ -109,8 +120,11 @@ def worst_estimate(
     return min(guesses, key=lambda guess: guess.speedup)
 
 
-def _gain(density: float, N: int) -> float:
-    row = GAIN[max(smallest for smallest in GAIN if smallest <= max(1, N))]
+def _class(N: int) -> int:
+    return max(smallest for smallest in GAIN if smallest <= max(1, N))
+
+
+def _gain(density: float, row: tuple[float, ...]) -> float:
     if density <= DENSITIES[0]:
         return row[0]
     right = bisect_left(DENSITIES, density)

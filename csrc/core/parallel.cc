@@ -47,13 +47,20 @@ const char* file_name(const char* path) {
   return slash == nullptr ? path : slash + 1;
 }
 
-int list_openmp(dl_phdr_info* info, size_t, void* out) {
+struct Loaded {
+  std::string torch;
+  std::vector<std::string> openmp;
+};
+
+int list_loaded(dl_phdr_info* info, size_t, void* out) {
   if (info->dlpi_name == nullptr) return 0;
+  auto& loaded = *static_cast<Loaded*>(out);
   const char* base = file_name(info->dlpi_name);
+  if (std::strncmp(base, "libtorch_cpu.", 13) == 0) loaded.torch = info->dlpi_name;
   // Intel's and LLVM's runtimes export GNU's entry point as well.
   if (std::strncmp(base, "libgomp", 7) == 0 || std::strncmp(base, "libiomp5", 8) == 0 ||
       std::strncmp(base, "libomp", 6) == 0)
-    static_cast<std::vector<std::string>*>(out)->emplace_back(info->dlpi_name);
+    loaded.openmp.emplace_back(info->dlpi_name);
   return 0;
 }
 
@@ -140,8 +147,8 @@ void watch_forks() {
   (void)registered;
 }
 
-// The OpenMP runtime that the host program already uses (torch's, as a rule), called through its stable entry point.
-// Linking one ourselves could bring a second runtime into the process: two sets of spinning threads on the same cores.
+// The OpenMP runtime that the host program already uses, called through its stable entry point. Linking one ourselves
+// could bring a second runtime into the process: two sets of spinning threads on the same cores.
 struct Backend {
   using ParallelFn = void (*)(void (*)(void*), void*, unsigned, unsigned);
   ParallelFn gomp = nullptr;  // null: the pool
@@ -149,17 +156,26 @@ struct Backend {
   Backend() {
     watch_forks();
     // Opened only after the walk: it holds a lock that a dlopen on another thread takes in the opposite order.
-    std::vector<std::string> paths;
-    dl_iterate_phdr(list_openmp, &paths);
-    for (const std::string& path : paths) {
-      // Never closed, so that the runtime cannot be unloaded while we call it.
-      void* handle = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
-      if (handle == nullptr) continue;
-      gomp = reinterpret_cast<ParallelFn>(dlsym(handle, "GOMP_parallel"));
-      if (gomp == nullptr) continue;
-      name = std::string("gomp (") + file_name(path.c_str()) + " of the host)";
-      return;
-    }
+    Loaded loaded;
+    dl_iterate_phdr(list_loaded, &loaded);
+    // Other packages bring runtimes of their own (scikit-learn does). The one to share is torch's: what the entry point
+    // means to its library.
+    if (!loaded.torch.empty() && bind(loaded.torch)) return;
+    for (const std::string& path : loaded.openmp)
+      if (bind(path)) return;
+  }
+
+ private:
+  bool bind(const std::string& path) {
+    // Never closed, so that the runtime cannot be unloaded while we call it.
+    void* handle = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+    if (handle == nullptr) return false;
+    gomp = reinterpret_cast<ParallelFn>(dlsym(handle, "GOMP_parallel"));
+    if (gomp == nullptr) return false;
+    Dl_info info{};
+    const bool known = dladdr(reinterpret_cast<void*>(gomp), &info) != 0 && info.dli_fname != nullptr;
+    name = std::string("gomp (") + file_name(known ? info.dli_fname : path.c_str()) + " of the host)";
+    return true;
   }
 };
 

@@ -62,7 +62,8 @@ def load(folder: Path | None, seed: int, train_images: int | None = None) -> Dat
 
     `train_images` limits the images trained on (chosen at random by `seed`); None keeps all.
 
-    Raises DataError when a file is missing or is not a valid IDX file of the images expected.
+    Raises:
+        DataError: a file is missing or is not a valid IDX file of the images expected.
     """
     if folder is None and (DEBIAN_FASHION_MNIST / f"{IDX_FILES['train images']}.gz").is_file():
         folder = DEBIAN_FASHION_MNIST
@@ -76,8 +77,11 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
 
     `dims`: 3 for images [count, height, width], 1 for labels [count].
 
-    Raises DataError unless the header says unsigned bytes of that rank and of sane sizes, and
-    exactly as many bytes follow; at most one byte more than announced is ever read.
+    At most one byte more than the header announces is ever read.
+
+    Raises:
+        DataError: unless the header says unsigned bytes of that rank and of sane sizes, and exactly
+            as many bytes follow.
 
     Source: the IDX file format, published with MNIST.
     """
@@ -196,7 +200,7 @@ def _dataset(
             f"{source}: expected at least {MIN_TRAIN_IMAGES} training images, got {available}"
         )
     order = np.random.default_rng(seed).permutation(available)
-    held_out = min(2000, available // 10)
+    held_out = min(1000, available // 10)
     validation, kept = order[:held_out], order[held_out:][:limit]
     reference = train[0][kept].astype(np.float32)
     mean, deviation = float(reference.mean()), float(reference.std()) or 1.0

@@ -9,7 +9,8 @@ from pathlib import Path
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name and rename it, so that no half of it is ever seen.
 
-    Raises OSError when the folder cannot be written to.
+    Raises:
+        OSError: the folder cannot be written to.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -22,7 +23,8 @@ def write_whole(path: Path, content: bytes) -> None:
 def prepare_folder(folder: Path) -> None:
     """Create the folder and prove that files can be written there, before minutes of work.
 
-    Raises OSError when they cannot.
+    Raises:
+        OSError: they cannot.
     """
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".probe.{os.getpid()}.tmp"

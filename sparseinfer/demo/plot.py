@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sparseinfer.demo.results import Results, Speed
+from sparseinfer.demo.results import Results, Speed, gain
 from sparseinfer.demo.training import Curve
 
 ACCURACY = "#0b6e99"
@@ -81,6 +81,5 @@ def _draw_bars(axis: Axes, speed: Speed) -> None:
     axis.set_xticks(positions, [LABELS[name] for name in BARS], fontsize=9)
     axis.set_ylim(0, 1.15 * top)
     axis.set_ylabel("milliseconds a batch (median, quartiles)")
-    ratio = speed.over_pruned
-    axis.set_title(f"batch {speed.batch}: {ratio.median:.2f}x", fontsize=11)
+    axis.set_title(f"batch {speed.batch}: {gain(speed.over_pruned)}", fontsize=11)
     axis.spines[["top", "right"]].set_visible(False)

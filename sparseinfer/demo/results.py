@@ -92,6 +92,17 @@ def _verdict_at(speed: Speed) -> str:
     )
 
 
+def gain(ratio: Ratio) -> str:
+    """Return the ratio with its meaning, such as "1.50x faster".
+
+    Example:
+        >>> gain(Ratio(1.5, 1.4, 1.6))
+        '1.50x faster'
+    """
+    words = {"faster": "faster", "slower": "(slower)", "even": "(even)"}
+    return f"{ratio.median:.2f}x {words[comparison(ratio)]}"
+
+
 def comparison(ratio: Ratio) -> str:
     """Return "faster", "slower" or "even"."""
     if ratio.median > NOTABLE and ratio.low > 1.0:

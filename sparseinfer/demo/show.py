@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from sparseinfer.demo.results import Results, comparison
+from sparseinfer.demo.results import Results, gain
 from sparseinfer.demo.timing import Latency, Ratio
 from sparseinfer.report import Report
 
@@ -47,8 +47,8 @@ def stage(console: Console, title: str, total: int) -> Iterator[Advance]:
         console.print(f"  done in {time.perf_counter() - start:.1f} s{ending}", highlight=False)
         return
     columns = (
-        TextColumn("{task.description:<26}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description:<17}"),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[status]}", style="dim"),
@@ -64,16 +64,16 @@ def stage(console: Console, title: str, total: int) -> Iterator[Advance]:
 
 def layers(found: Report) -> Table:
     """Return the report's layers as a table that fits a terminal of 80 columns."""
-    table = _table("layer by layer (milliseconds for the batches of 1 and 32 together)")
+    table = _table("layer by layer (milliseconds: mean of a batch of 1 and one of 32)")
     for heading in ("layer", "weight", "zeros", "runs as"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("dense ms", "now ms", "speed-up", "kB"):
+    for heading in ("dense ms", "now ms", "gain", "kB"):
         table.add_column(heading, justify="right", no_wrap=True)
     for layer in found.layers:
         times = ["", "", ""]
         if layer.dense_ms is not None and layer.ms is not None:
             speedup = layer.dense_ms / layer.ms
-            times = [f"{layer.dense_ms:.3g}", f"{layer.ms:.3g}", f"{speedup:.2f}x"]
+            times = [_number(layer.dense_ms), _number(layer.ms), f"{speedup:.2f}x"]
         size = f"{layer.bytes / 1000:.0f}"
         if layer.is_sparse:
             size = f"{layer.dense_bytes / 1000:.0f} -> {size}"
@@ -99,7 +99,7 @@ def _table(title: str) -> Table:
         title_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        padding=(0, 1),
+        padding=(0, 1, 0, 0),
     )
 
 
@@ -132,6 +132,7 @@ def footnotes(results: Results) -> list[str]:
     agreement = results.agreement
     same = agreement.images - agreement.different_classes
     return [
+        f"The pruned network was trained for {results.prune_steps} steps more than the dense one.",
         "Latency: median (quartiles), timed turn by turn in one process, "
         f"{results.threads} thread{'s' if results.threads > 1 else ''}; dense kernels in the "
         f"faster of torch's memory formats ({', '.join(layouts)}).",
@@ -142,7 +143,12 @@ def footnotes(results: Results) -> list[str]:
 
 
 def _milliseconds(latency: Latency) -> str:
-    return f"{latency.median_ms:.3g} ms\n({latency.low_ms:.3g}-{latency.high_ms:.3g})"
+    median, low, high = map(_number, (latency.median_ms, latency.low_ms, latency.high_ms))
+    return f"{median} ms\n({low}-{high})"
+
+
+def _number(milliseconds: float) -> str:
+    return f"{milliseconds:#.3g}" if milliseconds < 100 else f"{milliseconds:.0f}"
 
 
 def _kilobytes(size: int) -> str:
@@ -150,5 +156,4 @@ def _kilobytes(size: int) -> str:
 
 
 def _gain(ratio: Ratio) -> str:
-    words = {"faster": " faster", "slower": " (slower)", "even": " (even)"}
-    return f"{ratio.median:.2f}x{words[comparison(ratio)]}\n({ratio.low:.2f}-{ratio.high:.2f})"
+    return f"{gain(ratio)}\n({ratio.low:.2f}-{ratio.high:.2f})"

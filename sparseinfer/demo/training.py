@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -128,7 +129,7 @@ def _fit(
         rate.step()
         if pruner is not None:
             pruner.step()
-        if (step + 1) % max(1, steps // CURVE_POINTS) == 0 or step + 1 == steps:
+        if (step + 1) % math.ceil(steps / CURVE_POINTS) == 0 or step + 1 == steps:
             sparsity = 0.0 if pruner is None else pruner.sparsity
             curve.add(started_at + step + 1, _validate(model, dataset), sparsity)
         advance(_status(loss, curve, pruner))

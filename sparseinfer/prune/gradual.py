@@ -24,14 +24,15 @@ class PolynomialDecay:
     one difference: `end` is always an update, so `final` is reached also where `frequency` does
     not divide `end - begin` (there the last updates would be lost).
 
-    Raises ValueError unless 0 <= initial <= final < 1, 0 <= begin < end, power > 0 and
-    frequency >= 1.
+    Raises:
+        ValueError: unless 0 <= initial <= final < 1, 0 <= begin < end, power > 0, frequency >= 1.
 
     Source: Zhu and Gupta, "To prune, or not to prune", 2017, arXiv:1710.01878.
 
-    >>> schedule = PolynomialDecay(initial=0.0, final=0.9, begin=0, end=100, frequency=10)
-    >>> [round(schedule.sparsity(step), 3) for step in (0, 50, 100, 1000)]
-    [0.0, 0.787, 0.9, 0.9]
+    Example:
+        >>> schedule = PolynomialDecay(initial=0.0, final=0.9, begin=0, end=100, frequency=10)
+        >>> [round(schedule.sparsity(step), 3) for step in (0, 50, 100, 1000)]
+        [0.0, 0.787, 0.9, 0.9]
     """
 
     initial: float
@@ -85,13 +86,14 @@ def global_magnitude_masks(
     `weights`: floating-point tensors of any shapes and dtypes; `held`: boolean tensors of the same
     names and shapes.
 
-    Raises ValueError for a sparsity outside [0, 1] and for a weight with NaN or Inf, which has no
-    place in a ranking.
+    Raises:
+        ValueError: a sparsity outside [0, 1], or a weight with NaN or Inf, which has no rank.
 
-    >>> masks = global_magnitude_masks({"a": torch.tensor([3.0, -1.0]), "b": torch.tensor([2.0])},
-    ...                                sparsity=1 / 3)
-    >>> masks["a"].tolist(), masks["b"].tolist()
-    ([True, False], [True])
+    Example:
+        >>> weights = {"a": torch.tensor([3.0, -1.0]), "b": torch.tensor([2.0])}
+        >>> masks = global_magnitude_masks(weights, sparsity=1 / 3)
+        >>> masks["a"].tolist(), masks["b"].tolist()
+        ([True, False], [True])
     """
     if not 0.0 <= sparsity <= 1.0:
         raise ValueError(f"expected a sparsity in [0, 1], got {sparsity}, try 0.9")
@@ -141,22 +143,24 @@ class MagnitudePruner:
     normalisation or an embedding. `exclude` names layers that stay dense: exact names or patterns
     such as "encoder.*".
 
-    Raises ValueError where an `exclude` entry matches no layer, where nothing is left to prune,
-    where a weight is not a plain parameter (masks or parametrizations attached), and where it is
-    shared with a module that must not be pruned.
+    Raises:
+        ValueError: an `exclude` entry matches no layer, nothing is left to prune, a weight is not a
+            plain parameter (masks or parametrizations attached), or it is shared with a module that
+            must not be pruned.
 
     Source: Zhu and Gupta, "To prune, or not to prune", 2017, arXiv:1710.01878.
 
-    >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    >>> schedule = PolynomialDecay(0.0, 0.5, begin=0, end=10, frequency=1)
-    >>> pruner = MagnitudePruner(model, optimizer, schedule, exclude=["2"])
-    >>> for _ in range(12):
-    ...     model(torch.ones(4, 8)).square().mean().backward()
-    ...     optimizer.step()
-    ...     pruner.step()
-    >>> int((pruner.finalize()[0].weight == 0).sum())
-    32
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> schedule = PolynomialDecay(0.0, 0.5, begin=0, end=10, frequency=1)
+        >>> pruner = MagnitudePruner(model, optimizer, schedule, exclude=["2"])
+        >>> for _ in range(12):
+        ...     model(torch.ones(4, 8)).square().mean().backward()
+        ...     optimizer.step()
+        ...     pruner.step()
+        >>> int((pruner.finalize()[0].weight == 0).sum())
+        32
     """
 
     def __init__(
@@ -200,8 +204,9 @@ class MagnitudePruner:
     def finalize(self) -> nn.Module:
         """Apply the masks a last time and return the model.
 
-        Raises RuntimeError when the schedule has not reached its end, so that a model of another
-        sparsity than asked for is never taken for the finished one.
+        Raises:
+            RuntimeError: the schedule has not reached its end; so a model of another sparsity than
+                asked for is never taken for the finished one.
         """
         if self.steps <= self.schedule.end:
             raise RuntimeError(
