@@ -76,10 +76,13 @@ void TileSource::vector(const VectorJob& job) const {
   }
 }
 
-ColumnPlan plan_columns(int64_t vectors, int max_vectors, int threads) {
-  // What a tile spends on reading weights and indices, in vectors of columns: wide tiles and few are worth an uneven
-  // cut.
+double tiles_cost(int64_t vectors, int max_vectors) {
+  // In vectors of columns: wide tiles and few are worth an uneven cut.
   constexpr double kTileCost = 1.5;
+  return static_cast<double>(vectors) + kTileCost * static_cast<double>((vectors + max_vectors - 1) / max_vectors);
+}
+
+ColumnPlan plan_columns(int64_t vectors, int max_vectors, int threads) {
   ColumnPlan plan;
   int64_t tiles = 0;
   double least = 0.0;
@@ -88,8 +91,7 @@ ColumnPlan plan_columns(int64_t vectors, int max_vectors, int threads) {
     const int64_t per_part = (vectors + column_parts - 1) / column_parts;
     const int64_t tiles_per_part = (per_part + max_vectors - 1) / max_vectors;
     const int64_t row_parts = threads / column_parts;
-    const double cost = (static_cast<double>(per_part) + kTileCost * static_cast<double>(tiles_per_part)) /
-                        static_cast<double>(row_parts);
+    const double cost = tiles_cost(per_part, max_vectors) / static_cast<double>(row_parts);
     // Equal costs go to more column parts, which share no packed x and need not wait for each other.
     if (tiles != 0 && cost >= least) continue;
     least = cost;

@@ -43,6 +43,10 @@ struct ColumnPlan {
   std::vector<int64_t> first_vector;  // of each tile, and one past the last
 };
 
+// What columns of so many vectors cost, in near-equal tiles: their width, and per tile the reading of weights and
+// indices.
+double tiles_cost(int64_t vectors, int max_vectors);
+
 // `vectors` vectors of columns over `threads` threads. Tiles are near equal, no wider than the widest kernel, and their
 // number suits the threads.
 ColumnPlan plan_columns(int64_t vectors, int max_vectors, int threads);

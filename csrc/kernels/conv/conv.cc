@@ -19,7 +19,8 @@ constexpr int64_t kBatchRows = 16;
 struct Columns {
   int64_t count;        // of the images that a pass computes
   int64_t pitch, rows;  // of one image: columns from output row to output row, rows from image to image
-  int64_t oh, ow;
+  int64_t oh, ow;       // output rows of this pass, columns of each
+  int64_t first_pixel;  // of the first output row
 
   // The runs of [begin, end) that are output pixels of image `image`; `to` counts pixels of that image.
   void runs(int64_t begin, int64_t end, int64_t image, std::vector<ColumnRun>& out) const {
@@ -28,7 +29,7 @@ struct Columns {
     for (int64_t r = std::max<int64_t>(0, begin - base) / pitch; r < oh; ++r) {
       const int64_t from = std::max(base + r * pitch, begin), to = std::min(base + r * pitch + ow, end);
       if (base + r * pitch >= end) break;
-      if (from < to) out.push_back({from - begin, to - from, r * ow + (from - base - r * pitch)});
+      if (from < to) out.push_back({from - begin, to - from, first_pixel + r * ow + (from - base - r * pitch)});
     }
     // Without garbage between rows the runs are one.
     if (pitch == ow && out.size() > 1) {
@@ -100,36 +101,44 @@ struct Conv {
     }
   }
 
-  // One pass: `images` images from `image` on, on `workers` threads, the scratch image owned by the calling thread.
-  void padded_pass(int64_t image, int64_t images, int workers) const {
-    const ConvImage scratch_image(geometry, args, images, isa().width * isa().max_vectors);
-    const float* x = args.x + image * geometry.channels * args.h * args.w;
-    float* y = args.y + image * M() * pixels();
+  // Output rows [first_row, last_row) of `images` images from `image` on, and of those part `part` of the weight's
+  // rows, on this thread alone: it reads no scratch image but its own, for one that another core has written comes from
+  // far away.
+  void padded_pass(int64_t image, int64_t images, int64_t first_row, int64_t last_row, int64_t part,
+                   int64_t parts) const {
+    const ConvImage scratch_image(geometry, args, first_row, last_row - first_row, images,
+                                  isa().width * isa().max_vectors);
     float* scratch = thread_scratch(Scratch::kInput, scratch_image.floats());
     auto* taps = reinterpret_cast<int32_t*>(thread_scratch(Scratch::kTaps, source.shape().K()));
     scratch_image.taps(taps);
-    scratch_image.fill_slack(scratch);
-    const int64_t image_stride = geometry.channels * args.h * args.w;
-    parallel_for(workers, geometry.channels, [&](int64_t channel) {
-      scratch_image.fill(x + channel * args.h * args.w, image_stride, images, channel, scratch);
-    });
-    const Columns columns{scratch_image.positions(images), scratch_image.pitch(), scratch_image.rows(), geometry.oh,
-                          geometry.ow};
-    run_columns(columns, images, y, workers, [&](int64_t, int64_t) {
-      return [&](int64_t group, int64_t begin) {
-        return XView{scratch + group * scratch_image.group_stride() + begin, 0, taps};
-      };
-    });
+    scratch_image.fill(args.x + image * geometry.channels * args.h * args.w, images, scratch);
+    const Columns columns{
+        scratch_image.positions(images), scratch_image.pitch(), scratch_image.rows(), last_row - first_row, geometry.ow,
+        first_row * geometry.ow};
+    const int64_t width = isa().width;
+    const ColumnPlan plan = plan_columns((columns.count + width - 1) / width, isa().max_vectors, 1);
+    for (size_t tile = 0; tile + 1 < plan.first_vector.size(); ++tile) {
+      const int64_t begin = plan.first_vector[tile] * width, padded = plan.first_vector[tile + 1] * width - begin;
+      run_rows(
+          part, parts,
+          [&](int64_t group) { return XView{scratch + group * scratch_image.group_stride() + begin, 0, taps}; }, begin,
+          padded, columns, images, args.y + image * M() * pixels());
+    }
   }
 
   // A 1x1 kernel with stride 1 and no padding is a linear layer over the image as it stands.
   void pointwise_pass(int64_t image, int workers) const {
-    const int64_t area = args.h * args.w;
+    const int64_t area = args.h * args.w, width = isa().width;
     const float* x = args.x + image * geometry.channels * area;
-    const Columns columns{area, geometry.ow, geometry.oh, geometry.oh, geometry.ow};
-    run_columns(columns, 1, args.y + image * M() * pixels(), workers, [&](int64_t begin, int64_t padded) {
+    const Columns columns{area, geometry.ow, geometry.oh, geometry.oh, geometry.ow, 0};
+    const ColumnPlan plan = plan_columns((area + width - 1) / width, isa().max_vectors, workers);
+    const auto tiles = static_cast<int64_t>(plan.first_vector.size()) - 1;
+    parallel_for(workers, tiles * plan.row_parts, [&](int64_t item) {
+      const auto tile = static_cast<size_t>(item / plan.row_parts);
+      const int64_t begin = plan.first_vector[tile] * width;
+      const int64_t padded = plan.first_vector[tile + 1] * width - begin;
+      XView view{x + begin, area, nullptr};
       // The last tile may end past the image: only a copy can be read there.
-      const float* packed = nullptr;
       if (begin + padded > area) {
         float* dst = thread_scratch(Scratch::kInput, geometry.channels * padded);
         const int64_t valid = area - begin;
@@ -137,30 +146,42 @@ struct Conv {
           std::memcpy(dst + c * padded, x + c * area + begin, static_cast<size_t>(valid) * sizeof(float));
           std::fill(dst + c * padded + valid, dst + (c + 1) * padded, 0.0f);
         }
-        packed = dst;
+        view = {dst, padded, nullptr};
       }
-      return [=](int64_t group, int64_t from) {
-        if (packed != nullptr) return XView{packed + group * geometry.group_channels * padded, padded, nullptr};
-        return XView{x + group * geometry.group_channels * area + from, area, nullptr};
-      };
+      run_rows(
+          item % plan.row_parts, plan.row_parts,
+          [&](int64_t group) {
+            return XView{view.base + group * geometry.group_channels * view.pitch, view.pitch, nullptr};
+          },
+          begin, padded, columns, 1, args.y + image * M() * pixels());
     });
   }
 
-  // x_of_tile(begin, padded) is called on the thread that runs the tile and gives x_of_group(group, begin).
-  template <class XOfTile>
-  void run_columns(const Columns& columns, int64_t images, float* y, int workers, const XOfTile& x_of_tile) const {
-    const int64_t width = isa().width;
-    const ColumnPlan plan = plan_columns((columns.count + width - 1) / width, isa().max_vectors, workers);
-    const auto tiles = static_cast<int64_t>(plan.first_vector.size()) - 1;
-    parallel_for(workers, tiles * plan.row_parts, [&](int64_t item) {
-      const auto tile = static_cast<size_t>(item / plan.row_parts);
-      const int64_t begin = plan.first_vector[tile] * width;
-      const int64_t padded = plan.first_vector[tile + 1] * width - begin;
-      const auto x_of_group = x_of_tile(begin, padded);
-      run_rows(
-          item % plan.row_parts, plan.row_parts, [&](int64_t group) { return x_of_group(group, begin); }, begin, padded,
-          columns, images, y);
-    });
+  // How many strips of output rows the threads cut an image into; threads left over divide the weight's rows, and then
+  // each makes a scratch image of its own.
+  int64_t strips() const {
+    // A copied element costs about as much as so many multiply-adds of a vector's element.
+    constexpr double kCopy = 4.0;
+    const double per_column = static_cast<double>(source.nnz());
+    int64_t best = 1;
+    double least = 0.0;
+    for (int64_t count = threads; count >= 1; --count) {
+      if (threads % count != 0 || count > geometry.oh) continue;
+      const int64_t rows = (geometry.oh + count - 1) / count;
+      // The pitch is the output's, or a little more.
+      const int64_t vectors = (rows * geometry.ow + isa().width - 1) / isa().width;
+      const int64_t halo = args.dilation[0] * (geometry.kh - 1) / args.stride[0];
+      const double copied = static_cast<double>((rows + halo) * geometry.ow) / isa().width *
+                            static_cast<double>(geometry.channels * std::min(args.stride[0], geometry.kh) *
+                                                std::min(args.stride[1], geometry.kw));
+      const double cost = tiles_cost(vectors, isa().max_vectors) * per_column * static_cast<double>(count) /
+                              static_cast<double>(threads) +
+                          kCopy * copied;
+      if (least != 0.0 && cost >= least) continue;
+      least = cost;
+      best = count;
+    }
+    return best;
   }
 
   bool pointwise() const {
@@ -174,16 +195,18 @@ struct Conv {
     const int64_t full = std::max<int64_t>(1, (wide + pixels() - 1) / pixels());
     const int64_t images = std::clamp<int64_t>(full, 1, (args.batch + threads - 1) / threads);
     const int64_t passes = (args.batch + images - 1) / images;
-    const bool in_place = pointwise() && images == 1;
-    // With a pass for every thread, threads need not wait for each other within a pass.
-    const bool pass_a_thread = passes >= threads && passes % threads == 0;
-    parallel_for(pass_a_thread ? threads : 1, passes, [&](int64_t pass) {
-      const int workers = pass_a_thread ? 1 : threads;
+    // With a pass for every thread, threads need not divide a pass.
+    const bool divide = passes < threads || passes % threads != 0;
+    if (pointwise() && images == 1) {
+      parallel_for(divide ? 1 : threads, passes, [&](int64_t pass) { pointwise_pass(pass, divide ? threads : 1); });
+      return;
+    }
+    const int64_t cuts = divide && images == 1 ? strips() : 1;
+    const int64_t parts = divide ? threads / cuts : 1;
+    parallel_for(threads, passes * cuts * parts, [&](int64_t item) {
+      const int64_t pass = item / (cuts * parts), cut = item / parts % cuts;
       const int64_t image = pass * images, count = std::min(images, args.batch - image);
-      if (in_place)
-        pointwise_pass(image, workers);
-      else
-        padded_pass(image, count, workers);
+      padded_pass(image, count, geometry.oh * cut / cuts, geometry.oh * (cut + 1) / cuts, item % parts, parts);
     });
   }
 };

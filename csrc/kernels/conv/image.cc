@@ -35,12 +35,15 @@ ConvImage::Axis ConvImage::axis_of(int64_t kernel, int64_t stride, int64_t dilat
   return axis;
 }
 
-ConvImage::ConvImage(const ConvGeometry& geometry, const si_conv_args& args, int64_t images, int vector_floats)
+ConvImage::ConvImage(const ConvGeometry& geometry, const si_conv_args& args, int64_t first_row, int64_t rows,
+                     int64_t images, int vector_floats)
     : geometry_(geometry),
       args_(args),
       vertical_(axis_of(geometry.kh, args.stride[0], args.dilation[0])),
       horizontal_(axis_of(geometry.kw, args.stride[1], args.dilation[1])),
-      rows_(geometry.oh + vertical_.reach) {
+      first_row_(first_row),
+      output_rows_(rows),
+      rows_(rows + vertical_.reach) {
   const int64_t stride = args.stride[1], left = args.padding[2];
   const int64_t needed = geometry.ow + horizontal_.reach;
   pitch_ = geometry.ow;
@@ -110,13 +113,13 @@ void ConvImage::fill_row(const float* row, size_t phase, float* dst) const {
   std::fill(dst + c.last, dst + pitch_, 0.0f);
 }
 
-void ConvImage::fill(const float* x, int64_t image_stride, int64_t images, int64_t channel, float* scratch) const {
-  float* dst = scratch + channel * channel_;
+void ConvImage::fill_channel(const float* x, int64_t image_stride, int64_t images, float* dst) const {
+  float* end = dst + channel_;
   for (int64_t vertical : vertical_.phases)
     for (size_t horizontal = 0; horizontal < horizontal_.phases.size(); ++horizontal) {
       float* plane_end = dst + plane_;
       for (int64_t image = 0; image < images; ++image)
-        for (int64_t r = 0; r < rows_; ++r, dst += pitch_) {
+        for (int64_t r = first_row_; r < first_row_ + rows_; ++r, dst += pitch_) {
           // Rows past the padded image feed garbage rows only, or none.
           const int64_t p = std::min(r * args_.stride[0] + vertical - args_.padding[0], args_.h - 1 + args_.padding[1]);
           const int64_t source = padded_source(p, args_.h, args_.padding_mode);
@@ -128,10 +131,13 @@ void ConvImage::fill(const float* x, int64_t image_stride, int64_t images, int64
       std::fill(dst, plane_end, 0.0f);
       dst = plane_end;
     }
-  std::fill(dst, scratch + (channel + 1) * channel_, 0.0f);
+  std::fill(dst, end, 0.0f);
 }
 
-void ConvImage::fill_slack(float* scratch) const {
+void ConvImage::fill(const float* x, int64_t images, float* scratch) const {
+  const int64_t area = args_.h * args_.w;
+  for (int64_t channel = 0; channel < geometry_.channels; ++channel)
+    fill_channel(x + channel * area, geometry_.channels * area, images, scratch + channel * channel_);
   float* end = scratch + geometry_.channels * channel_;
   std::fill(end, end + slack_, 0.0f);
 }

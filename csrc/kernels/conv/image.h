@@ -17,21 +17,21 @@ namespace si {
 
 class ConvImage {
  public:
-  ConvImage(const ConvGeometry& geometry, const si_conv_args& args, int64_t images, int vector_floats);
+  // The part of the image that output rows [first_row, first_row + rows) need.
+  ConvImage(const ConvGeometry& geometry, const si_conv_args& args, int64_t first_row, int64_t rows, int64_t images,
+            int vector_floats);
 
   int64_t floats() const { return geometry_.channels * channel_ + slack_; }
   int64_t group_stride() const { return geometry_.group_channels * channel_; }
   // Columns of a tile row that a call computes: the last output pixel's, plus one.
-  int64_t positions(int64_t images) const { return ((images - 1) * rows_ + geometry_.oh - 1) * pitch_ + geometry_.ow; }
+  int64_t positions(int64_t images) const { return ((images - 1) * rows_ + output_rows_ - 1) * pitch_ + geometry_.ow; }
   int64_t pitch() const { return pitch_; }
   int64_t rows() const { return rows_; }
   // Offsets of the taps of one group, K of them. They fit 32 bits: the constructor throws SI_ERR_UNSUPPORTED otherwise.
   void taps(int32_t* out) const;
 
-  // Copies one channel of `images` images, the first at x, `image_stride` floats apart.
-  void fill(const float* x, int64_t image_stride, int64_t images, int64_t channel, float* scratch) const;
-  // Zeroes what vectors may read past the last channel.
-  void fill_slack(float* scratch) const;
+  // Copies all channels of the images, the first at x, and zeroes what vectors may read past the last channel.
+  void fill(const float* x, int64_t images, float* scratch) const;
 
  private:
   struct Axis {
@@ -41,11 +41,13 @@ class ConvImage {
     int64_t reach;                  // the largest shift
   };
   static Axis axis_of(int64_t kernel, int64_t stride, int64_t dilation);
+  void fill_channel(const float* x, int64_t image_stride, int64_t images, float* dst) const;
   void fill_row(const float* row, size_t phase, float* dst) const;
 
   const ConvGeometry geometry_;
   const si_conv_args& args_;
   Axis vertical_, horizontal_;
+  const int64_t first_row_, output_rows_;
   int64_t rows_;     // of a plane, an image
   int64_t pitch_;    // of a row
   int64_t plane_;    // floats: all images of one phase plane
