@@ -72,7 +72,7 @@ struct Conv {
       job.last = std::min(unit + step, last);
       job.row0 = source.row_of(job.first);
       const int64_t rows = source.row_of(job.last) - job.row0;
-      job.c = direct ? y + job.row0 * pixels() + begin : scratch;
+      job.c = direct ? y + job.row0 * pixels() + columns.first_pixel + begin : scratch;
       job.ldc = direct ? pixels() : padded;
       source.tile(job);
       if (!is_clamp(args.activation))

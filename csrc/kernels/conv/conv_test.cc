@@ -138,6 +138,15 @@ std::vector<Case> cases() {
     c.h = 40, c.w = 57, c.channels = 30, c.M = 9, c.kh = c.kw = 1, std::fill(c.padding, c.padding + 4, 0), c.batch = 3;
   });
   add([](Case& c) { c.stride[0] = c.stride[1] = 5, c.kh = c.kw = 2; });
+  // Enough work that every thread asked for is used and cuts a strip of rows of its own, with garbage columns between
+  // rows (padding) and without.
+  for (int threads : {2, 3, 4})
+    for (int64_t kernel : {1, 2, 3})
+      add([&](Case& c) {
+        c.h = 40, c.w = 43, c.channels = 96 / kernel / kernel, c.M = 26, c.density = 0.5, c.threads = threads;
+        c.kh = c.kw = kernel, c.stride[0] = c.stride[1] = kernel == 3 ? 1 : 2;
+        std::fill(c.padding, c.padding + 4, kernel / 3);
+      });
   add([](Case& c) { c.batch = 0; });
   // Groups, with panels that end inside and at a group's end, and depthwise.
   for (int64_t groups : {2, 3, 6})
