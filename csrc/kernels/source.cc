@@ -21,6 +21,11 @@ int64_t TileSource::units_for_rows(int64_t rows) const {
   return weights_.format == SI_FORMAT_PANEL ? rows / kPanelRows : rows;
 }
 
+int64_t TileSource::kblock() const {
+  const bool blocked = weights_.format == SI_FORMAT_PANEL && weights_.panel.kblock != 0;
+  return blocked ? weights_.panel.kblock : std::max<int64_t>(shape().K(), 1);
+}
+
 int64_t TileSource::cost(int64_t unit) const {
   // A unit costs something even when it is empty: its output is written.
   constexpr int64_t kUnit = 16;
@@ -53,11 +58,16 @@ int64_t TileSource::split(int64_t first, int64_t last, int64_t part, int64_t par
   return low;
 }
 
-void TileSource::tile(TileJob job) const {
+void TileSource::tile(TileJob job, int64_t kstep) const {
   switch (weights_.format) {
-    case SI_FORMAT_PANEL:
-      for (job.kblock = 0; job.kblock < weights_.panel.kblocks; ++job.kblock) isa_.panel_tile(weights_.panel, job);
+    case SI_FORMAT_PANEL: {
+      const int64_t blocks = weights_.panel.kblocks;
+      for (job.kfirst = 0; job.kfirst < blocks; job.kfirst = job.klast) {
+        job.klast = std::min(job.kfirst + kstep, blocks);
+        isa_.panel_tile(weights_.panel, job);
+      }
       return;
+    }
     case SI_FORMAT_CSR:
       return isa_.csr_tile(weights_.csr, job);
     case SI_FORMAT_NM:

@@ -25,8 +25,10 @@ class TileSource {
   // Cuts [first, last) in `parts` of near-equal work: the first unit of part `part`.
   int64_t split(int64_t first, int64_t last, int64_t part, int64_t parts) const;
 
-  // K block after K block where the weight has them.
-  void tile(TileJob job) const;
+  // Columns of a K block; K where the weight has no cursors.
+  int64_t kblock() const;
+  // Where the weight has K blocks: `kstep` of them, then the next, each for all units of the job.
+  void tile(TileJob job, int64_t kstep) const;
   void vector(const VectorJob& job) const;
 
  private:

@@ -11,8 +11,14 @@ namespace si {
 
 namespace {
 
-// Output rows computed before they are moved out of the scratch tile.
+// Output rows computed before they are moved out of the scratch tile: few, so that they stay in the nearest cache, or,
+// where a K block of the image stays there instead, many that use the block in turn.
 constexpr int64_t kBatchRows = 16;
+constexpr int64_t kBlockedBatchRows = 128;
+// Floats of the nearest cache, of which a K block's part of the image gets as much as it needs.
+constexpr int64_t kCacheFloats = 8192;
+// Non-zeros a column, from which copying an image pays, so that its rows start on half a cache line.
+constexpr int64_t kCopyColumnNnz = 8;
 
 // How the columns of a tile map to x and y. Columns count positions of the scratch image, or pixels when x is read in
 // place.
@@ -51,9 +57,9 @@ struct Conv {
   int64_t pixels() const { return geometry.oh * geometry.ow; }
 
   // Units [first, last), all of one group, by columns [begin, begin + padded) of `images` images. x.base is the first
-  // column of the group's first channel.
+  // column of the group's first channel. The weight's K blocks run `kstep` at a time.
   void run_tile(int64_t first, int64_t last, XView x, int64_t begin, int64_t padded, const Columns& columns,
-                int64_t images, float* y) const {
+                int64_t images, int64_t kstep, float* y) const {
     TileJob job{};
     job.x = x;
     job.vectors = static_cast<int>(padded / isa().width);
@@ -65,8 +71,9 @@ struct Conv {
     const bool direct = images == 1 && columns.pitch == columns.ow && end - begin == padded;
     const int64_t first_image = begin / (columns.rows * columns.pitch);
     const int64_t last_image = std::min(images - 1, (end - 1) / (columns.rows * columns.pitch));
-    const int64_t step = source.units_for_rows(kBatchRows);
-    float* scratch = direct ? nullptr : thread_scratch(Scratch::kOutput, kBatchRows * padded);
+    const int64_t batch = kstep * source.kblock() < source.shape().K() ? kBlockedBatchRows : kBatchRows;
+    const int64_t step = source.units_for_rows(batch);
+    float* scratch = direct ? nullptr : thread_scratch(Scratch::kOutput, batch * padded);
     for (int64_t unit = first; unit < last; unit += step) {
       job.first = unit;
       job.last = std::min(unit + step, last);
@@ -74,7 +81,7 @@ struct Conv {
       const int64_t rows = source.row_of(job.last) - job.row0;
       job.c = direct ? y + job.row0 * pixels() + columns.first_pixel + begin : scratch;
       job.ldc = direct ? pixels() : padded;
-      source.tile(job);
+      source.tile(job, kstep);
       if (!is_clamp(args.activation))
         for (int64_t m = 0; m < rows; ++m) isa().activate(job.c + m * job.ldc, end - begin, args.activation);
       if (direct) continue;
@@ -90,13 +97,13 @@ struct Conv {
   // All rows of part `part` of `parts`, group by group.
   template <class XOfGroup>
   void run_rows(int64_t part, int64_t parts, const XOfGroup& x_of_group, int64_t begin, int64_t padded,
-                const Columns& columns, int64_t images, float* y) const {
+                const Columns& columns, int64_t images, int64_t kstep, float* y) const {
     const int64_t first = source.split(0, source.units(), part, parts);
     const int64_t last = source.split(0, source.units(), part + 1, parts);
     const int64_t per_group = source.units_per_group();
     for (int64_t unit = first; unit < last;) {
       const int64_t group = unit / per_group, end = std::min(last, (group + 1) * per_group);
-      run_tile(unit, end, x_of_group(group), begin, padded, columns, images, y);
+      run_tile(unit, end, x_of_group(group), begin, padded, columns, images, kstep, y);
       unit = end;
     }
   }
@@ -119,10 +126,12 @@ struct Conv {
     const ColumnPlan plan = plan_columns((columns.count + width - 1) / width, isa().max_vectors, 1);
     for (size_t tile = 0; tile + 1 < plan.first_vector.size(); ++tile) {
       const int64_t begin = plan.first_vector[tile] * width, padded = plan.first_vector[tile + 1] * width - begin;
+      const int64_t block = source.kblock() * scratch_image.tile_floats(padded) / (geometry.kh * geometry.kw);
+      const int64_t kstep = std::max<int64_t>(1, kCacheFloats / block);
       run_rows(
           part, parts,
           [&](int64_t group) { return XView{scratch + group * scratch_image.group_stride() + begin, 0, taps}; }, begin,
-          padded, columns, images, args.y + image * M() * pixels());
+          padded, columns, images, kstep, args.y + image * M() * pixels());
     }
   }
 
@@ -133,15 +142,18 @@ struct Conv {
     const Columns columns{area, geometry.ow, geometry.oh, geometry.oh, geometry.ow, 0};
     const ColumnPlan plan = plan_columns((area + width - 1) / width, isa().max_vectors, workers);
     const auto tiles = static_cast<int64_t>(plan.first_vector.size()) - 1;
+    // A vector that straddles two cache lines takes two reads. Half a line is as good as a whole one.
+    const bool straddles = area % (width / 2) != 0 || reinterpret_cast<uintptr_t>(x) % (static_cast<uintptr_t>(width) * sizeof(float) / 2) != 0;
+    const bool copies = straddles && source.nnz() >= kCopyColumnNnz * source.shape().K() * source.shape().groups;
     parallel_for(workers, tiles * plan.row_parts, [&](int64_t item) {
       const auto tile = static_cast<size_t>(item / plan.row_parts);
       const int64_t begin = plan.first_vector[tile] * width;
       const int64_t padded = plan.first_vector[tile + 1] * width - begin;
       XView view{x + begin, area, nullptr};
       // The last tile may end past the image: only a copy can be read there.
-      if (begin + padded > area) {
+      if (copies || begin + padded > area) {
         float* dst = thread_scratch(Scratch::kInput, geometry.channels * padded);
-        const int64_t valid = area - begin;
+        const int64_t valid = std::min(padded, area - begin);
         for (int64_t c = 0; c < geometry.channels; ++c) {
           std::memcpy(dst + c * padded, x + c * area + begin, static_cast<size_t>(valid) * sizeof(float));
           std::fill(dst + c * padded + valid, dst + (c + 1) * padded, 0.0f);
@@ -153,7 +165,7 @@ struct Conv {
           [&](int64_t group) {
             return XView{view.base + group * geometry.group_channels * view.pitch, view.pitch, nullptr};
           },
-          begin, padded, columns, 1, args.y + image * M() * pixels());
+          begin, padded, columns, 1, source.shape().K(), args.y + image * M() * pixels());
     });
   }
 

@@ -107,6 +107,8 @@ void ConvImage::fill_row(const float* row, size_t phase, float* dst) const {
     const float* from = row + c.source;
     if (stride == 1)
       std::memcpy(dst + c.first, from, static_cast<size_t>(c.last - c.first) * sizeof(float));
+    else if (stride == 2)  // the compiler turns a constant stride into shuffles
+      for (int64_t j = 0; j < c.last - c.first; ++j) dst[c.first + j] = from[j * 2];
     else
       for (int64_t j = 0; j < c.last - c.first; ++j) dst[c.first + j] = from[j * stride];
   }

@@ -25,6 +25,11 @@ class ConvImage {
   int64_t group_stride() const { return geometry_.group_channels * channel_; }
   // Columns of a tile row that a call computes: the last output pixel's, plus one.
   int64_t positions(int64_t images) const { return ((images - 1) * rows_ + output_rows_ - 1) * pitch_ + geometry_.ow; }
+  // Floats of one channel that a tile of so many columns reads.
+  int64_t tile_floats(int64_t columns) const {
+    return static_cast<int64_t>(vertical_.phases.size() * horizontal_.phases.size()) *
+           (columns + vertical_.reach * pitch_ + horizontal_.reach);
+  }
   int64_t pitch() const { return pitch_; }
   int64_t rows() const { return rows_; }
   // Offsets of the taps of one group, K of them. They fit 32 bits: the constructor throws SI_ERR_UNSUPPORTED otherwise.

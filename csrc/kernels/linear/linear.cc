@@ -94,7 +94,7 @@ struct Linear {
       job.row0 = row0;
       job.c = direct ? args.y + row0 * args.ldy + n0 : thread_scratch(Scratch::kOutput, kBatchRows * padded);
       job.ldc = direct ? args.ldy : padded;
-      source.tile(job);
+      source.tile(job, K());
       if (!is_clamp(args.activation))
         for (int64_t m = 0; m < rows; ++m) isa().activate(job.c + m * job.ldc, valid, args.activation);
       if (direct) continue;

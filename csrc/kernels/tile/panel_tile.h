@@ -64,13 +64,14 @@ SI_INLINE void panel_pattern(typename V::Reg (&acc)[kPanelRows][NV], const uint1
 template <class V, int NV, class Map>
 void panel_tile_width(const PanelView& view, const TileJob& job) {
   const Map map(job.x);
-  const int64_t block = job.kblock, blocks = view.kblocks;
+  const int64_t blocks = view.kblocks;
+  const bool starts = job.kfirst == 0, ends = job.klast == blocks;
   for (int64_t panel = job.first; panel < job.last; ++panel) {
     const PanelEntry& entry = view.entry[panel];
     const int64_t row = view.row_of(panel);
     float* c = job.c + (row - job.row0) * job.ldc;
     typename V::Reg acc[kPanelRows][NV];
-    if (block == 0) {
+    if (starts) {
       SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
         const typename V::Reg start = V::broadcast(job.bias != nullptr && r < entry.rows ? job.bias[row + r] : 0.0f);
         SI_UNROLL for (int j = 0; j < NV; ++j) acc[r][j] = start;
@@ -84,8 +85,8 @@ void panel_tile_width(const PanelView& view, const TileJob& job) {
     const uint16_t* index = view.index + entry.column_offset;
     const float* value = view.value + entry.value_offset;
     const uint16_t* cursor = view.cursor + panel * (blocks - 1) * kPatterns;
-    const uint16_t* begin = block == 0 ? nullptr : cursor + (block - 1) * kPatterns;
-    const uint16_t* end = block == blocks - 1 ? nullptr : cursor + block * kPatterns;
+    const uint16_t* begin = starts ? nullptr : cursor + (job.kfirst - 1) * kPatterns;
+    const uint16_t* end = ends ? nullptr : cursor + (job.klast - 1) * kPatterns;
 #define SI_PATTERN(P)                                                               \
   {                                                                                 \
     const int count = entry.count[P - 1];                                           \
@@ -96,12 +97,11 @@ void panel_tile_width(const PanelView& view, const TileJob& job) {
   }
     SI_EACH_PATTERN(SI_PATTERN);
 #undef SI_PATTERN
-    const bool clamp = block == blocks - 1;
     const typename V::Reg low = V::broadcast(job.low), high = V::broadcast(job.high);
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
       if (r >= entry.rows) break;
       SI_UNROLL for (int j = 0; j < NV; ++j)
-          V::store(c + r * job.ldc + V::kWidth * j, clamp ? V::min(high, V::max(low, acc[r][j])) : acc[r][j]);
+          V::store(c + r * job.ldc + V::kWidth * j, ends ? V::min(high, V::max(low, acc[r][j])) : acc[r][j]);
     }
   }
 }

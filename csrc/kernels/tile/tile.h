@@ -20,10 +20,10 @@ struct XView {
 
 struct TileJob {
   XView x;
-  int vectors;          // 1 .. TileKernels::max_vectors
-  int64_t first, last;  // panels (panel format) or output rows (csr, nm)
-  int64_t kblock;       // panel: the K block to run, of view.kblocks
-  float* c;             // output row m at c + (m - row0) * ldc; blocks after the first accumulate into it
+  int vectors;            // 1 .. TileKernels::max_vectors
+  int64_t first, last;    // panels (panel format) or output rows (csr, nm)
+  int64_t kfirst, klast;  // panel: the K blocks to run, of view.kblocks
+  float* c;               // output row m at c + (m - row0) * ldc; blocks after the first accumulate into it
   int64_t ldc;
   int64_t row0;
   const float* bias;  // M floats or null; added once
