@@ -15,7 +15,7 @@ def pack(
     weight: npt.NDArray[np.float32],
     groups: int = 1,
     *,
-    kblock: int = 0,
+    kblock: int = -1,
     n: int = 2,
     m: int = 4,
     value_type: str = "float32",

@@ -80,10 +80,13 @@ typedef struct si_weight_desc {
   int64_t groups;   /* divides M; 1 for linear */
 } si_weight_desc;
 
+/* Cursors where they pay: convolutions of several taps and many channels. */
+#define SI_KBLOCK_AUTO (-1)
+
 typedef struct si_pack_options {
   si_format format;
   si_value_type value_type; /* F32 for csr and panel */
-  int32_t kblock;           /* panel: K-block cursors every kblock columns (a multiple of 16), 0 for none */
+  int32_t kblock;           /* panel: K-block cursors every kblock columns (a multiple of 16), 0 for none, or auto */
   int32_t nm_n, nm_m;       /* nm: at most n non-zeros in every m consecutive columns */
 } si_pack_options;
 

@@ -1,6 +1,7 @@
 #include "kernels/source.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <thread>
 
@@ -86,10 +87,44 @@ void TileSource::vector(const VectorJob& job) const {
   }
 }
 
+namespace {
+
+// Weights that a core finds in its own cache from call to call.
+constexpr uint64_t kNearBytes = 1 << 20;
+
+constexpr int64_t kNarrowWidths[] = {1, 4, 8, 16, 32};
+
+// Index in TileKernels::panel_narrow of the least width that holds n tokens.
+size_t narrow_index(int64_t n) {
+  size_t index = 0;
+  while (index < std::size(kNarrowWidths) && n > kNarrowWidths[index]) ++index;
+  return index;
+}
+
+}  // namespace
+
+int64_t TileSource::narrow_width(int64_t n) const {
+  const size_t index = narrow_index(n);
+  if (weights_.format != SI_FORMAT_PANEL) return 0;
+  // One token, many values a column: a vector gathered once serves them all. Where weights come from far away it is
+  // ahead until nearly every column has one value.
+  const PanelView& panel = weights_.panel;
+  const double most = weights_.bytes <= kNearBytes ? 1.7 : 1.2;
+  if (n == 1 && static_cast<double>(panel.values) > most * static_cast<double>(panel.columns)) return 0;
+  const bool found = index < std::size(isa_.panel_narrow) && isa_.panel_narrow[index] != nullptr;
+  return found ? kNarrowWidths[index] : 0;
+}
+
+void TileSource::narrow(const TileJob& job, int64_t width) const {
+  isa_.panel_narrow[narrow_index(width)](weights_.panel, job);
+}
+
 double tiles_cost(int64_t vectors, int max_vectors) {
-  // In vectors of columns: wide tiles and few are worth an uneven cut.
-  constexpr double kTileCost = 1.5;
-  return static_cast<double>(vectors) + kTileCost * static_cast<double>((vectors + max_vectors - 1) / max_vectors);
+  // In vectors of columns: wide tiles and few are worth an uneven cut, and a tile narrower than kLeast waits for its
+  // own additions.
+  constexpr double kTileCost = 1.5, kLeast = 2.5;
+  const auto tiles = static_cast<double>((vectors + max_vectors - 1) / max_vectors);
+  return std::max(static_cast<double>(vectors), kLeast * tiles) + kTileCost * tiles;
 }
 
 ColumnPlan plan_columns(int64_t vectors, int max_vectors, int threads) {

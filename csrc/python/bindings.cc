@@ -264,7 +264,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("select", &select_row, py::arg("format"), py::arg("op"), "Id of the best row that runs here.");
   m.def("threads_backend", &si_threads_backend);
   m.def("pack", &pack, py::arg("format"), py::arg("weight"), py::arg("groups") = 1, py::kw_only(),
-        py::arg("kblock") = 0, py::arg("n") = 2, py::arg("m") = 4, py::arg("value_type") = "float32");
+        py::arg("kblock") = SI_KBLOCK_AUTO, py::arg("n") = 2, py::arg("m") = 4, py::arg("value_type") = "float32");
   m.def("unpack", &unpack, py::arg("blob"));
   m.def("info", &inspect, py::arg("blob"));
   py::class_<Weights>(m, "Weights")

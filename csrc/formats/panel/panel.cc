@@ -62,10 +62,21 @@ void patterns_of(const float* weight, int64_t K, int rows, uint8_t* pattern) {
     for (int64_t k = 0; k < K; ++k) pattern[k] |= static_cast<uint8_t>((weight[row * K + k] != 0.0f) << row);
 }
 
+// Taps of so many channels are a block: their part of an image of 56 columns fills the nearest cache. A driver takes
+// several blocks at once where the image is smaller.
+constexpr int64_t kBlockChannels = 32;
+
+int32_t auto_kblock(const WeightShape& shape) {
+  const int64_t taps = shape.K() / shape.dims[1], block = kBlockChannels * taps;
+  // Of a linear layer, or a kernel of one tap, no two columns read the same part of x: a block would save nothing.
+  return taps > 1 && shape.K() > block && block <= kPanelMaxKBlock ? static_cast<int32_t>(block) : 0;
+}
+
 }  // namespace
 
 uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kblock, size_t* bytes) {
   const int64_t K = shape.K();
+  if (kblock == SI_KBLOCK_AUTO) kblock = auto_kblock(shape);
   if (K > kPanelMaxK)
     fail(SI_ERR_ARGUMENT, "expected at most 65535 input columns for the panel format, got " + std::to_string(K) +
                               "; try the csr format");

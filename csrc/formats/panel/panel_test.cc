@@ -103,7 +103,18 @@ void test_limits() {
   };
   SI_CHECK_EQ(pack(make_shape({1, 65536}, 1), 0), SI_ERR_ARGUMENT);
   SI_CHECK(message.find("expected at most 65535 input columns") != std::string::npos);
-  for (int32_t kblock : {-16, -1, 1, 8, 17, 65552, 0x7ffffff0}) {
+  // Left to the packer: 32 channels of a convolution of several taps, where there are more.
+  const auto chosen = [&](const si::WeightShape& shape) {
+    std::vector<float> zeros(static_cast<size_t>(shape.M() * shape.K()));
+    const si::BlobPtr blob = Panel{SI_KBLOCK_AUTO}.pack(zeros.data(), shape, &bytes);
+    return si::panel_validate(si::check_header(blob.get(), bytes), blob.get(), bytes).kblock;
+  };
+  SI_CHECK_EQ(chosen(make_shape({4, 64, 3, 3}, 1)), 288);
+  SI_CHECK_EQ(chosen(make_shape({4, 33, 5}, 1)), 160);
+  SI_CHECK_EQ(chosen(make_shape({4, 32, 3, 3}, 1)), 0);
+  SI_CHECK_EQ(chosen(make_shape({4, 512, 1, 1}, 1)), 0);
+  SI_CHECK_EQ(chosen(make_shape({4, 4096}, 1)), 0);
+  for (int32_t kblock : {-16, -2, 1, 8, 17, 65552, 0x7ffffff0}) {
     SI_CHECK_EQ(pack(make_shape({4, 16}, 1), kblock), SI_ERR_ARGUMENT);
     SI_CHECK(message.find("expected kblock") != std::string::npos);
   }

@@ -143,7 +143,8 @@ struct Conv {
     const ColumnPlan plan = plan_columns((area + width - 1) / width, isa().max_vectors, workers);
     const auto tiles = static_cast<int64_t>(plan.first_vector.size()) - 1;
     // A vector that straddles two cache lines takes two reads. Half a line is as good as a whole one.
-    const bool straddles = area % (width / 2) != 0 || reinterpret_cast<uintptr_t>(x) % (static_cast<uintptr_t>(width) * sizeof(float) / 2) != 0;
+    const bool straddles = area % (width / 2) != 0 ||
+                           reinterpret_cast<uintptr_t>(x) % (static_cast<uintptr_t>(width) * sizeof(float) / 2) != 0;
     const bool copies = straddles && source.nnz() >= kCopyColumnNnz * source.shape().K() * source.shape().groups;
     parallel_for(workers, tiles * plan.row_parts, [&](int64_t item) {
       const auto tile = static_cast<size_t>(item / plan.row_parts);

@@ -1,8 +1,10 @@
 // The tile kernels for AVX2 with FMA: vectors of 8 floats, 16 registers.
 #include <immintrin.h>
 
+#include "kernels/isa/x86_vectors.h"
 #include "kernels/tile/activation.h"
 #include "kernels/tile/move.h"
+#include "kernels/tile/narrow_tile.h"
 #include "kernels/tile/panel_tile.h"
 #include "kernels/tile/rows_tile.h"
 
@@ -81,9 +83,20 @@ struct Avx2 {
 
 const TileKernels* avx2_tile_kernels() {
   using V = Avx2;
-  static constexpr TileKernels kernels = {
-      V::kWidth,     V::kMaxVectors, panel_tile<V>,   rows_tile<V, CsrView>, rows_tile<V, NmView>, panel_vector<V>,
-      csr_vector<V>, nm_vector<V>,   transpose_in<V>, transpose_out<V>,      store_runs<V>,        activate<V>};
+  static constexpr TileKernels kernels = {V::kWidth,
+                                          V::kMaxVectors,
+                                          panel_tile<V>,
+                                          rows_tile<V, CsrView>,
+                                          rows_tile<V, NmView>,
+                                          {panel_narrow<Single, 1, 4>, panel_narrow<X128, 1, 2>,
+                                           panel_narrow<X256, 1, 2>, panel_narrow<X256, 2, 1>, nullptr},
+                                          panel_vector<V>,
+                                          csr_vector<V>,
+                                          nm_vector<V>,
+                                          transpose_in<V>,
+                                          transpose_out<V>,
+                                          store_runs<V>,
+                                          activate<V>};
   return &kernels;
 }
 

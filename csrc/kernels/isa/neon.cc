@@ -3,6 +3,7 @@
 
 #include "kernels/tile/activation.h"
 #include "kernels/tile/move.h"
+#include "kernels/tile/narrow_tile.h"
 #include "kernels/tile/panel_tile.h"
 #include "kernels/tile/rows_tile.h"
 
@@ -62,8 +63,19 @@ struct Neon {
 const TileKernels* neon_tile_kernels() {
   using V = Neon;
   static constexpr TileKernels kernels = {
-      V::kWidth,     V::kMaxVectors, panel_tile<V>,   rows_tile<V, CsrView>, rows_tile<V, NmView>, panel_vector<V>,
-      csr_vector<V>, nm_vector<V>,   transpose_in<V>, transpose_out<V>,      store_runs<V>,        activate<V>};
+      V::kWidth,
+      V::kMaxVectors,
+      panel_tile<V>,
+      rows_tile<V, CsrView>,
+      rows_tile<V, NmView>,
+      {panel_narrow<Single, 1, 4>, panel_narrow<V, 1, 4>, panel_narrow<V, 2, 2>, panel_narrow<V, 4, 1>, nullptr},
+      panel_vector<V>,
+      csr_vector<V>,
+      nm_vector<V>,
+      transpose_in<V>,
+      transpose_out<V>,
+      store_runs<V>,
+      activate<V>};
   return &kernels;
 }
 

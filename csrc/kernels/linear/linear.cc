@@ -10,10 +10,14 @@ namespace si {
 
 namespace {
 
-// Up to here one pass over the weights a token, in cache after the first, beats a tile that is mostly empty.
+// Without a narrow tile: up to here one pass over the weights a token, in cache after the first, beats a tile that is
+// mostly empty.
 constexpr int64_t kVectorTokens = 4;
+// Values of x that one thread brings into place sooner than two agree on it.
+constexpr int64_t kPackAlone = 32 * 1024;
 // Output rows computed before they are moved to token-major y: a multiple of every vector width.
 constexpr int64_t kBatchRows = 16;
+constexpr int64_t kNarrowRows = 64;
 
 struct Linear {
   const TileSource source;
@@ -61,18 +65,33 @@ struct Linear {
     });
   }
 
-  // Brings columns [n0, n0 + padded) of x to dst[K][padded]; columns past N are zero.
-  void pack(int64_t n0, int64_t padded, float* dst, int64_t k0, int64_t k1) const {
-    const int64_t valid = std::min(padded, args.n - n0);
+  // Brings columns [n0, n0 + width) of x to dst[K][width]; columns past N are zero. Writes up to a vector past them.
+  void pack(int64_t n0, int64_t width, float* dst, int64_t k0, int64_t k1) const {
+    const int64_t valid = std::min(width, args.n - n0);
     if (args.layout == SI_TOKEN_MAJOR) {
-      isa().transpose_in(args.x + n0 * args.ldx + k0, args.ldx, valid, k1 - k0, dst + k0 * padded, padded, padded);
+      const int64_t padded = (width + isa().width - 1) / isa().width * isa().width;
+      isa().transpose_in(args.x + n0 * args.ldx + k0, args.ldx, valid, k1 - k0, dst + k0 * width, width, padded);
       return;
     }
     for (int64_t k = k0; k < k1; ++k) {
-      float* to = dst + k * padded;
+      float* to = dst + k * width;
       std::memcpy(to, args.x + k * args.ldx + n0, static_cast<size_t>(valid) * sizeof(float));
-      std::fill(to + valid, to + padded, 0.0f);
+      std::fill(to + valid, to + width, 0.0f);
     }
+  }
+
+  // Applies the activation to `valid` columns of a finished tile and, unless it stands in y already, brings them there
+  // from column n0 on.
+  void finish(const TileJob& job, int64_t rows, int64_t n0, int64_t valid, bool direct) const {
+    if (!is_clamp(args.activation))
+      for (int64_t m = 0; m < rows; ++m) isa().activate(job.c + m * job.ldc, valid, args.activation);
+    if (direct) return;
+    if (args.layout == SI_TOKEN_MAJOR)
+      isa().transpose_out(job.c, job.ldc, rows, valid, args.y + n0 * args.ldy + job.row0, args.ldy);
+    else
+      for (int64_t m = 0; m < rows; ++m)
+        std::memcpy(args.y + (job.row0 + m) * args.ldy + n0, job.c + m * job.ldc,
+                    static_cast<size_t>(valid) * sizeof(float));
   }
 
   // Units [first, last) by the columns [n0, n0 + padded), x packed.
@@ -95,16 +114,46 @@ struct Linear {
       job.c = direct ? args.y + row0 * args.ldy + n0 : thread_scratch(Scratch::kOutput, kBatchRows * padded);
       job.ldc = direct ? args.ldy : padded;
       source.tile(job, K());
-      if (!is_clamp(args.activation))
-        for (int64_t m = 0; m < rows; ++m) isa().activate(job.c + m * job.ldc, valid, args.activation);
-      if (direct) continue;
-      if (args.layout == SI_TOKEN_MAJOR)
-        isa().transpose_out(job.c, padded, rows, valid, args.y + n0 * args.ldy + row0, args.ldy);
-      else
-        for (int64_t m = 0; m < rows; ++m)
-          std::memcpy(args.y + (row0 + m) * args.ldy + n0, job.c + m * padded,
-                      static_cast<size_t>(valid) * sizeof(float));
+      finish(job, rows, n0, valid, direct);
     }
+  }
+
+  // All tokens in one narrow tile.
+  void few_tokens_at_once(int64_t width) const {
+    // One token needs no moving where its values, or its results, stand side by side.
+    const bool tokens = args.layout == SI_TOKEN_MAJOR;
+    const bool in_place = width == 1 && (tokens || args.ldx == 1), direct = width == 1 && (tokens || args.ldy == 1);
+    const float* x = args.x;
+    if (!in_place) {
+      float* packed = thread_scratch(Scratch::kInput, K() * width + isa().width);
+      // Slices of rows narrower than a vector would write into each other.
+      const int slices = K() * width > kPackAlone && width % isa().width == 0 ? threads : 1;
+      parallel_for(slices, slices,
+                   [&](int64_t slice) { pack(0, width, packed, K() * slice / slices, K() * (slice + 1) / slices); });
+      x = packed;
+    }
+    parallel_for(threads, threads, [&](int64_t part) {
+      const int64_t first = source.split(0, source.units(), part, threads);
+      const int64_t last = source.split(0, source.units(), part + 1, threads);
+      TileJob job{};
+      job.x = {x, width, nullptr};
+      job.bias = args.bias;
+      job.low = clamp.low;
+      job.high = clamp.high;
+      job.ldc = width;
+      float* scratch = direct ? nullptr : thread_scratch(Scratch::kOutput, kNarrowRows * width + isa().width);
+      const int64_t step = source.units_for_rows(kNarrowRows);
+      for (job.first = first; job.first < last; job.first = job.last) {
+        job.last = std::min(job.first + step, last);
+        job.row0 = source.row_of(job.first);
+        job.c = direct ? args.y + job.row0 : scratch;
+        source.narrow(job, width);
+        const int64_t rows = source.row_of(job.last) - job.row0;
+        // Side by side, the rows of one token are activated in one go.
+        if (direct && !is_clamp(args.activation)) isa().activate(job.c, rows, args.activation);
+        if (!direct) finish(job, rows, 0, args.n, false);
+      }
+    });
   }
 
   void tiles() const {
@@ -146,7 +195,10 @@ void linear(const TileKernels& isa, const si_weights& weights, const si_linear_a
   if (args.n == 0) return;
   const Linear call{TileSource(isa, weights), args, clamp_of(args.activation),
                     useful_threads(args.threads, (weights.nnz + weights.shape.M()) * args.n)};
-  if (args.n <= kVectorTokens)
+  const int64_t narrow = call.source.narrow_width(args.n);
+  if (narrow != 0)
+    call.few_tokens_at_once(narrow);
+  else if (args.n <= kVectorTokens)
     call.few_tokens();
   else
     call.tiles();

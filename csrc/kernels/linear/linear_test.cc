@@ -115,7 +115,7 @@ int main() {
     for (bool channel_major : {false, true}) {
       base.channel_major = channel_major;
       // Columns around every vector width, tile width and the switch to one token at a time.
-      for (int64_t N : {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 95, 96, 97, 200}) {
+      for (int64_t N : {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 95, 96, 97, 200}) {
         Case c = base;
         c.N = N;
         run(row, info, c);

@@ -35,16 +35,18 @@ void transpose_in(const float* src, int64_t ld, int64_t rows, int64_t columns, f
 template <class V>
 void transpose_out(const float* src, int64_t pitch, int64_t rows, int64_t columns, float* dst, int64_t ld) {
   constexpr int W = V::kWidth;
-  const int64_t whole_rows = rows / W * W, whole_columns = columns / W * W;
-  for (int64_t n = 0; n < whole_columns; n += W)
+  const int64_t whole_rows = rows / W * W;
+  for (int64_t n = 0; n < columns; n += W)
     for (int64_t m = 0; m < whole_rows; m += W) {
       typename V::Reg block[W];
       SI_UNROLL for (int i = 0; i < W; ++i) block[i] = V::load(src + (m + i) * pitch + n);
       V::transpose(block);
-      SI_UNROLL for (int i = 0; i < W; ++i) V::store(dst + (n + i) * ld + m, block[i]);
+      SI_UNROLL for (int i = 0; i < W; ++i) {
+        if (n + i < columns) V::store(dst + (n + i) * ld + m, block[i]);
+      }
     }
   for (int64_t n = 0; n < columns; ++n)
-    for (int64_t m = n < whole_columns ? whole_rows : 0; m < rows; ++m) dst[n * ld + m] = src[m * pitch + n];
+    for (int64_t m = whole_rows; m < rows; ++m) dst[n * ld + m] = src[m * pitch + n];
 }
 
 template <class V>

@@ -52,14 +52,18 @@ struct TileKernels {
   void (*panel_tile)(const PanelView&, const TileJob&);
   void (*csr_tile)(const CsrView&, const TileJob&);
   void (*nm_tile)(const NmView&, const TileJob&);
+  // By width 1, 4, 8, 16, 32: for so many tokens at most, x packed [K][width], c [rows][width]. Null: none that wide.
+  void (*panel_narrow[5])(const PanelView&, const TileJob&);
   void (*panel_vector)(const PanelView&, const VectorJob&);
   void (*csr_vector)(const CsrView&, const VectorJob&);
   void (*nm_vector)(const NmView&, const VectorJob&);
 
   // dst[k * pitch + n] = src[n * ld + k] for n < rows, k < columns; zero for rows <= n < padded, a multiple of width.
+  // Rows of dst are written in order, so that of a pitch below `padded` the next row overwrites what is too much.
   void (*transpose_in)(const float* src, int64_t ld, int64_t rows, int64_t columns, float* dst, int64_t pitch,
                        int64_t padded);
-  // dst[n * ld + m] = src[m * pitch + n] for m < rows, n < columns.
+  // dst[n * ld + m] = src[m * pitch + n] for m < rows, n < columns. src is read up to a vector past `columns` in each
+  // row, and a vector past the last row.
   void (*transpose_out)(const float* src, int64_t pitch, int64_t rows, int64_t columns, float* dst, int64_t ld);
   // Copies runs of columns of one row to the contiguous destination they share, leaving out what lies between them.
   // src may be read, and dst written, up to a vector past a run, but never past the end of the last.

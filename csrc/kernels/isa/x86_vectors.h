@@ -1,0 +1,38 @@
+// The narrow vectors of x86 that tiles of few tokens use, beside the widest of each instruction set.
+//
+// Included by the instruction-set translation units only.
+#pragma once
+
+#include <immintrin.h>
+
+#include "core/inline.h"
+
+namespace si {
+namespace {
+
+struct X128 {
+  using Reg = __m128;
+  static constexpr int kWidth = 4;
+  static SI_INLINE Reg load(const float* p) { return _mm_loadu_ps(p); }
+  static SI_INLINE void store(float* p, Reg a) { _mm_storeu_ps(p, a); }
+  static SI_INLINE Reg broadcast(float a) { return _mm_set1_ps(a); }
+  static SI_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm_fmadd_ps(a, b, c); }
+  static SI_INLINE Reg add(Reg a, Reg b) { return _mm_add_ps(a, b); }
+  static SI_INLINE Reg max(Reg bound, Reg x) { return _mm_max_ps(bound, x); }
+  static SI_INLINE Reg min(Reg bound, Reg x) { return _mm_min_ps(bound, x); }
+};
+
+struct X256 {
+  using Reg = __m256;
+  static constexpr int kWidth = 8;
+  static SI_INLINE Reg load(const float* p) { return _mm256_loadu_ps(p); }
+  static SI_INLINE void store(float* p, Reg a) { _mm256_storeu_ps(p, a); }
+  static SI_INLINE Reg broadcast(float a) { return _mm256_set1_ps(a); }
+  static SI_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
+  static SI_INLINE Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
+  static SI_INLINE Reg max(Reg bound, Reg x) { return _mm256_max_ps(bound, x); }
+  static SI_INLINE Reg min(Reg bound, Reg x) { return _mm256_min_ps(bound, x); }
+};
+
+}  // namespace
+}  // namespace si
