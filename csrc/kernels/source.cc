@@ -5,6 +5,8 @@
 #include <limits>
 #include <thread>
 
+#include "core/parallel.h"
+
 namespace si {
 
 int64_t TileSource::units_per_group() const {
@@ -16,6 +18,13 @@ int64_t TileSource::row_of(int64_t unit) const {
   if (weights_.format == SI_FORMAT_PANEL)
     return unit == weights_.panel.panels ? shape().M() : weights_.panel.row_of(unit);
   return unit;
+}
+
+const float* TileSource::ordered_bias(const float* bias) const {
+  if (bias == nullptr || order() == nullptr) return bias;
+  float* ordered = thread_scratch(Scratch::kBias, shape().M());
+  for (int64_t position = 0; position < shape().M(); ++position) ordered[position] = bias[order()[position]];
+  return ordered;
 }
 
 int64_t TileSource::units_for_rows(int64_t rows) const {

@@ -18,8 +18,12 @@ class TileSource {
 
   int64_t units_per_group() const;
   int64_t units() const { return units_per_group() * shape().groups; }
-  // The first output row of a unit; of units(), M.
+  // The position of a unit's first row; of units(), M. Kernels count rows by position.
   int64_t row_of(int64_t unit) const;
+  // The output row at each position; null where every row stands at its own.
+  const uint32_t* order() const { return weights_.format == SI_FORMAT_PANEL ? weights_.panel.order : nullptr; }
+  // The bias by position: `bias` itself, or a copy in the calling thread's scratch. Null stays null.
+  const float* ordered_bias(const float* bias) const;
   // Units that together hold at most `rows` output rows, a multiple of 4.
   int64_t units_for_rows(int64_t rows) const;
   // Cuts [first, last) in `parts` of near-equal work: the first unit of part `part`.

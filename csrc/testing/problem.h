@@ -49,6 +49,12 @@ struct Random {
   }
 };
 
+// Zeroes all rows of a weight but one in `kept`.
+inline void keep_rows(std::vector<float>& weight, int64_t K, int64_t kept) {
+  for (size_t i = 0; i < weight.size(); ++i)
+    if (static_cast<int64_t>(i) / K % kept != 0) weight[i] = 0.0f;
+}
+
 struct WeightsDeleter {
   void operator()(si_weights* w) const { si_weights_close(w); }
 };

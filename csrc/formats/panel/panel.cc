@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "core/error.h"
 
@@ -9,11 +10,11 @@ namespace si {
 
 namespace {
 
-enum PanelParam { kParamRows, kParamGroup, kParamIndexBits, kParamKBlock };
+enum PanelParam { kParamRows, kParamGroup, kParamIndexBits, kParamKBlock, kParamOrder };
 
 struct Layout {
   SectionPlan plan;
-  size_t entry, cursor, index, value;
+  size_t entry, cursor, order, index, value;
 };
 
 int64_t panels_per_group(const WeightShape& shape) { return (shape.M() / shape.groups + kPanelRows - 1) / kPanelRows; }
@@ -22,19 +23,20 @@ int64_t kblocks(const WeightShape& shape, int32_t kblock) {
   return kblock == 0 ? 1 : (shape.K() + kblock - 1) / kblock;
 }
 
-Layout layout_of(const WeightShape& shape, int32_t kblock, uint64_t columns, uint64_t values) {
+Layout layout_of(const WeightShape& shape, int32_t kblock, bool ordered, uint64_t columns, uint64_t values) {
   const auto panels = static_cast<uint64_t>(panels_per_group(shape) * shape.groups);
   Layout layout{};
   layout.entry = layout.plan.add(panels, sizeof(PanelEntry));
   layout.cursor =
       layout.plan.add(panels * static_cast<uint64_t>(kblocks(shape, kblock) - 1) * kPatterns, sizeof(uint16_t));
+  if (ordered) layout.order = layout.plan.add(static_cast<uint64_t>(shape.M()), sizeof(uint32_t));
   layout.index = layout.plan.add(columns, sizeof(uint16_t));
   layout.value = layout.plan.add(values, sizeof(float));
   return layout;
 }
 
-PanelView view_of(const WeightShape& shape, int32_t kblock, uint64_t columns, uint64_t values, const Layout& layout,
-                  const uint8_t* blob) {
+PanelView view_of(const WeightShape& shape, int32_t kblock, bool ordered, uint64_t columns, uint64_t values,
+                  const Layout& layout, const uint8_t* blob) {
   PanelView view{};
   view.shape = shape;
   view.panels_per_group = panels_per_group(shape);
@@ -43,6 +45,7 @@ PanelView view_of(const WeightShape& shape, int32_t kblock, uint64_t columns, ui
   view.kblocks = kblocks(shape, kblock);
   view.entry = reinterpret_cast<const PanelEntry*>(blob + layout.entry);
   view.cursor = reinterpret_cast<const uint16_t*>(blob + layout.cursor);
+  view.order = ordered ? reinterpret_cast<const uint32_t*>(blob + layout.order) : nullptr;
   view.index = reinterpret_cast<const uint16_t*>(blob + layout.index);
   view.value = reinterpret_cast<const float*>(blob + layout.value);
   view.columns = columns;
@@ -50,16 +53,76 @@ PanelView view_of(const WeightShape& shape, int32_t kblock, uint64_t columns, ui
   return view;
 }
 
+int64_t first_position(const WeightShape& shape, int64_t panel) {
+  const int64_t per_group = panels_per_group(shape);
+  return panel / per_group * (shape.M() / shape.groups) + panel % per_group * kPanelRows;
+}
+
 int rows_in_panel(const WeightShape& shape, int64_t panel_in_group) {
   const int64_t left = shape.M() / shape.groups - panel_in_group * kPanelRows;
   return static_cast<int>(left < kPanelRows ? left : kPanelRows);
 }
 
-// The pattern of column k: bit r set when row r of the panel is non-zero there.
-void patterns_of(const float* weight, int64_t K, int rows, uint8_t* pattern) {
+// The pattern of column k: bit r set when row r of the panel, whose output rows are given, is non-zero there.
+void patterns_of(const float* weight, int64_t K, const uint32_t* output_row, int rows, uint8_t* pattern) {
   std::memset(pattern, 0, static_cast<size_t>(K));
-  for (int row = 0; row < rows; ++row)
-    for (int64_t k = 0; k < K; ++k) pattern[k] |= static_cast<uint8_t>((weight[row * K + k] != 0.0f) << row);
+  for (int row = 0; row < rows; ++row) {
+    const float* from = weight + output_row[row] * K;
+    for (int64_t k = 0; k < K; ++k) pattern[k] |= static_cast<uint8_t>((from[k] != 0.0f) << row);
+  }
+}
+
+struct Counts {
+  uint64_t columns, values;
+};
+
+// What the panels hold with the rows in this order.
+Counts count(const float* weight, const WeightShape& shape, const std::vector<uint32_t>& order) {
+  const int64_t K = shape.K(), per_group = panels_per_group(shape);
+  std::vector<uint8_t> pattern(static_cast<size_t>(K));
+  Counts counts{};
+  for (int64_t panel = 0; panel < per_group * shape.groups; ++panel) {
+    patterns_of(weight, K, order.data() + first_position(shape, panel), rows_in_panel(shape, panel % per_group),
+                pattern.data());
+    for (const uint8_t p : pattern) {
+      counts.columns += p != 0;
+      counts.values += static_cast<uint64_t>(pattern_rows(p));
+    }
+  }
+  return counts;
+}
+
+// In every group the rows with a non-zero, then those without.
+std::vector<uint32_t> zero_rows_last(const float* weight, const WeightShape& shape) {
+  const int64_t M = shape.M(), K = shape.K(), group_rows = M / shape.groups;
+  std::vector<uint32_t> order;
+  order.reserve(static_cast<size_t>(M));
+  for (int64_t first = 0; first < M; first += group_rows) {
+    std::vector<uint32_t> zero;
+    for (int64_t row = first; row < first + group_rows; ++row) {
+      const float* values = weight + row * K;
+      const bool empty = std::all_of(values, values + K, [](float value) { return value == 0.0f; });
+      (empty ? zero : order).push_back(static_cast<uint32_t>(row));
+    }
+    order.insert(order.end(), zero.begin(), zero.end());
+  }
+  return order;
+}
+
+// The rows as they are, or, where that spares an eighth of the columns, zero rows last. Storing rows of a linear layer
+// out of order costs about as much as 16 columns each.
+std::vector<uint32_t> order_of(const float* weight, const WeightShape& shape, Counts* counts) {
+  std::vector<uint32_t> natural(static_cast<size_t>(shape.M()));
+  std::iota(natural.begin(), natural.end(), 0u);
+  *counts = count(weight, shape, natural);
+  std::vector<uint32_t> order = zero_rows_last(weight, shape);
+  if (order == natural) return natural;
+  const Counts packed = count(weight, shape, order);
+  const uint64_t spared = counts->columns - std::min(packed.columns, counts->columns);
+  const auto cost = shape.ndim == 2 ? 16 * static_cast<uint64_t>(shape.M()) : 0;
+  if (spared <= cost || spared * 8 < counts->columns) return natural;
+  *counts = packed;
+  return order;
 }
 
 // Taps of so many channels are a block: their part of an image of 56 columns fills the nearest cache. A driver takes
@@ -86,21 +149,15 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
 
   const int64_t per_group = panels_per_group(shape);
   const int64_t panels = per_group * shape.groups;
-  // Row patterns are found twice, to size the buffer and to fill it: cheaper than keeping one byte a column a panel.
-  std::vector<uint8_t> pattern(static_cast<size_t>(K));
-  uint64_t columns = 0, values = 0;
-  for (int64_t panel = 0; panel < panels; ++panel) {
-    const int64_t row0 = panel / per_group * (shape.M() / shape.groups) + panel % per_group * kPanelRows;
-    patterns_of(weight + row0 * K, K, rows_in_panel(shape, panel % per_group), pattern.data());
-    for (int64_t k = 0; k < K; ++k) {
-      columns += pattern[static_cast<size_t>(k)] != 0;
-      values += static_cast<uint64_t>(pattern_rows(pattern[static_cast<size_t>(k)]));
-    }
-  }
+  // Row patterns are found anew for every count and for filling: cheaper than keeping one byte a column a panel.
+  Counts counts{};
+  const std::vector<uint32_t> order = order_of(weight, shape, &counts);
+  const bool ordered = !std::is_sorted(order.begin(), order.end());
+  const uint64_t columns = counts.columns, values = counts.values;
   if (columns > UINT32_MAX || values > UINT32_MAX)
     fail(SI_ERR_ARGUMENT, "expected fewer than 2^32 non-zeros for the panel format, got " + std::to_string(values));
 
-  const Layout layout = layout_of(shape, kblock, columns, values);
+  const Layout layout = layout_of(shape, kblock, ordered, columns, values);
   BlobHeader header = make_header(SI_FORMAT_PANEL, shape);
   header.value_type = SI_F32;
   header.nnz = values;
@@ -108,6 +165,7 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
   header.params[kParamGroup] = 1;
   header.params[kParamIndexBits] = 16;
   header.params[kParamKBlock] = static_cast<uint32_t>(kblock);
+  header.params[kParamOrder] = ordered ? 1 : 0;
   header.counts[0] = columns;
   header.counts[1] = values;
   BlobPtr blob = new_blob(header, layout.plan.total());
@@ -116,17 +174,19 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
   auto* index = reinterpret_cast<uint16_t*>(blob.get() + layout.index);
   auto* value = reinterpret_cast<float*>(blob.get() + layout.value);
 
+  if (ordered) std::memcpy(blob.get() + layout.order, order.data(), order.size() * sizeof(uint32_t));
+
   uint32_t column_offset = 0, value_offset = 0;
   const int64_t blocks = kblocks(shape, kblock);
+  std::vector<uint8_t> pattern(static_cast<size_t>(K));
   std::vector<uint16_t> of_pattern[kPatterns + 1];
   for (int64_t panel = 0; panel < panels; ++panel) {
     PanelEntry& e = entry[panel];
     e.column_offset = column_offset;
     e.value_offset = value_offset;
     e.rows = static_cast<uint16_t>(rows_in_panel(shape, panel % per_group));
-    const int64_t row0 = panel / per_group * (shape.M() / shape.groups) + panel % per_group * kPanelRows;
-    const float* rows = weight + row0 * K;
-    patterns_of(rows, K, e.rows, pattern.data());
+    const int64_t row0 = first_position(shape, panel);
+    patterns_of(weight, K, order.data() + row0, e.rows, pattern.data());
     for (auto& list : of_pattern) list.clear();
     for (int64_t k = 0; k < K; ++k) of_pattern[pattern[static_cast<size_t>(k)]].push_back(static_cast<uint16_t>(k));
     for (int p = 1; p <= kPatterns; ++p) {
@@ -142,7 +202,8 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
         const uint32_t last = first + kPanelGroup < count ? first + kPanelGroup : count;
         for (int row = 0; row < kPanelRows; ++row) {
           if (!(p >> row & 1)) continue;
-          for (uint32_t i = first; i < last; ++i) value[value_offset++] = rows[row * K + list[i]];
+          for (uint32_t i = first; i < last; ++i)
+            value[value_offset++] = weight[order[static_cast<size_t>(row0 + row)] * K + list[i]];
         }
       }
     }
@@ -159,6 +220,22 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
   return blob.release();
 }
 
+namespace {
+
+// Every position holds a row of its own group, and every row has one position.
+void check_order(const PanelView& view) {
+  const int64_t M = view.shape.M(), group_rows = M / view.shape.groups;
+  std::vector<bool> seen(static_cast<size_t>(M));
+  for (int64_t position = 0; position < M; ++position) {
+    const uint32_t row = view.order[position];
+    if (row >= M || row / group_rows != position / group_rows || seen[row])
+      corrupt("panel: the row order is no permutation of its group's rows");
+    seen[row] = true;
+  }
+}
+
+}  // namespace
+
 PanelView panel_validate(const BlobHeader& header, const void* blob, size_t bytes) {
   const WeightShape shape = shape_of(header);
   const int64_t K = shape.K();
@@ -167,19 +244,22 @@ PanelView panel_validate(const BlobHeader& header, const void* blob, size_t byte
   if (header.params[kParamGroup] != 1) corrupt("panel: unknown g " + std::to_string(header.params[kParamGroup]));
   if (header.params[kParamIndexBits] != 16)
     corrupt("panel: unknown index width " + std::to_string(header.params[kParamIndexBits]));
-  for (int i = kParamKBlock + 1; i < 8; ++i)
+  if (header.params[kParamOrder] > 1) corrupt("panel: bad row order " + std::to_string(header.params[kParamOrder]));
+  const bool ordered = header.params[kParamOrder] == 1;
+  for (int i = kParamOrder + 1; i < 8; ++i)
     if (header.params[i] != 0) corrupt("panel: a reserved parameter is not zero");
   if (K > kPanelMaxK) corrupt("panel: more than 65535 columns");
   const uint32_t kblock = header.params[kParamKBlock];
   if (kblock % kPanelGroup != 0 || kblock > kPanelMaxKBlock) corrupt("panel: bad K block " + std::to_string(kblock));
   const uint64_t columns = header.counts[0], values = header.counts[1];
   if (columns > UINT32_MAX || values > UINT32_MAX || header.nnz > values) corrupt("panel: counts out of range");
-  const Layout layout = layout_of(shape, static_cast<int32_t>(kblock), columns, values);
+  const Layout layout = layout_of(shape, static_cast<int32_t>(kblock), ordered, columns, values);
   if (layout.plan.total() != bytes) corrupt("panel: its size does not match its counts");
   layout.plan.check_slack(blob);
 
   const PanelView view =
-      view_of(shape, static_cast<int32_t>(kblock), columns, values, layout, static_cast<const uint8_t*>(blob));
+      view_of(shape, static_cast<int32_t>(kblock), ordered, columns, values, layout, static_cast<const uint8_t*>(blob));
+  if (ordered) check_order(view);
   uint64_t column = 0, value = 0;
   std::vector<uint8_t> seen(static_cast<size_t>(K));
   for (int64_t panel = 0; panel < view.panels; ++panel) {
@@ -224,8 +304,9 @@ void panel_unpack(const PanelView& view, float* weight) {
   const int64_t K = view.shape.K();
   std::memset(weight, 0, static_cast<size_t>(view.shape.M() * K) * sizeof(float));
   for (int64_t panel = 0; panel < view.panels; ++panel) {
-    float* rows = weight + view.row_of(panel) * K;
-    panel_visit(view, panel, [&](int64_t k, int row, float value) { rows[row * K + k] = value; });
+    const int64_t row0 = view.row_of(panel);
+    panel_visit(view, panel,
+                [&](int64_t k, int row, float value) { weight[view.output_row(row0 + row) * K + k] = value; });
   }
 }
 

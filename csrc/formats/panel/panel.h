@@ -28,16 +28,19 @@ struct PanelView {
   int64_t kblocks;  // ceil(K / kblock), 1 without cursors
   const PanelEntry* entry;
   const uint16_t* cursor;  // [panel][kblocks - 1][15]: columns of the pattern before block 1, 2, ...
+  const uint32_t* order;   // [M]: the output row at each position; null where every row stands at its own
   const uint16_t* index;
   const float* value;
   uint64_t columns;
   uint64_t values;
 
-  // The first output row of a panel.
+  // The position of a panel's first row. Kernels count rows by position; drivers store them where they belong.
   SI_INLINE int64_t row_of(int64_t panel) const {
     const int64_t group = panel / panels_per_group;
     return group * (shape.M() / shape.groups) + (panel % panels_per_group) * kPanelRows;
   }
+  // The output row at a position.
+  SI_INLINE int64_t output_row(int64_t position) const { return order == nullptr ? position : order[position]; }
 };
 
 uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kblock, size_t* bytes);

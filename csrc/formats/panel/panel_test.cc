@@ -42,6 +42,13 @@ void check_layout(const Panel& format, const std::vector<float>& weight, const s
   const Blob blob = si::testing::pack(format, weight, shape);
   const si::PanelView view = view_of(blob);
   const int64_t K = shape.K(), rows_per_group = shape.M() / shape.groups;
+  // The order stands after the cursors, 64 zero bytes and the rest to a multiple of 64.
+  const auto& header = *reinterpret_cast<const si::BlobHeader*>(blob.data.get());
+  const size_t cursor_end = static_cast<size_t>(reinterpret_cast<const uint8_t*>(view.cursor) - blob.data.get()) +
+                            static_cast<size_t>(view.panels * (view.kblocks - 1) * 15) * 2;
+  const auto* order = header.params[4] == 0
+                          ? nullptr
+                          : reinterpret_cast<const uint32_t*>(blob.data.get() + (cursor_end + 127) / 64 * 64);
   std::vector<float> dense(weight.size());
   int64_t panel = 0;
   for (int64_t group = 0; group < shape.groups; ++group)
@@ -58,8 +65,9 @@ void check_layout(const Panel& format, const std::vector<float>& weight, const s
           for (int row = 0, q = 0; row < 4; ++row) {
             if ((pattern >> row & 1) == 0) continue;
             const int b = c / 16 * 16, t = count - b < 16 ? count - b : 16;
-            dense[static_cast<size_t>((group * rows_per_group + row0 + row) * K + index[c])] =
-                value[b * p + q++ * t + (c - b)];
+            const auto position = static_cast<size_t>(group * rows_per_group + row0 + row);
+            const size_t output = order == nullptr ? position : order[position];
+            dense[output * static_cast<size_t>(K) + index[c]] = value[b * p + q++ * t + (c - b)];
           }
         for (int64_t block = 1; block < view.kblocks; ++block) {
           int before = 0;
@@ -210,6 +218,45 @@ void test_forgeries() {
   refuse("panel 1", [&](si::BlobHeader& h, uint8_t*) { h.shape[0] = 6; });
 }
 
+// Rows without a non-zero go to the end of their group where that spares an eighth of the columns.
+void test_order() {
+  const si::WeightShape shape = make_shape({40, 6, 3}, 2);
+  std::vector<float> weight(static_cast<size_t>(shape.M() * shape.K()));
+  for (int64_t row = 0; row < 40; row += 3)
+    for (int64_t k = row % 2; k < 18; ++k) weight[static_cast<size_t>(row * shape.K() + k)] = 1.0f;
+  check_layout(Panel{16}, weight, shape);
+  check_layout(Panel{0}, weight, shape);
+  const Blob blob = si::testing::pack(Panel{0}, weight, shape);
+  const si::PanelView view = view_of(blob);
+  SI_CHECK(view.order != nullptr);
+  if (view.order == nullptr) return;
+  std::vector<uint32_t> expected;
+  for (uint32_t first : {0u, 20u})
+    for (bool kept : {true, false})
+      for (uint32_t row = first; row < first + 20; ++row)
+        if ((row % 3 == 0) == kept) expected.push_back(row);
+  SI_CHECK(std::vector<uint32_t>(view.order, view.order + 40) == expected);
+  si::testing::check_damage(Panel{0}, blob);
+
+  const auto at = static_cast<size_t>(reinterpret_cast<const uint8_t*>(view.order) - blob.data.get());
+  const auto refuse = [&](const char* fragment, size_t position, uint32_t row) {
+    expect_forgery_refused(Panel{0}, blob, fragment,
+                           [&](auto&, uint8_t* bytes) { reinterpret_cast<uint32_t*>(bytes + at)[position] = row; });
+  };
+  refuse("no permutation", 0, 40);
+  refuse("no permutation", 0, 0xffffffff);
+  refuse("no permutation", 0, 3);
+  refuse("no permutation", 0, 21);
+  refuse("past the end", 40, 1);
+  for (uint32_t flag : {0u, 2u, 0xffffffffu})
+    expect_forgery_refused(Panel{0}, blob, "panel: ", [&](si::BlobHeader& h, uint8_t*) { h.params[4] = flag; });
+
+  // One panel of ten spared is not worth it.
+  std::vector<float> nearly(weight.size(), 1.0f);
+  for (int64_t row = 0; row < 4; ++row) std::fill_n(nearly.begin() + (5 * row) * shape.K(), shape.K(), 0.0f);
+  SI_CHECK(view_of(si::testing::pack(Panel{0}, nearly, shape)).order == nullptr);
+}
+
 // A stored explicit zero is allowed, and does not count.
 void test_explicit_zero() {
   const Blob blob = si::testing::copy_of(small_blob());
@@ -230,6 +277,11 @@ void test_golden(si::testing::Golden& golden) {
   const si::WeightShape conv = make_shape({10, 2, 3, 3}, 2);
   golden.check("conv_10x2x3x3_groups2_kblock16", Panel{16}, si::testing::random_weight(conv, 40, random), conv);
   const si::WeightShape zero = make_shape({3, 4}, 1);
+  const si::WeightShape pruned_shape = make_shape({24, 2, 10}, 1);
+  std::vector<float> pruned = si::testing::random_weight(pruned_shape, 50, random);
+  for (int64_t row = 0; row < 24; ++row)
+    if (row % 4 != 1) std::fill_n(pruned.begin() + row * 20, 20, 0.0f);
+  golden.check("conv_24x2x10_order", Panel{0}, pruned, pruned_shape);
   golden.check("zero_3x4", Panel{0}, std::vector<float>(12), zero);
 }
 
@@ -246,6 +298,7 @@ int main(int argc, char** argv) {
   test_limits();
   test_content();
   test_forgeries();
+  test_order();
   test_explicit_zero();
   si::testing::check_attacks(Panel{16}, small_blob());
   const si::WeightShape conv = make_shape({6, 2, 3, 3}, 2);

@@ -48,6 +48,7 @@ struct Columns {
 struct Conv {
   const TileSource source;
   const si_conv_args& args;
+  const float* const bias;  // by position
   const ConvGeometry geometry;
   const Clamp clamp;
   const int threads;
@@ -63,12 +64,13 @@ struct Conv {
     TileJob job{};
     job.x = x;
     job.vectors = static_cast<int>(padded / isa().width);
-    job.bias = args.bias;
+    job.bias = bias;
     job.low = clamp.low;
     job.high = clamp.high;
     const int64_t end = std::min(begin + padded, columns.count);
     thread_local std::vector<ColumnRun> runs;
-    const bool direct = images == 1 && columns.pitch == columns.ow && end - begin == padded;
+    const uint32_t* order = source.order();
+    const bool direct = order == nullptr && images == 1 && columns.pitch == columns.ow && end - begin == padded;
     const int64_t first_image = begin / (columns.rows * columns.pitch);
     const int64_t last_image = std::min(images - 1, (end - 1) / (columns.rows * columns.pitch));
     const int64_t batch = kstep * source.kblock() < source.shape().K() ? kBlockedBatchRows : kBatchRows;
@@ -87,9 +89,11 @@ struct Conv {
       if (direct) continue;
       for (int64_t image = first_image; image <= last_image; ++image) {
         columns.runs(begin, end, image, runs);
-        for (int64_t m = 0; m < rows; ++m)
-          isa().store_runs(job.c + m * padded, y + (image * M() + job.row0 + m) * pixels(), runs.data(),
+        for (int64_t m = 0; m < rows; ++m) {
+          const int64_t row = order == nullptr ? job.row0 + m : order[job.row0 + m];
+          isa().store_runs(job.c + m * padded, y + (image * M() + row) * pixels(), runs.data(),
                            static_cast<int64_t>(runs.size()));
+        }
       }
     }
   }
@@ -231,7 +235,12 @@ void conv(const TileKernels& isa, const si_weights& weights, const si_conv_args&
   if (args.batch == 0) return;
   const int64_t per_pixel = weights.nnz + weights.shape.M() + geometry.channels;
   const int64_t outputs = args.batch * geometry.oh * geometry.ow;
-  Conv{TileSource(isa, weights), args, geometry, clamp_of(args.activation),
+  const TileSource source(isa, weights);
+  Conv{source,
+       args,
+       source.ordered_bias(args.bias),
+       geometry,
+       clamp_of(args.activation),
        useful_threads(args.threads, per_pixel * outputs)}
       .run();
 }

@@ -19,13 +19,15 @@ struct Case {
   int kblock = 0;
   bool integers = true, bias = true;
   double density = 0.4;
+  int64_t kept = 1;  // of so many rows one is not zero throughout
 };
 
 void run(size_t row, const si_row_info& info, const Case& c) {
   Random random;
   const int64_t group_channels = c.channels / c.groups, K = group_channels * c.kh * c.kw;
   const int n = info.format == SI_FORMAT_NM ? 2 : 1 << 20, m = info.format == SI_FORMAT_NM ? 4 : 1 << 20;
-  const std::vector<float> weight = random.weight(c.M, K, c.density, c.integers, n, m);
+  std::vector<float> weight = random.weight(c.M, K, c.density, c.integers, n, m);
+  keep_rows(weight, K, c.kept);
   si_weight_desc desc{c.ndim, {c.M, group_channels, c.kh, c.kw}, c.groups};
   if (c.ndim == 3) {
     desc.shape[2] = c.kw;
@@ -146,9 +148,16 @@ std::vector<Case> cases() {
         c.h = 40, c.w = 43, c.channels = 96 / kernel / kernel, c.M = 26, c.density = 0.5, c.threads = threads;
         c.kh = c.kw = kernel, c.stride[0] = c.stride[1] = kernel == 3 ? 1 : 2;
         std::fill(c.padding, c.padding + 4, kernel / 3);
-        if (kernel == 3) c.channels = 48, c.kblock = 144;  // more channels than the nearest cache holds
+        if (kernel == 3) c.channels = 48, c.M = 9, c.kblock = 144;  // more channels than the nearest cache holds
       });
   add([](Case& c) { c.batch = 0; });
+  // Rows pruned whole, so that panels keep them in an order of their own.
+  for (int64_t kernel : {1, 3})
+    for (int64_t groups : {1, 2})
+      add([&](Case& c) {
+        c.kept = 3, c.M = 46, c.channels = 12, c.groups = groups, c.h = 16, c.w = 16, c.batch = 2, c.density = 0.8;
+        c.kh = c.kw = kernel, std::fill(c.padding, c.padding + 4, kernel / 2);
+      });
   // Groups, with panels that end inside and at a group's end, and depthwise.
   for (int64_t groups : {2, 3, 6})
     for (int64_t stride : {1, 2})

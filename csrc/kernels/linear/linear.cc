@@ -22,6 +22,7 @@ constexpr int64_t kNarrowRows = 64;
 struct Linear {
   const TileSource source;
   const si_linear_args& args;
+  const float* const bias;  // by position
   const Clamp clamp;
   const int threads;
 
@@ -29,18 +30,25 @@ struct Linear {
   int64_t M() const { return source.shape().M(); }
   int64_t K() const { return source.shape().K(); }
 
+  // Where y keeps the row at a position, for token n.
+  float* output(int64_t position, int64_t n) const {
+    const int64_t row = source.order() == nullptr ? position : source.order()[position];
+    return args.y + (args.layout == SI_TOKEN_MAJOR ? n * args.ldy + row : row * args.ldy + n);
+  }
+
   // Rows of [first, last) for every token, one token at a time.
   void run_vector(int64_t first, int64_t last, const float* x, int64_t ldx) const {
     const int64_t row0 = source.row_of(first), rows = source.row_of(last) - row0;
     // For one token both layouts are the same when channels are not spaced out; scatter otherwise.
-    const bool tokens = args.layout == SI_TOKEN_MAJOR, direct = tokens || (args.n == 1 && args.ldy == 1);
+    const bool tokens = args.layout == SI_TOKEN_MAJOR;
+    const bool direct = source.order() == nullptr && (tokens || (args.n == 1 && args.ldy == 1));
     float* scratch = direct ? nullptr : thread_scratch(Scratch::kOutput, rows);
     for (int64_t n = 0; n < args.n; ++n) {
       float* y = direct ? args.y + (tokens ? n * args.ldy : 0) + row0 : scratch;
-      source.vector({x + n * ldx, y, first, last, row0, args.bias, clamp.low, clamp.high});
+      source.vector({x + n * ldx, y, first, last, row0, bias, clamp.low, clamp.high});
       if (!is_clamp(args.activation)) isa().activate(y, rows, args.activation);
       if (!direct)
-        for (int64_t m = 0; m < rows; ++m) args.y[(row0 + m) * args.ldy + n] = y[m];
+        for (int64_t m = 0; m < rows; ++m) *output(row0 + m, n) = y[m];
     }
   }
 
@@ -86,12 +94,14 @@ struct Linear {
     if (!is_clamp(args.activation))
       for (int64_t m = 0; m < rows; ++m) isa().activate(job.c + m * job.ldc, valid, args.activation);
     if (direct) return;
-    if (args.layout == SI_TOKEN_MAJOR)
-      isa().transpose_out(job.c, job.ldc, rows, valid, args.y + n0 * args.ldy + job.row0, args.ldy);
-    else
+    if (args.layout == SI_CHANNEL_MAJOR)
       for (int64_t m = 0; m < rows; ++m)
-        std::memcpy(args.y + (job.row0 + m) * args.ldy + n0, job.c + m * job.ldc,
-                    static_cast<size_t>(valid) * sizeof(float));
+        std::memcpy(output(job.row0 + m, n0), job.c + m * job.ldc, static_cast<size_t>(valid) * sizeof(float));
+    else if (source.order() == nullptr)
+      isa().transpose_out(job.c, job.ldc, rows, valid, output(job.row0, n0), args.ldy);
+    else
+      for (int64_t n = 0; n < valid; ++n)
+        for (int64_t m = 0; m < rows; ++m) *output(job.row0 + m, n0 + n) = job.c[m * job.ldc + n];
   }
 
   // Units [first, last) by the columns [n0, n0 + padded), x packed.
@@ -100,10 +110,10 @@ struct Linear {
     TileJob job{};
     job.x = {x, padded, nullptr};
     job.vectors = static_cast<int>(padded / isa().width);
-    job.bias = args.bias;
+    job.bias = bias;
     job.low = clamp.low;
     job.high = clamp.high;
-    const bool direct = args.layout == SI_CHANNEL_MAJOR && valid == padded;
+    const bool direct = source.order() == nullptr && args.layout == SI_CHANNEL_MAJOR && valid == padded;
     const int64_t step = source.units_for_rows(kBatchRows);
     for (int64_t unit = first; unit < last; unit += step) {
       const int64_t end = std::min(unit + step, last);
@@ -122,7 +132,8 @@ struct Linear {
   void few_tokens_at_once(int64_t width) const {
     // One token needs no moving where its values, or its results, stand side by side.
     const bool tokens = args.layout == SI_TOKEN_MAJOR;
-    const bool in_place = width == 1 && (tokens || args.ldx == 1), direct = width == 1 && (tokens || args.ldy == 1);
+    const bool in_place = width == 1 && (tokens || args.ldx == 1);
+    const bool direct = width == 1 && source.order() == nullptr && (tokens || args.ldy == 1);
     const float* x = args.x;
     if (!in_place) {
       float* packed = thread_scratch(Scratch::kInput, K() * width + isa().width);
@@ -137,7 +148,7 @@ struct Linear {
       const int64_t last = source.split(0, source.units(), part + 1, threads);
       TileJob job{};
       job.x = {x, width, nullptr};
-      job.bias = args.bias;
+      job.bias = bias;
       job.low = clamp.low;
       job.high = clamp.high;
       job.ldc = width;
@@ -193,7 +204,8 @@ struct Linear {
 
 void linear(const TileKernels& isa, const si_weights& weights, const si_linear_args& args) {
   if (args.n == 0) return;
-  const Linear call{TileSource(isa, weights), args, clamp_of(args.activation),
+  const TileSource source(isa, weights);
+  const Linear call{source, args, source.ordered_bias(args.bias), clamp_of(args.activation),
                     useful_threads(args.threads, (weights.nnz + weights.shape.M()) * args.n)};
   const int64_t narrow = call.source.narrow_width(args.n);
   if (narrow != 0)

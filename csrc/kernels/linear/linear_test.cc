@@ -16,12 +16,14 @@ struct Case {
   bool integers, bias, channel_major;
   si_activation activation;
   int threads, kblock, misalignment, spare;  // spare: elements between the end of a token (or channel) and the next
+  int64_t kept = 1;                          // of so many rows one is not zero throughout
 };
 
 void run(size_t row, const si_row_info& info, const Case& c) {
   Random random;
   const int n = info.format == SI_FORMAT_NM ? 2 : 1 << 20, m = info.format == SI_FORMAT_NM ? 4 : 1 << 20;
-  const std::vector<float> weight = random.weight(c.M, c.K, c.density, c.integers, n, m);
+  std::vector<float> weight = random.weight(c.M, c.K, c.density, c.integers, n, m);
+  keep_rows(weight, c.K, c.kept);
   const si_weight_desc desc{2, {c.M, c.K, 0, 0}, 1};
   const si_pack_options options{info.format, SI_F32, info.format == SI_FORMAT_PANEL ? c.kblock : 0, 2, 4};
   const Packed packed(weight, desc, options);
@@ -156,6 +158,20 @@ int main() {
           c.N = N;
           run(row, info, c);
         }
+      // Rows pruned whole, so that panels keep them in an order of their own.
+      for (int64_t N : {1, 2, 12, 24, 100}) {
+        Case c = base;
+        c.M = 67;
+        c.K = 310;
+        c.N = N;
+        c.kept = 3;  // dense enough that storing them out of order pays
+        c.density = 0.9;
+        for (int activation : {SI_ACT_NONE, SI_ACT_GELU}) {
+          c.activation = static_cast<si_activation>(activation);
+          c.integers = activation == SI_ACT_NONE;
+          run(row, info, c);
+        }
+      }
       // Enough work for several threads, cut along tokens and along rows.
       for (int64_t N : {2, 20, 130}) {
         Case c = base;

@@ -37,7 +37,8 @@ void visit_weights(const si_weights& weights, Visit&& visit) {
     case SI_FORMAT_PANEL:
       for (int64_t panel = 0; panel < weights.panel.panels; ++panel) {
         const int64_t row = weights.panel.row_of(panel);
-        panel_visit(weights.panel, panel, [&](int64_t k, int r, float value) { visit(row + r, k, value); });
+        panel_visit(weights.panel, panel,
+                    [&](int64_t k, int r, float value) { visit(weights.panel.output_row(row + r), k, value); });
       }
       return;
     case SI_FORMAT_CSR:
