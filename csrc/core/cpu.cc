@@ -1,5 +1,7 @@
 #include "core/cpu.h"
 
+#include <unistd.h>
+
 #include <array>
 #include <cstdlib>
 
@@ -69,6 +71,17 @@ std::array<IsaState, kIsaCount> detect() {
 const IsaState& isa_state(Isa isa) {
   static const std::array<IsaState, kIsaCount> states = detect();
   return states[static_cast<size_t>(isa)];
+}
+
+int64_t l2_bytes() {
+  static const int64_t bytes = [] {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    const long told = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    if (told > 0) return static_cast<int64_t>(told);
+#endif
+    return int64_t{1} << 20;
+  }();
+  return bytes;
 }
 
 }  // namespace si

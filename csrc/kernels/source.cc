@@ -5,6 +5,7 @@
 #include <limits>
 #include <thread>
 
+#include "core/cpu.h"
 #include "core/parallel.h"
 
 namespace si {
@@ -111,6 +112,16 @@ size_t narrow_index(int64_t n) {
 }
 
 }  // namespace
+
+int TileSource::most_vectors() const {
+  // Half of L2 holds less than it should: the weights, and what they push out, take their part.
+  constexpr double kShare = 0.4;
+  // One vector would wait for its own additions.
+  constexpr int64_t kLeast = 2;
+  const double row = static_cast<double>(shape().K() * isa_.width) * sizeof(float);
+  const auto fitting = static_cast<int64_t>(kShare * static_cast<double>(l2_bytes()) / row);
+  return static_cast<int>(std::clamp<int64_t>(fitting, kLeast, isa_.max_vectors));
+}
 
 int64_t TileSource::narrow_width(int64_t n) const {
   const size_t index = narrow_index(n);

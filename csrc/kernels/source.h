@@ -34,6 +34,8 @@ class TileSource {
   // Where the weight has K blocks: `kstep` of them, then the next, each for all units of the job.
   void tile(TileJob job, int64_t kstep) const;
   void vector(const VectorJob& job) const;
+  // Vectors of the widest tile whose columns of x, K rows of them, stay in L2 while weights stream by.
+  int most_vectors() const;
   // The width that `narrow` computes n tokens in: 4, 8, 16 or 32; 0 where there is no kernel for so many.
   int64_t narrow_width(int64_t n) const;
   void narrow(const TileJob& job, int64_t width) const;

@@ -144,7 +144,7 @@ struct Conv {
     const int64_t area = args.h * args.w, width = isa().width;
     const float* x = args.x + image * geometry.channels * area;
     const Columns columns{area, geometry.ow, geometry.oh, geometry.oh, geometry.ow, 0};
-    const ColumnPlan plan = plan_columns((area + width - 1) / width, isa().max_vectors, workers);
+    const ColumnPlan plan = plan_columns((area + width - 1) / width, source.most_vectors(), workers);
     const auto tiles = static_cast<int64_t>(plan.first_vector.size()) - 1;
     // A vector that straddles two cache lines takes two reads. Half a line is as good as a whole one.
     const bool straddles = area % (width / 2) != 0 ||

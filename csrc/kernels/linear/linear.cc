@@ -169,7 +169,7 @@ struct Linear {
 
   void tiles() const {
     const int64_t width = isa().width;
-    const ColumnPlan plan = plan_columns((args.n + width - 1) / width, isa().max_vectors, threads);
+    const ColumnPlan plan = plan_columns((args.n + width - 1) / width, source.most_vectors(), threads);
     const auto tile_count = static_cast<int64_t>(plan.first_vector.size()) - 1;
     const auto begin = [&](int64_t tile) { return plan.first_vector[static_cast<size_t>(tile)] * width; };
     if (plan.row_parts == 1) {
