@@ -8,7 +8,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 import torch
-from oracle import sparse_weight
+from oracle import check_linear, sparse_weight
 
 from sparseinfer import _C, formats, pack, unpack
 from sparseinfer.handles import open_packed
@@ -52,6 +52,19 @@ def test_nan_inf_and_negative_zero() -> None:
     assert back[0, 0].isnan() and back[0, 3] == float("-inf")
     assert back[1, 0] == weight[1, 0] and back[0, 1] == back[0, 2] == 0
     assert formats.info(pack(weight))["nnz"] == 4
+
+
+def test_panel_values_as_bfloat16() -> None:
+    weight = sparse_weight((64, 300), 0.5)
+    packed, wide = pack(weight, value_type="bfloat16"), pack(weight)
+    assert torch.equal(unpack(packed), weight.bfloat16().float())
+    assert formats.info(packed)["value_type"] == "bfloat16"
+    assert packed.numel() < 0.72 * wide.numel()
+    x = torch.randn(5, 300)
+    y = torch.ops.sparseinfer.linear(x, packed, None, 64, "none", 1)
+    check_linear(y, x, weight.bfloat16().float())
+    with pytest.raises(ValueError, match="panel float32 and bfloat16"):
+        pack(weight, value_type="float16")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -117,11 +117,16 @@ si_status si_pack(const float* weight, const si_weight_desc* desc, const si_pack
     require(weight != nullptr && desc != nullptr && options != nullptr && blob != nullptr && bytes != nullptr,
             SI_ERR_ARGUMENT, "si_pack: null pointer");
     const si::WeightShape shape = si::check_desc(*desc);
-    if (options->format != SI_FORMAT_NM && options->value_type != SI_F32)
-      fail(SI_ERR_ARGUMENT, "expected float32 values for this format; only nm stores float16 and bfloat16");
+    const si_value_type type = options->value_type;
+    const bool stored =
+        type == SI_F32 || options->format == SI_FORMAT_NM || (options->format == SI_FORMAT_PANEL && type == SI_BF16);
+    if (!stored)
+      fail(SI_ERR_ARGUMENT,
+           "expected values of a type that the format stores: panel float32 and bfloat16, csr float32, "
+           "nm float32, float16 and bfloat16");
     switch (options->format) {
       case SI_FORMAT_PANEL:
-        *blob = si::panel_pack(weight, shape, options->kblock, bytes);
+        *blob = si::panel_pack(weight, shape, options->kblock, type, bytes);
         return;
       case SI_FORMAT_CSR:
         *blob = si::csr_pack(weight, shape, bytes);

@@ -85,7 +85,7 @@ typedef struct si_weight_desc {
 
 typedef struct si_pack_options {
   si_format format;
-  si_value_type value_type; /* F32 for csr and panel */
+  si_value_type value_type; /* csr: F32; panel: F32 or BF16 (rounded; computed with in F32); nm: any */
   int32_t kblock;           /* panel: K-block cursors every kblock columns (a multiple of 16), 0 for none, or auto */
   int32_t nm_n, nm_m;       /* nm: at most n non-zeros in every m consecutive columns */
 } si_pack_options;

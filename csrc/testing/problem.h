@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "formats/half.h"
 #include "testing/check.h"
 
 namespace si::testing {
@@ -48,6 +49,10 @@ struct Random {
     return out;
   }
 };
+
+inline void round_to_bfloat16(std::vector<float>& weight) {
+  for (float& v : weight) v = bfloat16_to_float(float_to_bfloat16(v));
+}
 
 // Zeroes all rows of a weight but one in `kept`.
 inline void keep_rows(std::vector<float>& weight, int64_t K, int64_t kept) {

@@ -23,7 +23,8 @@ int64_t kblocks(const WeightShape& shape, int32_t kblock) {
   return kblock == 0 ? 1 : (shape.K() + kblock - 1) / kblock;
 }
 
-Layout layout_of(const WeightShape& shape, int32_t kblock, bool ordered, uint64_t columns, uint64_t values) {
+Layout layout_of(const WeightShape& shape, int32_t kblock, si_value_type type, bool ordered, uint64_t columns,
+                 uint64_t values) {
   const auto panels = static_cast<uint64_t>(panels_per_group(shape) * shape.groups);
   Layout layout{};
   layout.entry = layout.plan.add(panels, sizeof(PanelEntry));
@@ -31,12 +32,12 @@ Layout layout_of(const WeightShape& shape, int32_t kblock, bool ordered, uint64_
       layout.plan.add(panels * static_cast<uint64_t>(kblocks(shape, kblock) - 1) * kPatterns, sizeof(uint16_t));
   if (ordered) layout.order = layout.plan.add(static_cast<uint64_t>(shape.M()), sizeof(uint32_t));
   layout.index = layout.plan.add(columns, sizeof(uint16_t));
-  layout.value = layout.plan.add(values, sizeof(float));
+  layout.value = layout.plan.add(values, type == SI_BF16 ? sizeof(BFloat16) : sizeof(float));
   return layout;
 }
 
-PanelView view_of(const WeightShape& shape, int32_t kblock, bool ordered, uint64_t columns, uint64_t values,
-                  const Layout& layout, const uint8_t* blob) {
+PanelView view_of(const WeightShape& shape, int32_t kblock, si_value_type type, bool ordered, uint64_t columns,
+                  uint64_t values, const Layout& layout, const uint8_t* blob) {
   PanelView view{};
   view.shape = shape;
   view.panels_per_group = panels_per_group(shape);
@@ -47,7 +48,8 @@ PanelView view_of(const WeightShape& shape, int32_t kblock, bool ordered, uint64
   view.cursor = reinterpret_cast<const uint16_t*>(blob + layout.cursor);
   view.order = ordered ? reinterpret_cast<const uint32_t*>(blob + layout.order) : nullptr;
   view.index = reinterpret_cast<const uint16_t*>(blob + layout.index);
-  view.value = reinterpret_cast<const float*>(blob + layout.value);
+  view.value_type = type;
+  view.value = blob + layout.value;
   view.columns = columns;
   view.values = values;
   return view;
@@ -125,6 +127,16 @@ std::vector<uint32_t> order_of(const float* weight, const WeightShape& shape, Co
   return order;
 }
 
+uint64_t zeros(si_value_type type, const void* values, uint64_t count) {
+  if (type == SI_F32) {
+    const auto* first = static_cast<const float*>(values);
+    return static_cast<uint64_t>(std::count(first, first + count, 0.0f));
+  }
+  const auto* first = static_cast<const BFloat16*>(values);
+  return static_cast<uint64_t>(
+      std::count_if(first, first + count, [](BFloat16 value) { return (value.bits & 0x7fff) == 0; }));
+}
+
 // Taps of so many channels are a block: their part of an image of 56 columns fills the nearest cache. A driver takes
 // several blocks at once where the image is smaller.
 constexpr int64_t kBlockChannels = 32;
@@ -137,7 +149,7 @@ int32_t auto_kblock(const WeightShape& shape) {
 
 }  // namespace
 
-uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kblock, size_t* bytes) {
+uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kblock, si_value_type type, size_t* bytes) {
   const int64_t K = shape.K();
   if (kblock == SI_KBLOCK_AUTO) kblock = auto_kblock(shape);
   if (K > kPanelMaxK)
@@ -157,10 +169,9 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
   if (columns > UINT32_MAX || values > UINT32_MAX)
     fail(SI_ERR_ARGUMENT, "expected fewer than 2^32 non-zeros for the panel format, got " + std::to_string(values));
 
-  const Layout layout = layout_of(shape, kblock, ordered, columns, values);
+  const Layout layout = layout_of(shape, kblock, type, ordered, columns, values);
   BlobHeader header = make_header(SI_FORMAT_PANEL, shape);
-  header.value_type = SI_F32;
-  header.nnz = values;
+  header.value_type = static_cast<uint32_t>(type);
   header.params[kParamRows] = kPanelRows;
   header.params[kParamGroup] = 1;
   header.params[kParamIndexBits] = 16;
@@ -172,7 +183,8 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
   auto* entry = reinterpret_cast<PanelEntry*>(blob.get() + layout.entry);
   auto* cursor = reinterpret_cast<uint16_t*>(blob.get() + layout.cursor);
   auto* index = reinterpret_cast<uint16_t*>(blob.get() + layout.index);
-  auto* value = reinterpret_cast<float*>(blob.get() + layout.value);
+  auto* wide = reinterpret_cast<float*>(blob.get() + layout.value);
+  auto* narrow = reinterpret_cast<BFloat16*>(blob.get() + layout.value);
 
   if (ordered) std::memcpy(blob.get() + layout.order, order.data(), order.size() * sizeof(uint32_t));
 
@@ -202,8 +214,13 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
         const uint32_t last = first + kPanelGroup < count ? first + kPanelGroup : count;
         for (int row = 0; row < kPanelRows; ++row) {
           if (!(p >> row & 1)) continue;
-          for (uint32_t i = first; i < last; ++i)
-            value[value_offset++] = weight[order[static_cast<size_t>(row0 + row)] * K + list[i]];
+          const float* from = weight + order[static_cast<size_t>(row0 + row)] * K;
+          for (uint32_t i = first; i < last; ++i, ++value_offset) {
+            if (type == SI_BF16)
+              narrow[value_offset] = {float_to_bfloat16(from[list[i]])};
+            else
+              wide[value_offset] = from[list[i]];
+          }
         }
       }
     }
@@ -215,6 +232,8 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
       }
   }
   check_unchanged(column_offset == columns && value_offset == values);
+  // Rounding may have made a zero of a value.
+  reinterpret_cast<BlobHeader*>(blob.get())->nnz = values - zeros(type, blob.get() + layout.value, values);
   seal_blob(blob.get());
   *bytes = layout.plan.total();
   return blob.release();
@@ -239,7 +258,8 @@ void check_order(const PanelView& view) {
 PanelView panel_validate(const BlobHeader& header, const void* blob, size_t bytes) {
   const WeightShape shape = shape_of(header);
   const int64_t K = shape.K();
-  if (header.value_type != SI_F32) corrupt("panel: unknown value type " + std::to_string(header.value_type));
+  const auto type = static_cast<si_value_type>(header.value_type);
+  if (type != SI_F32 && type != SI_BF16) corrupt("panel: unknown value type " + std::to_string(header.value_type));
   if (header.params[kParamRows] != kPanelRows) corrupt("panel: unknown R " + std::to_string(header.params[kParamRows]));
   if (header.params[kParamGroup] != 1) corrupt("panel: unknown g " + std::to_string(header.params[kParamGroup]));
   if (header.params[kParamIndexBits] != 16)
@@ -253,12 +273,12 @@ PanelView panel_validate(const BlobHeader& header, const void* blob, size_t byte
   if (kblock % kPanelGroup != 0 || kblock > kPanelMaxKBlock) corrupt("panel: bad K block " + std::to_string(kblock));
   const uint64_t columns = header.counts[0], values = header.counts[1];
   if (columns > UINT32_MAX || values > UINT32_MAX || header.nnz > values) corrupt("panel: counts out of range");
-  const Layout layout = layout_of(shape, static_cast<int32_t>(kblock), ordered, columns, values);
+  const Layout layout = layout_of(shape, static_cast<int32_t>(kblock), type, ordered, columns, values);
   if (layout.plan.total() != bytes) corrupt("panel: its size does not match its counts");
   layout.plan.check_slack(blob);
 
-  const PanelView view =
-      view_of(shape, static_cast<int32_t>(kblock), ordered, columns, values, layout, static_cast<const uint8_t*>(blob));
+  const PanelView view = view_of(shape, static_cast<int32_t>(kblock), type, ordered, columns, values, layout,
+                                 static_cast<const uint8_t*>(blob));
   if (ordered) check_order(view);
   uint64_t column = 0, value = 0;
   std::vector<uint8_t> seen(static_cast<size_t>(K));
@@ -295,7 +315,7 @@ PanelView panel_validate(const BlobHeader& header, const void* blob, size_t byte
     value += panel_values;
   }
   if (column != columns || value != values) corrupt("panel: totals do not match");
-  if (static_cast<uint64_t>(std::count(view.value, view.value + values, 0.0f)) != values - header.nnz)
+  if (zeros(type, view.value, values) != values - header.nnz)
     corrupt("panel: the number of non-zero values does not match");
   return view;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "formats/blob.h"
+#include "formats/half.h"
 
 namespace si {
 
@@ -10,6 +11,11 @@ constexpr int kPatterns = (1 << kPanelRows) - 1;  // 1 .. 15; the empty pattern 
 constexpr int kPanelGroup = 16;                   // columns whose values stand together
 constexpr int64_t kPanelMaxK = 65535;             // a column index, and a pattern's count, fit 16 bits
 constexpr int32_t kPanelMaxKBlock = 65536;        // one block holds every K
+
+// A value as bfloat16: the upper half of a float32.
+struct BFloat16 {
+  uint16_t bits;
+};
 
 struct PanelEntry {
   uint32_t column_offset;  // into the indices
@@ -30,9 +36,16 @@ struct PanelView {
   const uint16_t* cursor;  // [panel][kblocks - 1][15]: columns of the pattern before block 1, 2, ...
   const uint32_t* order;   // [M]: the output row at each position; null where every row stands at its own
   const uint16_t* index;
-  const float* value;
+  si_value_type value_type;  // F32 or BF16
+  const void* value;
   uint64_t columns;
   uint64_t values;
+
+  // The values as what they are: float, or BFloat16.
+  template <class Value>
+  SI_INLINE const Value* value_as() const {
+    return static_cast<const Value*>(value);
+  }
 
   // The position of a panel's first row. Kernels count rows by position; drivers store them where they belong.
   SI_INLINE int64_t row_of(int64_t panel) const {
@@ -43,7 +56,8 @@ struct PanelView {
   SI_INLINE int64_t output_row(int64_t position) const { return order == nullptr ? position : order[position]; }
 };
 
-uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kblock, size_t* bytes);
+// `type` F32, or BF16: values rounded to the nearest, ties to even.
+uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kblock, si_value_type type, size_t* bytes);
 // Checks every invariant of the layout; the header has been checked.
 PanelView panel_validate(const BlobHeader& header, const void* blob, size_t bytes);
 void panel_unpack(const PanelView& view, float* weight);
@@ -54,23 +68,34 @@ SI_INLINE constexpr int pattern_rows(int pattern) {
   return (pattern & 1) + (pattern >> 1 & 1) + (pattern >> 2 & 1) + (pattern >> 3 & 1);
 }
 
-// Calls visit(k, row in panel, value) for every stored value of a panel, pattern by pattern: the storage order, once.
-template <class Visit>
-void panel_visit(const PanelView& view, int64_t panel, Visit&& visit) {
+SI_INLINE float panel_value(float value) { return value; }
+SI_INLINE float panel_value(BFloat16 value) { return bfloat16_to_float(value.bits); }
+
+template <class Value, class Visit>
+void panel_visit_as(const PanelView& view, int64_t panel, Visit&& visit) {
   const PanelEntry& entry = view.entry[panel];
   const uint16_t* index = view.index + entry.column_offset;
-  const float* value = view.value + entry.value_offset;
+  const Value* value = view.value_as<Value>() + entry.value_offset;
   for (int pattern = 1; pattern <= kPatterns; ++pattern) {
     const int count = entry.count[pattern - 1];
     for (int first = 0; first < count; first += kPanelGroup) {
       const int group = count - first < kPanelGroup ? count - first : kPanelGroup;
       for (int row = 0; row < kPanelRows; ++row) {
         if (!(pattern >> row & 1)) continue;
-        for (int i = 0; i < group; ++i) visit(static_cast<int64_t>(index[first + i]), row, *value++);
+        for (int i = 0; i < group; ++i) visit(static_cast<int64_t>(index[first + i]), row, panel_value(*value++));
       }
     }
     index += count;
   }
+}
+
+// Calls visit(k, row in panel, value) for every stored value of a panel, pattern by pattern: the storage order, once.
+template <class Visit>
+void panel_visit(const PanelView& view, int64_t panel, Visit&& visit) {
+  if (view.value_type == SI_BF16)
+    panel_visit_as<BFloat16>(view, panel, visit);
+  else
+    panel_visit_as<float>(view, panel, visit);
 }
 
 }  // namespace si

@@ -15,10 +15,13 @@ using si::testing::status_of;
 
 struct Panel {
   int32_t kblock;
+  si_value_type type = SI_F32;
 
-  Panel under(const si::BlobHeader& header) const { return {static_cast<int32_t>(header.params[3])}; }
+  Panel under(const si::BlobHeader& header) const {
+    return {static_cast<int32_t>(header.params[3]), static_cast<si_value_type>(header.value_type)};
+  }
   si::BlobPtr pack(const float* weight, const si::WeightShape& shape, size_t* bytes) const {
-    return si::BlobPtr(si::panel_pack(weight, shape, kblock, bytes));
+    return si::BlobPtr(si::panel_pack(weight, shape, kblock, type, bytes));
   }
   void validate(const si::BlobHeader& header, const void* blob, size_t bytes) const {
     si::panel_validate(header, blob, bytes);
@@ -57,7 +60,7 @@ void check_layout(const Panel& format, const std::vector<float>& weight, const s
       SI_CHECK_EQ(entry.rows, rows_per_group - row0 < 4 ? rows_per_group - row0 : 4);
       SI_CHECK_EQ(view.row_of(panel), group * rows_per_group + row0);
       const uint16_t* index = view.index + entry.column_offset;
-      const float* value = view.value + entry.value_offset;
+      const float* value = view.value_as<float>() + entry.value_offset;
       for (int pattern = 1; pattern < 16; ++pattern) {
         const int count = entry.count[pattern - 1];
         const int p = (pattern & 1) + (pattern >> 1 & 1) + (pattern >> 2 & 1) + (pattern >> 3);
@@ -147,7 +150,8 @@ void test_content() {
   SI_CHECK_EQ(offsets[3], 576u);
   SI_CHECK_EQ(blob.bytes, 704u);
   SI_CHECK(std::vector<uint16_t>(view.index, view.index + 5) == std::vector<uint16_t>{2, 17, 3, 0, 19});
-  SI_CHECK(std::vector<float>(view.value, view.value + 6) == std::vector<float>{1, 2, 3, 4, 5, 6});
+  SI_CHECK(std::vector<float>(view.value_as<float>(), view.value_as<float>() + 6) ==
+           std::vector<float>{1, 2, 3, 4, 5, 6});
 }
 
 void test_forgeries() {
@@ -211,7 +215,7 @@ void test_forgeries() {
     refuse("K block", [&](si::BlobHeader& h, uint8_t*) { h.params[3] = kblock; });
   refuse("size", [&](si::BlobHeader& h, uint8_t*) { h.params[3] = 0; });
   for (int param : {0, 1, 2, 4, 7}) refuse("panel: ", [&](si::BlobHeader& h, uint8_t*) { h.params[param] = 3; });
-  refuse("value type", [&](si::BlobHeader& h, uint8_t*) { h.value_type = SI_BF16; });
+  refuse("value type", [&](si::BlobHeader& h, uint8_t*) { h.value_type = SI_F16; });
   refuse("65535", [&](si::BlobHeader& h, uint8_t*) { h.shape[1] = 65536; });
   refuse("size", [&](si::BlobHeader& h, uint8_t*) { h.shape[0] = 0x7fffffff, h.shape[1] = 2; });
   refuse("size", [&](si::BlobHeader& h, uint8_t*) { h.shape[1] = 33; });
@@ -257,6 +261,28 @@ void test_order() {
   SI_CHECK(view_of(si::testing::pack(Panel{0}, nearly, shape)).order == nullptr);
 }
 
+// Values as bfloat16: what comes back is rounded, a value that rounds to zero stays stored and does not count.
+void test_bfloat16(Random& random) {
+  const si::WeightShape shape = make_shape({13, 70}, 1);
+  std::vector<float> weight = si::testing::random_weight(shape, 40, random);
+  weight[3] = std::numeric_limits<float>::denorm_min();
+  weight[4] = std::nanf(""), weight[5] = -std::numeric_limits<float>::infinity();
+  std::vector<float> rounded = weight;
+  uint64_t nnz = 0;
+  for (float& v : rounded) {
+    v = si::bfloat16_to_float(si::float_to_bfloat16(v));
+    nnz += v != 0.0f;
+  }
+  const Panel format{16, SI_BF16};
+  const Blob blob = si::testing::pack(format, weight, shape), wide = si::testing::pack(Panel{16}, weight, shape);
+  SI_CHECK(si::testing::same_weight(si::testing::unpack(format, blob.data.get(), blob.bytes), rounded));
+  SI_CHECK_EQ(reinterpret_cast<const si::BlobHeader*>(blob.data.get())->nnz, nnz);
+  SI_CHECK_EQ(view_of(blob).values, nnz + 1);
+  SI_CHECK(blob.bytes + 2 * nnz <= wide.bytes + 64);
+  weight[3] = 1.0f;
+  si::testing::check_attacks(format, si::testing::pack(format, weight, shape));
+}
+
 // A stored explicit zero is allowed, and does not count.
 void test_explicit_zero() {
   const Blob blob = si::testing::copy_of(small_blob());
@@ -273,6 +299,7 @@ void test_golden(si::testing::Golden& golden) {
   const si::WeightShape linear = make_shape({6, 90}, 1);
   const std::vector<float> weight = si::testing::random_weight(linear, 55, random);
   golden.check("linear_6x90", Panel{0}, weight, linear);
+  golden.check("linear_6x90_bfloat16", Panel{0, SI_BF16}, weight, linear);
   golden.check("linear_6x90_kblock32", Panel{32}, weight, linear);
   const si::WeightShape conv = make_shape({10, 2, 3, 3}, 2);
   golden.check("conv_10x2x3x3_groups2_kblock16", Panel{16}, si::testing::random_weight(conv, 40, random), conv);
@@ -300,6 +327,7 @@ int main(int argc, char** argv) {
   test_forgeries();
   test_order();
   test_explicit_zero();
+  test_bfloat16(random);
   si::testing::check_attacks(Panel{16}, small_blob());
   const si::WeightShape conv = make_shape({6, 2, 3, 3}, 2);
   const Panel format{0};

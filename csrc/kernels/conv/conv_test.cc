@@ -19,7 +19,8 @@ struct Case {
   int kblock = 0;
   bool integers = true, bias = true;
   double density = 0.4;
-  int64_t kept = 1;  // of so many rows one is not zero throughout
+  bool bfloat16 = false;  // the panel format stores values so
+  int64_t kept = 1;       // of so many rows one is not zero throughout
 };
 
 void run(size_t row, const si_row_info& info, const Case& c) {
@@ -27,13 +28,15 @@ void run(size_t row, const si_row_info& info, const Case& c) {
   const int64_t group_channels = c.channels / c.groups, K = group_channels * c.kh * c.kw;
   const int n = info.format == SI_FORMAT_NM ? 2 : 1 << 20, m = info.format == SI_FORMAT_NM ? 4 : 1 << 20;
   std::vector<float> weight = random.weight(c.M, K, c.density, c.integers, n, m);
+  if (c.bfloat16) round_to_bfloat16(weight);
   keep_rows(weight, K, c.kept);
   si_weight_desc desc{c.ndim, {c.M, group_channels, c.kh, c.kw}, c.groups};
   if (c.ndim == 3) {
     desc.shape[2] = c.kw;
     desc.shape[3] = 0;
   }
-  const si_pack_options options{info.format, SI_F32, info.format == SI_FORMAT_PANEL ? c.kblock : 0, 2, 4};
+  const si_value_type type = c.bfloat16 && info.format == SI_FORMAT_PANEL ? SI_BF16 : SI_F32;
+  const si_pack_options options{info.format, type, info.format == SI_FORMAT_PANEL ? c.kblock : 0, 2, 4};
   const Packed packed(weight, desc, options);
   const std::vector<float> bias = random.tensor(c.M, c.integers);
   const std::vector<float> x = random.tensor(c.batch * c.channels * c.h * c.w, c.integers);
@@ -182,6 +185,7 @@ std::vector<Case> cases() {
       c.padding[3] = 4;
       c.batch = 3;
     });
+  add([](Case& c) { c.bfloat16 = true, c.integers = false, c.channels = 40, c.kblock = 144; });
   for (double density : {0.0, 0.1, 1.0}) add([&](Case& c) { c.density = density, c.integers = false; });
   for (int kblock : {16, 32, 64}) add([&](Case& c) { c.kblock = kblock, c.channels = 20; });
   for (int activation = SI_ACT_NONE; activation <= SI_ACT_TANH; ++activation)

@@ -20,6 +20,14 @@ struct Avx2 {
   static SI_INLINE Reg load(const float* p) { return _mm256_loadu_ps(p); }
   static SI_INLINE void store(float* p, Reg a) { _mm256_storeu_ps(p, a); }
   static SI_INLINE Reg broadcast(float a) { return _mm256_set1_ps(a); }
+  // A bfloat16 is the upper half of a float32.
+  static SI_INLINE Reg broadcast_bf16(const uint16_t* p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_set1_epi16(static_cast<short>(*p)), 16));
+  }
+  static SI_INLINE Reg load_bf16(const uint16_t* p) {
+    const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
+  }
   static SI_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
   static SI_INLINE Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
   static SI_INLINE Reg sub(Reg a, Reg b) { return _mm256_sub_ps(a, b); }

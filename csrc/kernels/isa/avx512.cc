@@ -20,6 +20,16 @@ struct Avx512 {
   static SI_INLINE Reg load(const float* p) { return _mm512_loadu_ps(p); }
   static SI_INLINE void store(float* p, Reg a) { _mm512_storeu_ps(p, a); }
   static SI_INLINE Reg broadcast(float a) { return _mm512_set1_ps(a); }
+  // A bfloat16 is the upper half of a float32.
+  static SI_INLINE Reg from_bf16(__m256i narrow) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
+  }
+  static SI_INLINE Reg broadcast_bf16(const uint16_t* p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_set1_epi16(static_cast<short>(*p)), 16));
+  }
+  static SI_INLINE Reg load_bf16(const uint16_t* p) {
+    return from_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
   static SI_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
   static SI_INLINE Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
   static SI_INLINE Reg sub(Reg a, Reg b) { return _mm512_sub_ps(a, b); }
@@ -50,13 +60,18 @@ struct Avx512 {
   static SI_INLINE Reg gather(const float* x, const uint32_t* index) {
     return _mm512_i32gather_ps(_mm512_loadu_si512(index), x, 4);
   }
+  struct MaskedLoad {
+    __mmask16 mask;
+    SI_INLINE Reg operator()(const float* p) const { return _mm512_maskz_loadu_ps(mask, p); }
+    SI_INLINE Reg operator()(const BFloat16* p) const { return from_bf16(_mm256_maskz_loadu_epi16(mask, p)); }
+  };
   // Fewer columns than a vector: one masked step.
   template <class VectorStep, class ScalarStep>
   static SI_INLINE void gather_tail(const float* x, const uint16_t* index, int count, VectorStep&& step, ScalarStep&&) {
     const auto mask = static_cast<__mmask16>((1u << count) - 1);
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, index));
     const Reg xv = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, wide, x, 4);
-    step(xv, [mask](const float* p) { return _mm512_maskz_loadu_ps(mask, p); });
+    step(xv, MaskedLoad{mask});
   }
 
   static SI_INLINE void transpose(Reg (&r)[16]) {

@@ -19,6 +19,11 @@ struct Neon {
   static SI_INLINE Reg load(const float* p) { return vld1q_f32(p); }
   static SI_INLINE void store(float* p, Reg a) { vst1q_f32(p, a); }
   static SI_INLINE Reg broadcast(float a) { return vdupq_n_f32(a); }
+  // A bfloat16 is the upper half of a float32.
+  static SI_INLINE Reg broadcast_bf16(const uint16_t* p) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_dup_u16(p), 16));
+  }
+  static SI_INLINE Reg load_bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
   static SI_INLINE Reg fma(Reg a, Reg b, Reg c) { return vfmaq_f32(c, a, b); }
   static SI_INLINE Reg add(Reg a, Reg b) { return vaddq_f32(a, b); }
   static SI_INLINE Reg sub(Reg a, Reg b) { return vsubq_f32(a, b); }

@@ -5,6 +5,8 @@
 
 #include <immintrin.h>
 
+#include <cstdint>
+
 #include "core/inline.h"
 
 namespace si {
@@ -16,6 +18,9 @@ struct X128 {
   static SI_INLINE Reg load(const float* p) { return _mm_loadu_ps(p); }
   static SI_INLINE void store(float* p, Reg a) { _mm_storeu_ps(p, a); }
   static SI_INLINE Reg broadcast(float a) { return _mm_set1_ps(a); }
+  static SI_INLINE Reg broadcast_bf16(const uint16_t* p) {
+    return _mm_castsi128_ps(_mm_slli_epi32(_mm_set1_epi16(static_cast<short>(*p)), 16));
+  }
   static SI_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm_fmadd_ps(a, b, c); }
   static SI_INLINE Reg add(Reg a, Reg b) { return _mm_add_ps(a, b); }
   static SI_INLINE Reg max(Reg bound, Reg x) { return _mm_max_ps(bound, x); }
@@ -28,6 +33,9 @@ struct X256 {
   static SI_INLINE Reg load(const float* p) { return _mm256_loadu_ps(p); }
   static SI_INLINE void store(float* p, Reg a) { _mm256_storeu_ps(p, a); }
   static SI_INLINE Reg broadcast(float a) { return _mm256_set1_ps(a); }
+  static SI_INLINE Reg broadcast_bf16(const uint16_t* p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_set1_epi16(static_cast<short>(*p)), 16));
+  }
   static SI_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
   static SI_INLINE Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
   static SI_INLINE Reg max(Reg bound, Reg x) { return _mm256_max_ps(bound, x); }

@@ -16,6 +16,7 @@ struct Case {
   bool integers, bias, channel_major;
   si_activation activation;
   int threads, kblock, misalignment, spare;  // spare: elements between the end of a token (or channel) and the next
+  bool bfloat16 = false;                     // the panel format stores values so
   int64_t kept = 1;                          // of so many rows one is not zero throughout
 };
 
@@ -23,9 +24,11 @@ void run(size_t row, const si_row_info& info, const Case& c) {
   Random random;
   const int n = info.format == SI_FORMAT_NM ? 2 : 1 << 20, m = info.format == SI_FORMAT_NM ? 4 : 1 << 20;
   std::vector<float> weight = random.weight(c.M, c.K, c.density, c.integers, n, m);
+  if (c.bfloat16) round_to_bfloat16(weight);
   keep_rows(weight, c.K, c.kept);
   const si_weight_desc desc{2, {c.M, c.K, 0, 0}, 1};
-  const si_pack_options options{info.format, SI_F32, info.format == SI_FORMAT_PANEL ? c.kblock : 0, 2, 4};
+  const si_value_type type = c.bfloat16 && info.format == SI_FORMAT_PANEL ? SI_BF16 : SI_F32;
+  const si_pack_options options{info.format, type, info.format == SI_FORMAT_PANEL ? c.kblock : 0, 2, 4};
   const Packed packed(weight, desc, options);
   const std::vector<float> bias = random.tensor(c.M, c.integers);
 
@@ -155,6 +158,17 @@ int main() {
           c.integers = false;
           c.bias = activation % 2 == 0;
           c.activation = static_cast<si_activation>(activation);
+          c.N = N;
+          run(row, info, c);
+        }
+      // Every kernel reads values of two bytes too; the weight is rounded beforehand, so the bound is the same.
+      for (int64_t N : {1, 3, 8, 16, 30, 50, 100})
+        for (double density : {0.1, 0.7}) {
+          Case c = base;
+          c.bfloat16 = true;
+          c.integers = false;
+          c.density = density;
+          c.K = 300;
           c.N = N;
           run(row, info, c);
         }

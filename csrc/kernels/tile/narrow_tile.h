@@ -16,21 +16,8 @@
 namespace si {
 namespace {
 
-// One token: a vector of one float, so that x needs no packing and a value is the multiply-add's operand in memory.
-struct Single {
-  using Reg = float;
-  static constexpr int kWidth = 1;
-  static SI_INLINE Reg load(const float* p) { return *p; }
-  static SI_INLINE void store(float* p, Reg a) { *p = a; }
-  static SI_INLINE Reg broadcast(float a) { return a; }
-  static SI_INLINE Reg fma(Reg a, Reg b, Reg c) { return __builtin_fmaf(a, b, c); }
-  static SI_INLINE Reg add(Reg a, Reg b) { return a + b; }
-  static SI_INLINE Reg max(Reg bound, Reg x) { return x < bound ? bound : x; }
-  static SI_INLINE Reg min(Reg bound, Reg x) { return x > bound ? bound : x; }
-};
-
-template <class V, int NV, int U, int P>
-SI_INLINE void narrow_pattern(typename V::Reg (&acc)[U][kPanelRows][NV], const uint16_t* index, const float* value,
+template <class V, int NV, int U, int P, class Value>
+SI_INLINE void narrow_pattern(typename V::Reg (&acc)[U][kPanelRows][NV], const uint16_t* index, const Value* value,
                               int count, const float* base) {
   constexpr int kRows = pattern_rows(P), kTokens = V::kWidth * NV;
   // A group of 16 columns (fewer at the end) holds its values row after row, `stride` apart.
@@ -39,12 +26,12 @@ SI_INLINE void narrow_pattern(typename V::Reg (&acc)[U][kPanelRows][NV], const u
     const int stride = count - first < group ? count - first : group;
     const auto column = [&](int i, typename V::Reg(&sums)[kPanelRows][NV]) {
       const float* x = base + static_cast<int64_t>(index[first + i]) * kTokens;
-      const float* weight = value + first * kRows + i;
+      const Value* weight = value + first * kRows + i;
       typename V::Reg xv[NV];
       SI_UNROLL for (int j = 0; j < NV; ++j) xv[j] = V::load(x + V::kWidth * j);
       SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
         if (!(P >> r & 1)) continue;
-        const typename V::Reg w = V::broadcast(*weight);
+        const typename V::Reg w = spread<V>(weight);
         weight += stride;
         SI_UNROLL for (int j = 0; j < NV; ++j) sums[r][j] = V::fma(w, xv[j], sums[r][j]);
       }
@@ -60,8 +47,8 @@ SI_INLINE void narrow_pattern(typename V::Reg (&acc)[U][kPanelRows][NV], const u
   }
 }
 
-template <class V, int NV, int U>
-void panel_narrow(const PanelView& view, const TileJob& job) {
+template <class V, int NV, int U, class Value>
+void panel_narrow_value(const PanelView& view, const TileJob& job) {
   const typename V::Reg low = V::broadcast(job.low), high = V::broadcast(job.high), zero = V::broadcast(0.0f);
   for (int64_t panel = job.first; panel < job.last; ++panel) {
     const PanelEntry& entry = view.entry[panel];
@@ -74,7 +61,7 @@ void panel_narrow(const PanelView& view, const TileJob& job) {
       }
     }
     const uint16_t* index = view.index + entry.column_offset;
-    const float* value = view.value + entry.value_offset;
+    const Value* value = view.value_as<Value>() + entry.value_offset;
 #define SI_PATTERN(P)                                                  \
   {                                                                    \
     const int count = entry.count[P - 1];                              \
@@ -94,6 +81,14 @@ void panel_narrow(const PanelView& view, const TileJob& job) {
       }
     }
   }
+}
+
+template <class V, int NV, int U>
+void panel_narrow(const PanelView& view, const TileJob& job) {
+  if (view.value_type == SI_BF16)
+    panel_narrow_value<V, NV, U, BFloat16>(view, job);
+  else
+    panel_narrow_value<V, NV, U, float>(view, job);
 }
 
 }  // namespace

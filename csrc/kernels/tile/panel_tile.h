@@ -34,9 +34,41 @@ struct TapMap {
   SI_INLINE const float* operator()(int64_t k) const { return base + taps[k]; }
 };
 
+// One token: a vector of one float, so that x needs no packing and a value is the multiply-add's operand in memory.
+struct Single {
+  using Reg = float;
+  static constexpr int kWidth = 1;
+  static SI_INLINE Reg load(const float* p) { return *p; }
+  static SI_INLINE void store(float* p, Reg a) { *p = a; }
+  static SI_INLINE Reg broadcast(float a) { return a; }
+  static SI_INLINE Reg broadcast_bf16(const uint16_t* p) { return bfloat16_to_float(*p); }
+  static SI_INLINE Reg fma(Reg a, Reg b, Reg c) { return __builtin_fmaf(a, b, c); }
+  static SI_INLINE Reg add(Reg a, Reg b) { return a + b; }
+  static SI_INLINE Reg max(Reg bound, Reg x) { return x < bound ? bound : x; }
+  static SI_INLINE Reg min(Reg bound, Reg x) { return x > bound ? bound : x; }
+};
+
+// One stored value in every lane, and a vector of them.
+template <class V>
+SI_INLINE typename V::Reg spread(const float* value) {
+  return V::broadcast(*value);
+}
+template <class V>
+SI_INLINE typename V::Reg spread(const BFloat16* value) {
+  return V::broadcast_bf16(&value->bits);
+}
+template <class V>
+SI_INLINE typename V::Reg values(const float* value) {
+  return V::load(value);
+}
+template <class V>
+SI_INLINE typename V::Reg values(const BFloat16* value) {
+  return V::load_bf16(&value->bits);
+}
+
 // Columns [first, last) of the `count` of one pattern, whose indices and values begin at the pointers given.
-template <class V, int NV, int P, class Map>
-SI_INLINE void panel_pattern(typename V::Reg (&acc)[kPanelRows][NV], const uint16_t* index, const float* value,
+template <class V, int NV, int P, class Value, class Map>
+SI_INLINE void panel_pattern(typename V::Reg (&acc)[kPanelRows][NV], const uint16_t* index, const Value* value,
                              int first, int last, int count, const Map& map) {
   constexpr int kRows = pattern_rows(P);
   int c = first;
@@ -45,15 +77,15 @@ SI_INLINE void panel_pattern(typename V::Reg (&acc)[kPanelRows][NV], const uint1
     const int base = kRows == 1 ? 0 : c & ~(kPanelGroup - 1);
     const int stride = kRows == 1 ? count : (count - base < kPanelGroup ? count - base : kPanelGroup);
     const int end = base + stride < last ? base + stride : last;
-    const float* v = value + base * kRows + (c - base);
+    const Value* v = value + base * kRows + (c - base);
     for (; c < end; ++c, ++v) {
       const float* x = map(index[c]);
       typename V::Reg xv[NV];
       SI_UNROLL for (int j = 0; j < NV; ++j) xv[j] = V::load(x + V::kWidth * j);
-      const float* weight = v;
+      const Value* weight = v;
       SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
         if (!(P >> r & 1)) continue;
-        const typename V::Reg w = V::broadcast(*weight);
+        const typename V::Reg w = spread<V>(weight);
         weight += stride;
         SI_UNROLL for (int j = 0; j < NV; ++j) acc[r][j] = V::fma(w, xv[j], acc[r][j]);
       }
@@ -61,7 +93,7 @@ SI_INLINE void panel_pattern(typename V::Reg (&acc)[kPanelRows][NV], const uint1
   }
 }
 
-template <class V, int NV, class Map>
+template <class V, int NV, class Value, class Map>
 void panel_tile_width(const PanelView& view, const TileJob& job) {
   const Map map(job.x);
   const int64_t blocks = view.kblocks;
@@ -83,7 +115,7 @@ void panel_tile_width(const PanelView& view, const TileJob& job) {
       }
     }
     const uint16_t* index = view.index + entry.column_offset;
-    const float* value = view.value + entry.value_offset;
+    const Value* value = view.value_as<Value>() + entry.value_offset;
     const uint16_t* cursor = view.cursor + panel * (blocks - 1) * kPatterns;
     const uint16_t* begin = starts ? nullptr : cursor + (job.kfirst - 1) * kPatterns;
     const uint16_t* end = ends ? nullptr : cursor + (job.klast - 1) * kPatterns;
@@ -106,38 +138,46 @@ void panel_tile_width(const PanelView& view, const TileJob& job) {
   }
 }
 
-template <class V, class Map>
+template <class V, class Value, class Map>
 void panel_tile_map(const PanelView& view, const TileJob& job) {
   using Fn = void (*)(const PanelView&, const TileJob&);
-  static constexpr Fn by_width[] = {panel_tile_width<V, 1, Map>, panel_tile_width<V, 2, Map>,
-                                    panel_tile_width<V, 3, Map>, panel_tile_width<V, 4, Map>,
-                                    panel_tile_width<V, 5, Map>, panel_tile_width<V, 6, Map>};
+  static constexpr Fn by_width[] = {panel_tile_width<V, 1, Value, Map>, panel_tile_width<V, 2, Value, Map>,
+                                    panel_tile_width<V, 3, Value, Map>, panel_tile_width<V, 4, Value, Map>,
+                                    panel_tile_width<V, 5, Value, Map>, panel_tile_width<V, 6, Value, Map>};
   static_assert(V::kMaxVectors <= 6, "a tile this wide has no kernel");
   by_width[job.vectors - 1](view, job);
 }
 
+template <class V, class Value>
+void panel_tile_value(const PanelView& view, const TileJob& job) {
+  if (job.x.taps != nullptr)
+    panel_tile_map<V, Value, TapMap>(view, job);
+  else
+    panel_tile_map<V, Value, PitchMap>(view, job);
+}
+
 template <class V>
 void panel_tile(const PanelView& view, const TileJob& job) {
-  if (job.x.taps != nullptr)
-    panel_tile_map<V, TapMap>(view, job);
+  if (view.value_type == SI_BF16)
+    panel_tile_value<V, BFloat16>(view, job);
   else
-    panel_tile_map<V, PitchMap>(view, job);
+    panel_tile_value<V, float>(view, job);
 }
 
 // N = 1: the same storage read the other way round. For each group of 16 columns x is gathered once by index and
 // multiplied with a vector of values for every row of the pattern.
-template <class V, int P>
+template <class V, int P, class Value>
 SI_INLINE void panel_pattern_vector(typename V::Reg (&acc)[kPanelRows], float (&tail)[kPanelRows],
-                                    const uint16_t* index, const float* value, int count, const float* x) {
+                                    const uint16_t* index, const Value* value, int count, const float* x) {
   constexpr int kRows = pattern_rows(P);
   int c = 0;
   for (; c + kPanelGroup <= count; c += kPanelGroup) {
     SI_UNROLL for (int part = 0; part < kPanelGroup; part += V::kWidth) {
       const typename V::Reg xv = V::gather(x, index + c + part);
-      const float* v = value + part;
+      const Value* v = value + part;
       SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
         if (!(P >> r & 1)) continue;
-        acc[r] = V::fma(V::load(v), xv, acc[r]);
+        acc[r] = V::fma(values<V>(v), xv, acc[r]);
         v += kPanelGroup;
       }
     }
@@ -147,7 +187,7 @@ SI_INLINE void panel_pattern_vector(typename V::Reg (&acc)[kPanelRows], float (&
   V::gather_tail(
       x, index + c, count - c,
       [&](typename V::Reg xv, auto load) {
-        const float* v = value;
+        const Value* v = value;
         SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
           if (!(P >> r & 1)) continue;
           acc[r] = V::fma(load(v), xv, acc[r]);
@@ -156,22 +196,22 @@ SI_INLINE void panel_pattern_vector(typename V::Reg (&acc)[kPanelRows], float (&
       },
       [&](int i) {
         const float xi = x[index[c + i]];
-        const float* v = value + i;
+        const Value* v = value + i;
         SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
           if (!(P >> r & 1)) continue;
-          tail[r] += *v * xi;
+          tail[r] += spread<Single>(v) * xi;
           v += count - c;
         }
       });
 }
 
-template <class V>
-void panel_vector(const PanelView& view, const VectorJob& job) {
+template <class V, class Value>
+void panel_vector_value(const PanelView& view, const VectorJob& job) {
   for (int64_t panel = job.first; panel < job.last; ++panel) {
     const PanelEntry& entry = view.entry[panel];
     const int64_t row = view.row_of(panel);
     const uint16_t* index = view.index + entry.column_offset;
-    const float* value = view.value + entry.value_offset;
+    const Value* value = view.value_as<Value>() + entry.value_offset;
     typename V::Reg acc[kPanelRows];
     float tail[kPanelRows];
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
@@ -192,6 +232,14 @@ void panel_vector(const PanelView& view, const VectorJob& job) {
       job.y[row - job.row0 + r] = clamp(V::sum(acc[r]) + tail[r], job.low, job.high);
     }
   }
+}
+
+template <class V>
+void panel_vector(const PanelView& view, const VectorJob& job) {
+  if (view.value_type == SI_BF16)
+    panel_vector_value<V, BFloat16>(view, job);
+  else
+    panel_vector_value<V, float>(view, job);
 }
 
 }  // namespace
