@@ -8,6 +8,7 @@ print(sparseinfer.report(sparse))
 
 try:
     from sparseinfer._C import version as _version
+    from sparseinfer.checkpoints import load_sparse, load_sparse_into, save_sparse
     from sparseinfer.convert import convert_to_sparse
     from sparseinfer.formats import pack, unpack
     from sparseinfer.modules import SparseConv1d, SparseConv2d, SparseLinear
@@ -32,7 +33,10 @@ __all__ = [
     "SparseLinear",
     "__version__",
     "convert_to_sparse",
+    "load_sparse",
+    "load_sparse_into",
     "pack",
     "report",
+    "save_sparse",
     "unpack",
 ]

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from sparseinfer.commands import inspect, prune, sensitivity
+from sparseinfer.commands.output import UserError, console
 from sparseinfer.machine import package_version
 
 __all__ = ["app", "main"]
 
 USER_ERROR = 2
 INTERRUPTED = 130
-LOG_WIDTH = 140
 
 app = typer.Typer(
     name="sparseinfer",
@@ -27,12 +26,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Run pruned PyTorch models faster than dense, and learn for every layer why or why not.",
-    epilog="Examples:\n\nsparseinfer doctor\n\nsparseinfer demo\n\nsparseinfer demo --help",
+    epilog="Examples:\n\nsparseinfer doctor\n\nsparseinfer demo\n\n"
+    "sparseinfer prune model.pth --amount 0.9 -o pruned.pth\n\nsparseinfer demo --help",
 )
-
-
-class UserError(Exception):
-    """What the user can put right; shown as one line."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -123,7 +119,7 @@ def demo(
         threads=threads,
     )
     try:
-        work.run(options, _console())
+        work.run(options, console())
     except work.DataError as error:
         raise UserError(str(error)) from error
     except OSError as error:
@@ -144,9 +140,13 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(diagnosis, indent=1))
     else:
-        work.show(diagnosis, _console())
+        work.show(diagnosis, console())
     raise typer.Exit(0 if work.healthy(diagnosis) else 1)
 
+
+app.command(epilog=inspect.EPILOG)(inspect.inspect)
+app.command(epilog=prune.EPILOG)(prune.prune)
+app.command(epilog=sensitivity.EPILOG)(sensitivity.sensitivity)
 
 # click's own: typer brings its copy of click in newer versions, and uses the package in older ones.
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
@@ -168,12 +168,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if code == INTERRUPTED:
         _complain("interrupted", code)
     sys.exit(code or 0)
-
-
-def _console() -> Console:
-    # A log file has no width; rich would break its lines at 80 characters.
-    known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if known else LOG_WIDTH)
 
 
 def _complain(message: str, code: int) -> int:

@@ -18,7 +18,7 @@ _DIGIT_BITS = 16
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a ranking is cut: `count` magnitudes are below it or are among the `ties` that equal it.
+    """Where a ranking is cut: `count` magnitudes are below, or are among the `ties` that equal it.
 
     `key` is the bit pattern of the threshold's magnitude, in float64 where `wide`, else in float32.
     `apply` may be called again and starts anew each time.

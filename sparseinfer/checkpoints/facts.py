@@ -1,0 +1,144 @@
+"""What a checkpoint holds, tensor by tensor: sparsity, pattern, bytes, and what it may gain."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseinfer.checkpoints.checkpoint import open_checkpoint
+from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.checkpoints.prunable import Choice, choose
+from sparseinfer.cost import worst_estimate
+from sparseinfer.patterns import detect_pattern
+from sparseinfer.progress import track
+
+__all__ = ["Facts", "TensorFacts", "inspect_checkpoint"]
+
+_KINDS = {2: "linear", 3: "conv1d", 4: "conv2d"}
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """A tensor: its weight if it is one of a layer, and how it is stored.
+
+    `stored` is `plain` or the form that it was read from (see `Plain.sources`); `bytes` are those
+    of that form. `pattern` and `gain` are empty where `prunable` is false; `gain` is dense over
+    sparse time as `sparseinfer.cost` models it for this machine's threads, at the least favourable
+    input.
+    """
+
+    name: str
+    shape: list[int]
+    dtype: str
+    elements: int
+    zeros: int
+    nonfinite: int
+    bytes: int
+    stored: str
+    prunable: bool
+    reason: str
+    pattern: str = ""
+    gain: float | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """The zeros of all elements, 0 to 1."""
+        return self.zeros / max(1, self.elements)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A checkpoint: its tensors, how it is contained, and what lies beside the state_dict."""
+
+    path: str
+    container: str
+    files: int
+    key: str
+    others: list[str]
+    tensors: list[TensorFacts]
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """Tensors, elements, bytes, and the zeros of all and of the prunable elements."""
+        prunable = [facts for facts in self.tensors if facts.prunable]
+        elements = sum(facts.elements for facts in prunable)
+        return {
+            "tensors": len(self.tensors),
+            "elements": sum(facts.elements for facts in self.tensors),
+            "bytes": sum(facts.bytes for facts in self.tensors),
+            "prunable_tensors": len(prunable),
+            "prunable_elements": elements,
+            "sparsity": sum(facts.zeros for facts in prunable) / max(1, elements),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain dicts, lists, strings and numbers."""
+        content = asdict(self)
+        for entry, facts in zip(content["tensors"], self.tensors, strict=True):
+            entry["sparsity"] = facts.sparsity
+        return {**content, "totals": self.totals}
+
+
+def inspect_checkpoint(
+    path: str | os.PathLike[str], key: str | None = None, progress: bool | None = False
+) -> Facts:
+    """Look into a checkpoint that `load_sparse` reads; its weights are seen as they take effect.
+
+    Raises:
+        CheckpointError: it is missing or damaged, see `open_checkpoint`.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "model.pth")
+        >>> torch.save({"fc.weight": torch.eye(64)}, path)
+        >>> inspect_checkpoint(path).tensors[0].pattern
+        'unstructured'
+    """
+    checkpoint = open_checkpoint(path, key)
+    plain = checkpoint.make_plain()
+    tensors = checkpoint.tensors
+    try:
+        choices = choose(tensors)
+    except CheckpointError:
+        # Nothing to prune is a finding here, no failure.
+        choices = [
+            Choice(name, tuple(t.shape), _name(t.dtype), False, "not a layer's weight")
+            for name, t in tensors.items()
+        ]
+    found = []
+    for choice in track(choices, len(choices), "inspecting", progress):
+        tensor = tensors[choice.name]
+        stored = plain.sources.get(choice.name, "plain")
+        size = plain.stored_bytes.get(choice.name, tensor.numel() * tensor.element_size())
+        found.append(_facts(choice, tensor, stored, size))
+    first = checkpoint.shards[0]
+    others = checkpoint.others
+    return Facts(str(path), first.container, len(checkpoint.shards), first.key, others, found)
+
+
+def _facts(choice: Choice, tensor: Tensor, stored: str, size: int) -> TensorFacts:
+    zeros = nonfinite = 0
+    pattern, gain = "", None
+    if tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized:
+        values = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
+        zeros = values.numel() - int(torch.count_nonzero(values))
+        nonfinite = values.numel() - int(torch.isfinite(values).sum())
+    if choice.taken:
+        pattern = str(detect_pattern(tensor))
+        kind = _KINDS.get(tensor.dim())
+        if kind is not None and choice.name.endswith("weight"):
+            M, K = tensor.shape[0], tensor[0].numel()
+            density = 1 - zeros / tensor.numel()
+            gain = worst_estimate(kind, M, K, density, torch.get_num_threads()).speedup
+    return TensorFacts(
+        choice.name, list(choice.shape), choice.dtype, tensor.numel(), zeros, nonfinite, size,
+        stored, choice.taken, choice.reason, pattern, gain,
+    )  # fmt: skip
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,220 @@
+"""A state_dict as an unpruned, uncompressed model has it: masks applied, nothing compressed."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseinfer.checkpoints.bitmask import PARTS, decompress
+from sparseinfer.checkpoints.errors import CheckpointError
+
+__all__ = ["LAYOUT", "Plain", "make_plain", "stored_names"]
+
+LAYOUT = "sparseinfer"
+"""The key of the safetensors metadata that holds what compressed-tensors' layout cannot express:
+JSON, `{"tensors": {prefix: {"name": ..., "shape": [...]}}, "aliases": {name: name}}`."""
+
+_PARAMETRIZATION = re.compile(r"^(?:(.*)\.)?parametrizations\.([^.]+)\.(.+)$")
+_MASK_OF_PARAMETRIZATION = re.compile(r"^\d+\.mask$")
+_PACKED_MAGIC = b"SPARSINF"
+
+
+@dataclass
+class Plain:
+    """The plain entries; from which entry each new name comes (`origin`), and how (`sources`).
+
+    `sources` maps a name to `mask`, `parametrization`, `sparse-bitmask`, `sparse-24-bitmask` or
+    `packed`, the form in which it was stored, with the bytes it took as `stored_bytes`.
+    """
+
+    tensors: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    stored_bytes: dict[str, int] = field(default_factory=dict)
+
+    def _add(self, name: str, value: Tensor, source: str, parts: Mapping[str, Tensor]) -> None:
+        if name in self.tensors:
+            raise CheckpointError(
+                f"{name}: expected one tensor of this name, got another beside its {source} form; "
+                "try removing one of them"
+            )
+        self.tensors[name] = value
+        self.origin[name] = next(iter(parts))
+        self.sources[name] = source
+        self.stored_bytes[name] = sum(part.numel() * part.element_size() for part in parts.values())
+
+
+def make_plain(entries: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> Plain:
+    """Give every weight its plain name and its dense, effective value; all else stays as it is.
+
+    Understood are `weight_orig` with `weight_mask` (torch.nn.utils.prune), `parametrizations` with
+    nothing but masks (torch.ao.pruning), compressed-tensors' sparse-bitmask and sparse-24-bitmask
+    with keys of before and since version 0.9, and sparseinfer's packed buffers. Tensors tied before
+    stay tied. `metadata` is that of a safetensors header.
+
+    Raises:
+        CheckpointError: parts of a weight do not fit together, or a plain name occurs twice.
+
+    Example:
+        >>> pair = {"fc.weight_orig": torch.ones(1, 2), "fc.weight_mask": torch.tensor([[0., 1.]])}
+        >>> make_plain(pair).tensors
+        {'fc.weight': tensor([[0., 1.]])}
+    """
+    named, aliases = stored_names(metadata or {})
+    groups = _compressed_groups(entries)
+    old_keys = any(prefix.endswith(".weight") for prefix in groups)
+    taken = {key for keys in groups.values() for key in keys.values()}
+    pairs = _masked(entries)
+    taken |= {mask for masks in pairs.values() for mask in masks[1:]}
+    by_original = {masks[0]: name for name, masks in pairs.items()}
+    first_of = {next(iter(keys.values())): prefix for prefix, keys in groups.items()}
+    result = Plain()
+    products: dict[tuple[Any, ...], Tensor] = {}
+    for key, value in entries.items():
+        if key in by_original:
+            name, masks = by_original[key], pairs[by_original[key]][1:]
+            parts = {each: entries[each] for each in (key, *masks)}
+            identity = tuple((part.data_ptr(), part.shape) for part in parts.values())
+            if identity not in products:
+                products[identity] = _product(name, list(parts.values()))
+            source = "parametrization" if ".parametrizations." in f".{key}" else "mask"
+            result._add(name, products[identity], source, parts)
+        elif key in first_of:
+            prefix = first_of[key]
+            parts = {each: entries[each] for each in groups[prefix].values()}
+            by_part = {part: entries[each] for part, each in groups[prefix].items()}
+            source = "sparse-bitmask" if "row_offsets" in by_part else "sparse-24-bitmask"
+            name, shape = named.get(prefix, (prefix if old_keys else f"{prefix}.weight", None))
+            dense = decompress(by_part, prefix)
+            result._add(name, _shaped(dense, shape, name), source, parts)
+        elif key not in taken:
+            unpacked = _unpacked(key, value)
+            if unpacked is None:
+                result.tensors[key] = value
+            else:
+                name = f"{key.removesuffix('packed')}weight"
+                result._add(name, unpacked, "packed", {key: value})
+    for alias, name in aliases.items():
+        if name in result.tensors and alias not in result.tensors:
+            result.tensors[alias] = result.tensors[name]
+            result.origin[alias] = result.origin.get(name, name)
+    return result
+
+
+def stored_names(
+    metadata: Mapping[str, str],
+) -> tuple[dict[str, tuple[str, tuple[int, ...] | None]], dict[str, str]]:
+    """What `save_sparse` left in the metadata: name and shape by prefix, and names of tied tensors.
+
+    Raises:
+        CheckpointError: the entry is not of the form that `LAYOUT` tells.
+    """
+    if LAYOUT not in metadata:
+        return {}, {}
+    try:
+        content = json.loads(metadata[LAYOUT])
+        tensors, aliases = content["tensors"], content["aliases"]
+        named = {
+            str(prefix): (str(entry["name"]), tuple(int(size) for size in entry["shape"]))
+            for prefix, entry in tensors.items()
+        }
+        return dict(named), {str(alias): str(name) for alias, name in aliases.items()}
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        raise CheckpointError(
+            f"expected the metadata {LAYOUT!r} as save_sparse writes it, got {error!r}; "
+            "try another copy of the file"
+        ) from error
+
+
+def _compressed_groups(entries: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The keys of each compressed weight: prefix -> part -> key."""
+    groups: dict[str, dict[str, str]] = {}
+    for key, value in entries.items():
+        prefix, dot, part = key.rpartition(".")
+        if dot and part in PARTS and isinstance(value, Tensor):
+            groups.setdefault(prefix, {})[part] = key
+    # A module may well call a tensor of its own shape; a bitmask and values make a weight.
+    return {
+        prefix: keys for prefix, keys in groups.items() if "bitmask" in keys or "compressed" in keys
+    }
+
+
+def _masked(entries: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Plain name -> the keys of the original and of its masks."""
+    pairs: dict[str, list[str]] = {}
+    parametrized: dict[str, list[str]] = {}
+    for key, value in entries.items():
+        if not isinstance(value, Tensor) or value.layout is not torch.strided:
+            continue
+        base = key.removesuffix("_orig")
+        if base != key and isinstance(entries.get(f"{base}_mask"), Tensor):
+            pairs[base] = [key, f"{base}_mask"]
+        found = _PARAMETRIZATION.match(key)
+        if found is not None:
+            prefix, name, _ = found.groups()
+            parametrized.setdefault(f"{prefix}.{name}" if prefix else name, []).append(key)
+    for name, keys in parametrized.items():
+        originals = [key for key in keys if key.endswith(".original")]
+        masks = [key for key in keys if key not in originals]
+        if len(originals) == 1 and masks and all(map(_is_mask, masks)):
+            pairs[name] = [*originals, *masks]
+    return pairs
+
+
+def _is_mask(key: str) -> bool:
+    found = _PARAMETRIZATION.match(key)
+    return found is not None and bool(_MASK_OF_PARAMETRIZATION.match(found.group(3)))
+
+
+def _product(name: str, tensors: Iterable[Tensor]) -> Tensor:
+    original, *masks = tensors
+    result = original.detach()
+    for mask in masks:
+        if mask.shape != original.shape:
+            raise CheckpointError(
+                f"{name}: expected a mask of shape {list(original.shape)}, got {list(mask.shape)}; "
+                "try the checkpoint that both belong to"
+            )
+        result = result * mask.detach().to(result.dtype)
+    return result
+
+
+def _shaped(dense: Tensor, shape: tuple[int, ...] | None, name: str) -> Tensor:
+    if shape is None:
+        return dense
+    if math.prod(shape) != dense.numel() or min(shape, default=0) < 1:
+        raise CheckpointError(
+            f"{name}: expected a shape of {dense.numel()} elements in the metadata, got "
+            f"{list(shape)}; try another copy of the file"
+        )
+    return dense.view(shape)
+
+
+def _unpacked(key: str, value: Any) -> Tensor | None:
+    if key.rpartition(".")[2] != "packed" or not isinstance(value, Tensor):
+        return None
+    if value.dtype is not torch.uint8 or value.dim() != 1:
+        return None
+    if bytes(value[: len(_PACKED_MAGIC)].tolist()) != _PACKED_MAGIC:
+        return None
+    from sparseinfer.formats import info, unpack
+
+    try:
+        stored = info(value)["value_type"]
+        return unpack(value).to(getattr(torch, stored))
+    except ValueError as error:
+        raise CheckpointError(f"{key}: {error}") from error

@@ -1,0 +1,293 @@
+"""Pruned models in files that are smaller: compressed-tensors' sparse-bitmask in safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from sparseinfer.checkpoints.bitmask import compress, compressed_bytes
+from sparseinfer.checkpoints.checkpoint import CONFIG, open_checkpoint
+from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.checkpoints.files import unshared
+from sparseinfer.checkpoints.nesting import wrapper_prefix
+from sparseinfer.checkpoints.plain import LAYOUT, make_plain
+from sparseinfer.checkpoints.staging import staged
+
+__all__ = ["Saved", "load_sparse", "load_sparse_into", "save_sparse"]
+
+FORMAT = "sparse-bitmask"
+KEYS_SINCE = "0.9.0"
+"""The first version of compressed-tensors with the keys that are written."""
+
+_WEIGHTS = "model.safetensors"
+_PICKLES = {".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle"}
+
+
+@dataclass
+class Saved:
+    """What was written where: bytes of all tensors as they were and are, and which shrank."""
+
+    path: Path
+    dense_bytes: int = 0
+    stored_bytes: int = 0
+    compressed: list[str] = field(default_factory=list)
+
+
+def save_sparse(
+    model: nn.Module | Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    exact_layout: bool = False,
+    config: Mapping[str, Any] | None = None,
+) -> Saved:
+    """Save a pruned model or state_dict in compressed-tensors' sparse-bitmask, in safetensors.
+
+    A path that ends in `.safetensors` becomes a file, any other a folder with `model.safetensors`
+    and `config.json` (of a transformers model: its own, with a quantization_config). Weights of two
+    or more dimensions with enough zeros are compressed; all else is stored as it is. Masks and
+    sparseinfer's packed weights (see `convert_to_sparse`) are accepted. Tied tensors are stored
+    once. The file appears whole or not at all.
+
+    compressed-tensors knows two-dimensional tensors called `<module>.weight`. Convolution weights
+    are stored as `[M, K]` and RNN weights under their own names, with shape and name in the
+    metadata for `load_sparse`; `exact_layout` leaves these dense, so that compressed-tensors
+    restores every tensor as it was.
+
+    Args:
+        model: a module, or the state_dict of one.
+        path: a file or a folder.
+        exact_layout: compress only what compressed-tensors restores under its name and shape.
+        config: content of `config.json` for a state_dict.
+
+    Raises:
+        CheckpointError: the path asks for a pickle, the folder holds other weights, or there is no
+            tensor to save.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> layer = nn.Linear(64, 64)
+        >>> _ = layer.weight.data.mul_(torch.rand(64, 64) > 0.9)
+        >>> saved = save_sparse(layer, tempfile.mkdtemp())
+        >>> torch.equal(load_sparse(saved.path)["weight"], layer.weight)
+        True
+    """
+    path = Path(path)
+    if path.suffix in _PICKLES:
+        raise CheckpointError(
+            f"{path}: expected a name in .safetensors, or of a folder, got {path.suffix}; "
+            f"try {path.with_suffix('.safetensors').name}"
+        )
+    state = make_plain(_state_of(model)).tensors
+    tensors, aliases = _untied(state)
+    saved = Saved(path)
+    stored: dict[str, Tensor] = {}
+    layout: dict[str, Any] = {}
+    zeros = elements = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        saved.dense_bytes += size
+        parts, exact = _compressed(name, tensor, tensors, stored)
+        if parts is None or (exact_layout and not exact):
+            stored[name] = tensor
+            saved.stored_bytes += size
+            continue
+        prefix = name.removesuffix(".weight")
+        stored.update({f"{prefix}.{part}": value for part, value in parts.items()})
+        if not exact:
+            layout[prefix] = {"name": name, "shape": list(tensor.shape)}
+        saved.compressed.append(name)
+        saved.stored_bytes += sum(part.numel() * part.element_size() for part in parts.values())
+        elements += tensor.numel()
+        zeros += tensor.numel() - parts["compressed"].numel()
+    metadata = {"format": "pt", LAYOUT: json.dumps({"tensors": layout, "aliases": aliases})}
+    as_file = path.suffix == ".safetensors"
+    folder = path.parent if as_file else path
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = [path if as_file else folder / _WEIGHTS]
+    if not as_file:
+        _refuse_other_weights(folder)
+        targets.append(folder / CONFIG)
+    with staged(targets) as unfinished:
+        safetensors.torch.save_file(unshared(stored), unfinished[0], metadata)
+        if not as_file:
+            full = {**_config_of(model, config)}
+            full["quantization_config"] = {
+                "quant_method": "compressed-tensors",
+                "version": KEYS_SINCE,
+                "sparsity_config": {
+                    "format": FORMAT,
+                    "global_sparsity": zeros / max(1, elements),
+                    "sparsity_structure": "unstructured",
+                    "targets": [name.rpartition(".")[0] for name in saved.compressed],
+                    "ignore": [],
+                },
+            }
+            unfinished[1].write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
+    return saved
+
+
+def load_sparse(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Tensor]:
+    """Read the state_dict of a checkpoint, every weight dense and under its plain name.
+
+    Read are what `save_sparse` writes, compressed-tensors' sparse-bitmask and sparse-24-bitmask
+    (keys of before and since version 0.9), masks and plain weights, in a file by safetensors or
+    torch.save, or a folder with shards. Prefixes of DataParallel and torch.compile are taken off.
+    Everything read is validated; no pickle runs code. `key` names the state_dict in nested ones.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged, or its parts do not fit together.
+    """
+    checkpoint = open_checkpoint(path, key)
+    checkpoint.make_plain()
+    tensors = checkpoint.tensors
+    prefix = wrapper_prefix(tensors)
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
+def load_sparse_into(
+    model: nn.Module, path: str | os.PathLike[str], key: str | None = None
+) -> nn.Module:
+    """Load a checkpoint that `load_sparse` reads into a dense model, which is returned.
+
+    `convert_to_sparse` makes it fast afterwards. A tensor that the checkpoint lacks may be one that
+    the model ties to another.
+
+    Raises:
+        CheckpointError: as `load_sparse`; or names or shapes are not those of the model.
+
+    Example:
+        >>> import tempfile
+        >>> saved = save_sparse(nn.Linear(4, 4), tempfile.mkdtemp())
+        >>> load_sparse_into(nn.Linear(4, 4), saved.path)
+        Linear(in_features=4, out_features=4, bias=True)
+    """
+    state = load_sparse(path, key)
+    own = model.state_dict()
+    for name, tensor in state.items():
+        if name in own and own[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{path}: {name}: expected the shape {list(own[name].shape)} of the model, got "
+                f"{list(tensor.shape)}; try the model that was saved"
+            )
+    held = {own[name].data_ptr() for name in state if name in own}
+    missing = [
+        name for name, value in own.items() if name not in state and value.data_ptr() not in held
+    ]
+    unexpected = [name for name in state if name not in own]
+    if missing or unexpected:
+        what, names = ("a tensor", missing) if missing else ("no tensor", unexpected)
+        raise CheckpointError(
+            f"{path}: expected {what} {names[0]}, as the model has it, got "
+            f"{len(missing)} missing and {len(unexpected)} unexpected; "
+            "try the dense model that was saved"
+        )
+    model.load_state_dict(state, strict=False)
+    return model
+
+
+def _state_of(model: nn.Module | Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(model, nn.Module):
+        if not any(isinstance(value, Tensor) for value in model.values()):
+            raise CheckpointError(
+                "expected a model or a state_dict, got no tensor; try save_sparse(model, path)"
+            )
+        return dict(model)
+    from sparseinfer.modules import SparseLayer
+
+    # A module's own order of packing is known to it alone, so it unpacks itself.
+    unpacked: dict[nn.Module, Tensor] = {}
+    weights: dict[str, Tensor] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, SparseLayer):
+            if module not in unpacked:
+                unpacked[module] = module.dense_weight()
+            weights[f"{name}.packed".lstrip(".")] = unpacked[module]
+    return {
+        f"{name.removesuffix('packed')}weight" if name in weights else name: weights.get(
+            name, value
+        )
+        for name, value in model.state_dict().items()
+    }
+
+
+def _untied(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each tensor once, and under which name the others find it."""
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[object, str] = {}
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            warnings.warn(
+                f"{name}: left out, for safetensors holds tensors only, got {type(value).__name__}",
+                stacklevel=3,
+            )
+            continue
+        tensor = value.detach()
+        if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise CheckpointError(
+                f"{name}: expected a dense tensor with values, got {tensor.layout} on "
+                f"{tensor.device}; try tensor.to_dense()"
+            )
+        identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and identity in first:
+            aliases[name] = first[identity]
+            continue
+        first[identity] = name
+        tensors[name] = tensor
+    return tensors, aliases
+
+
+def _compressed(
+    name: str, tensor: Tensor, tensors: Mapping[str, Tensor], stored: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor] | None, bool]:
+    """The parts of a weight that shrinks so, and whether they alone tell its name and shape."""
+    prefix = name.removesuffix(".weight")
+    exact = prefix != name and tensor.dim() == 2
+    if not tensor.is_floating_point() or tensor.dim() < 2 or tensor.numel() == 0:
+        return None, exact
+    matrix = tensor.reshape(tensor.shape[0], -1)
+    values = matrix.float() if matrix.dtype.itemsize == 1 else matrix
+    nnz = int(torch.count_nonzero(values))
+    size = compressed_bytes(tuple(matrix.shape), nnz, matrix.element_size())
+    if size >= tensor.numel() * tensor.element_size():
+        return None, exact
+    # Keys that would hide others, or be taken for those of before version 0.9, are not written.
+    clash = any(
+        f"{prefix}.{part}" in tensors or f"{prefix}.{part}" in stored
+        for part in ("compressed", "bitmask", "shape", "row_offsets")
+    )
+    if clash or prefix.endswith(".weight"):
+        return None, exact
+    return compress(matrix), exact
+
+
+def _config_of(model: Any, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    if given is not None:
+        return dict(given)
+    to_json = getattr(getattr(model, "config", None), "to_json_string", None)
+    if to_json is None:
+        return {}
+    config = json.loads(to_json())
+    config["architectures"] = [type(model).__name__]
+    return config
+
+
+def _refuse_other_weights(folder: Path) -> None:
+    for entry in sorted(folder.iterdir()):
+        if entry.name != _WEIGHTS and (
+            entry.name.endswith(".index.json") or entry.suffix in (*_PICKLES, ".safetensors")
+        ):
+            raise CheckpointError(
+                f"{folder}: expected no weights beside {_WEIGHTS}, got {entry.name}; "
+                "try another folder"
+            )

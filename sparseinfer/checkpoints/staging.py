@@ -1,0 +1,36 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["staged"]
+
+
+@contextmanager
+def staged(targets: Sequence[Path]) -> Iterator[list[Path]]:
+    """Give a temporary path beside each target; rename all of them, in order, once all are written.
+
+    Until then, and if anything fails, the targets are as they were. A target that exists passes
+    on its permissions.
+
+    Raises:
+        OSError: a file cannot be written or renamed.
+    """
+    unfinished = [target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in targets]
+    try:
+        yield unfinished
+        for source, target in zip(unfinished, targets, strict=True):
+            with source.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            if target.exists():
+                shutil.copymode(target, source)
+        for source, target in zip(unfinished, targets, strict=True):
+            os.replace(source, target)
+    finally:
+        for source in unfinished:
+            source.unlink(missing_ok=True)

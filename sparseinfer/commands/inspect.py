@@ -1,0 +1,89 @@
+"""`sparseinfer inspect`: what a checkpoint holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from sparseinfer.commands.output import console, size_text, user_errors
+
+if TYPE_CHECKING:
+    from sparseinfer.checkpoints.facts import Facts
+
+__all__ = ["inspect"]
+
+EPILOG = "Examples:\n\nsparseinfer inspect model.safetensors\n\nsparseinfer inspect folder/ --json"
+
+
+def inspect(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CKPT", help="A .pth, .pt, .bin or .safetensors file, or a folder of shards."
+        ),
+    ],
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Where the state_dict lies in nested ones: model.ema"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell of every tensor its shape, zeros, their pattern, and the gain to expect here.
+
+    The gain is a model's guess; convert_to_sparse measures it.
+    """
+    with user_errors():
+        from sparseinfer.checkpoints.facts import inspect_checkpoint
+
+        facts = inspect_checkpoint(checkpoint, key, progress=False if as_json else None)
+    if as_json:
+        typer.echo(json.dumps(facts.to_dict(), indent=1))
+        return
+    _show(facts)
+
+
+def _show(facts: Facts) -> None:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("tensor", overflow="fold", min_width=16)
+    for heading in ("shape", "dtype"):
+        table.add_column(heading)
+    for heading in ("zeros", "bytes"):
+        table.add_column(heading, justify="right")
+    table.add_column("stored")
+    table.add_column("pattern")
+    table.add_column("gain", justify="right")
+    table.add_column("why not prunable", overflow="fold", min_width=12)
+    for tensor in facts.tensors:
+        note = "" if tensor.prunable else tensor.reason
+        if tensor.nonfinite:
+            note = f"{tensor.nonfinite} NaN or Inf. {note}".strip()
+        table.add_row(
+            escape(tensor.name),
+            "x".join(map(str, tensor.shape)) or "scalar",
+            tensor.dtype,
+            f"{tensor.sparsity:.1%}",
+            size_text(tensor.bytes),
+            tensor.stored,
+            tensor.pattern,
+            "" if tensor.gain is None else f"{tensor.gain:.2f}x",
+            escape(note),
+        )
+    out = console()
+    out.print(table)
+    totals = facts.totals
+    files = "1 file" if facts.files == 1 else f"{facts.files} files"
+    out.print(
+        f"{totals['tensors']} tensors with {totals['elements']:,} elements, "
+        f"{size_text(totals['bytes'])}, in {files} ({facts.container}). "
+        f"{totals['prunable_tensors']} are weights of layers: {totals['prunable_elements']:,} "
+        f"elements, {totals['sparsity']:.1%} of them zero.",
+        highlight=False,
+    )
+    if facts.others:
+        out.print(f"Beside the state_dict: {escape(', '.join(facts.others))}.", highlight=False)
