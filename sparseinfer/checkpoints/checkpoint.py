@@ -86,11 +86,14 @@ class Checkpoint:
             OSError: a file cannot be written; the target is then as it was.
         """
         if self.folder is None:
-            # Through a link, as downloads in a cache are, to the file itself.
-            target = target.resolve()
+            only = self.shards[0]
+            container = container_for(target)
+            if target.exists() and os.path.samefile(target, only.path):
+                container = only.container
             target.parent.mkdir(parents=True, exist_ok=True)
-            with staged([target]) as (unfinished,):
-                write_file(self.shards[0], unfinished, container_for(target))
+            # Through a link, as downloads in a cache are, to the file itself.
+            with staged([target.resolve()]) as (unfinished,):
+                write_file(only, unfinished, container)
             return
         jobs = [(target / shard.path.name, partial(_write_shard, shard)) for shard in self.shards]
         if self.index is not None:

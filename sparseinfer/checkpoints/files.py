@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import struct
 import zipfile
@@ -170,30 +171,33 @@ def _check_zip(path: Path) -> None:
             f"{path}: expected a file by torch.save, got a damaged archive ({error}); "
             "try another copy of the file"
         ) from error
+    if any(member.filename.endswith("constants.pkl") for member in members):
+        raise CheckpointError(
+            f"{path}: expected a state_dict, got a TorchScript archive; "
+            "try torch.save(torch.jit.load(path).state_dict(), 'state.pth')"
+        )
     # torch.save stores; a compressed member could grow a thousandfold.
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise CheckpointError(
             f"{path}: expected a file by torch.save, got an archive with compressed members; "
             "try the file inside"
         )
-    if any(member.filename.endswith("constants.pkl") for member in members):
-        raise CheckpointError(
-            f"{path}: expected a state_dict, got a TorchScript archive; "
-            "try torch.save(torch.jit.load(path).state_dict(), 'state.pth')"
-        )
 
 
 def _refusal(error: Exception) -> str:
     text = str(error)
-    marker = "Unsupported global: GLOBAL "
-    if marker in text:
-        name = text.split(marker, 1)[1].split()[0]
+    found = re.search(r"GLOBAL (\S+)", text)
+    if found is not None:
         return (
-            f"expected tensors only, got a pickle that runs code ({name}); try, where you trust "
-            "the file and have its code: torch.save(torch.load(path, weights_only=False)"
+            f"expected tensors only, got a pickle that runs code ({found[1]}); try, where you "
+            "trust the file and have its code: torch.save(torch.load(path, weights_only=False)"
             ".state_dict(), 'state.pth')"
         )
-    reason = text.strip().splitlines()[0][:200] if text.strip() else type(error).__name__
+    lines = [line for line in text.splitlines() if line.strip()]
+    # torch opens with advice to load the file unsafely.
+    if len(lines) > 1 and lines[0].startswith("Weights only load failed"):
+        lines = lines[1:]
+    reason = lines[0][:200] if lines else type(error).__name__
     return (
         f"expected a file by torch.save, got one that cannot be read ({reason}); "
         "try another copy of the file"

@@ -128,11 +128,16 @@ class _Guesses:
             return _Verdict(False, "of a norm: running statistics beside it")
         if tensor.dim() < 2:
             return _Verdict(False, "one dimension: a bias, a norm or a scale")
+        if own.startswith("bias"):
+            return _Verdict(False, "a bias")
         if tensor.numel() == 0:
             return _Verdict(False, "no elements")
         bias = self.tensors.get(f"{layer}.bias".lstrip("."))
         if own == "weight" and bias is not None and bias.shape == tensor.shape:
             return _Verdict(False, "a norm: its bias has the same shape")
+        if ".parametrizations." in f".{name}":
+            reason = "of a parametrization without its mask (torch.ao: squash_mask before saving)"
+            return _Verdict(False, reason)
         if not _WEIGHT.match(own):
             return _Verdict(False, "not named as a layer's weight", guessed=True)
         if _NORM.search(last):

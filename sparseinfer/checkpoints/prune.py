@@ -313,7 +313,7 @@ class _Magnitudes(_Lazy):
         index, tensor = item
         if self.recipe.method == "magnitude":
             # A half keeps its value in float32, and sums over a block do not overflow there.
-            return tensor.abs() if tensor.dtype is torch.float64 else tensor.float().abs_()
+            return (tensor if tensor.dtype is torch.float64 else tensor.float()).abs()
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + index)
         drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
         # Zeros that are there go first, so an amount is one of all weights for every method.

@@ -13,6 +13,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from sparseinfer.checkpoints.bitmask import compress, compressed_bytes
 from sparseinfer.checkpoints.checkpoint import CONFIG, open_checkpoint
@@ -21,6 +22,8 @@ from sparseinfer.checkpoints.files import unshared
 from sparseinfer.checkpoints.nesting import wrapper_prefix
 from sparseinfer.checkpoints.plain import LAYOUT, make_plain
 from sparseinfer.checkpoints.staging import staged
+from sparseinfer.modules import SparseLayer
+from sparseinfer.weights import effective
 
 __all__ = ["Saved", "load_sparse", "load_sparse_into", "save_sparse"]
 
@@ -202,22 +205,45 @@ def _state_of(model: nn.Module | Mapping[str, Any]) -> dict[str, Any]:
                 "expected a model or a state_dict, got no tensor; try save_sparse(model, path)"
             )
         return dict(model)
-    from sparseinfer.modules import SparseLayer
-
-    # A module's own order of packing is known to it alone, so it unpacks itself.
-    unpacked: dict[nn.Module, Tensor] = {}
-    weights: dict[str, Tensor] = {}
+    # What a module alone can tell: the order that it packs its weight in, and the masks of
+    # torch.ao.pruning, which keep themselves out of the state_dict.
+    known: dict[tuple[nn.Module, str], Tensor] = {}
+    replaced: dict[str, tuple[str, Tensor]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, SparseLayer):
-            if module not in unpacked:
-                unpacked[module] = module.dense_weight()
-            weights[f"{name}.packed".lstrip(".")] = unpacked[module]
-    return {
-        f"{name.removesuffix('packed')}weight" if name in weights else name: weights.get(
-            name, value
-        )
-        for name, value in model.state_dict().items()
-    }
+        prefix = f"{name}." if name else ""
+        for stored, tensor_name in _changed(module):
+            if (module, tensor_name) not in known:
+                weight = (
+                    module.dense_weight()
+                    if isinstance(module, SparseLayer)
+                    else effective(module, tensor_name)
+                )
+                assert weight is not None
+                known[module, tensor_name] = weight
+            replaced[prefix + stored] = (prefix + tensor_name, known[module, tensor_name])
+    state = {}
+    for name, value in model.state_dict().items():
+        plain, value = replaced.get(name, (name, value))
+        state[plain] = value
+    return state
+
+
+def _changed(module: nn.Module) -> list[tuple[str, str]]:
+    """The tensors that take effect in another form than they are stored: stored and plain name."""
+    if isinstance(module, SparseLayer):
+        return [("packed", "weight")]
+    if not parametrize.is_parametrized(module):
+        return []
+    parametrizations: Any = module.parametrizations
+    return [
+        (f"parametrizations.{name}.original", name)
+        for name, parts in parametrizations.items()
+        if all(map(_is_mask, parts))
+    ]
+
+
+def _is_mask(part: nn.Module) -> bool:
+    return [name for name, _ in part.named_buffers()] == ["mask"] and not list(part.parameters())
 
 
 def _untied(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
