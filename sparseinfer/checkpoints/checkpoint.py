@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Checkpoint:
     folder: Path | None = None
     index: dict[str, Any] | None = None
     index_name: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] | None = None
 
     def items(self) -> Iterator[tuple[str, Any, Shard]]:
         """Name, value and shard of every entry, in order."""
@@ -71,7 +71,8 @@ class Checkpoint:
             shard.tensors.clear()
         for name, value in plain.tensors.items():
             home[plain.origin.get(name, name)].tensors[name] = value
-        if any(source.startswith("sparse-") for source in plain.sources.values()):
+        unpacked = any(source.startswith("sparse-") for source in plain.sources.values())
+        if unpacked and self.config is not None:
             self.config = without_sparsity(self.config)
         return plain
 
@@ -105,7 +106,7 @@ class Checkpoint:
                 )
                 content["metadata"] = {**content["metadata"], "total_size": size}
             jobs.append((target / self.index_name, partial(_write_json, content)))
-        if self.config:
+        if self.config is not None:
             jobs.append((target / CONFIG, partial(_write_json, self.config)))
         if not (target.exists() and os.path.samefile(target, self.folder)):
             prepare_folder(target)
@@ -211,10 +212,10 @@ def _open_index(path: Path, key: str | None) -> Checkpoint:
     return Checkpoint(folder, list(shards.values()), folder, index, path.name, _config(folder))
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> dict[str, Any] | None:
     path = folder / CONFIG
     if not path.exists():
-        return {}
+        return None
     config = read_json(path)
     if not isinstance(config, dict):
         raise CheckpointError(

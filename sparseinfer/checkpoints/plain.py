@@ -39,13 +39,16 @@ class Plain:
     sources: dict[str, str] = field(default_factory=dict)
     stored_bytes: dict[str, int] = field(default_factory=dict)
 
-    def _add(self, name: str, value: Tensor, source: str, parts: Mapping[str, Tensor]) -> None:
+    def _put(self, name: str, value: Any) -> None:
         if name in self.tensors:
             raise CheckpointError(
-                f"{name}: expected one tensor of this name, got another beside its {source} form; "
+                f"{name}: expected one tensor of this name, got two in different forms; "
                 "try removing one of them"
             )
         self.tensors[name] = value
+
+    def _add(self, name: str, value: Tensor, source: str, parts: Mapping[str, Tensor]) -> None:
+        self._put(name, value)
         self.origin[name] = next(iter(parts))
         self.sources[name] = source
         self.stored_bytes[name] = sum(part.numel() * part.element_size() for part in parts.values())
@@ -97,7 +100,7 @@ def make_plain(entries: Mapping[str, Any], metadata: Mapping[str, str] | None = 
         elif key not in taken:
             unpacked = _unpacked(key, value)
             if unpacked is None:
-                result.tensors[key] = value
+                result._put(key, value)
             else:
                 name = f"{key.removesuffix('packed')}weight"
                 result._add(name, unpacked, "packed", {key: value})
