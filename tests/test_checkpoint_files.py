@@ -19,7 +19,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sparseinfer.checkpoints import CheckpointError, Recipe, load_sparse, prune_checkpoint
+from sparseinfer.checkpoints import (
+    CheckpointError,
+    Recipe,
+    load_sparse,
+    prune_checkpoint,
+    save_sparse,
+)
 from sparseinfer.checkpoints.staging import staged
 
 STATE = {"fc.weight": torch.arange(12.0).reshape(3, 4), "fc.bias": torch.ones(3)}
@@ -101,6 +107,34 @@ def test_arbitrary_bytes_raise_nothing_else(tmp_path_factory, content):
         (folder / name).write_bytes(content)
         with pytest.raises(CheckpointError):
             load_sparse(folder / name)
+
+
+@pytest.fixture(scope="module")
+def whole_files(tmp_path_factory):
+    """The bytes of one checkpoint in each container."""
+    folder = tmp_path_factory.mktemp("whole")
+    state = {"fc.weight": torch.eye(32), "fc.bias": torch.ones(32)}
+    save_sparse(state, folder / "model.safetensors")
+    torch.save({"epoch": 1, "model": state}, folder / "model.pth")
+    torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@given(st.data())
+def test_changed_bytes_are_refused_or_read_but_never_crash(whole_files, tmp_path, data):
+    name = data.draw(st.sampled_from(sorted(whole_files)))
+    content = bytearray(whole_files[name])
+    # Headers lie at the beginning, the directory of an archive at the end.
+    places = st.integers(-900, 900) | st.integers(0, len(content) - 1)
+    for place in data.draw(st.lists(places, min_size=1, max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    (tmp_path / name).write_bytes(content)
+    try:
+        found = load_sparse(tmp_path / name)
+    except CheckpointError as error:
+        assert "\n" not in str(error)
+    else:
+        assert all(isinstance(tensor, torch.Tensor) for tensor in found.values())
 
 
 # --- pickles

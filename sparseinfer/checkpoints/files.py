@@ -166,7 +166,8 @@ def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    # NotImplementedError: a version of the format that is none.
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise CheckpointError(
             f"{path}: expected a file by torch.save, got a damaged archive ({error}); "
             "try another copy of the file"
