@@ -178,9 +178,32 @@ def test_an_archive_that_would_inflate_is_refused(tmp_path):
     refused(tmp_path / "bomb.pth", "compressed members")
 
 
-def test_a_tensor_larger_than_its_memory_is_refused(tmp_path):
-    torch.save({"fc.weight": torch.zeros(1).expand(2**20, 2**20)}, tmp_path / "model.pth")
-    refused(tmp_path / "model.pth", "fc.weight: expected a tensor with its memory behind it")
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.zeros(1).expand(2**20, 2**20), torch.zeros(20).as_strided((9, 9), (1, 1))],
+)
+def test_a_tensor_larger_than_its_memory_is_refused(tmp_path, tensor):
+    torch.save({"fc.weight": tensor}, tmp_path / "model.pth")
+    refused(tmp_path / "model.pth", "fc.weight: expected a tensor with memory for each element")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.randn(4, 4, 3, 3).contiguous(memory_format=torch.channels_last),
+        torch.randn(6, 4).t(),
+        torch.randn(9, 9)[2:5, ::2],
+        torch.randn(3, 1, 2).expand(3, 1, 2),
+    ],
+)
+def test_views_are_read_and_pruned_as_they_are(tmp_path, tensor):
+    torch.save({"fc.weight": tensor}, tmp_path / "model.pth")
+    assert torch.equal(load_sparse(tmp_path / "model.pth")["fc.weight"], tensor)
+    prune_checkpoint(tmp_path / "model.pth", Recipe(amount=0.5), tmp_path / "out.pth")
+    pruned = load_sparse(tmp_path / "out.pth")["fc.weight"]
+    assert pruned.stride() == tensor.stride()
+    assert int((pruned == 0).sum()) == round(0.5 * tensor.numel())
+    assert torch.equal(pruned[pruned != 0], tensor[pruned != 0])
 
 
 # --- nesting
@@ -219,6 +242,7 @@ def test_two_state_dicts_are_a_question(tmp_path):
         ({}, None, "got one with no key"),
         ([1, 2], None, "got list"),
         (torch.ones(3), None, "got Tensor"),
+        ({"fc.weight": torch.ones(2, 2), 3: torch.ones(2)}, None, "names of tensors as keys"),
         ({"model": STATE}, "net", "expected --key to name a dict, got 'net'; try one of model"),
         ({"model": STATE, "epoch": 1}, "epoch", "expected a dict of tensors at 'epoch', got int"),
     ],

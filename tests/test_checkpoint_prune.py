@@ -338,6 +338,30 @@ def test_a_count_of_all_weights_is_refused(scope, count):
     assert sum(zeros(state).values()) == 0
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(amount=0.5),
+        Recipe(amount=0.5, scope="layer"),
+        Recipe("threshold", 0.1),
+        Recipe("random", 0.5),
+        Recipe(structure="2:4"),
+        Recipe(amount=0.5, structure="4x1"),
+    ],
+)
+def test_the_bar_counts_each_look_at_a_tensor(monkeypatch, recipe):
+    seen = {}
+
+    def bar(items, total, title, show):
+        seen["total"] = total
+        for seen["looks"], item in enumerate(items, 1):
+            yield item
+
+    monkeypatch.setattr("sparseinfer.checkpoints.prune.track", bar)
+    prune_state_dict(weights(a=(8, 8), b=(4, 4), c=(8, 4)), recipe)
+    assert seen["looks"] == seen["total"]
+
+
 def test_structures_are_written_as_they_are_read():
     for text in ("unstructured", "2:4", "4x1"):
         assert str(parse_structure(text)) == text

@@ -321,6 +321,16 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, change, message):
     assert same(model.state_dict(), before)
 
 
+def test_a_model_on_the_meta_device_takes_over_the_tensors(tmp_path):
+    model = pruned()
+    save_sparse(model, tmp_path / "m.safetensors")
+    with torch.device("meta"):
+        skeleton = Net()
+    assert same(
+        load_sparse_into(skeleton, tmp_path / "m.safetensors").state_dict(), model.state_dict()
+    )
+
+
 def test_a_plain_pth_and_a_masked_one_load_too(tmp_path):
     layer = nn.Linear(8, 8)
     prune.l1_unstructured(layer, "weight", 0.5)

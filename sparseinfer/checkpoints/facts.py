@@ -130,7 +130,8 @@ def _facts(choice: Choice, tensor: Tensor, stored: str, size: int) -> TensorFact
     if choice.taken:
         pattern = str(detect_pattern(tensor))
         kind = _KINDS.get(tensor.dim())
-        if kind is not None and choice.name.endswith("weight"):
+        # Weights of other names are those of RNNs and attention, which no conversion replaces.
+        if kind is not None and choice.name.rpartition(".")[2] == "weight":
             M, K = tensor.shape[0], tensor[0].numel()
             density = 1 - zeros / tensor.numel()
             gain = worst_estimate(kind, M, K, density, torch.get_num_threads()).speedup

@@ -6,6 +6,7 @@ import json
 import re
 import stat
 import struct
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,11 @@ def read_file(path: Path, key: str | None = None) -> Shard:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     for name, value in state.items():
+        if not isinstance(name, str):
+            raise CheckpointError(
+                f"{path}: expected names of tensors as keys, got {name!r}; "
+                "try torch.save(model.state_dict(), path)"
+            )
         if isinstance(value, Tensor):
             _check_memory(value, f"{path}: {name}")
     return Shard(path, "torch", root, found, state)
@@ -154,7 +160,10 @@ def _read_torch(path: Path) -> Any:
     if zipped:
         _check_zip(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            # torch comments on the pickle's protocol.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except MemoryError:
         raise
     # The unpickler meets arbitrary bytes, and raises whatever they lead to.
@@ -208,11 +217,16 @@ def _refusal(error: Exception) -> str:
 def _check_memory(tensor: Tensor, name: str) -> None:
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         return
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise CheckpointError(
-            f"{name}: expected a tensor with its memory behind it, got {list(tensor.shape)} on "
-            f"{tensor.untyped_storage().nbytes()} bytes; try tensor.contiguous() before saving"
-        )
+    # An expanded tensor has elements without end, and none of them of its own.
+    reach = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride < reach:
+            raise CheckpointError(
+                f"{name}: expected a tensor with memory for each element, got shape "
+                f"{list(tensor.shape)} with strides {list(tensor.stride())}; "
+                "try tensor.contiguous() before saving"
+            )
+        reach += stride * max(0, size - 1)
 
 
 def read_json(path: Path) -> Any:

@@ -6,10 +6,12 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -172,9 +174,10 @@ def prune_state_dict(
     tensors = list(weights.values())
     _check_count(recipe, [tensor.numel() for tensor in tensors])
     before = {choice.name: _zeros(state[choice.name]) for choice in choices}
-    masks = track(_masks(tensors, recipe), len(tensors), "pruning", progress)
-    with torch.no_grad():
-        for tensor, mask in zip(tensors, masks, strict=True):
+    bar = track(count(), _looks(tensors, recipe), "pruning", progress)
+    ticks = cast("Generator[int, None, None]", bar)
+    with torch.no_grad(), closing(ticks):
+        for tensor, mask in zip(tensors, _masks(tensors, recipe, ticks), strict=True):
             tensor.masked_fill_(mask, 0)
     rows, emptied = [], []
     for choice in choices:
@@ -263,15 +266,23 @@ def _target(
     return target
 
 
-def _masks(tensors: list[Tensor], recipe: Recipe) -> Iterator[Tensor]:
-    """For each tensor the mask of what is pruned."""
+def _looks(tensors: list[Tensor], recipe: Recipe) -> int:
+    """How often tensors are looked at: what the bar counts."""
+    once = recipe.method == "threshold" or parse_structure(recipe.structure).kind == "n:m"
+    wide = recipe.method == "random" or any(t.dtype is torch.float64 for t in tensors)
+    return len(tensors) * (1 if once else 6 if wide else 4)
+
+
+def _masks(tensors: list[Tensor], recipe: Recipe, ticks: Iterator[int]) -> Iterator[Tensor]:
+    """For each tensor the mask of what is pruned; `ticks` is advanced at each look at a tensor."""
     structure = parse_structure(recipe.structure)
     if recipe.method == "threshold":
         for tensor in tensors:
+            next(ticks)
             # In the weight's own precision: a float32 weight written as 0.1 is pruned at 0.1.
             yield tensor.abs() <= torch.tensor(recipe.amount, dtype=tensor.dtype)
         return
-    magnitudes = _Magnitudes(tensors, recipe)
+    magnitudes = _Magnitudes(tensors, recipe, ticks)
     if structure.kind == "n:m":
         for magnitude in magnitudes:
             yield structure.n_of_m(magnitude)
@@ -305,12 +316,13 @@ class _Lazy(Sequence[Tensor]):
 class _Magnitudes(_Lazy):
     """|w| of each tensor; for `random`, numbers that depend on the seed and the place alone."""
 
-    def __init__(self, tensors: list[Tensor], recipe: Recipe) -> None:
+    def __init__(self, tensors: list[Tensor], recipe: Recipe, ticks: Iterator[int]) -> None:
         super().__init__(list(enumerate(tensors)), self._magnitude)
-        self.recipe = recipe
+        self.recipe, self.ticks = recipe, ticks
 
     def _magnitude(self, item: tuple[int, Tensor]) -> Tensor:
         index, tensor = item
+        next(self.ticks)
         if self.recipe.method == "magnitude":
             # A half keeps its value in float32, and sums over a block do not overflow there.
             return (tensor if tensor.dtype is torch.float64 else tensor.float()).abs()

@@ -163,7 +163,7 @@ def load_sparse_into(
     """Load a checkpoint that `load_sparse` reads into a dense model, which is returned.
 
     `convert_to_sparse` makes it fast afterwards. A tensor that the checkpoint lacks may be one that
-    the model ties to another.
+    the model ties to another. A model on the meta device takes over the tensors that were read.
 
     Raises:
         CheckpointError: as `load_sparse`; or names or shapes are not those of the model.
@@ -182,7 +182,7 @@ def load_sparse_into(
                 f"{path}: {name}: expected the shape {list(own[name].shape)} of the model, got "
                 f"{list(tensor.shape)}; try the model that was saved"
             )
-    held = {own[name].data_ptr() for name in state if name in own}
+    held = {own[name].data_ptr() for name in state if name in own} - {0}
     missing = [
         name for name, value in own.items() if name not in state and value.data_ptr() not in held
     ]
@@ -194,7 +194,8 @@ def load_sparse_into(
             f"{len(missing)} missing and {len(unexpected)} unexpected; "
             "try the dense model that was saved"
         )
-    model.load_state_dict(state, strict=False)
+    on_meta = any(value.is_meta for value in own.values())
+    model.load_state_dict(state, strict=False, assign=on_meta)
     return model
 
 
