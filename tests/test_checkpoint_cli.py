@@ -74,7 +74,7 @@ def test_inspect_tells_of_every_tensor(capsys, tmp_path):
 def test_inspect_prints_a_table_and_totals(capsys, checkpoint):
     code, out, err = run(capsys, "inspect", checkpoint)
     assert (code, err) == (0, "")
-    for text in ("0.weight", "8x3x3x3", "1.running_mean", "running statistics", "dense"):
+    for text in ("0.weight", "8x3x3x3", "1.running_mean", "(norm with statistics)", "dense"):
         assert text in out
     assert "2 are weights of layers: 4,312 elements, 0.0% of them zero" in out
     assert "Beside the state_dict: epoch." in out
@@ -89,7 +89,7 @@ def test_inspect_reads_a_compressed_checkpoint(capsys, tmp_path):
     assert weight.stored == "sparse-bitmask" and weight.pattern == "unstructured"
     assert facts.totals["bytes"] == saved.stored_bytes
     code, out, _ = run(capsys, "inspect", tmp_path / "model")
-    assert code == 0 and "sparse-bitmask" in out and "90.0%" in out
+    assert code == 0 and "unstructured, stored as sparse-bitmask" in out and "90.0%" in out
 
 
 def test_inspect_shows_nan_and_checkpoints_without_weights(capsys, tmp_path):
@@ -110,7 +110,7 @@ def test_prune_writes_and_lists(capsys, tmp_path, checkpoint, model):
     code, out, err = run(capsys, "prune", checkpoint, "--amount", "0.5", "-o", out_file)
     assert (code, err) == (0, "")
     assert "2 of 9 tensors pruned: 50.0% of their 4,312 weights are zero" in out
-    assert "pruned: a layer's weight" in out and "running statistics" in out
+    assert "pruned: a layer's weight" in out and "left: norm with statistics" in out
     assert "Written: " in out
     pruned = torch.load(out_file, weights_only=True)
     assert pruned["epoch"] == 3

@@ -71,15 +71,15 @@ def test_only_weights_of_layers_are_taken():
     found = reasons(Zoo().state_dict())
     assert {name for name, (taken, _) in found.items() if taken} == TAKEN
     for name, word in {
-        "bn1.weight": "running statistics",
-        "image_norm.weight": "same shape",
+        "bn1.weight": "norm with statistics",
+        "image_norm.weight": "norm by its bias",
         "embed_tokens.weight": "embedding by its name",
         "wpe.weight": "embedding by its name",
         "lm_head.weight": "tied to the embedding embed_tokens.weight",
         "fc.bias": "one dimension",
         "cls_token": "not named as a layer's weight",
-        "bn1.running_var": "running statistics",
-        "bn1.num_batches_tracked": "no magnitudes",
+        "bn1.running_var": "norm with statistics",
+        "bn1.num_batches_tracked": "no magnitudes to rank",
     }.items():
         assert word in found[name][1]
 
@@ -124,7 +124,7 @@ def test_an_output_layer_equal_to_an_embedding_is_tied_to_it():
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.complex64, torch.bool])
 def test_other_dtypes_are_left(dtype):
     state = {"q.weight": torch.zeros(4, 4).to(dtype), "fc.weight": torch.ones(2, 2)}
-    assert "has no magnitudes" in reasons(state)["q.weight"][1]
+    assert reasons(state)["q.weight"] == (False, "no magnitudes to rank")
 
 
 def test_include_and_exclude():
@@ -492,3 +492,56 @@ def test_shards_keep_their_places(tmp_path):
     again = load_sparse(folder)
     assert all(torch.equal(again[name], out[name]) for name in out)
     assert (folder / "old.bin").exists()
+
+
+# --- real architectures
+
+
+def architectures():
+    """Small models of transformers, random weights."""
+    import transformers as hf
+
+    size = {"hidden_size": 32, "intermediate_size": 64}
+    size |= {"num_hidden_layers": 1, "num_attention_heads": 4}
+    text = {**size, "vocab_size": 100}
+    image = {**size, "image_size": 32, "patch_size": 8}
+    t5 = hf.T5Config(d_model=32, d_ff=64, num_layers=1, num_heads=4, d_kv=8, vocab_size=100)
+    return {
+        "BERT": hf.BertForSequenceClassification(hf.BertConfig(**text)),
+        "GPT-2": hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=32, n_layer=1, n_head=4, vocab_size=100)),
+        "T5": hf.T5ForConditionalGeneration(t5),
+        "Llama": hf.LlamaForCausalLM(hf.LlamaConfig(**text)),
+        "OPT": hf.OPTForCausalLM(hf.OPTConfig(**text, ffn_dim=64, word_embed_proj_dim=16)),
+        "CLIP": hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=image)),
+        "ViT": hf.ViTForImageClassification(hf.ViTConfig(**image)),
+        "Swin": hf.SwinModel(hf.SwinConfig(image_size=32, embed_dim=16, depths=[1], num_heads=[2])),
+        "ResNet": hf.ResNetModel(hf.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])),
+        "MobileNetV2": hf.MobileNetV2Model(hf.MobileNetV2Config(depth_multiplier=0.35)),
+        "Wav2Vec2": hf.Wav2Vec2Model(
+            hf.Wav2Vec2Config(**size, conv_dim=(8,), conv_kernel=(3,), conv_stride=(2,))
+        ),
+        "Mamba": hf.MambaModel(hf.MambaConfig(vocab_size=100, hidden_size=32, num_hidden_layers=1)),
+    }
+
+
+@pytest.mark.slow
+def test_in_real_architectures_exactly_the_layers_weights_are_taken():
+    from transformers.pytorch_utils import Conv1D
+
+    kinds = (nn.Linear, nn.modules.conv._ConvNd, Conv1D)
+    for architecture, model in architectures().items():
+        tables = {
+            module.weight.data_ptr()
+            for module in model.modules()
+            if isinstance(module, nn.Embedding)
+        }
+        expected = {
+            f"{name}.weight"
+            for name, module in model.named_modules()
+            if isinstance(module, kinds) and module.weight.data_ptr() not in tables
+        }
+        state = model.state_dict()
+        # weight_norm keeps two factors, and no weight that could be pruned.
+        expected = {name for name in expected if name in state}
+        taken = {choice.name for choice in choose(state) if choice.taken}
+        assert taken == expected, architecture

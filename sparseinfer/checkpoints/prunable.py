@@ -123,25 +123,25 @@ class _Guesses:
         if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
             return _Verdict(False, "not a plain dense tensor")
         if tensor.dtype not in _FLOATS:
-            return _Verdict(False, f"{str(tensor.dtype).removeprefix('torch.')} has no magnitudes")
+            return _Verdict(False, "no magnitudes to rank")
         if f"{layer}.running_mean".lstrip(".") in self.tensors:
-            return _Verdict(False, "of a norm: running statistics beside it")
+            return _Verdict(False, "norm with statistics")
         if tensor.dim() < 2:
-            return _Verdict(False, "one dimension: a bias, a norm or a scale")
+            return _Verdict(False, "one dimension")
         if own.startswith("bias"):
             return _Verdict(False, "a bias")
         if tensor.numel() == 0:
             return _Verdict(False, "no elements")
         bias = self.tensors.get(f"{layer}.bias".lstrip("."))
         if own == "weight" and bias is not None and bias.shape == tensor.shape:
-            return _Verdict(False, "a norm: its bias has the same shape")
+            return _Verdict(False, "norm by its bias")
         if ".parametrizations." in f".{name}":
             reason = "of a parametrization without its mask (torch.ao: squash_mask before saving)"
             return _Verdict(False, reason)
         if not _WEIGHT.match(own):
             return _Verdict(False, "not named as a layer's weight", guessed=True)
         if _NORM.search(last):
-            return _Verdict(False, "a norm by its name", guessed=True)
+            return _Verdict(False, "norm by its name", guessed=True)
         if name in self.tables:
             return _Verdict(False, "an embedding by its name", guessed=True)
         table = self._tied_to(name, last)

@@ -55,24 +55,22 @@ def _show(facts: Facts) -> None:
         table.add_column(heading)
     for heading in ("zeros", "bytes"):
         table.add_column(heading, justify="right")
-    table.add_column("stored")
-    table.add_column("pattern")
+    table.add_column("pattern, or why no weight", overflow="fold")
     table.add_column("gain", justify="right")
-    table.add_column("why not prunable", overflow="fold", min_width=12)
     for tensor in facts.tensors:
-        note = "" if tensor.prunable else tensor.reason
+        notes = [tensor.pattern if tensor.prunable else f"({tensor.reason})"]
+        if tensor.stored != "plain":
+            notes.append(f"stored as {tensor.stored}")
         if tensor.nonfinite:
-            note = f"{tensor.nonfinite} NaN or Inf. {note}".strip()
+            notes.append(f"{tensor.nonfinite} NaN or Inf")
         table.add_row(
             escape(tensor.name),
             "x".join(map(str, tensor.shape)) or "scalar",
             tensor.dtype,
             f"{tensor.sparsity:.1%}",
             size_text(tensor.bytes),
-            tensor.stored,
-            tensor.pattern,
+            escape(", ".join(notes)),
             "" if tensor.gain is None else f"{tensor.gain:.2f}x",
-            escape(note),
         )
     out = console()
     out.print(table)
