@@ -374,6 +374,18 @@ def test_the_input_is_not_modified(tmp_path):
         assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
+def test_what_was_read_outlives_the_file(tmp_path):
+    for name, save in (("model.pth", torch.save), ("model.safetensors", save_file)):
+        save({"fc.weight": torch.ones(1000, 1000)}, tmp_path / name)
+        script = f"""
+            from sparseinfer.checkpoints import load_sparse
+            state = load_sparse({str(tmp_path / name)!r})
+            open({str(tmp_path / name)!r}, "w").close()
+            assert float(state["fc.weight"].sum()) == 1e6
+        """
+        subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
+
+
 def test_in_place_replaces_a_linked_file_and_keeps_the_link(tmp_path):
     save_file(STATE, tmp_path / "blob")
     link = tmp_path / "model.safetensors"

@@ -63,9 +63,7 @@ def is_safetensors(path: Path) -> bool:
 
 
 def read_file(path: Path, key: str | None = None) -> Shard:
-    """Read a file by `torch.save` or safetensors; its tensors may still lie on the disk.
-
-    Pickles are read with weights_only. A change to the tensors does not reach the file.
+    """Read a file by `torch.save` (with weights_only) or safetensors.
 
     Raises:
         CheckpointError: the file is missing, empty, damaged, a pickled module or none of the two;
@@ -145,7 +143,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     # that they fit dtypes and shapes.
     try:
         with safetensors.safe_open(path, "pt") as stream:
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}
+            # Copies: a tensor mapped to the file kills the process when another one writes there.
+            tensors = {name: stream.get_tensor(name).clone() for name in stream.keys()}
             return tensors, dict(stream.metadata() or {})
     except (safetensors.SafetensorError, ValueError, OSError) as error:
         raise CheckpointError(
@@ -156,14 +155,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _read_torch(path: Path) -> Any:
     with path.open("rb") as stream:
-        zipped = stream.read(4) == _ZIP
-    if zipped:
-        _check_zip(path)
+        if stream.read(4) == _ZIP:
+            _check_zip(path)
     try:
         with warnings.catch_warnings():
             # torch comments on the pickle's protocol.
             warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     # The unpickler meets arbitrary bytes, and raises whatever they lead to.
