@@ -14,6 +14,7 @@ from sparseinfer import cli, progress
 from sparseinfer.checkpoints import Recipe, load_sparse, prune_state_dict, save_sparse
 from sparseinfer.checkpoints.facts import inspect_checkpoint
 from sparseinfer.checkpoints.sensitivity import magnitude_errors
+from sparseinfer.commands.output import size_text
 from sparseinfer.cost import worst_estimate
 
 
@@ -163,9 +164,14 @@ def test_dry_run_writes_nothing(capsys, tmp_path, checkpoint):
 
 
 def test_prune_in_place(capsys, checkpoint):
-    code, _, _ = run(capsys, "prune", checkpoint, "--amount", "0.5", "--in-place")
-    assert code == 0
-    assert int((load_sparse(checkpoint)["2.weight"] == 0).sum()) > 0
+    torch.save({"weight_orig": torch.ones(99, 99), "weight_mask": torch.eye(99)}, checkpoint)
+    before = checkpoint.stat().st_size
+    code, out, _ = run(capsys, "prune", checkpoint, "--amount", "0.99", "--in-place")
+    after = checkpoint.stat().st_size
+    assert code == 0 and after < 0.6 * before
+    assert f"Written: {checkpoint} ({size_text(before)} -> {size_text(after)})." in out
+    assert load_sparse(checkpoint).keys() == {"weight"}
+    assert int((load_sparse(checkpoint)["weight"] == 0).sum()) == round(0.99 * 99 * 99)
 
 
 # --- sensitivity

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import prune
 
@@ -463,6 +463,33 @@ def test_containers_can_be_changed(tmp_path):
     prune_checkpoint(tmp_path / "out.safetensors", Recipe(amount=0.5), tmp_path / "back.pth")
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert torch.equal(back["weight"], load_sparse(tmp_path / "out.safetensors")["weight"])
+
+
+@pytest.mark.parametrize("name", ["out.weights", "out"])
+def test_a_name_that_tells_no_container_gets_that_of_the_input(tmp_path, name):
+    save_file({"fc.weight": torch.randn(4, 4)}, tmp_path / "in.safetensors")
+    prune_checkpoint(tmp_path / "in.safetensors", Recipe(amount=0.5), tmp_path / name)
+    assert load_file(tmp_path / name).keys() == {"fc.weight"}
+
+
+def test_a_folder_of_pickled_shards(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    names = {"a.weight": "pytorch_model-1.bin", "b.weight": "pytorch_model-2.bin"}
+    for name, file in names.items():
+        torch.save({name: torch.randn(4, 4)}, folder / file)
+    index = folder / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    prune_checkpoint(folder, Recipe(amount=0.5), tmp_path / "out")
+    assert sum(zeros(load_sparse(tmp_path / "out")).values()) == 16
+    prune_checkpoint(folder, Recipe(amount=0.5), tmp_path / "m.safetensors", format="sparse")
+    assert sum(zeros(load_sparse(tmp_path / "m.safetensors")).values()) == 16
+    with pytest.raises(CheckpointError, match="expected a folder as output, as the input is one"):
+        prune_checkpoint(folder, Recipe(amount=0.5), tmp_path / "out.safetensors")
+    with pytest.raises(CheckpointError, match="other than the input, got the same"):
+        prune_checkpoint(index, Recipe(amount=0.5), folder)
+    prune_checkpoint(index, Recipe(amount=0.25), in_place=True)
+    assert sum(zeros(load_sparse(folder)).values()) == 8
 
 
 def test_shards_keep_their_places(tmp_path):

@@ -88,7 +88,7 @@ class Checkpoint:
         """
         if self.folder is None:
             only = self.shards[0]
-            container = container_for(target)
+            container = container_for(target, only.container)
             if target.exists() and os.path.samefile(target, only.path):
                 container = only.container
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +96,11 @@ class Checkpoint:
             with staged([target.resolve()]) as (unfinished,):
                 write_file(only, unfinished, container)
             return
+        if target.suffix in _WEIGHT_SUFFIXES and not target.is_dir():
+            raise CheckpointError(
+                f"{target}: expected a folder as output, as the input is one, got the name of a "
+                f"file; try {target.stem}"
+            )
         jobs = [(target / shard.path.name, partial(_write_shard, shard)) for shard in self.shards]
         if self.index is not None:
             home = {name: shard.path.name for name, _, shard in self.items()}
@@ -129,14 +134,16 @@ def _write_json(content: Any, path: Path) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def container_for(path: Path) -> str:
-    """The container that a file's suffix asks for: `safetensors`, or else `torch`.
+def container_for(path: Path, otherwise: str) -> str:
+    """The container that a file's suffix asks for, `safetensors` or `torch`; else `otherwise`.
 
     Example:
-        >>> container_for(Path("model.pth"))
+        >>> container_for(Path("model.pth"), "safetensors")
         'torch'
     """
-    return "safetensors" if path.suffix == ".safetensors" else "torch"
+    if path.suffix == ".safetensors":
+        return "safetensors"
+    return "torch" if path.suffix in (".pth", ".pt", ".bin", ".ckpt") else otherwise
 
 
 def without_sparsity(config: dict[str, Any]) -> dict[str, Any]:

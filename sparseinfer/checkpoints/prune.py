@@ -16,7 +16,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from sparseinfer.checkpoints.checkpoint import open_checkpoint, other_files, prepare_folder
+from sparseinfer.checkpoints.checkpoint import (
+    container_for,
+    open_checkpoint,
+    other_files,
+    prepare_folder,
+)
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.prunable import Choice, choose
 from sparseinfer.checkpoints.sparse import save_sparse
@@ -40,7 +45,8 @@ class Recipe:
         amount: a fraction (float, 0 <= amount < 1) or a count (int) of the weights; for blocks, a
             fraction of the blocks or a count of weights; the threshold for `threshold`; None for
             N:M, which sets it. Weights that are zero already count as pruned first.
-        scope: `global` ranks all weights together, `layer` each tensor by itself.
+        scope: `global` ranks all weights together, `layer` each tensor by itself; it changes
+            nothing for `threshold`.
         structure: `unstructured`, N:M as `2:4` (2 of 4 kept), or blocks as `4x1`.
         include, exclude: see `choose`.
         seed: of `random`.
@@ -223,19 +229,20 @@ def prune_checkpoint(
         0.75
     """
     _one_of("format", format, FORMATS)
-    target = _target(Path(path), output, in_place, format)
     checkpoint = open_checkpoint(path, key)
+    target = _target(checkpoint.path, output, in_place, format)
     checkpoint.make_plain()
     state = {name: value for name, value, _ in checkpoint.items()}
     result = prune_state_dict(state, recipe, progress)
     if target is None:
         return result
-    if checkpoint.others and (format == "sparse" or target.suffix == ".safetensors"):
+    container = container_for(target, checkpoint.shards[0].container)
+    if checkpoint.others and (format == "sparse" or container == "safetensors"):
         result.warnings.append(
             f"safetensors holds tensors only, so this was left out: {', '.join(checkpoint.others)}"
         )
     if format == "sparse":
-        if checkpoint.folder is not None:
+        if checkpoint.folder is not None and target.suffix != ".safetensors":
             prepare_folder(target)
             for file in other_files(checkpoint.folder):
                 shutil.copyfile(file, target / file.name)
@@ -258,7 +265,7 @@ def _target(
     if output is None:
         return None
     target = Path(output)
-    if target.exists() and source.exists() and os.path.samefile(source, target):
+    if target.exists() and os.path.samefile(source, target):
         raise CheckpointError(
             f"{target}: expected an output other than the input, got the same; "
             "try another name, or --in-place"

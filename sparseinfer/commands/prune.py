@@ -106,6 +106,8 @@ def prune(
         raise UserError("expected an output, got none; try -o OUT, --in-place or --dry-run")
     if dry_run:
         out, in_place = None, False
+    # Before it is replaced, where it is.
+    size = _bytes(checkpoint) if checkpoint.exists() else 0
     with user_errors(), warnings.catch_warnings():
         from sparseinfer.checkpoints.prune import Recipe, prune_checkpoint
 
@@ -132,7 +134,7 @@ def prune(
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=1))
     else:
-        _show(result, checkpoint)
+        _show(result, size)
 
 
 def _number(text: str | None) -> float | int | None:
@@ -146,7 +148,7 @@ def _number(text: str | None) -> float | int | None:
     raise UserError(f"expected a number as --amount, got {text!r}; try --amount 0.9")
 
 
-def _show(result: Pruned, source: Path) -> None:
+def _show(result: Pruned, size: int) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("tensor", overflow="fold", min_width=16)
     table.add_column("shape")
@@ -173,10 +175,12 @@ def _show(result: Pruned, source: Path) -> None:
     if result.output is None:
         out.print("Nothing was written.", highlight=False)
         return
-    sizes = f"{size_text(_bytes(source))} -> {size_text(_bytes(Path(result.output)))}"
+    sizes = f"{size_text(size)} -> {size_text(_bytes(Path(result.output)))}"
     out.print(f"Written: {escape(result.output)} ({sizes}).", highlight=False)
 
 
 def _bytes(path: Path) -> int:
+    if path.name.endswith(".index.json"):
+        path = path.parent
     files = path.iterdir() if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
