@@ -303,6 +303,13 @@ def test_hostile_indexes(tmp_path, change, message):
     refused(tmp_path / "model", message)
 
 
+def test_a_tensor_in_two_shards_is_refused(tmp_path):
+    sharded(tmp_path / "model")
+    both = {"a.weight": torch.ones(4, 4), "b.weight": torch.ones(4, 4)}
+    save_file(both, tmp_path / "model" / "two.safetensors")
+    refused(tmp_path / "model", "expected each tensor in one file, got one in several")
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"weight_map": {}}', "[" * 100_000])
 def test_damaged_indexes(tmp_path, content):
     sharded(tmp_path / "model")
@@ -401,3 +408,13 @@ def test_the_output_cannot_be_the_input(tmp_path):
     for name in ("model.pth", "link.pth"):
         with pytest.raises(CheckpointError, match="other than the input, got the same; try"):
             prune_checkpoint(tmp_path / "model.pth", Recipe(amount=0.5), tmp_path / name)
+
+
+def test_the_output_cannot_be_a_file_of_the_input(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(STATE, path)
+    before = path.read_bytes()
+    for source, target in ((path, tmp_path), (tmp_path, path), (tmp_path, tmp_path)):
+        with pytest.raises(CheckpointError, match="other than the input, got the same; try"):
+            prune_checkpoint(source, Recipe(amount=0.5), target, format="sparse")
+    assert path.read_bytes() == before

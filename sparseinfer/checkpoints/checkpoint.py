@@ -18,10 +18,11 @@ from sparseinfer.checkpoints.files import Shard, read_file, read_json, write_fil
 from sparseinfer.checkpoints.plain import LAYOUT, Plain, make_plain
 from sparseinfer.checkpoints.staging import staged
 
-__all__ = ["CONFIG", "Checkpoint", "open_checkpoint"]
+__all__ = ["CONFIG", "WEIGHTS", "Checkpoint", "open_checkpoint"]
 
 CONFIG = "config.json"
-_SINGLE = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS = "model.safetensors"
+_SINGLE = (WEIGHTS, "pytorch_model.bin")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx"}
 """Files of a folder that hold weights: they are written anew or left out, never copied."""
@@ -215,6 +216,12 @@ def _open_index(path: Path, key: str | None) -> Checkpoint:
                 f"{path}: expected a tensor {name} in {file}, got none; "
                 "try another copy of both files"
             )
+    count = sum(len(shard.tensors) for shard in shards.values())
+    if count != len({name for shard in shards.values() for name in shard.tensors}):
+        raise CheckpointError(
+            f"{path}: expected each tensor in one file, got one in several; "
+            "try another copy of the files"
+        )
     folder = path.parent
     return Checkpoint(folder, list(shards.values()), folder, index, path.name, _config(folder))
 

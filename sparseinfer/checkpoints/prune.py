@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from sparseinfer.checkpoints.checkpoint import (
+    WEIGHTS,
+    Checkpoint,
     container_for,
     open_checkpoint,
     other_files,
@@ -230,7 +232,7 @@ def prune_checkpoint(
     """
     _one_of("format", format, FORMATS)
     checkpoint = open_checkpoint(path, key)
-    target = _target(checkpoint.path, output, in_place, format)
+    target = _target(checkpoint, output, in_place, format)
     checkpoint.make_plain()
     state = {name: value for name, value, _ in checkpoint.items()}
     result = prune_state_dict(state, recipe, progress)
@@ -254,22 +256,24 @@ def prune_checkpoint(
 
 
 def _target(
-    source: Path, output: str | os.PathLike[str] | None, in_place: bool, format: str
+    checkpoint: Checkpoint, output: str | os.PathLike[str] | None, in_place: bool, format: str
 ) -> Path | None:
     if in_place and output is not None:
         raise CheckpointError("expected --in-place or an output, got both; try one of them")
     if in_place:
         if format == "sparse":
             raise CheckpointError("expected an output for sparse, got --in-place; try -o OUT")
-        return source
+        return checkpoint.path
     if output is None:
         return None
     target = Path(output)
-    if target.exists() and os.path.samefile(source, target):
-        raise CheckpointError(
-            f"{target}: expected an output other than the input, got the same; "
-            "try another name, or --in-place"
-        )
+    read = [checkpoint.path, *(shard.path for shard in checkpoint.shards)]
+    for written in (target, target / WEIGHTS):
+        if written.exists() and any(os.path.samefile(written, path) for path in read):
+            raise CheckpointError(
+                f"{target}: expected an output other than the input, got the same; "
+                "try another name, or --in-place"
+            )
     return target
 
 
@@ -336,7 +340,7 @@ class _Magnitudes(_Lazy):
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + index)
         drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
         # Zeros that are there go first, so an amount is one of all weights for every method.
-        return drawn.masked_fill_(tensor == 0, 0)
+        return drawn.to(tensor.device).masked_fill_(tensor == 0, 0)
 
 
 def _check_count(recipe: Recipe, sizes: list[int]) -> None:

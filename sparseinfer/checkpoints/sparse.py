@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from sparseinfer.checkpoints.bitmask import compress, compressed_bytes
-from sparseinfer.checkpoints.checkpoint import CONFIG, open_checkpoint
+from sparseinfer.checkpoints.checkpoint import CONFIG, WEIGHTS, open_checkpoint
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.files import unshared
 from sparseinfer.checkpoints.nesting import wrapper_prefix
@@ -31,7 +31,6 @@ FORMAT = "sparse-bitmask"
 KEYS_SINCE = "0.9.0"
 """The first version of compressed-tensors with the keys that are written."""
 
-_WEIGHTS = "model.safetensors"
 _PICKLES = {".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle"}
 
 
@@ -116,7 +115,7 @@ def save_sparse(
     as_file = path.suffix == ".safetensors"
     folder = path.parent if as_file else path
     folder.mkdir(parents=True, exist_ok=True)
-    targets = [path if as_file else folder / _WEIGHTS]
+    targets = [path if as_file else folder / WEIGHTS]
     if not as_file:
         _refuse_other_weights(folder)
         targets.append(folder / CONFIG)
@@ -311,10 +310,10 @@ def _config_of(model: Any, given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _refuse_other_weights(folder: Path) -> None:
     for entry in sorted(folder.iterdir()):
-        if entry.name != _WEIGHTS and (
+        if entry.name != WEIGHTS and (
             entry.name.endswith(".index.json") or entry.suffix in (*_PICKLES, ".safetensors")
         ):
             raise CheckpointError(
-                f"{folder}: expected no weights beside {_WEIGHTS}, got {entry.name}; "
+                f"{folder}: expected no weights beside {WEIGHTS}, got {entry.name}; "
                 "try another folder"
             )

@@ -61,7 +61,7 @@ class Structure:
         whole = rows.shape[1] - rows.shape[1] % m
         pruned = torch.zeros_like(rows, dtype=torch.bool)
         order = rows[:, :whole].reshape(-1, m).argsort(dim=1, stable=True)
-        groups = torch.zeros(order.shape, dtype=torch.bool)
+        groups = torch.zeros_like(order, dtype=torch.bool)
         groups.scatter_(1, order[:, : m - n], True)
         pruned[:, :whole] = groups.view(rows.shape[0], whole)
         return pruned.view(magnitudes.shape)
