@@ -31,7 +31,7 @@ FORMATTED_SOURCES = $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.cu
 CTEST := ctest --output-on-failure --no-tests=error --timeout 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test native lint format sanitize neon bench setup clean FORCE
+.PHONY: help demo test native lint format sanitize tsan neon bench setup clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -68,6 +68,16 @@ sanitize: $(STAMPS)/tools.stamp ## Run the C++ tests under AddressSanitizer and 
 	cmake --build build-sanitize
 	UBSAN_OPTIONS=print_stacktrace=1 $(CTEST) --test-dir build-sanitize
 
+# Only what runs on the library's own threads: no OpenMP runtime tells this sanitizer how it synchronises, and it follows
+# no threads into a forked child.
+TSAN_TESTS := core.parallel_test kernels.linear.linear_test kernels.conv.conv_test
+empty :=
+tsan: $(STAMPS)/tools.stamp ## Run the C++ tests of threads under ThreadSanitizer
+	cmake -S . -B build-tsan -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g" \
+	  -DSPARSEINFER_SANITIZE=thread $(WERROR_FLAG)
+	cmake --build build-tsan --target $(TSAN_TESTS)
+	$(CTEST) --test-dir build-tsan --tests-regex "^($(subst $(empty) ,|,$(TSAN_TESTS)))$$"
+
 neon: $(STAMPS)/tools.stamp ## Cross-compile for 64-bit ARM and run the C++ tests under qemu
 	@for tool in aarch64-linux-gnu-g++ qemu-aarch64-static; do \
 	  command -v $$tool >/dev/null || { echo "expected $$tool on PATH, got none, try: apt-get install" \
@@ -82,7 +92,7 @@ bench: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Measure against dense PyTo
 setup: $(STAMPS)/native.stamp $(STAMPS)/test.stamp $(STAMPS)/dev.stamp ## Install everything that the other targets need
 
 clean: ## Remove what was built; the virtual environment stays
-	rm -rf build build-sanitize build-neon dist *.egg-info sparseinfer/_C*.so $(STAMPS)/native.stamp
+	rm -rf build build-sanitize build-tsan build-neon dist *.egg-info sparseinfer/_C*.so $(STAMPS)/native.stamp
 
 # ---- What the targets stand on ----------------------------------------------------------------------------------
 

@@ -69,7 +69,8 @@ std::array<IsaState, kIsaCount> detect() {
 }  // namespace
 
 const IsaState& isa_state(Isa isa) {
-  static const std::array<IsaState, kIsaCount> states = detect();
+  // Never destroyed: a thread of the host may call a kernel while the process exits.
+  static const auto& states = *new std::array<IsaState, kIsaCount>(detect());
   return states[static_cast<size_t>(isa)];
 }
 

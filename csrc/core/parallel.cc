@@ -4,6 +4,7 @@
 #include <link.h>
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
@@ -11,7 +12,6 @@
 #include <exception>
 #include <mutex>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -22,15 +22,20 @@ namespace si {
 namespace {
 
 struct Job {
-  detail::ItemFn fn;
-  void* context;
-  int64_t items;
+  const detail::ItemFn fn;
+  void* const context;
+  const int64_t items;
+  std::atomic<int> seats;  // threads that may still join in
   std::atomic<int64_t> next{0};
   std::atomic_flag failed = ATOMIC_FLAG_INIT;
   std::exception_ptr error;
 
+  Job(int threads, int64_t count, detail::ItemFn call, void* data)
+      : fn(call), context(data), items(count), seats(threads) {}
+
   // An exception must not leave a thread that a C runtime started.
   void drain() noexcept {
+    if (seats.fetch_sub(1, std::memory_order_relaxed) <= 0) return;
     try {
       for (int64_t item = next.fetch_add(1, std::memory_order_relaxed); item < items;
            item = next.fetch_add(1, std::memory_order_relaxed))
@@ -64,38 +69,45 @@ int list_loaded(dl_phdr_info* info, size_t, void* out) {
   return 0;
 }
 
-// Threads of our own, for a process without OpenMP. One job at a time; a second caller works alone.
+// Threads of our own, for a process without OpenMP. One job at a time; a second caller, or one inside a job, works
+// alone.
 class Pool {
  public:
   void run(int threads, Job& job) {
-    std::unique_lock<std::mutex> owner(busy_, std::try_to_lock);
-    if (!owner.owns_lock()) {
+    if (busy_.exchange(true, std::memory_order_acquire)) {
       job.drain();
       return;
     }
-    int helpers = threads - 1;
+    offer(threads - 1, job);
+    job.drain();
+    withdraw();
+    busy_.store(false, std::memory_order_release);
+  }
+
+ private:
+  void offer(int helpers, Job& job) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       try {
         while (static_cast<int>(workers_.size()) < helpers)
           workers_.emplace_back([this, id = static_cast<int>(workers_.size())] { work(id); });
-      } catch (const std::system_error&) {
-        // The system gives no more threads: fewer do the same work.
-        helpers = static_cast<int>(workers_.size());
+      } catch (const std::exception&) {
+        // The system gives no more threads or memory: fewer do the same work.
       }
       job_ = &job;
       wanted_ = helpers;
-      active_ = helpers;
       generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    job.drain();
-    std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, [this] { return active_ == 0; });
-    job_ = nullptr;
   }
 
- private:
+  // Nothing is left to hand out: waits for those at work, and not for those that have yet to wake.
+  void withdraw() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    job_ = nullptr;
+    done_.wait(lock, [this] { return working_ == 0; });
+  }
+
   void work(int id) {
     uint64_t seen = 0;
     while (true) {
@@ -106,55 +118,35 @@ class Pool {
         std::unique_lock<std::mutex> lock(mutex_);
         wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
         seen = generation_.load(std::memory_order_relaxed);
-        if (id < wanted_) job = job_;
+        if (job_ == nullptr || id >= wanted_) continue;
+        job = job_;
+        ++working_;
       }
-      if (job == nullptr) continue;
       job->drain();
       std::lock_guard<std::mutex> lock(mutex_);
-      if (--active_ == 0) done_.notify_one();
+      if (--working_ == 0) done_.notify_one();
     }
   }
 
   static constexpr int kSpins = 200;
-  std::mutex busy_, mutex_;
+  std::atomic<bool> busy_{false};
+  std::mutex mutex_;
   std::condition_variable wake_, done_;
   std::vector<std::thread> workers_;
   std::atomic<uint64_t> generation_{0};
   Job* job_ = nullptr;
   int wanted_ = 0;
-  int active_ = 0;
+  int working_ = 0;
 };
-
-// Never destroyed: its threads may outlive static destructors. A forked child has none of the threads that its parent
-// started: it gets a new pool, and leaves OpenMP alone, which would wait for threads that are not there.
-Pool* g_pool = nullptr;
-std::mutex g_pool_mutex;
-std::atomic<bool> g_forked{false};
-
-Pool& pool() {
-  std::lock_guard<std::mutex> lock(g_pool_mutex);
-  if (g_pool == nullptr) g_pool = new Pool;
-  return *g_pool;
-}
-
-void watch_forks() {
-  static const int registered = pthread_atfork([] { g_pool_mutex.lock(); }, [] { g_pool_mutex.unlock(); },
-                                               [] {
-                                                 g_pool = nullptr;
-                                                 g_forked.store(true, std::memory_order_relaxed);
-                                                 g_pool_mutex.unlock();
-                                               });
-  (void)registered;
-}
 
 // The OpenMP runtime that the host program already uses, called through its stable entry point. Linking one ourselves
 // could bring a second runtime into the process: two sets of spinning threads on the same cores.
 struct Backend {
-  using ParallelFn = void (*)(void (*)(void*), void*, unsigned, unsigned);
-  ParallelFn gomp = nullptr;  // null: the pool
+  void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;  // null: the pool
+  int (*max_threads)() = nullptr;
   std::string name = "pool";
+
   Backend() {
-    watch_forks();
     // Opened only after the walk: it holds a lock that a dlopen on another thread takes in the opposite order.
     Loaded loaded;
     dl_iterate_phdr(list_loaded, &loaded);
@@ -165,24 +157,66 @@ struct Backend {
       if (bind(path)) return;
   }
 
+  // libgomp ends the threads that a team leaves over, and starts them again for the next team that is larger. So the
+  // team is always as large as the ones that the host's own operators make, and those too many take no work.
+  void run(int threads, Job& job) const {
+    parallel([](void* data) { static_cast<Job*>(data)->drain(); }, &job,
+             static_cast<unsigned>(std::max(threads, max_threads())), 0);
+  }
+
  private:
   bool bind(const std::string& path) {
     // Never closed, so that the runtime cannot be unloaded while we call it.
     void* handle = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
     if (handle == nullptr) return false;
-    gomp = reinterpret_cast<ParallelFn>(dlsym(handle, "GOMP_parallel"));
-    if (gomp == nullptr) return false;
+    auto* const entry = dlsym(handle, "GOMP_parallel");
+    auto* const count = dlsym(handle, "omp_get_max_threads");
+    if (entry == nullptr || count == nullptr) return false;
+    parallel = reinterpret_cast<decltype(parallel)>(entry);
+    max_threads = reinterpret_cast<decltype(max_threads)>(count);
     Dl_info info{};
-    const bool known = dladdr(reinterpret_cast<void*>(gomp), &info) != 0 && info.dli_fname != nullptr;
+    const bool known = dladdr(entry, &info) != 0 && info.dli_fname != nullptr;
     name = std::string("gomp (") + file_name(known ? info.dli_fname : path.c_str()) + " of the host)";
     return true;
   }
 };
 
+// Both are never destroyed: threads of the pool, or of the host, may be at work while the process exits.
+std::atomic<const Backend*> g_backend{nullptr};
+Pool* g_pool = nullptr;
+// Held while either is made, and over a fork, so that a child finds them whole.
+std::mutex g_mutex;
+std::atomic<bool> g_forked{false};
+
+// A forked child has none of the threads that its parent started: it gets a new pool, and leaves OpenMP alone, which
+// would wait for threads that are not there. Registered when the library is loaded: the parent may never have called a
+// kernel, and still have used OpenMP.
+[[maybe_unused]] const int g_watching_forks = pthread_atfork([] { g_mutex.lock(); }, [] { g_mutex.unlock(); },
+                                                             [] {
+                                                               g_pool = nullptr;
+                                                               g_forked.store(true, std::memory_order_relaxed);
+                                                               g_mutex.unlock();
+                                                             });
+
 const Backend& backend() {
-  static const Backend chosen;
-  return chosen;
+  const Backend* chosen = g_backend.load(std::memory_order_acquire);
+  if (chosen != nullptr) return *chosen;
+  std::lock_guard<std::mutex> lock(g_mutex);
+  chosen = g_backend.load(std::memory_order_relaxed);
+  if (chosen == nullptr) {
+    chosen = new Backend;
+    g_backend.store(chosen, std::memory_order_release);
+  }
+  return *chosen;
 }
+
+Pool& pool() {
+  std::lock_guard<std::mutex> lock(g_mutex);
+  if (g_pool == nullptr) g_pool = new Pool;
+  return *g_pool;
+}
+
+bool hosted() { return backend().parallel != nullptr && !g_forked.load(std::memory_order_relaxed); }
 
 }  // namespace
 
@@ -194,12 +228,9 @@ void parallel_items(int threads, int64_t items, ItemFn fn, void* context) {
     for (int64_t item = 0; item < items; ++item) fn(context, item);
     return;
   }
-  Job job;
-  job.fn = fn;
-  job.context = context;
-  job.items = items;
-  if (backend().gomp != nullptr && !g_forked.load(std::memory_order_relaxed))
-    backend().gomp([](void* data) { static_cast<Job*>(data)->drain(); }, &job, static_cast<unsigned>(threads), 0);
+  Job job(threads, items, fn, context);
+  if (hosted())
+    backend().run(threads, job);
   else
     pool().run(threads, job);
   if (job.error) std::rethrow_exception(job.error);
@@ -207,7 +238,7 @@ void parallel_items(int threads, int64_t items, ItemFn fn, void* context) {
 
 }  // namespace detail
 
-const char* parallel_backend() { return backend().name.c_str(); }
+const char* parallel_backend() { return hosted() ? backend().name.c_str() : "pool"; }
 
 float* thread_scratch(Scratch slot, int64_t floats) {
   struct Buffer {

@@ -28,6 +28,16 @@ void check(si_status status) {
   }
 }
 
+// While the interpreter exits, taking the lock again ends a daemon thread by unwinding its stack, which aborts the
+// process when a destructor does it: py::gil_scoped_release does.
+template <class Fn>
+si_status without_gil(Fn&& fn) {
+  PyThreadState* const state = PyEval_SaveThread();
+  const si_status status = fn();
+  PyEval_RestoreThread(state);
+  return status;
+}
+
 template <class Value>
 Value lookup(const char* what, const std::string& name, std::initializer_list<std::pair<const char*, Value>> table) {
   std::string known;
@@ -89,12 +99,7 @@ Blob pack(const std::string& format, const py::array_t<float, py::array::c_style
   const si_pack_options options{format_of(format), value_type_of(value_type), kblock, n, m};
   void* blob = nullptr;
   size_t bytes = 0;
-  si_status status;
-  {
-    py::gil_scoped_release release;
-    status = si_pack(weight.data(), &desc, &options, &blob, &bytes);
-  }
-  check(status);
+  check(without_gil([&] { return si_pack(weight.data(), &desc, &options, &blob, &bytes); }));
   // numpy keeps the capsule, which frees the buffer; the buffer keeps its 64-byte alignment.
   py::capsule owner(blob, [](void* p) { si_free(p); });
   return Blob(static_cast<py::ssize_t>(bytes), static_cast<const uint8_t*>(blob), owner);
@@ -177,12 +182,7 @@ class Weights {
                               activation_of(activation),
                               row,
                               threads};
-    si_status status;
-    {
-      py::gil_scoped_release release;
-      status = si_linear(handle_, &args);
-    }
-    check(status);
+    check(without_gil([&] { return si_linear(handle_, &args); }));
   }
 
   void conv(uintptr_t x, uintptr_t y, uintptr_t bias, int64_t batch, int64_t h, int64_t w,
@@ -201,12 +201,7 @@ class Weights {
                             activation_of(activation),
                             row,
                             threads};
-    si_status status;
-    {
-      py::gil_scoped_release release;
-      status = si_conv(handle_, &args);
-    }
-    check(status);
+    check(without_gil([&] { return si_conv(handle_, &args); }));
   }
 
  private:
