@@ -88,9 +88,10 @@ class Pool {
   void offer(int helpers, Job& job) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
+      // Detached, because a forked child that exits may join threads that only its parent had (torch does), and one of
+      // ours may have got the number of such a thread.
       try {
-        while (static_cast<int>(workers_.size()) < helpers)
-          workers_.emplace_back([this, id = static_cast<int>(workers_.size())] { work(id); });
+        for (; workers_ < helpers; ++workers_) std::thread([this, id = workers_] { work(id); }).detach();
       } catch (const std::exception&) {
         // The system gives no more threads or memory: fewer do the same work.
       }
@@ -132,7 +133,7 @@ class Pool {
   std::atomic<bool> busy_{false};
   std::mutex mutex_;
   std::condition_variable wake_, done_;
-  std::vector<std::thread> workers_;
+  int workers_ = 0;
   std::atomic<uint64_t> generation_{0};
   Job* job_ = nullptr;
   int wanted_ = 0;
