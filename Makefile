@@ -31,7 +31,7 @@ FORMATTED_SOURCES = $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.cu
 CTEST := ctest --output-on-failure --no-tests=error --timeout 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test native lint format sanitize tsan neon bench setup clean FORCE
+.PHONY: help demo test native lint format sanitize tsan neon bench wheel setup clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -88,6 +88,16 @@ neon: $(STAMPS)/tools.stamp ## Cross-compile for 64-bit ARM and run the C++ test
 
 bench: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Measure against dense PyTorch (BENCH_ARGS=--quick: a few cases)
 	$(PY) -m benchmarks.run $(BENCH_ARGS)
+
+# From the source distribution, so that a file missing there is found. The tag is the one that auditwheel finds for the
+# symbols that the module needs: an older glibc on the building machine gives a wheel for older systems.
+wheel: $(STAMPS)/dev.stamp ## Build dist/: the source distribution and a stripped wheel for other machines
+	rm -rf build/wheel dist
+	CMAKE_ARGS="$(CMAKE_ARGS) -DSPARSEINFER_PORTABLE=ON" env -u SPARSEINFER_BUILD_DIR \
+	  $(PY) -m build --no-isolation --outdir build/wheel .
+	auditwheel repair --strip --wheel-dir dist build/wheel/*.whl
+	mv build/wheel/*.tar.gz dist
+	@du -b dist/*
 
 setup: $(STAMPS)/native.stamp $(STAMPS)/test.stamp $(STAMPS)/dev.stamp ## Install everything that the other targets need
 
