@@ -10,12 +10,14 @@ KERNELS = "kernels: speed-up"
 MODULE = "module: speed-up"
 MODULE_SHARE = "module: share of kernel"
 COLD = "cold: speed-up"
+THREADS = "threads: apart over in turns"
 PACKED = "packed bytes / dense, largest"
 
 # By sparsity, on AVX-512 in float32, at one thread and at two.
 EXPECTED: dict[str, dict[float, float]] = {
     KERNELS: {0.0: 0.85, 0.5: 1.3, 0.7: 1.8, 0.8: 2.7, 0.9: 4.0, 0.95: 6.5},
     COLD: {0.5: 1.4, 0.8: 2.5, 0.9: 4.5},
+    THREADS: {0.9: 0.95},
     PACKED: {0.9: 0.18},
 }
 EXPECTED_SHARE = 0.85
@@ -76,4 +78,7 @@ def summarise(rows: Sequence[Row]) -> list[Check]:
         cold = pick("cold", "kernel", rows)
         if cold:
             checks.append(_check(COLD, cold, _speedup))
+        alternating = pick("threads", "in turns", rows)
+        if alternating:
+            checks.append(_check(THREADS, alternating, _speedup))
     return checks

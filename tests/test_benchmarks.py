@@ -138,7 +138,8 @@ def test_committed_results_parse_and_agree_with_their_summary(path: Path) -> Non
     ]
     for ours, theirs in zip(recomputed, results.summary, strict=True):
         assert ours.value == pytest.approx(theirs.value, rel=1e-3)
-    assert table.speedup_tables(results)
+    if any(row.suite != "threads" for row in results.rows):
+        assert table.speedup_tables(results)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(
