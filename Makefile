@@ -9,6 +9,8 @@ TORCH ?= torch==2.13.0
 SLOW ?= 0
 # 1: compiler warnings are errors.
 WERROR ?= 0
+# --record: `make counts` writes the counts instead of comparing them.
+COUNTS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
@@ -31,7 +33,7 @@ FORMATTED_SOURCES = $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.cu
 CTEST := ctest --output-on-failure --no-tests=error --timeout 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test native lint format sanitize tsan neon bench wheel setup clean FORCE
+.PHONY: help demo test native lint format sanitize tsan neon counts bench wheel setup clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -78,13 +80,16 @@ tsan: $(STAMPS)/tools.stamp ## Run the C++ tests of threads under ThreadSanitize
 	cmake --build build-tsan --target $(TSAN_TESTS)
 	$(CTEST) --test-dir build-tsan --tests-regex "^($(subst $(empty) ,|,$(TSAN_TESTS)))$$"
 
-neon: $(STAMPS)/tools.stamp ## Cross-compile for 64-bit ARM and run the C++ tests under qemu
-	@for tool in aarch64-linux-gnu-g++ qemu-aarch64-static; do \
-	  command -v $$tool >/dev/null || { echo "expected $$tool on PATH, got none, try: apt-get install" \
-	    "g++-aarch64-linux-gnu qemu-user-static (Debian, Ubuntu)" >&2; exit 1; }; done
-	cmake -S . -B build-neon -G Ninja -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake $(WERROR_FLAG)
+neon: neon-configured ## Cross-compile for 64-bit ARM and run the C++ tests under qemu
 	cmake --build build-neon
 	$(CTEST) --test-dir build-neon
+
+counts: $(STAMPS)/native.stamp $(STAMPS)/test.stamp neon-configured ## Compare the kernels' instruction counts with the committed ones
+	@command -v valgrind >/dev/null || { echo "expected valgrind on PATH, got none, try: apt-get install valgrind" \
+	  "(Debian, Ubuntu)" >&2; exit 1; }
+	cmake --build $(BUILD) --target kernel_calls
+	cmake --build build-neon --target sparseinfer_isa
+	$(PY) -m benchmarks.instructions --build $(BUILD) --neon-build build-neon $(COUNTS)
 
 bench: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Measure against dense PyTorch (BENCH_ARGS=--quick: a few cases)
 	$(PY) -m benchmarks.run $(BENCH_ARGS)
@@ -105,6 +110,13 @@ clean: ## Remove what was built; the virtual environment stays
 	rm -rf build build-sanitize build-tsan build-neon dist *.egg-info sparseinfer/_C*.so $(STAMPS)/native.stamp
 
 # ---- What the targets stand on ----------------------------------------------------------------------------------
+
+.PHONY: neon-configured
+neon-configured: $(STAMPS)/tools.stamp
+	@for tool in aarch64-linux-gnu-g++ qemu-aarch64-static; do \
+	  command -v $$tool >/dev/null || { echo "expected $$tool on PATH, got none, try: apt-get install" \
+	    "g++-aarch64-linux-gnu qemu-user-static (Debian, Ubuntu)" >&2; exit 1; }; done
+	cmake -S . -B build-neon -G Ninja -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake $(WERROR_FLAG)
 
 $(STAMPS)/venv.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
