@@ -114,7 +114,7 @@ def test_one_copy_of_the_weight_at_any_number_of_threads() -> None:
 _COUNT_THREADS = """
 import json, os, threading, time
 import torch
-from sparseinfer import SparseConv2d, SparseLinear
+from sparseinfer import SparseConv2d, SparseLinear, _C
 
 def tasks():
     return set(os.listdir("/proc/self/task"))
@@ -126,6 +126,8 @@ def pruned(layer):
 
 torch.set_num_threads(1)
 before = len(tasks())
+# Intel's and LLVM's runtimes keep the threads that they no longer use.
+fewer = (2, 3) if "libgomp" in _C.threads_backend() else ()
 linear = SparseLinear.from_dense(pruned(torch.nn.Linear(256, 256)))
 conv = SparseConv2d.from_dense(pruned(torch.nn.Conv2d(16, 32, 3, padding=1)))
 x, image, big = torch.randn(128, 256), torch.randn(1, 16, 30, 30), torch.randn(1000, 1000)
@@ -133,8 +135,8 @@ one_token = torch.randn(1, 256)
 found = {}
 with torch.inference_mode():
     for layer, data in ((linear, x), (conv, image)):
-        found[type(layer).__name__] = used = []
-        for threads in (1, 2, 4, 2, 3) if layer is linear else (4, 2, 3):
+        used = found[type(layer).__name__] = []
+        for threads in (1, 2, 4, *fewer) if layer is linear else (5, *fewer):
             torch.set_num_threads(threads)
             layer(data)
             # A thread that the runtime dismissed takes a moment to go.
@@ -142,7 +144,7 @@ with torch.inference_mode():
                 if len(tasks()) - before == threads - 1:
                     break
                 time.sleep(0.01)
-            used.append(len(tasks()) - before + 1)
+            used.append([threads, len(tasks()) - before + 1])
 
     torch.set_num_threads(4)
     torch.relu(big)
@@ -174,12 +176,10 @@ print(json.dumps(found))
 @needs_proc
 def test_calls_use_torchs_number_of_threads_and_start_none_beside_torchs() -> None:
     found = json.loads(_python(_COUNT_THREADS))
-    assert found == {
-        "SparseLinear": [1, 2, 4, 2, 3],
-        "SparseConv2d": [4, 2, 3],
-        "came or went": 0,
-        "after callers": [0, 0, 0],
-    }
+    asked_and_used = found.pop("SparseLinear") + found.pop("SparseConv2d")
+    assert {asked for asked, _ in asked_and_used} >= {1, 2, 4, 5}
+    assert all(asked == used for asked, used in asked_and_used)
+    assert found == {"came or went": 0, "after callers": [0, 0, 0]}
 
 
 _RUNTIMES = """
