@@ -45,24 +45,20 @@ class Target:
 
     name: str
     objdump: str
-    functions: tuple[str, ...]
-    """Patterns of demangled names, without the namespaces."""
     fma: str
     load: str
     broadcast: str
     branch: str
 
 
-_TILES = tuple(
-    f"panel_tile_width<{{}}, {width}, {mapping}>"
-    for width in (1, 6)
-    for mapping in ("PitchMap", "TapMap")
-)
+FUNCTIONS = r"panel_tile_width<\w+, [16],(?!.*BFloat16).*|panel_(vector|narrow)(?!.*BFloat16).*"
+"""The functions whose loops are counted: the tiles of one vector and of six, and those for few
+tokens, for float32 weights. Names are demangled and without namespaces."""
+
 TARGETS = (
     Target(
         "avx512",
         "objdump",
-        (*(name.format("Avx512") for name in _TILES), "panel_vector<Avx512>"),
         fma=r"vfn?m(add|sub)\d+[ps]s ",
         # A memory operand that is read: not the last one, which is written.
         load=r"(?!lea|prefetch)\S+ +.*\(.*\).*,",
@@ -72,7 +68,6 @@ TARGETS = (
     Target(
         "neon",
         "aarch64-linux-gnu-objdump",
-        (*(name.format("Neon") for name in _TILES), "panel_vector<Neon>"),
         fma=r"fml[as] |fn?m(add|sub) ",
         load=r"ld\S+ ",
         # A multiply-add takes one lane of a vector at no cost.
@@ -217,26 +212,26 @@ def loops_of(instructions: list[tuple[int, str]], target: Target) -> dict[int, L
 
 
 def count_loops(target: Target, build: Path) -> dict[str, dict[str, dict[str, int]]]:
-    """Return the loops of the target's functions: by function, then by multiply-adds.
+    """Return the loops of the kernels in the target's object file: by function, by multiply-adds.
 
     Raises:
-        CountError: the object file or one of the functions is not there, or objdump is missing.
+        CountError: the file or the functions are not there, or objdump is missing.
     """
     path = build / ISA_OBJECTS / f"{target.name}.cc.o"
     if not path.exists():
         raise CountError(f"expected {path}, got no such file, try make counts")
     text = _run([target.objdump, "-d", "-C", "--no-show-raw-insn", str(path)])
-    every = dict(functions_of(text))
     counts = {}
-    for name in target.functions:
-        if name not in every:
-            raise CountError(
-                f"expected a function {name} in {path.name}, got none, try naming in "
-                "benchmarks/instructions.py the functions that the kernels have now"
-            )
-        loops = loops_of(every[name], target)
-        counts[name] = {f"{fmas} fma": asdict(each) for fmas, each in loops.items()}
-    return counts
+    for name, lines in functions_of(text):
+        loops = loops_of(lines, target) if re.fullmatch(FUNCTIONS, name) else {}
+        if loops:
+            counts[name] = {f"{fmas} fma": asdict(each) for fmas, each in loops.items()}
+    if not counts:
+        raise CountError(
+            f"expected functions named as {FUNCTIONS} in {path.name}, got none, try naming in "
+            "benchmarks/instructions.py those that the kernels have now"
+        )
+    return dict(sorted(counts.items()))
 
 
 def compiler_of(path: Path) -> str:
@@ -261,11 +256,7 @@ def count(build: Path, neon_build: Path) -> dict[str, Any]:
             for target in TARGETS
         },
         "calls": count_calls(build),
-        "loops": {
-            name: loops
-            for target in TARGETS
-            for name, loops in count_loops(target, builds[target.name]).items()
-        },
+        "loops": {target.name: count_loops(target, builds[target.name]) for target in TARGETS},
     }
 
 

@@ -135,11 +135,17 @@ def test_recorded_counts_agree_until_they_move(
     assert run("--record")[0] == 0 and run()[0] == 0
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(instructions.CountError, match="kernel_calls, got no such file"):
         instructions.count_calls(tmp_path)
     with pytest.raises(instructions.CountError, match=r"avx512\.cc\.o, got no such file"):
         instructions.count_loops(AVX512, tmp_path)
+    (tmp_path / instructions.ISA_OBJECTS).mkdir(parents=True)
+    (tmp_path / instructions.ISA_OBJECTS / "avx512.cc.o").touch()
+    monkeypatch.setattr(instructions, "_run", lambda command: X86)
+    with pytest.raises(instructions.CountError, match="expected functions named as"):
+        instructions.count_loops(AVX512, tmp_path)
+    monkeypatch.undo()
     with pytest.raises(instructions.CountError, match="expected no-such-tool on PATH"):
         instructions._run(["no-such-tool"])
 
@@ -148,6 +154,11 @@ def test_the_committed_counts_cover_the_problems_and_functions() -> None:
     counts = json.loads(instructions.COUNTS.read_text(encoding="utf-8"))
     source = (ROOT / "csrc" / "testing" / "kernel_calls.cc").read_text(encoding="utf-8")
     assert list(counts["calls"]) == re.findall(r'\{"((?:linear|conv) [^"]+)"', source)
-    assert list(counts["loops"]) == [name for target in TARGETS for name in target.functions]
-    assert all(counts["loops"].values()) and all(counts["calls"].values())
+    assert list(counts["loops"]) == [target.name for target in TARGETS]
+    for functions in counts["loops"].values():
+        assert all(re.fullmatch(instructions.FUNCTIONS, name) for name in functions)
+        tiles = [name for name in functions if name.startswith("panel_tile_width<")]
+        assert {name.split(", ")[1] for name in tiles} == {"1", "6"}
+        assert all(functions.values())
+    assert all(counts["calls"].values())
     assert set(counts["compilers"]) == {target.name for target in TARGETS}
