@@ -235,9 +235,9 @@ def count_loops(target: Target, build: Path) -> dict[str, dict[str, dict[str, in
 
 
 def compiler_of(path: Path) -> str:
-    """Return the compiler that an object file names."""
+    """Return the compiler and version that an object file names, without the distribution's."""
     found = re.search(r"\] +(\S.*)", _run(["readelf", "-p", ".comment", str(path)]))
-    return found[1] if found else "unknown"
+    return re.sub(r" \(.*?\)", "", found[1]) if found else "unknown"
 
 
 # ---- together ------------------------------------------------------------------------------------
