@@ -10,9 +10,12 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.timing import Comparison, Quartiles, Timing
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SCHEMA = 1
 
@@ -133,8 +136,11 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def to_json(results: Results) -> str:
-    """Return the result file's text: one row a line, so that a diff shows the rows that moved."""
+def to_json(results: DataclassInstance) -> str:
+    """Return the result file's text: one row a line, so that a diff shows the rows that moved.
+
+    `results` is a Results, or another dataclass of plain data whose lists are of rows.
+    """
     parts = []
     for key, value in _rounded(dataclasses.asdict(results)).items():
         if isinstance(value, list) and value:

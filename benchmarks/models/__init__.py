@@ -1,0 +1,1 @@
+"""Whole networks, pruned and converted here: outputs compared, then timed against dense."""

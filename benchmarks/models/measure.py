@@ -1,0 +1,97 @@
+"""Prunes, converts, compares and times one model at one sparsity and thread count."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from benchmarks.models.compare import compare
+from benchmarks.models.pruning import prunable, prune
+from benchmarks.models.rows import ModelRow
+from benchmarks.models.workload import Inputs, Workload, channels_last
+from benchmarks.timing import Contender, Plan, interleave
+from sparseinfer import LayerReport, convert_to_sparse, report
+
+
+def bytes_of(model: nn.Module) -> int:
+    """Return the bytes of all parameters and buffers, shared ones once."""
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+
+def pruned(workload: Workload, sparsity: float) -> tuple[Workload, float]:
+    """Return the workload with a pruned copy of its model, and the share of zeros reached."""
+    model = copy.deepcopy(workload.model)
+    zeros = prune(model, sparsity, workload.kept)
+    return dataclasses.replace(workload, model=model), zeros
+
+
+def left_dense(workload: Workload, layers: Sequence[LayerReport]) -> dict[str, str]:
+    """Return the layers that stayed dense, each with its reason.
+
+    A layer that was pruned and that the report does not know is among them.
+    """
+    left = {layer.name: layer.reason for layer in layers if not layer.is_sparse}
+    known = {name for layer in layers for name in (layer.name, *layer.aliases)}
+    for parameter in prunable(workload.model, workload.kept):
+        name = parameter.rpartition(".")[0]
+        if name not in known:
+            kind = type(workload.model.get_submodule(name)).__name__
+            left[name] = f"the report does not know it: {kind}"
+    return left
+
+
+def _contender(name: str, workload: Workload, model: nn.Module, inputs: Inputs) -> Contender:
+    call: Callable[[], object] = lambda: workload.run(model, inputs)  # noqa: E731
+    return Contender(name, [call])
+
+
+def measure(
+    name: str, workload: Workload, sparsity: float, zeros: float, threads: int, plan: Plan
+) -> ModelRow:
+    """Convert the workload's pruned model, compare its outputs, then time it against dense.
+
+    Raises:
+        WrongResultError: the converted model's outputs are wrong; nothing was timed.
+    """
+    torch.set_num_threads(threads)
+    examples = workload.inputs if workload.examples is None else workload.examples
+    start = time.perf_counter()
+    converted = convert_to_sparse(workload.model, example_inputs=examples, progress=False)
+    seconds = time.perf_counter() - start
+    layers = report(converted).layers
+    difference = compare(workload, converted)
+    contenders = [
+        _contender("dense", workload, workload.model, workload.inputs),
+        _contender("converted", workload, converted, workload.inputs),
+    ]
+    if workload.images:
+        contenders.append(_contender("channels_last", workload, *channels_last(workload)))
+    with torch.inference_mode():
+        seen = interleave(contenders, plan)
+    return ModelRow(
+        model=name,
+        does=workload.does,
+        trained=workload.trained,
+        sparsity=sparsity,
+        zeros=zeros,
+        threads=threads,
+        converted_layers=sum(layer.is_sparse for layer in layers),
+        left_layers=left_dense(workload, layers),
+        conversion_seconds=seconds,
+        dense_bytes=bytes_of(workload.model),
+        converted_bytes=bytes_of(converted),
+        difference=difference,
+        rounds=seen.rounds,
+        dense=seen.timing("dense"),
+        converted=seen.timing("converted"),
+        speedup=seen.speedup("converted", "dense"),
+        channels_last=seen.timing("channels_last") if workload.images else None,
+        speedup_over_channels_last=(
+            seen.speedup("converted", "channels_last") if workload.images else None
+        ),
+    )
