@@ -98,7 +98,8 @@ def introduction(results: ModelResults) -> str:
         f"({versions['torch_cpu_capability']}), {counts}, on {machine['cpu']}, {machine['cores']} "
         f"cores, {machine['os']}. Gain: dense over converted time, medians of interleaved rounds; "
         f"below {SLOWER} it is marked. Every output was compared with float64 first; "
-        f"generated tokens are equal to the dense model's. {results.date[:10]}, {source}: `{results.command}`."
+        f"generated tokens are equal to the dense model's. {results.date[:10]}, {source}: "
+        f"`{results.command}`."
     )
     if results.settings["quick"] or not results.complete:
         text += " **A partial or quick run: not for quoting.**"
