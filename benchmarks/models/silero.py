@@ -1,12 +1,14 @@
 """silero-vad: is somebody speaking? Convolutions over a spectrum and an LSTM, trained.
 
-The package carries a TorchScript archive, which convert_to_sparse cannot change, and the same
-weights for 16 kHz as safetensors: the network is written down here and those are loaded.
+The package carries a TorchScript archive, which convert_to_sparse cannot change, and weights of
+another training of the same network as safetensors, for 16 kHz. The network is written down here
+and those are loaded.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +75,17 @@ NAMES = {
 }
 
 
+def build(weights: Mapping[str, Tensor]) -> SileroVAD:
+    """Return the network with weights given by the names in the package's safetensors file."""
+    state = {}
+    for name, value in weights.items():
+        layer, key = name.rsplit(".", 1)
+        state[f"lstm.{key}_l0" if layer == "lstm_cell" else f"{NAMES[layer]}.{key}"] = value
+    model = SileroVAD()
+    model.load_state_dict(state)
+    return model.eval()
+
+
 def load() -> SileroVAD:
     """Return the trained network.
 
@@ -82,14 +95,9 @@ def load() -> SileroVAD:
     require("safetensors", pip="pip install safetensors")
     from safetensors.torch import load_file
 
-    path = package_file("silero_vad", "data", "silero_vad_16k.safetensors", pip=PIP)
-    state = {}
-    for name, value in load_file(path).items():
-        layer, key = name.rsplit(".", 1)
-        state[f"lstm.{key}_l0" if layer == "lstm_cell" else f"{NAMES[layer]}.{key}"] = value
-    model = SileroVAD()
-    model.load_state_dict(state)
-    return model.eval()
+    return build(
+        load_file(package_file("silero_vad", "data", "silero_vad_16k.safetensors", pip=PIP))
+    )
 
 
 def voice_like(seconds: float) -> Tensor:
