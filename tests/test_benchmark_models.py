@@ -430,6 +430,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
     monkeypatch.setattr(command, "MODELS", stand_ins)
     monkeypatch.setattr(command, "QUICK_PLAN", ONE_ROUND)
     monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "0")
     made = typer.Typer()
     made.command()(command.main)
     return made

@@ -6,6 +6,7 @@ Each model is pruned, converted, compared with float64, then timed in turns agai
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import os
 import shlex
 import signal
@@ -71,13 +72,10 @@ def describe_command(models: str, sparsity: str, threads: str, out: Path, quick:
 
 def describe_model_versions() -> dict[str, object]:
     """Return the versions of what is measured, and of transformers where it is installed."""
-    versions = describe_versions()
     try:
-        import transformers
-    except ImportError:
-        return versions
-    transformers.utils.logging.disable_progress_bar()
-    return {**versions, "transformers": transformers.__version__}
+        return {**describe_versions(), "transformers": importlib.metadata.version("transformers")}
+    except importlib.metadata.PackageNotFoundError:
+        return describe_versions()
 
 
 def line_of(row: ModelRow) -> str:
@@ -144,8 +142,9 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="few rounds, not for quoting")] = False,
 ) -> None:
     """Prune whole models, convert them, compare every output, and time them against dense."""
-    # Weights come from installed packages and shapes from configurations: no hub is asked.
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    # Weights come from installed packages and shapes from configurations: no hub is asked. Both are
+    # read when a builder imports transformers.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     console = Console()
     names, sparsities, counts = (
         parse_models(models),

@@ -17,9 +17,9 @@ from benchmarks.problems import EPS, WrongResultError
 def bound(dense_error: float, largest: float) -> float:
     """Return the error against float64 that a converted model may have.
 
-    Rounding spreads through a network as its layers amplify it, which the dense run measures; the
-    second term stands where the dense run happens to be exact. float64 itself rounds differently
-    where a network has kinks; eight times covers that.
+    Rounding spreads through a network as its layers amplify it, which the dense run measures; sums
+    taken in another order may come out worse than its own, hence a factor. The second term stands
+    where the dense run happens to be exact.
     """
     return 8 * dense_error + 64 * EPS * largest
 
@@ -56,7 +56,6 @@ def compare(workload: Workload, converted: nn.Module) -> Difference:
         if not torch.equal(answer, ours):
             raise WrongResultError(first_difference(answer, ours, expected))
         tokens = answer.shape[-1]
-    # Copied under inference_mode a model keeps ordinary parameters; it is used once.
     exact = workload.outputs(copy.deepcopy(dense).double(), widened(inputs), answer)
     if got.shape != exact.shape:
         raise WrongResultError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -46,8 +47,7 @@ def left_dense(workload: Workload, layers: Sequence[LayerReport]) -> dict[str, s
 
 
 def _contender(name: str, workload: Workload, model: nn.Module, inputs: Inputs) -> Contender:
-    call: Callable[[], object] = lambda: workload.run(model, inputs)  # noqa: E731
-    return Contender(name, [call])
+    return Contender(name, [partial(workload.run, model, inputs)])
 
 
 def measure(
