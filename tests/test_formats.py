@@ -12,7 +12,7 @@ from oracle import check_linear, sparse_weight
 
 from sparseinfer import _C, formats, pack, unpack
 from sparseinfer.handles import open_packed
-from sparseinfer.patterns import detect_pattern
+from sparseinfer.patterns import _nm, detect_pattern
 
 SHAPES = st.one_of(
     st.tuples(st.integers(1, 20), st.integers(1, 70)),
@@ -207,3 +207,32 @@ def _along_channels() -> torch.Tensor:
 )
 def test_patterns(name: str, make: Any) -> None:
     assert str(detect_pattern(make())) == name
+
+
+def _n_of_m_by_definition(kept: torch.Tensor) -> tuple[int, int] | None:
+    for m in (4, 8, 16):
+        groups = [row[i : i + m].sum() for row in kept for i in range(0, len(row) - m + 1, m)]
+        counts = torch.tensor(groups)
+        if not groups:
+            return None
+        n = int(counts.max())
+        if n <= m // 2 and float((counts == n).sum()) >= 0.9 * len(groups):
+            return n, m
+    return None
+
+
+@pytest.mark.parametrize("columns", [3, 4, 7, 8, 12, 15, 16, 20, 31, 32, 44, 63])
+@pytest.mark.parametrize("n_of_m", [(1, 4), (2, 4), (3, 4), (2, 8), (4, 8), (3, 16), (8, 16)])
+def test_groups_start_at_the_first_column_and_a_rest_is_left_out(
+    columns: int, n_of_m: tuple[int, int]
+) -> None:
+    n, m = n_of_m
+    kept = torch.rand(6, columns) < 0.5
+    for start in range(0, columns - m + 1, m):
+        order = torch.rand(6, m).argsort(1)
+        kept[:, start : start + m] = order < n
+    # A view into a wider weight, as slices are.
+    view = torch.cat([torch.ones(6, 1, dtype=torch.bool), kept], 1)[:, 1:]
+    assert _nm(view) == _nm(kept) == _n_of_m_by_definition(kept)
+    if n <= m // 2 and columns >= m:
+        assert _nm(kept) is not None
