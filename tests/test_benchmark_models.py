@@ -1,4 +1,4 @@
-"""The model benchmarks: pruning, comparison, result file, table and command, on tiny stand-ins."""
+"""The model benchmarks: packages, pruning, comparison and command, on tiny stand-ins."""
 
 from __future__ import annotations
 
@@ -15,24 +15,15 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from benchmarks.models import __main__ as command
-from benchmarks.models import table
 from benchmarks.models.catalogue import MODELS
 from benchmarks.models.compare import bound, compare
 from benchmarks.models.measure import bytes_of, left_dense, measure, pruned
 from benchmarks.models.packages import MissingPackageError, package_file, require
 from benchmarks.models.pruning import prunable, prune, settle_batch_norms
-from benchmarks.models.rows import (
-    Difference,
-    ModelFailure,
-    ModelResults,
-    ModelRow,
-    Skipped,
-    from_json,
-)
+from benchmarks.models.rows import Skipped, from_json
 from benchmarks.models.workload import Inputs, Workload, channels_last
 from benchmarks.problems import EPS, WrongResultError
-from benchmarks.results import to_json
-from benchmarks.timing import Plan, Quartiles, Timing
+from benchmarks.timing import Plan
 from sparseinfer import convert_to_sparse, report
 
 ONE_ROUND = Plan(rounds=1, floor=1, sample=0.0, least=0.0, budget=0.0)
@@ -298,104 +289,6 @@ def test_shared_weights_are_counted_once() -> None:
     assert bytes_of(model) == 4 * (7 * 16 + 16 * 16 + 16)
 
 
-# ---- result file and table
-
-
-def timing(milliseconds: float) -> Timing:
-    seconds = milliseconds / 1e3
-    return Timing(Quartiles(seconds, seconds, seconds), seconds, 1)
-
-
-def made_up_row(ratio: float = 2.0, **changes: object) -> ModelRow:
-    row = ModelRow(
-        model="net", does="1 image", trained=False, sparsity=0.9, zeros=0.9, threads=1,
-        converted_layers=3, left_layers={"head": "it has no zeros"}, conversion_seconds=1.5,
-        dense_bytes=4_000_000, converted_bytes=1_000_000,
-        difference=Difference(1e-7, 1e-7, 1e-7, 1.0, 1.0), rounds=15,
-        dense=timing(10.0), converted=timing(10.0 / ratio), speedup=Quartiles(ratio, ratio, ratio),
-    )  # fmt: skip
-    return dataclasses.replace(row, **changes)  # type: ignore[arg-type]
-
-
-def made_up_results(*rows: ModelRow) -> ModelResults:
-    return ModelResults(
-        date="2026-01-02T03:04:05+00:00",
-        command="python -m benchmarks.models",
-        commit={"hash": "0123456789abcdef", "dirty": False},
-        versions={"torch": "2.6.0", "torch_cpu_capability": "AVX2"},
-        machine={"cpu": "A CPU", "cores": 2, "os": "An OS"},
-        settings={"quick": False},
-        complete=True,
-        rows=list(rows),
-    )
-
-
-def test_result_files_are_read_as_they_were_written() -> None:
-    images = made_up_row(channels_last=timing(8.0), speedup_over_channels_last=Quartiles(1, 2, 3))
-    results = made_up_results(made_up_row(), images)
-    results.skipped.append(Skipped("crepe", "try: pip install it"))
-    results.failures.append(ModelFailure("gpt2", 0.8, 2, "it broke"))
-    assert from_json(to_json(results)) == results
-
-
-@pytest.mark.parametrize(
-    "text", ['{"schema": 0}', "[]", '{"schema": 1}', '{"schema": 1, "rows": [{}]}']
-)
-def test_other_files_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"try benchmarks\.models again"):
-        from_json(text)
-
-
-@pytest.mark.parametrize(("ratio", "slower"), [(0.969, True), (0.97, False), (1.5, False)])
-def test_a_model_below_the_promise_is_marked(ratio: float, slower: bool) -> None:
-    row = made_up_row(ratio)
-    assert row.is_slower is slower
-    assert ("(slower)" in table.gain(row)) is slower
-    assert ("slower" in command.line_of(row)) is slower
-
-
-def test_a_line_holds_a_figure_for_each_thread_count() -> None:
-    rows = [
-        made_up_row(2.0),
-        made_up_row(0.5, threads=2, converted_layers=2, dense=timing(1234.0)),
-        made_up_row(3.0, threads=2, sparsity=0.8, trained=True),
-    ]
-    first, second = table.lines(rows)
-    assert first == [
-        "net: 1 image (random weights)", "90%", "10 / 1234", "5 / 20", "3 / 1; 2 / 1",
-        "2.00 / 0.50 (slower)", "", "4 to 1",
-    ]  # fmt: skip
-    assert second[:4] == ["net: 1 image", "80%", "- / 10", "- / 3.33"]
-
-
-def test_channels_last_has_a_column_of_its_own() -> None:
-    row = made_up_row(channels_last=timing(8.0), speedup_over_channels_last=Quartiles(1, 1.6, 2))
-    assert table.lines([row])[0][6] == "1.60"
-
-
-def test_markdown_names_what_was_left_out() -> None:
-    results = made_up_results(made_up_row())
-    assert "not for quoting" not in table.markdown_section(results)
-    results.complete = False
-    results.skipped.append(Skipped("crepe", "try: pip install it"))
-    results.failures.append(ModelFailure("gpt2", 0.8, 2, "it broke"))
-    text = table.markdown_section(results)
-    assert "crepe was skipped: try: pip install it" in text
-    assert "gpt2 at 80% on 2 threads failed: it broke" in text
-    assert "not for quoting" in text and "0123456789" in text
-
-
-def test_the_table_goes_between_its_markers(tmp_path: Path) -> None:
-    file, readme = tmp_path / "r.json", tmp_path / "README.md"
-    file.write_text(to_json(made_up_results(made_up_row())))
-    readme.write_text("a\n<!-- models:start -->\nold\n<!-- models:end -->\nb\n")
-    table.main(file, readme)
-    text = readme.read_text()
-    assert text.startswith("a\n<!-- models:start -->\nWhole models")
-    assert text.endswith("\n<!-- models:end -->\nb\n")
-    assert "old" not in text
-
-
 # ---- command
 
 
@@ -419,12 +312,17 @@ def broken() -> Workload:
     return dataclasses.replace(workload, inputs={"input": torch.randn(16, 63)})
 
 
+def interrupted() -> Workload:
+    raise KeyboardInterrupt
+
+
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
     stand_ins = {
         "mlp": mlp_workload,
         "missing": missing,
         "broken": broken,
+        "interrupted": interrupted,
         "talk": babbler_workload,
     }
     monkeypatch.setattr(command, "MODELS", stand_ins)
@@ -482,3 +380,13 @@ def test_a_model_that_fails_ends_with_status_1_and_the_others_go_on(
     assert [failure.model for failure in results.failures] == ["broken"]
     assert "RuntimeError" in results.failures[0].error
     assert json.loads(out.read_text())["complete"] is False
+
+
+def test_an_interrupted_run_keeps_what_it_measured(app: typer.Typer, tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    words = ["--models", "mlp,interrupted,talk", "--sparsity", "0.8", "--threads", "1", "--quick"]
+    done = CliRunner().invoke(app, [*words, "--out", str(out)])
+    assert done.exit_code == 130
+    results = from_json(out.read_text())
+    assert [row.model for row in results.rows] == ["mlp"]
+    assert not results.complete
