@@ -78,7 +78,7 @@ def test_a_line_holds_a_figure_for_each_thread_count() -> None:
     rows = [
         made_up_row(2.0),
         made_up_row(0.5, threads=2, converted_layers=2, dense=timing(1234.0)),
-        made_up_row(3.0, threads=2, sparsity=0.8, trained=True),
+        made_up_row(3.0, threads=2, sparsity=0.8, trained=True, dense_bytes=1_229_000_000),
     ]
     first, second = table.lines(rows)
     assert first == [
@@ -86,6 +86,7 @@ def test_a_line_holds_a_figure_for_each_thread_count() -> None:
         "2.00 / 0.50 (slower)", "", "4 to 1",
     ]  # fmt: skip
     assert second[:4] == ["net: 1 image", "80%", "- / 10", "- / 3.33"]
+    assert second[-1] == "1229 to 1"
 
 
 def test_channels_last_has_a_column_of_its_own() -> None:

@@ -27,9 +27,8 @@ NARROW = 6
 """Columns that a terminal shows."""
 
 
-def milliseconds(seconds: float) -> str:
-    """Return a time in milliseconds with about three significant digits."""
-    value = seconds * 1e3
+def short(value: float) -> str:
+    """Return a figure with three significant digits, or all of its whole ones."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -73,12 +72,12 @@ def lines(rows: Sequence[ModelRow]) -> list[list[str]]:
             [
                 title(first),
                 f"{first.sparsity:.0%}",
-                cell(lambda row: milliseconds(row.dense.seconds.median)),
-                cell(lambda row: milliseconds(row.converted.seconds.median)),
+                cell(lambda row: short(row.dense.seconds.median * 1e3)),
+                cell(lambda row: short(row.converted.seconds.median * 1e3)),
                 "; ".join(unique(layers_of(row) for row in own.values())),
                 cell(gain),
                 cell(over_channels_last),
-                f"{first.dense_bytes / 1e6:.3g} to {first.converted_bytes / 1e6:.3g}",
+                f"{short(first.dense_bytes / 1e6)} to {short(first.converted_bytes / 1e6)}",
             ]
         )
     return table
