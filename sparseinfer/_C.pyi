@@ -47,6 +47,7 @@ class Weights:
         activation: str,
         row: int,
         threads: int,
+        /,
     ) -> None: ...
     def conv(
         self,

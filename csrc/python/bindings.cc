@@ -4,7 +4,9 @@
 #include <pybind11/stl.h>
 #include <sparseinfer.h>
 
+#include <algorithm>
 #include <array>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -170,18 +172,7 @@ class Weights {
 
   const si_weight_info& info() const { return info_; }
 
-  void linear(uintptr_t x, uintptr_t y, uintptr_t bias, int64_t n, int64_t ldx, int64_t ldy, bool channel_major,
-              const std::string& activation, int32_t row, int32_t threads) const {
-    const si_linear_args args{reinterpret_cast<const float*>(x),
-                              reinterpret_cast<float*>(y),
-                              reinterpret_cast<const float*>(bias),
-                              n,
-                              ldx,
-                              ldy,
-                              channel_major ? SI_CHANNEL_MAJOR : SI_TOKEN_MAJOR,
-                              activation_of(activation),
-                              row,
-                              threads};
+  void linear(const si_linear_args& args) const {
     check(without_gil([&] { return si_linear(handle_, &args); }));
   }
 
@@ -208,6 +199,43 @@ class Weights {
   si_weights* handle_ = nullptr;
   si_weight_info info_{};
 };
+
+// Weights.linear(x, y, bias, n, ldx, ldy, channel_major, activation, row, threads), by position. Reading ten arguments
+// by name and type, as pybind11 does, takes a small layer longer than its kernel.
+PyObject* linear(PyObject* self, PyObject* const* given, Py_ssize_t count) {
+  if (count != 10) return PyErr_Format(PyExc_TypeError, "linear() expected 10 arguments, got %zd", count);
+  const auto integer = [&](int at) { return PyLong_AsLongLong(given[at]); };
+  const auto narrow = [&](int at) {
+    return static_cast<int32_t>(std::clamp<long long>(PyLong_AsLongLong(given[at]), INT32_MIN, INT32_MAX));
+  };
+  const auto address = [&](int at) { return static_cast<float*>(PyLong_AsVoidPtr(given[at])); };
+  try {
+    const char* activation = PyUnicode_AsUTF8(given[7]);
+    si_linear_args args{address(0), address(1),     address(2),  integer(3), integer(4),
+                        integer(5), SI_TOKEN_MAJOR, SI_ACT_NONE, narrow(8),  narrow(9)};
+    const int channel_major = PyObject_IsTrue(given[6]);
+    if (PyErr_Occurred()) return nullptr;
+    args.layout = channel_major ? SI_CHANNEL_MAJOR : SI_TOKEN_MAJOR;
+    args.activation = activation_of(activation);
+    py::handle(self).cast<const Weights&>().linear(args);
+    Py_RETURN_NONE;
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const py::builtin_exception& error) {
+    error.set_error();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+// A method of the type itself: Python then checks that `self` is one of its instances.
+void add_linear(const py::class_<Weights>& type) {
+  static PyMethodDef method{"linear", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&linear)),
+                            METH_FASTCALL, nullptr};
+  type.attr("linear") =
+      py::reinterpret_steal<py::object>(PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(type.ptr()), &method));
+}
 
 py::list isas() {
   py::list out;
@@ -262,16 +290,15 @@ PYBIND11_MODULE(_C, m) {
         py::arg("kblock") = SI_KBLOCK_AUTO, py::arg("n") = 2, py::arg("m") = 4, py::arg("value_type") = "float32");
   m.def("unpack", &unpack, py::arg("blob"));
   m.def("info", &inspect, py::arg("blob"));
-  py::class_<Weights>(m, "Weights")
-      .def(py::init<uintptr_t, size_t>(), py::arg("ptr"), py::arg("nbytes"))
+  py::class_<Weights> weights(m, "Weights");
+  weights.def(py::init<uintptr_t, size_t>(), py::arg("ptr"), py::arg("nbytes"))
       .def_property_readonly("format", [](const Weights& w) { return name_of(w.info().format); })
       .def_property_readonly("shape", [](const Weights& w) { return shape_of(w.info().desc); })
       .def_property_readonly("groups", [](const Weights& w) { return w.info().desc.groups; })
       .def_property_readonly("nnz", [](const Weights& w) { return w.info().nnz; })
       .def_property_readonly("nbytes", [](const Weights& w) { return w.info().bytes; })
-      .def("linear", &Weights::linear, py::arg("x"), py::arg("y"), py::arg("bias"), py::arg("n"), py::arg("ldx"),
-           py::arg("ldy"), py::arg("channel_major"), py::arg("activation"), py::arg("row"), py::arg("threads"))
       .def("conv", &Weights::conv, py::arg("x"), py::arg("y"), py::arg("bias"), py::arg("batch"), py::arg("h"),
            py::arg("w"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("padding_mode"),
            py::arg("activation"), py::arg("row"), py::arg("threads"));
+  add_linear(weights);
 }
