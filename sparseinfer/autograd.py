@@ -1,4 +1,4 @@
-"""Gradients of the operators: a sparse forward, a backward through the unpacked weight.
+"""Derivatives of the operators: a sparse forward, a backward through the unpacked weight.
 
 The gradient reaches the input and the bias. The packed weight has none: train with masks on the
 dense model and convert again.
@@ -10,15 +10,21 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.compiler import is_dynamo_compiling
 from torch.nn import functional as F
 
 from sparseinfer.activations import activation_gradient
+from sparseinfer.shortcut import unobserved
 
 __all__ = ["conv_gradients", "linear_gradients", "register"]
 
 Gradients = Callable[..., tuple[Tensor | None, Tensor | None]]
-"""Of (operator, needed, gradient, x, packed, bias, *options): the gradients of x and bias."""
+"""Of (needed, gradient, shape, packed, *geometry): the gradients of x, whose shape `shape` is, and
+of the bias. `gradient` is that of the output before its activation; `geometry` is the operator's
+arguments from the output features or channels on, without activation and threads."""
 
 _BELOW_AUTOGRAD = torch._C._after_autograd_keyset
 _PLAIN_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU).raw_repr()
@@ -26,8 +32,11 @@ _PLAIN_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU).raw_repr()
 
 def register(
     library: torch.library.Library, name: str, cpu: Callable[..., Tensor], gradients: Gradients
-) -> None:
+) -> Callable[..., Tensor]:
     """Give the operator `name` of `library`, whose CPU kernel is `cpu`, its derivative.
+
+    Returns a function with the operator's arguments for the modules to call: it skips the
+    dispatcher where nothing in torch has to see the call.
 
     `torch.library.register_autograd` does the same at about 4 us more a call, because it crosses
     the dispatcher once more from Python; here a call that needs no gradient, and that no mode of
@@ -40,42 +49,83 @@ def register(
             return operator.redispatch(keyset & _BELOW_AUTOGRAD, *arguments)
 
     class Sparse(torch.autograd.Function):
+        # What has no gradient comes in one tuple: each argument of `apply` costs time.
         @staticmethod
-        def forward(ctx: Any, keyset: Any, *arguments: Any) -> Any:
-            ctx.save_for_backward(*arguments[:3])
-            ctx.options = arguments[3:]
-            return below(keyset, *arguments)
+        def forward(ctx: Any, x: Tensor, bias: Tensor | None, rest: tuple[Any, ...]) -> Any:
+            """`rest`: dispatch keys (None: the CPU kernel is all that is left), packed, options."""
+            ctx.call = x.shape, rest
+            if rest[-2] != "none":
+                ctx.save_for_backward(x, bias)
+            if rest[0] is None:
+                return cpu(x, rest[1], bias, *rest[2:])
+            if _forward_derivatives():
+                ctx.save_for_forward(x, bias)
+            # Torch turns derivatives off in here; transforms further out still want theirs.
+            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+                return below(rest[0], x, rest[1], bias, *rest[2:])
 
         @staticmethod
         def backward(ctx: Any, *outputs: Any) -> Any:
-            x, packed, bias = ctx.saved_tensors
-            needed = (ctx.needs_input_grad[1], bias is not None and ctx.needs_input_grad[3])
-            of_x, of_bias = gradients(operator, needed, outputs[0], x, packed, bias, *ctx.options)
-            return (None, of_x, None, of_bias, *(None for _ in ctx.options))
+            shape, (_, packed, *geometry, _, _) = ctx.call
+            gradient = through_activation(ctx, outputs[0])
+            return *gradients(ctx.needs_input_grad[:2], gradient, shape, packed, *geometry), None
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            shape, (_, packed, *geometry, _, threads) = ctx.call
+            of_x, of_bias, _ = tangents
+            if of_x is None:
+                of_x = of_bias.new_zeros(shape)
+            tangent = operator(of_x, packed, of_bias, *geometry, "none", threads)
+            # An activation works element by element: its derivative is its own transpose.
+            return through_activation(ctx, tangent)
+
+    def through_activation(ctx: Any, derivative: Tensor) -> Tensor:
+        _, (_, packed, *geometry, activation, threads) = ctx.call
+        if activation == "none":
+            return derivative
+        x, bias = ctx.saved_tensors
+        preactivation = operator(x, packed, bias, *geometry, "none", threads)
+        return activation_gradient(activation, derivative, preactivation)
+
+    # `Function.apply` in Python refuses under `torch.func`, whose transforms it would have to apply
+    # itself. By the time `kernel` runs, the dispatcher has come down to one transform.
+    apply = super(torch.autograd.Function, Sparse).apply
 
     def kernel(keyset: Any, x: Tensor, packed: Tensor, bias: Tensor | None, *options: Any) -> Any:
-        if torch.is_grad_enabled() and (
-            x.requires_grad or (bias is not None and bias.requires_grad)
+        if _forward_derivatives() or (
+            is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
         ):
-            return Sparse.apply(keyset, x, packed, bias, *options)
+            with enable_single_level_autograd_function():
+                return apply(x, bias, (keyset, packed, *options))
         if (keyset & _BELOW_AUTOGRAD).raw_repr() == _PLAIN_CPU:
             return cpu(x, packed, bias, *options)
         return below(keyset, x, packed, bias, *options)
 
+    def call(x: Tensor, packed: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
+        if is_dynamo_compiling() or not unobserved(x, packed, bias):
+            return operator(x, packed, bias, *options)
+        if is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+            return apply(x, bias, (None, packed, *options))
+        return cpu(x, packed, bias, *options)
+
     library.impl(name, kernel, "Autograd", with_keyset=True)
+    return call
+
+
+def _forward_derivatives() -> bool:
+    """Whether tensors may carry tangents: inside `torch.func.jvp` or a `forward_ad.dual_level`."""
+    return forward_ad._current_level >= 0
 
 
 def linear_gradients(
-    operator: Any, needed: tuple[bool, bool], gradient: Tensor, x: Tensor, packed: Tensor,
-    bias: Tensor | None, out_features: int, activation: str, threads: int,
+    needed: tuple[bool, bool], gradient: Tensor, shape: torch.Size, packed: Tensor,
+    out_features: int,
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     """Gradients of `sparseinfer::linear` at its input and bias."""
-    if activation != "none":
-        preactivation = operator(x, packed, bias, out_features, "none", threads)
-        gradient = activation_gradient(activation, gradient, preactivation)
     of_x = of_bias = None
     if needed[0]:
-        weight = torch.ops.sparseinfer.dense_weight(packed, (out_features, x.shape[-1]))
+        weight = torch.ops.sparseinfer.dense_weight(packed, (out_features, shape[-1]))
         of_x = gradient @ weight.to(gradient.dtype)
     if needed[1]:
         of_bias = gradient.reshape(-1, out_features).sum(dim=0)
@@ -83,34 +133,28 @@ def linear_gradients(
 
 
 def conv_gradients(
-    operator: Any, needed: tuple[bool, bool], gradient: Tensor, x: Tensor, packed: Tensor,
-    bias: Tensor | None, out_channels: int, kernel_size: list[int], stride: list[int],
-    padding: list[int], dilation: list[int], groups: int, padding_mode: str, activation: str,
-    threads: int,
+    needed: tuple[bool, bool], gradient: Tensor, shape: torch.Size, packed: Tensor,
+    out_channels: int, kernel_size: list[int], stride: list[int], padding: list[int],
+    dilation: list[int], groups: int, padding_mode: str,
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     """Gradients of `sparseinfer::conv1d` and `conv2d` at their input and bias."""
-    if activation != "none":
-        preactivation = operator(
-            x, packed, bias, out_channels, kernel_size, stride, padding, dilation, groups,
-            padding_mode, "none", threads,
-        )  # fmt: skip
-        gradient = activation_gradient(activation, gradient, preactivation)
     axes = len(kernel_size)
     of_x = of_bias = None
     if needed[0]:
-        shape = (out_channels, x.shape[1] // groups, *kernel_size)
-        weight = torch.ops.sparseinfer.dense_weight(packed, shape)
+        weight = torch.ops.sparseinfer.dense_weight(
+            packed, (out_channels, shape[1] // groups, *kernel_size)
+        )
         sizes = [
-            x.shape[axis + 2] + padding[2 * axis] + padding[2 * axis + 1] for axis in range(axes)
+            shape[axis + 2] + padding[2 * axis] + padding[2 * axis + 1] for axis in range(axes)
         ]
-        padded = x.new_empty((1,)).expand((*x.shape[:2], *sizes))
+        padded = gradient.new_empty((1,)).expand((*shape[:2], *sizes))
         of_x, _, _ = torch.ops.aten.convolution_backward(
-            gradient, padded, weight, None, stride, [0] * axes, dilation, False, [0] * axes, groups,
-            [True, False, False],
+            gradient, padded, weight.to(gradient.dtype), None, stride, [0] * axes, dilation, False,
+            [0] * axes, groups, [True, False, False],
         )  # fmt: skip
         for axis in range(axes):
             before, after = padding[2 * axis], padding[2 * axis + 1]
-            of_x = _unpad(of_x, axis + 2, x.shape[axis + 2], before, after, padding_mode)
+            of_x = _unpad(of_x, axis + 2, shape[axis + 2], before, after, padding_mode)
     if needed[1]:
         of_bias = gradient.sum(dim=[0, *range(2, axes + 2)])
     return of_x, of_bias

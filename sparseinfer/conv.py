@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparseinfer.activations import ACTIVATIONS, check_choice
 from sparseinfer.handles import Handle, open_packed
-from sparseinfer.linear import BEST_ROW, checked_bias, dtype_name
+from sparseinfer.linear import BEST_ROW, NARROW, checked_bias, dtype_name
 
 __all__ = ["PADDING_MODES", "conv_cpu", "conv_output_shape"]
 
@@ -33,9 +33,10 @@ def conv_cpu(
 ) -> Tensor:
     """Compute a 1-D or 2-D cross-correlation on the CPU with the native row `row`.
 
-    `x` is float32 `[batch, C, w]` or `[batch, C, h, w]`; `kernel_size`, `stride` and `dilation`
-    have one entry an axis and `padding` two (both ends). Returns `[batch, M, oh, ow]` (or without
-    oh), contiguous.
+    `x` is `[batch, C, w]` or `[batch, C, h, w]`; `kernel_size`, `stride` and `dilation` have one
+    entry an axis and `padding` two (both ends). Returns `[batch, M, oh, ow]` (or without oh),
+    contiguous. x and bias are float32, or both float16 or bfloat16: the arithmetic is float32 then
+    too, between conversions.
 
     Raises:
         RuntimeError: dtype, rank, channels or sizes do not fit, or no row can run.
@@ -48,6 +49,11 @@ def conv_cpu(
         >>> conv_cpu(x, packed, None, 1, (1, 1), (1, 1), (0,) * 4, (1, 1), 1).shape
         torch.Size([1, 1, 2, 2])
     """
+    if x.dtype in NARROW and (bias is None or bias.dtype is x.dtype):
+        return conv_cpu(
+            x.float(), packed, None if bias is None else bias.float(), out_channels, kernel_size,
+            stride, padding, dilation, groups, padding_mode, activation, threads, row,
+        ).to(x.dtype)  # fmt: skip
     shape = conv_output_shape(
         x, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode, activation
     )
@@ -55,6 +61,8 @@ def conv_cpu(
     expected = (out_channels, x.shape[1] // groups, *kernel_size)
     if handle.shape != expected or handle.weights.groups != groups:
         raise _mismatch(x, handle, out_channels, kernel_size, groups)
+    if x.dtype is not torch.float32:
+        raise _wrong_dtype(x)
     if bias is not None:
         bias = checked_bias(bias, out_channels)
     y = x.new_empty(shape)
@@ -98,11 +106,8 @@ def conv_output_shape(
         [2, 4, 4]
     """
     axes = len(kernel_size)
-    if x.dtype is not torch.float32:
-        raise RuntimeError(
-            f"Input type ({dtype_name(x.dtype)}) and weight type (Float) should be the same: "
-            f"expected a float32 input, got {x.dtype}; try x.float()"
-        )
+    if x.dtype is not torch.float32 and x.dtype not in NARROW:
+        raise _wrong_dtype(x)
     if x.dim() != axes + 2:
         raise RuntimeError(
             f"Expected {axes + 1}D (unbatched) or {axes + 2}D (batched) input to conv{axes}d, but "
@@ -141,6 +146,14 @@ def conv_output_shape(
             )
         shape.append(room // stride[axis] + 1)
     return shape
+
+
+def _wrong_dtype(x: Tensor) -> RuntimeError:
+    return RuntimeError(
+        f"Input type ({dtype_name(x.dtype)}) and weight type (Float) should be the same: expected "
+        f"a float32 input, or float16 or bfloat16 with a bias of that type, got {x.dtype}; try "
+        "x.float() and module.float()"
+    )
 
 
 def _check_wrapping(x: Tensor, size: int, before: int, after: int, padding_mode: str) -> None:

@@ -27,7 +27,8 @@ class Handle:
     """A validated packed buffer, ready for kernels.
 
     `memory` is the host copy that was validated: the buffer itself where it is aligned and on the
-    CPU. `weights` is the native view of it, and `m` and `k` are the weight's rows and columns.
+    CPU. `weights` is the native view of it, and `m` and `k` are the weight's rows and columns;
+    `linear_m` is `m`, or None where the weight is a convolution's.
     """
 
     def __init__(self, packed: Tensor) -> None:
@@ -37,11 +38,13 @@ class Handle:
             memory = torch.empty(memory.numel(), dtype=torch.uint8, device="cpu").copy_(memory)
         self.memory = memory
         self.weights = _C.Weights(memory.data_ptr(), memory.numel())
+        self.linear = self.weights.linear  # bound once
         self.shape: tuple[int, ...] = tuple(self.weights.shape)
         self.m = self.shape[0]
         self.k = 1
         for size in self.shape[1:]:
             self.k *= size
+        self.linear_m = self.m if len(self.shape) == 2 else None
         self._reference = weakref.ref(packed, partial(_forget, id(packed)))
         # Holding the storage keeps its address from being given to other bytes while this entry
         # lives.
@@ -52,12 +55,15 @@ class Handle:
 
     def describes(self, packed: Tensor) -> bool:
         """Whether this handle still tells the truth about `packed`."""
-        return (
-            self._reference() is packed
-            and self._pointer == packed.data_ptr()
-            and self._length == packed.numel()
-            and self._version == _version(packed)
-        )
+        try:
+            return (
+                self._reference() is packed
+                and self._pointer == packed.data_ptr()
+                and self._length == packed.numel()
+                and self._version == packed._version
+            )
+        except RuntimeError:  # it became an inference tensor
+            return False
 
     @cached_property
     def info(self) -> dict[str, Any]:

@@ -8,10 +8,17 @@ from torch import Tensor
 from sparseinfer import registry
 from sparseinfer.handles import Handle, open_packed
 
-__all__ = ["BEST_ROW", "checked_bias", "dtype_name", "linear_cpu", "linear_cuda"]
+__all__ = ["BEST_ROW", "NARROW", "checked_bias", "dtype_name", "linear_cpu", "linear_cuda"]
 
 BEST_ROW = -1
 """The native library takes its best usable row."""
+
+NARROW = (torch.float16, torch.bfloat16)
+"""Types that the CPU operators take and give; they compute in float32."""
+
+# Looked up once: on a small layer each look-up shows.
+_FLOAT32 = torch.float32
+_threads = torch.get_num_threads
 
 _DTYPE_NAMES = {
     torch.float32: "Float", torch.float64: "Double", torch.float16: "Half",
@@ -41,7 +48,8 @@ def linear_cpu(
 ) -> Tensor:
     """Compute act(x W^T + bias) on the CPU with the native row `row` (an index of `_C.rows()`).
 
-    `x` is float32 `[..., K]`, `bias` `[M]` with M = `out_features`; returns `[..., M]`.
+    `x` is `[..., K]`, `bias` `[M]` with M = `out_features`; returns `[..., M]`. All are float32, or
+    all float16 or bfloat16: the arithmetic is float32 then too, between conversions.
 
     Raises:
         RuntimeError: dtype, device, rank or feature count do not fit, or no row can run.
@@ -56,17 +64,19 @@ def linear_cpu(
     handle = open_packed(packed)
     k = handle.k
     shape = [*x.shape]
-    if x.dtype is not torch.float32 or not shape or shape[-1] != k:
-        raise _mismatch(x, handle)
-    if len(handle.shape) != 2 or handle.m != out_features:
+    if x.dtype is not _FLOAT32 or not shape or shape[-1] != k:
+        return _linear_narrow(x, packed, bias, out_features, activation, threads, row)
+    if handle.linear_m != out_features:
         raise RuntimeError(
             f"expected a packed weight of shape [{out_features}, {k}], got {list(handle.shape)}; "
             "try the weight that this layer was built with"
         )
-    if bias is not None:
+    if bias is not None and (
+        bias.dtype is not _FLOAT32 or bias.shape != (out_features,) or not bias.is_contiguous()
+    ):
         bias = checked_bias(bias, out_features)
     shape[-1] = out_features
-    y = x.new_empty(shape)
+    y = x.new_empty(*shape)
     n = y.numel() // out_features
     if n == 0:
         return y
@@ -76,18 +86,34 @@ def linear_cpu(
             pitch = x.stride(0)
         else:
             x = x.contiguous()
-    handle.weights.linear(
+    handle.linear(
         x.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr(),
-        n, pitch, out_features, False, activation, row, threads or torch.get_num_threads(),
+        n, pitch, out_features, False, activation, row, threads or _threads(),
     )  # fmt: skip
     return y
+
+
+def _linear_narrow(
+    x: Tensor, packed: Tensor, bias: Tensor | None, out_features: int, activation: str,
+    threads: int, row: int,
+) -> Tensor:  # fmt: skip
+    """A float16 or bfloat16 call, computed in float32 between two roundings; else the error."""
+    handle = open_packed(packed)
+    if x.dtype not in NARROW or x.dim() == 0 or x.shape[-1] != handle.k:
+        raise _mismatch(x, handle)
+    if bias is not None:
+        if bias.dtype is not x.dtype:
+            raise _mismatch(x, handle)
+        bias = bias.float()
+    return linear_cpu(x.float(), packed, bias, out_features, activation, threads, row).to(x.dtype)
 
 
 def _mismatch(x: Tensor, handle: Handle) -> RuntimeError:
     if x.dtype is not torch.float32:
         return RuntimeError(
             f"mat1 and mat2 must have the same dtype, but got {dtype_name(x.dtype)} and Float: "
-            f"expected a float32 input, got {x.dtype}; try x.float()"
+            f"expected a float32 input, or float16 or bfloat16 with a bias of that type, got "
+            f"{x.dtype}; try x.float() and module.float()"
         )
     shape = list(x.shape)
     rows = 1
@@ -110,7 +136,7 @@ def checked_bias(bias: Tensor, m: int) -> Tensor:
         >>> checked_bias(torch.zeros(3), 3).shape
         torch.Size([3])
     """
-    if bias.dtype is not torch.float32 or bias.dim() != 1 or bias.shape[0] != m:
+    if bias.dtype is not _FLOAT32 or bias.shape != (m,):
         raise RuntimeError(
             f"expected a float32 bias of shape [{m}], got {bias.dtype} of shape "
             f"{list(bias.shape)}; try bias=None or module.float()"

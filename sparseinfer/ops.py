@@ -8,6 +8,9 @@
 `packed` is a buffer of `sparseinfer.pack`; `activation` is a name of `ACTIVATIONS`; `padding` lists
 both ends of each axis (top, bottom, left, right); `threads = 0` means `torch.get_num_threads()` at
 the time of the call. Outputs are contiguous. Input and bias have gradients, the weight has none.
+On the CPU the arithmetic is float32: inputs in float16 or bfloat16 (with a bias of that type) are
+converted, and so is the output; under CPU autocast the output has autocast's type, as that of a
+dense layer has.
 The operators are defined with `torch.library.Library`, not `custom_op`, for its lower overhead: a
 call on a small layer costs as much as the arithmetic.
 
@@ -17,7 +20,8 @@ is unspecified; under a kept weight it always does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,9 +30,11 @@ from sparseinfer import autograd, formats, registry
 from sparseinfer.activations import ACTIVATIONS, check_choice
 from sparseinfer.conv import PADDING_MODES, conv_cpu, conv_output_shape
 from sparseinfer.handles import open_packed
-from sparseinfer.linear import linear_cpu, linear_cuda
+from sparseinfer.linear import NARROW, linear_cpu, linear_cuda
 
 __all__ = ["ACTIVATIONS", "PADDING_MODES"]
+
+_AUTOCAST_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 
 _SCHEMAS = (
     "linear(Tensor x, Tensor packed, Tensor? bias, int out_features, str activation, int threads)"
@@ -52,6 +58,7 @@ def _conv_cuda(x: Tensor, packed: Tensor, *_: object) -> Tensor:
 def _linear_fake(
     x: Tensor, packed: Tensor, bias: Tensor | None, out_features: int, activation: str, threads: int
 ) -> Tensor:
+    _check_devices(x, packed)
     check_choice("activation", activation, ACTIVATIONS)
     return x.new_empty((*x.shape[:-1], out_features))
 
@@ -61,6 +68,7 @@ def _conv_fake(
     stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
     padding_mode: str, activation: str, threads: int,
 ) -> Tensor:  # fmt: skip
+    _check_devices(x, packed)
     return x.new_empty(
         conv_output_shape(
             x,
@@ -74,6 +82,15 @@ def _conv_fake(
             activation,
         )
     )
+
+
+def _check_devices(x: Tensor, packed: Tensor) -> None:
+    """A meta tensor brings a real one here, which would come out with memory nobody wrote."""
+    if x.device != packed.device:
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, but found at least two devices, "
+            f"{x.device} and {packed.device}; try input.to({str(packed.device)!r})"
+        )
 
 
 def _dense_weight(packed: Tensor, shape: Sequence[int]) -> Tensor:
@@ -90,7 +107,23 @@ def _dense_weight_fake(packed: Tensor, shape: Sequence[int]) -> Tensor:
     return packed.new_empty(list(shape), dtype=torch.float32)
 
 
-def _register() -> torch.library.Library:
+def _autocast(name: str) -> Callable[..., Tensor]:
+    """The kernel of an operator under CPU autocast: float32 inside, autocast's type outside."""
+    operator = getattr(torch.ops.sparseinfer, name).default
+
+    def kernel(x: Tensor, packed: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_CPU):
+            y = operator(_widened(x), packed, None if bias is None else _widened(bias), *options)
+        return y.to(torch.get_autocast_dtype("cpu"))
+
+    return kernel
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in NARROW else tensor
+
+
+def _define() -> torch.library.Library:
     library = torch.library.Library("sparseinfer", "DEF")
     for schema in _SCHEMAS:
         library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -101,14 +134,18 @@ def _register() -> torch.library.Library:
         library.impl(name, conv_cpu, "CPU")
         library.impl(name, _conv_cuda, "CUDA")
         torch.library.register_fake(f"sparseinfer::{name}", _conv_fake, lib=library)
+    for name in ("linear", "conv1d", "conv2d"):
+        library.impl(name, _autocast(name), "AutocastCPU")
     for device in ("CPU", "CUDA"):
         library.impl("dense_weight", _dense_weight, device)
     torch.library.register_fake("sparseinfer::dense_weight", _dense_weight_fake, lib=library)
-    autograd.register(library, "linear", linear_cpu, autograd.linear_gradients)
-    autograd.register(library, "conv1d", conv_cpu, autograd.conv_gradients)
-    autograd.register(library, "conv2d", conv_cpu, autograd.conv_gradients)
     return library
 
 
-_LIBRARY = _register()
+_LIBRARY = _define()
 """Held for the life of the process: the operators go when it does."""
+
+linear = autograd.register(_LIBRARY, "linear", linear_cpu, autograd.linear_gradients)
+conv1d = autograd.register(_LIBRARY, "conv1d", conv_cpu, autograd.conv_gradients)
+conv2d = autograd.register(_LIBRARY, "conv2d", conv_cpu, autograd.conv_gradients)
+"""What the modules call: the operators, by the shortest way that this call allows."""
