@@ -11,6 +11,7 @@ try:
     from sparseinfer.checkpoints import load_sparse, load_sparse_into, save_sparse
     from sparseinfer.convert import convert_to_sparse
     from sparseinfer.formats import pack, unpack
+    from sparseinfer.load import load_converted
     from sparseinfer.modules import SparseConv1d, SparseConv2d, SparseLinear
     from sparseinfer.report import LayerReport, Report, report
 
@@ -33,6 +34,7 @@ __all__ = [
     "SparseLinear",
     "__version__",
     "convert_to_sparse",
+    "load_converted",
     "load_sparse",
     "load_sparse_into",
     "pack",

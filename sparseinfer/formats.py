@@ -14,7 +14,18 @@ from torch import Tensor
 from sparseinfer import _C
 from sparseinfer.patterns import Pattern, detect_pattern
 
-__all__ = ["FORMATS", "Pattern", "check_format", "detect_pattern", "info", "pack", "unpack"]
+__all__ = [
+    "FORMATS",
+    "Pattern",
+    "check_format",
+    "detect_pattern",
+    "host_bytes",
+    "info",
+    "pack",
+    "unpack",
+]
+
+_ALIGNMENT = 64
 
 FORMATS: tuple[str, ...] = ("panel", "csr", "nm")
 """Names of the packed formats."""
@@ -79,7 +90,7 @@ def unpack(packed: Tensor) -> Tensor:
         >>> torch.equal(unpack(pack(torch.eye(8))), torch.eye(8))
         True
     """
-    return torch.from_numpy(_C.unpack(_bytes(packed).numpy())).to(packed.device)
+    return torch.from_numpy(_C.unpack(host_bytes(packed).numpy())).to(packed.device)
 
 
 def info(packed: Tensor) -> dict[str, Any]:
@@ -95,12 +106,25 @@ def info(packed: Tensor) -> dict[str, Any]:
         >>> info(pack(torch.eye(8)))["shape"]
         (8, 8)
     """
-    return _C.info(_bytes(packed).numpy())
+    return _C.info(host_bytes(packed).numpy())
 
 
-def _bytes(packed: Tensor) -> Tensor:
+def host_bytes(packed: Tensor) -> Tensor:
+    """The buffer as the native library reads it: itself, or a copy that is contiguous, in the
+    host's memory and aligned (safetensors places tensors at any address).
+
+    Raises:
+        ValueError: `packed` is not a 1-dimensional uint8 tensor, or its memory was released.
+
+    Example:
+        >>> host_bytes(torch.zeros(4, dtype=torch.uint8)[::2]).stride()
+        (1,)
+    """
     check_buffer(packed)
-    return packed.detach().cpu().contiguous()
+    memory = packed.detach().cpu().contiguous()
+    if memory.data_ptr() % _ALIGNMENT:
+        memory = torch.empty(memory.numel(), dtype=torch.uint8, device="cpu").copy_(memory)
+    return memory
 
 
 def check_buffer(packed: Tensor) -> None:

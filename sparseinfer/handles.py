@@ -12,15 +12,12 @@ import weakref
 from functools import cached_property, partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sparseinfer import _C, formats
 from sparseinfer.triton import NmMeta
 
 __all__ = ["Handle", "open_packed"]
-
-_ALIGNMENT = 64
 
 
 class Handle:
@@ -32,11 +29,7 @@ class Handle:
     """
 
     def __init__(self, packed: Tensor) -> None:
-        formats.check_buffer(packed)
-        memory = packed.detach().cpu().contiguous()
-        if memory.data_ptr() % _ALIGNMENT:
-            memory = torch.empty(memory.numel(), dtype=torch.uint8, device="cpu").copy_(memory)
-        self.memory = memory
+        memory = self.memory = formats.host_bytes(packed)
         self.weights = _C.Weights(memory.data_ptr(), memory.numel())
         self.linear = self.weights.linear  # bound once
         self.shape: tuple[int, ...] = tuple(self.weights.shape)

@@ -11,20 +11,24 @@ from torch import Tensor, nn
 from sparseinfer import formats, ops
 from sparseinfer.activations import activation_module, check_choice
 from sparseinfer.handles import Handle, open_packed
-from sparseinfer.weights import build_dense, effective
+from sparseinfer.weights import build_dense, effective, take_masked
 
 __all__ = ["SparseLayer"]
 
 _Layer = TypeVar("_Layer", bound="SparseLayer")
 
+_OPTIONS = {"panel": ("kblock",), "csr": (), "nm": ("n", "m")}
+"""The parameters of `formats.pack` that a packed buffer tells."""
+
 
 class SparseLayer(nn.Module):
     """What the sparse layers share: a packed weight without gradient, a bias, an activation.
 
-    `packed` is a uint8 buffer, so `state_dict`, `deepcopy` and pickle work as for any module. It is
-    validated when it is loaded and before a kernel first reads it. `activation` (a name of
-    `sparseinfer.ops.ACTIVATIONS`) is applied by the kernel; `weight_shape` is the dense weight's
-    shape.
+    `packed` is a uint8 buffer, so `state_dict`, `deepcopy` and pickle work as for any module; a
+    state_dict with a dense `weight` loads too. It is validated when it is loaded and before a
+    kernel first reads it. Moves between floating-point types (`half()`) reach the bias only.
+    `activation` (a name of `sparseinfer.ops.ACTIVATIONS`) is applied by the kernel; `weight_shape`
+    is the dense weight's shape.
     """
 
     dense_type: ClassVar[type[nn.Module]]
@@ -120,6 +124,21 @@ class SparseLayer(nn.Module):
         """The dense weight, unpacked at every access and read-only: changing it changes nothing."""
         return self.dense_weight()
 
+    @weight.setter
+    def weight(self, value: Any) -> None:
+        raise self._read_only()
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        if name == "weight":
+            raise self._read_only()
+        super().register_parameter(name, param)
+
+    def _read_only(self) -> AttributeError:
+        return AttributeError(
+            f"expected the weight of a {type(self).__name__} to be read only, got a new one; try "
+            "layer.load_state_dict({'weight': weight}, strict=False), which packs it"
+        )
+
     def dense_weight(self) -> Tensor:
         """Unpack the float32 weight, in the shape and on the device of the dense layer's.
 
@@ -149,7 +168,7 @@ class SparseLayer(nn.Module):
         text = f"{self._geometry()}, bias={self.bias is not None}"
         if self.activation != "none":
             text += f", activation={self.activation}"
-        if not self._is_real():
+        if not self._is_valid():
             return f"{text}, bytes={self.packed.numel()}"
         density = self.nnz / max(1, self.handle.m * self.handle.k)
         return f"{text}, density={density:.3g}, format={self.format}, bytes={self.packed.numel()}"
@@ -160,6 +179,13 @@ class SparseLayer(nn.Module):
     def _is_real(self) -> bool:
         """Whether `packed` holds bytes: not so on the meta device and under fake tensors."""
         return type(self.packed) is Tensor and not self.packed.is_meta
+
+    def _is_valid(self) -> bool:
+        """Whether `packed` holds a weight: not so after `to_empty`, before one is loaded."""
+        try:
+            return self._is_real() and self.handle is not None
+        except ValueError:
+            return False
 
     def _shape_error(self, packed: Tensor) -> str | None:
         found = formats.info(packed)
@@ -193,19 +219,62 @@ class SparseLayer(nn.Module):
         self, state_dict: Mapping[str, Any], prefix: str, local_metadata: dict[str, Any],
         strict: bool, missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
     ) -> None:  # fmt: skip
-        """Accept a valid packed weight of this layer's shape, whatever its non-zero count."""
-        packed = state_dict.get(f"{prefix}packed")
-        if packed is not None:
-            try:
-                error = self._shape_error(packed)
-            except ValueError as invalid:
-                error = str(invalid)
-            if error is not None:
-                error_msgs.append(f"While loading {prefix}packed: {error}")
-                return
+        """Accept a valid packed weight of this layer's shape, or a dense weight, which is packed.
+
+        A dense weight may come as pruning leaves it, `weight_orig` beside `weight_mask`; it is
+        packed in the format that the layer has.
+        """
+        entries, key = dict(state_dict), f"{prefix}packed"
+        source, missing = "packed", []
+        try:
+            if key in entries:
+                self._check_packed(entries[key])
+            else:
+                for name in ("weight", "bias"):
+                    masked = take_masked(entries, prefix, name)
+                    if masked is not None:
+                        entries[f"{prefix}{name}"] = masked
+                if f"{prefix}weight" in entries:
+                    source = "weight"
+                    entries[key] = self._packed_from(entries.pop(f"{prefix}weight"))
+        except (TypeError, ValueError) as invalid:
+            error_msgs.append(f"While loading {prefix}{source}: {invalid}")
+            missing.append(key)
+            entries.pop(key, None)
+        if key in entries:
             # The copy that follows needs a buffer of the same length.
-            self._buffers["packed"] = torch.empty_like(packed, device=self.packed.device)
+            self._buffers["packed"] = torch.empty_like(entries[key], device=self.packed.device)
+        found_missing: list[str] = []
         super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+            entries, prefix, local_metadata, strict, found_missing, unexpected_keys, error_msgs
         )
+        missing_keys += [name for name in found_missing if name not in missing]
         self._own_packed()
+
+    def _check_packed(self, packed: Any) -> None:
+        if not isinstance(packed, Tensor):
+            raise TypeError(
+                f"expected a packed weight as a uint8 tensor, got {type(packed).__name__}; try the "
+                "state_dict of a converted model"
+            )
+        error = self._shape_error(packed)
+        if error is not None:
+            raise ValueError(error)
+
+    def _packed_from(self, weight: Any) -> Tensor:
+        """Pack a dense weight of a checkpoint as this layer's is packed."""
+        if not isinstance(weight, Tensor) or not weight.is_floating_point():
+            got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
+            raise TypeError(f"expected a floating-point weight, got {got}; try weight.float()")
+        if tuple(weight.shape) != self.weight_shape:
+            raise ValueError(
+                f"expected a weight of shape {list(self.weight_shape)}, got {list(weight.shape)}; "
+                "try a checkpoint of the same architecture"
+            )
+        format, dtype, params = "panel", torch.float32, {}
+        if self._is_valid():
+            info = self.handle.info
+            format, dtype = self.format, getattr(torch, info["value_type"])
+            params = {name: info["params"][name] for name in _OPTIONS[format]}
+        with torch.no_grad():
+            return formats.pack(weight.to(dtype), format, self.groups, **params)

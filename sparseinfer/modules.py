@@ -11,7 +11,7 @@ from torch.nn.common_types import _size_1_t, _size_2_t
 from sparseinfer import ops
 from sparseinfer.layer import SparseLayer
 
-__all__ = ["SparseConv1d", "SparseConv2d", "SparseLayer", "SparseLinear"]
+__all__ = ["LAYERS", "SparseConv1d", "SparseConv2d", "SparseLayer", "SparseLinear"]
 
 _Layer = TypeVar("_Layer", bound="SparseLayer")
 
@@ -210,6 +210,10 @@ class SparseConv2d(_SparseConv):
         if input.dim() == 3:
             return self.forward(input.unsqueeze(0)).squeeze(0)
         return ops.conv2d(input, *self._options())
+
+
+LAYERS: tuple[type[SparseLayer], ...] = (SparseLinear, SparseConv1d, SparseConv2d)
+"""Every drop-in layer; `dense_type` is the torch layer that it stands for."""
 
 
 def both_ends(

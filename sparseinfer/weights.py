@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-__all__ = ["build_dense", "effective", "owned_parameters", "unusual_tensors"]
+__all__ = ["build_dense", "effective", "owned_parameters", "take_masked", "unusual_tensors"]
 
 
 def effective(layer: nn.Module, name: str) -> Tensor | None:
@@ -40,6 +40,21 @@ def effective(layer: nn.Module, name: str) -> Tensor | None:
         f"expected {name} to be a parameter, masked or parametrized, got one computed by a hook; "
         f"try removing the hook (for weight_norm: torch.nn.utils.remove_weight_norm)"
     )
+
+
+def take_masked(entries: dict[str, Any], prefix: str, name: str) -> Tensor | None:
+    """Take `<name>_orig` and `<name>_mask` out of a state_dict; their product, or None.
+
+    Example:
+        >>> entries = {"weight_orig": torch.ones(2), "weight_mask": torch.tensor([0.0, 1.0])}
+        >>> take_masked(entries, "", "weight"), entries
+        (tensor([0., 1.]), {})
+    """
+    keys = f"{prefix}{name}_orig", f"{prefix}{name}_mask"
+    if not all(isinstance(entries.get(key), Tensor) for key in keys):
+        return None
+    original, mask = (entries.pop(key) for key in keys)
+    return (original * mask.to(original.dtype)).detach()
 
 
 def owned_parameters(layer: nn.Module, name: str) -> list[nn.Parameter]:

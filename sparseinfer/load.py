@@ -1,0 +1,106 @@
+"""Loads the state_dict of a converted model into a fresh dense one."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparseinfer.layer import SparseLayer
+from sparseinfer.modules import LAYERS
+from sparseinfer.replace import replace
+from sparseinfer.weights import build_dense, effective
+
+__all__ = ["load_converted"]
+
+_log = logging.getLogger(__name__)
+
+
+def load_converted(
+    model: nn.Module,
+    state: Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    strict: bool = True,
+    assign: bool = False,
+) -> nn.Module:
+    """Load the weights of a converted model: the layers that they have packed become sparse.
+
+    Args:
+        model: the architecture, dense, masked or converted; it stays as it is. Built on the meta
+            device and loaded with `assign=True`, it takes no memory of its own.
+        state: the `state_dict()` of a converted model, or the file it was saved in: by `torch.save`
+            (read with `weights_only=True`), or by safetensors where the name ends in
+            `.safetensors`.
+        strict: raise where keys are missing or unexpected; otherwise they are logged as warnings.
+        assign: keep the tensors of `state` instead of copying them, as `nn.Module.load_state_dict`.
+
+    Returns:
+        A copy of `model` with the weights loaded.
+
+    Raises:
+        TypeError: `model` is not an nn.Module, or `state` holds no state_dict.
+        RuntimeError: keys are missing or unexpected, a tensor has another shape, or a packed weight
+            is not valid; everything wrong is listed, as `nn.Module.load_state_dict` does.
+        ImportError: the file is a safetensors file and safetensors is not installed.
+        OSError, pickle.UnpicklingError: the file cannot be read.
+
+    Example:
+        >>> from sparseinfer import convert_to_sparse
+        >>> sparse = convert_to_sparse(nn.Sequential(nn.Linear(8, 4)), min_speedup=0)
+        >>> load_converted(nn.Sequential(nn.Linear(8, 4)), sparse.state_dict())[0].format
+        'panel'
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"expected an nn.Module, got {type(model).__name__}; try the model that was converted, "
+            "built anew"
+        )
+    entries = _read(Path(state)) if isinstance(state, (str, os.PathLike)) else state
+    if not isinstance(entries, Mapping):
+        raise TypeError(
+            f"expected a state_dict, got {type(entries).__name__}; try model.state_dict()"
+        )
+    swaps: dict[nn.Module, SparseLayer] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if module not in swaps and f"{name}.packed".lstrip(".") in entries:
+            layer = _empty(module)
+            if layer is not None:
+                swaps[module] = layer
+    result = replace(model, swaps)
+    found = result.load_state_dict(entries, strict=strict, assign=assign)
+    for kind, keys in found._asdict().items():
+        if keys:
+            _log.warning("%s: %s", kind.replace("_", " "), ", ".join(keys))
+    return result
+
+
+def _empty(module: nn.Module) -> SparseLayer | None:
+    """A sparse layer of all zeros in the place of a dense one; None where there is none."""
+    for cls in LAYERS:
+        if isinstance(module, cls.dense_type):
+            weight, bias = effective(module, "weight"), effective(module, "bias")
+            assert weight is not None
+            zeros = torch.zeros(weight.shape, dtype=torch.float32, device="cpu")
+            of_bias = None if bias is None else zeros.new_zeros(bias.shape)
+            # csr stores any shape; what is loaded brings its own format.
+            layer = cls.from_dense(build_dense(module, zeros, of_bias), "csr")
+            return layer.to(weight.device).train(module.training)
+    return None
+
+
+def _read(path: Path) -> Any:
+    if path.suffix != ".safetensors":
+        return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        from safetensors.torch import load_file
+    except ImportError as missing:
+        raise ImportError(
+            f"expected the safetensors package to read {path.name}, got {missing}; try pip install "
+            "safetensors"
+        ) from missing
+    return load_file(path)
