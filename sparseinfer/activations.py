@@ -25,14 +25,15 @@ ACTIVATIONS: tuple[str, ...] = tuple(_MODULES)
 
 _aten = torch.ops.aten
 
-# Of the gradient g of the output and the pre-activation z.
+# Of the gradient g of the output and the pre-activation z. All have derivatives themselves, which
+# aten.silu_backward has not.
 _GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "none": lambda g, z: g,
     "relu": lambda g, z: g * (z > 0),
     "relu6": lambda g, z: g * ((z > 0) & (z < 6)),
     "gelu": lambda g, z: _aten.gelu_backward(g, z),
     "gelu_tanh": lambda g, z: _aten.gelu_backward(g, z, approximate="tanh"),
-    "silu": lambda g, z: _aten.silu_backward(g, z),
+    "silu": lambda g, z: g * torch.sigmoid(z) * (1 + z * (1 - torch.sigmoid(z))),
     "sigmoid": lambda g, z: _aten.sigmoid_backward(g, torch.sigmoid(z)),
     "tanh": lambda g, z: _aten.tanh_backward(g, torch.tanh(z)),
 }

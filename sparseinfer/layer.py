@@ -80,6 +80,7 @@ class SparseLayer(nn.Module):
             ValueError: the format is unknown or cannot store the weight.
 
         Example:
+            >>> from sparseinfer import SparseLinear
             >>> SparseLinear.from_dense(nn.Linear(8, 4)).packed.dtype
             torch.uint8
         """
@@ -146,6 +147,7 @@ class SparseLayer(nn.Module):
             ValueError: the packed buffer is not valid.
 
         Example:
+            >>> from sparseinfer import SparseLinear
             >>> SparseLinear.from_dense(nn.Linear(8, 4)).dense_weight().shape
             torch.Size([4, 8])
         """
@@ -155,6 +157,7 @@ class SparseLayer(nn.Module):
         """The torch layer that computes the same, followed by the activation where there is one.
 
         Example:
+            >>> from sparseinfer import SparseLinear
             >>> SparseLinear.from_dense(nn.Linear(8, 4)).to_dense()
             Linear(in_features=8, out_features=4, bias=True)
         """

@@ -6,6 +6,8 @@ import gc
 import threading
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import torch
 from oracle import check_conv, check_linear, sparse_weight
@@ -152,6 +154,21 @@ def test_hostile_buffers_raise(make: Any) -> None:
     _, packed, _ = _problem()
     with pytest.raises(ValueError, match=r"."):
         linear(torch.ones(2, 20), make(packed), None, 6, "none", 0)
+
+
+@hypothesis.given(st.integers(0, 10**6), st.integers(1, 255), st.booleans(), st.booleans())
+def test_any_changed_byte_raises(position: int, flip: int, inference: bool, strided: bool) -> None:
+    packed = pack(sparse_weight((8, 4, 3, 3), 0.3))
+    with torch.inference_mode(inference):
+        packed = packed.clone()
+        if strided:
+            packed = packed.repeat_interleave(2)[::2]
+        packed[position % packed.numel()] ^= flip
+        x = torch.ones(1, 4, 5, 5)
+        with pytest.raises(ValueError, match=r"; try"):
+            _conv(x, packed, None, 8)
+        with pytest.raises(ValueError, match=r"; try"):
+            torch.ops.sparseinfer.dense_weight(packed, (8, 4, 3, 3))
 
 
 def test_a_buffer_without_memory_raises() -> None:
