@@ -8,6 +8,7 @@ print(sparseinfer.report(sparse))
 
 try:
     from sparseinfer._C import version as _version
+    from sparseinfer.attention import SparseMultiheadAttention
     from sparseinfer.checkpoints import load_sparse, load_sparse_into, save_sparse
     from sparseinfer.convert import convert_to_sparse
     from sparseinfer.formats import pack, unpack
@@ -32,6 +33,7 @@ __all__ = [
     "SparseConv1d",
     "SparseConv2d",
     "SparseLinear",
+    "SparseMultiheadAttention",
     "__version__",
     "convert_to_sparse",
     "load_converted",

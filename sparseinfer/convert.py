@@ -13,7 +13,7 @@ from sparseinfer.decide import Decider
 from sparseinfer.formats import check_format
 from sparseinfer.measure import torch_threads
 from sparseinfer.modules import SparseLayer
-from sparseinfer.observe import observe
+from sparseinfer.observe import observe, separate_attentions
 from sparseinfer.progress import track
 from sparseinfer.replace import replace
 from sparseinfer.report import Report, describe_sparse, store
@@ -88,8 +88,10 @@ def convert_to_sparse(
         check_format(name)
 
     with torch_threads(threads) as used, torch.no_grad():
-        layers = scan(model)
-        modules = [layer.module for layer in layers]
+        layers = scan(
+            model, None if example_inputs is None else separate_attentions(model, example_inputs)
+        )
+        modules = [layer.module for layer in layers if not layer.blocked]
         seen = None if example_inputs is None else observe(model, modules, example_inputs)
         decider = Decider(min_speedup, used, names, seen)
         swaps: dict[nn.Module, SparseLayer] = {}

@@ -11,20 +11,15 @@ import torch
 from torch import nn
 
 from sparseinfer import cost, registry
+from sparseinfer.kinds import kind_named
 from sparseinfer.measure import Comparison, compare
-from sparseinfer.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
+from sparseinfer.modules import SparseLayer
 from sparseinfer.observe import Input, Observation
 from sparseinfer.report import Candidate, LayerReport, describe
 from sparseinfer.scan import Layer
 from sparseinfer.weights import build_dense, effective
 
 __all__ = ["Decider"]
-
-_CLASSES: dict[str, type[SparseLayer]] = {
-    "linear": SparseLinear,
-    "conv1d": SparseConv1d,
-    "conv2d": SparseConv2d,
-}
 
 _DEFAULT_FORMATS = {"cpu": ("panel", "csr"), "cuda": ("nm",)}
 """By device. On the CPU, csr is only for what panel cannot store (K > 65535)."""
@@ -191,10 +186,10 @@ def _pack(layer: Layer, dense: nn.Module, name: str) -> tuple[Candidate, SparseL
     params: dict[str, Any] = {}
     if name == "nm" and layer.pattern is not None and layer.pattern.kind == "n:m":
         params = dict(zip(("n", "m"), layer.pattern.sizes, strict=True))
-    op = "linear" if layer.kind == "linear" else "conv"
+    kind = kind_named(layer.kind)
     try:
-        registry.select(registry.Problem(op, name, layer.device, layer.dtype, **params))
-        sparse = _CLASSES[layer.kind].from_dense(dense, name, **params).eval()
+        registry.select(registry.Problem(kind.op, name, layer.device, layer.dtype, **params))
+        sparse = kind.sparse.from_dense(dense, name, **params).eval()
     except (RuntimeError, TypeError, ValueError) as refusal:
         return Candidate(name, reason=str(refusal).splitlines()[0]), None
     return Candidate(name, packed_bytes=sparse.packed.numel()), sparse

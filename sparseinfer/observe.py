@@ -9,10 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from sparseinfer.projections import Projection
 from sparseinfer.scan import evaluating
 
-__all__ = ["Input", "Observation", "observe"]
+__all__ = ["Input", "Observation", "observe", "separate_attentions"]
+
+_Args = tuple[Any, ...]
+_Kwargs = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -65,23 +70,70 @@ def observe(model: nn.Module, layers: Sequence[nn.Module], example_inputs: Any) 
     examples = _examples(example_inputs)
     inputs: dict[nn.Module, Counter[Input]] = {layer: Counter() for layer in layers}
 
-    def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = args[0] if args else kwargs.get("input")
-        if isinstance(x, Tensor):
-            inputs[layer][Input(tuple(x.shape), x.stride(), x.dtype)] += 1
+    def watch(layer: nn.Module) -> RemovableHandle:
+        def note(_: nn.Module, args: _Args, kwargs: _Kwargs) -> None:
+            if isinstance(layer, Projection):
+                x = layer.read(args, kwargs)
+            else:
+                x = args[0] if args else kwargs.get("input")
+            if isinstance(x, Tensor) and not x.is_nested:
+                inputs[layer][Input(tuple(x.shape), x.stride(), x.dtype)] += 1
 
-    handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+        called = layer.owner if isinstance(layer, Projection) else layer
+        return called.register_forward_pre_hook(note, with_kwargs=True)
+
+    _run(model, examples, [watch(layer) for layer in layers])
+    return Observation(inputs, len(examples))
+
+
+def separate_attentions(model: nn.Module, example_inputs: Any) -> set[nn.Module]:
+    """The attentions of `model` that are called with query, key and value that are not one tensor.
+
+    Raises:
+        TypeError, ValueError: see `observe`.
+
+    Example:
+        >>> separate_attentions(nn.Linear(4, 4), torch.zeros(2, 4))
+        set()
+    """
+    examples = _examples(example_inputs)
+    found: set[nn.Module] = set()
+
+    def note(attention: nn.Module, args: _Args, kwargs: _Kwargs) -> None:
+        query, key, value = (
+            args[place] if place < len(args) else kwargs.get(name)
+            for place, name in enumerate(("query", "key", "value"))
+        )
+        if query is not key or key is not value:
+            found.add(attention)
+
+    attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+    if attentions:
+        hooks = [m.register_forward_pre_hook(note, with_kwargs=True) for m in attentions]
+        _run(model, examples, hooks)
+    return found
+
+
+def _run(
+    model: nn.Module, examples: Sequence[tuple[_Args, _Kwargs]], hooks: Sequence[RemovableHandle]
+) -> None:
+    """Call the model on every example, then remove the hooks.
+
+    Torch's inference fast paths would pass by the hooks.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with evaluating(model):
             for args, kwargs in examples:
                 model(*args, **kwargs)
     finally:
-        for handle in handles:
-            handle.remove()
-    return Observation(inputs, len(examples))
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for hook in hooks:
+            hook.remove()
 
 
-def _examples(example_inputs: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+def _examples(example_inputs: Any) -> list[tuple[_Args, _Kwargs]]:
     if not isinstance(example_inputs, list):
         return [_example(example_inputs)]
     if not example_inputs:
@@ -91,7 +143,7 @@ def _examples(example_inputs: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]
     return [_example(item) for item in example_inputs]
 
 
-def _example(item: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _example(item: Any) -> tuple[_Args, _Kwargs]:
     if isinstance(item, Tensor):
         return (item,), {}
     if isinstance(item, tuple):

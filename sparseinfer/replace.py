@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from sparseinfer.attention import SparseMultiheadAttention, leave_fast_paths, plain_attention
 from sparseinfer.modules import SparseLayer
+from sparseinfer.projections import assemble
 from sparseinfer.weights import build_dense
 
 __all__ = ["replace"]
@@ -22,6 +24,12 @@ _HOOKS = (
     "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook",
 )  # fmt: skip
 
+_NOT_CARRIED = (
+    "weight", "bias", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight",
+    "in_proj_bias", "_compiled_call_impl",
+)  # fmt: skip
+"""What masks computed, and a compiled call of the dense layer."""
+
 
 def replace(
     model: nn.Module, swaps: Mapping[nn.Module, SparseLayer], inplace: bool = False
@@ -30,7 +38,7 @@ def replace(
 
     Hooks and the user's own attributes move to the replacement; pruning's masks do not. Without
     `inplace` the model is deep-copied, and its replaced layers are not: their dense weights exist
-    once.
+    once. Replacements of an attention's projections replace the attention.
 
     Example:
         >>> layer = nn.Linear(4, 4)
@@ -38,14 +46,23 @@ def replace(
         >>> replace(nn.Sequential(layer), {layer: SparseLinear.from_dense(layer)})[0].format
         'panel'
     """
-    if inplace:
-        for dense, sparse in swaps.items():
-            _carry_over(dense, sparse, vars(dense))
-        for parent in list(model.modules()):
-            for name, child in parent._modules.items():
-                if child is not None and child in swaps:
-                    parent._modules[name] = swaps[child]
-        return swaps.get(model, model)
+    whole = assemble(swaps)
+    result = _inplace(model, whole) if inplace else _copied(model, whole)
+    leave_fast_paths(result)
+    return result
+
+
+def _inplace(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    for dense, sparse in swaps.items():
+        _carry_over(dense, sparse, vars(dense))
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is not None and child in swaps:
+                parent._modules[name] = swaps[child]
+    return swaps.get(model, model)
+
+
+def _copied(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module:
     # deepcopy takes what it finds in its memo for the copy.
     memo: dict[int, Any] = {id(dense): sparse for dense, sparse in swaps.items()}
     with _copyable(model, swaps):
@@ -55,18 +72,21 @@ def replace(
     return result
 
 
-def _portable(dense: nn.Module, sparse: SparseLayer) -> dict[str, Any]:
+def _portable(dense: nn.Module, sparse: nn.Module) -> dict[str, Any]:
     """What the replacement of `dense` takes over: hooks, and attributes a plain layer lacks."""
-    shape = torch.empty(sparse.weight_shape, device="meta")
-    plain = vars(build_dense(sparse, shape, None))
+    if isinstance(sparse, SparseMultiheadAttention):
+        plain = vars(plain_attention(sparse))
+    else:
+        assert isinstance(sparse, SparseLayer)
+        plain = vars(build_dense(sparse, torch.empty(sparse.weight_shape, device="meta"), None))
     return {
         key: value
         for key, value in vars(dense).items()
-        if key in _HOOKS or (key not in plain and key not in ("weight", "bias"))
+        if key in _HOOKS or (key not in plain and key not in _NOT_CARRIED)
     }
 
 
-def _carry_over(dense: nn.Module, sparse: SparseLayer, attributes: Mapping[str, Any]) -> None:
+def _carry_over(dense: nn.Module, sparse: nn.Module, attributes: Mapping[str, Any]) -> None:
     for key in _portable(dense, sparse):
         vars(sparse)[key] = attributes[key]
     for number, hook in list(sparse._forward_pre_hooks.items()):
@@ -75,7 +95,7 @@ def _carry_over(dense: nn.Module, sparse: SparseLayer, attributes: Mapping[str, 
 
 
 @contextmanager
-def _copyable(model: nn.Module, swaps: Mapping[nn.Module, SparseLayer]) -> Iterator[None]:
+def _copyable(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> Iterator[None]:
     """Detach for a while what deepcopy refuses: the masked weights that pruning's hooks keep.
 
     They are computed anew at the next forward, in the model and in its copy.

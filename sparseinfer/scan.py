@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,26 +11,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from sparseinfer.kinds import Kind, kind_of
+from sparseinfer.modules import SparseLayer
 from sparseinfer.patterns import Pattern, detect_pattern
-from sparseinfer.weights import effective, owned_parameters, unusual_tensors
+from sparseinfer.projections import projections
+from sparseinfer.weights import (
+    conv1d_of_transformers,
+    effective,
+    matrices,
+    owned_parameters,
+    rows_first,
+    unusual_tensors,
+)  # fmt: skip
 
 __all__ = ["Layer", "evaluating", "scan"]
 
-_KINDS: tuple[tuple[type[nn.Module], str], ...] = (
-    (nn.Linear, "linear"),
-    (nn.Conv1d, "conv1d"),
-    (nn.Conv2d, "conv2d"),
-)
+_LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
+
+_ALWAYS_LISTED = (nn.Conv3d, nn.Embedding)
+"""Without a kernel, and common enough to be asked about even where nothing is pruned."""
+
+_OF_ATTENTION = {
+    "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias", "bias_k",
+    "bias_v", "out_proj", "parametrizations",
+}  # fmt: skip
 
 
 @dataclass
 class Layer:
     """One dense layer of a model: its place, what its weight holds, may it be replaced.
 
-    `names` are all its names, the first one leading (a shared module has several). `kind` is
-    `linear`, `conv1d` or `conv2d`. `nnz` counts non-zeros (NaN and Inf are among them), `nonfinite`
-    the NaN and Inf. `blocked` says why the layer has to stay as it is, and is empty where it may be
-    replaced.
+    `names` are all its names, the first one leading (a shared module has several). `kind` is the
+    name of a row of `sparseinfer.kinds.KINDS`, or torch's class in lower case where no sparse layer
+    takes its place. `shape` has the output rows first. `nnz` counts non-zeros (NaN and Inf are
+    among them), `nonfinite` the NaN and Inf. `blocked` says why the layer has to stay as it is, and
+    is empty where it may be replaced.
     """
 
     names: list[str]
@@ -62,40 +77,78 @@ class Layer:
 
     def weight(self) -> Tensor:
         """The effective weight, computed anew where the layer is masked or parametrized."""
-        weight = effective(self.module, "weight")
+        with evaluating(self.module):  # spectral_norm changes its state in training mode
+            weight = rows_first(self.module)
         if weight is None:
             raise ValueError(f"expected {self.name} to have a weight, got None; try another layer")
         return weight
 
 
-def scan(model: nn.Module) -> list[Layer]:
-    """List every `nn.Linear`, `nn.Conv1d` and `nn.Conv2d` of a model, wherever nested, in order.
+def scan(model: nn.Module, apart: Collection[nn.Module] | None = None) -> list[Layer]:
+    """List the layers of a model that have a sparse counterpart, wherever nested, in order.
 
-    Weights behind `torch.nn.utils.prune` masks and parametrizations are read as they take effect.
+    The projections of an `nn.MultiheadAttention` are layers, see `sparseinfer.projections`; `apart`
+    are the attentions whose query, key and value differ (None: guessed from where they stand).
+    Layers that hold zeros and have no counterpart are listed too, blocked, and Conv3d and Embedding
+    always. Weights behind `torch.nn.utils.prune` masks and parametrizations are read as they take
+    effect.
 
     Example:
         >>> [layer.name for layer in scan(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))]
         ['0']
     """
-    names: dict[nn.Module, list[str]] = {}
-    parents: dict[nn.Module, list[nn.Module]] = {}
-    owners: dict[int, set[nn.Module]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        names.setdefault(module, []).append(name)
-        if len(names[module]) > 1:
-            continue
-        for child in module.children():
-            parents.setdefault(child, []).append(module)
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                owners.setdefault(id(parameter), set()).add(module)
+    tree = _Tree(model)
     layers = []
     with evaluating(model):
-        for module, found in names.items():
-            kind = next((kind for cls, kind in _KINDS if isinstance(module, cls)), None)
-            if kind is not None:
-                layers.append(_facts(module, kind, found, parents.get(module, []), owners))
+        for module, names in tree.names.items():
+            if isinstance(module, nn.MultiheadAttention):
+                layers += _attention(module, tree, apart)
+            elif tree.is_out_projection(module) or isinstance(module, SparseLayer):
+                continue
+            elif kind := kind_of(module):
+                layers.append(_facts(module, kind.name, names, _blocked(module, kind, tree)))
+            else:
+                layers += _without_kernel(module, names)
     return layers
+
+
+class _Tree:
+    """Where the modules and the Parameters of a model are registered."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.names: dict[nn.Module, list[str]] = {}
+        self.parents: dict[nn.Module, list[nn.Module]] = {}
+        self._owners: dict[int, set[nn.Module]] = {}
+        for name, module in model.named_modules(remove_duplicate=False):
+            self.names.setdefault(module, []).append(name)
+            if len(self.names[module]) > 1:
+                continue
+            for child in module.children():
+                self.parents.setdefault(child, []).append(module)
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    self._owners.setdefault(id(parameter), set()).add(module)
+
+    def is_out_projection(self, module: nn.Module) -> bool:
+        """Whether an attention that reads this layer's weight is its only parent."""
+        parents = self.parents.get(module, [])
+        return len(parents) == 1 and (
+            isinstance(parents[0], nn.MultiheadAttention) and parents[0].out_proj is module
+        )
+
+    def tied(self, parameters: Iterable[nn.Parameter], within: nn.Module) -> str:
+        """Why parameters of `within` are another module's too; empty where they are not."""
+        inside = set(within.modules())
+        found = {
+            owner
+            for parameter in parameters
+            for owner in self._owners.get(id(parameter), ())
+            if owner not in inside
+        }
+        if not found:
+            return ""
+        named = sorted(f"{self.names[owner][0]} ({type(owner).__name__})" for owner in found)
+        return f"its weight is the same Parameter as that of {', '.join(named)}"
 
 
 @contextmanager
@@ -120,36 +173,27 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _facts(
-    module: nn.Module, kind: str, names: list[str], parents: list[nn.Module],
-    owners: dict[int, set[nn.Module]],
-) -> Layer:  # fmt: skip
-    blocked = _blocked(module, parents, owners)
+def _facts(module: nn.Module, kind: str, names: list[str], blocked: str) -> Layer:
     try:
-        weight = effective(module, "weight")
+        weight = rows_first(module)
         effective(module, "bias")
     except ValueError as error:
         weight, blocked = None, str(error)
     groups = getattr(module, "groups", 1)
     if weight is None:
-        blocked = blocked or "it has no weight"
-        return Layer(
-            names,
-            module,
-            kind,
-            (),
-            groups,
-            0,
-            0,
-            None,
-            torch.float32,
-            torch.device("meta"),
-            blocked,
-        )
-    shape = tuple(weight.shape)
-    facts = Layer(
-        names, module, kind, shape, groups, 0, 0, None, weight.dtype, weight.device, blocked
-    )
+        return _unreadable(module, kind, names, blocked or "it has no weight")
+    return _weighed(Layer(
+        names, module, kind, tuple(weight.shape), groups, 0, 0, None, weight.dtype, weight.device,
+        blocked,
+    ), weight)  # fmt: skip
+
+
+def _unreadable(module: nn.Module, kind: str, names: list[str], blocked: str) -> Layer:
+    nowhere = torch.device("meta")
+    return Layer(names, module, kind, (), 1, 0, 0, None, torch.float32, nowhere, blocked)
+
+
+def _weighed(facts: Layer, weight: Tensor) -> Layer:
     if weight.is_meta:
         facts.blocked = facts.blocked or "its weight is on the meta device, so it has no values"
         return facts
@@ -162,28 +206,106 @@ def _facts(
     return facts
 
 
-def _blocked(module: nn.Module, parents: list[nn.Module], owners: dict[int, set[nn.Module]]) -> str:
+def _blocked(module: nn.Module, kind: Kind, tree: _Tree) -> str:
     cls: Any = parametrize.type_before_parametrizations(module)
-    base: Any = next(base for base, _ in _KINDS if isinstance(module, base))
+    base: Any = conv1d_of_transformers(module) or kind.dense
     if "forward" in vars(module):
         return "its forward was replaced on the instance"
     if cls.forward is not base.forward or (
         getattr(cls, "_conv_forward", None) is not getattr(base, "_conv_forward", None)
     ):
         return f"its class {cls.__name__} has a forward of its own"
-    for parent in parents:
-        if isinstance(parent, nn.MultiheadAttention | nn.TransformerEncoderLayer):
+    for parent in tree.parents.get(module, []):
+        if isinstance(parent, nn.MultiheadAttention):
             return f"nn.{type(parent).__name__} reads its weight directly, without calling it"
-    shared = {
-        owner
-        for parameter in owned_parameters(module, "weight")
-        for owner in owners.get(id(parameter), ())
-        if owner is not module and owner not in set(module.modules())
-    }
-    if shared:
-        kinds = ", ".join(sorted({type(owner).__name__ for owner in shared}))
-        return f"its weight is the same Parameter as that of another module ({kinds})"
+    tied = tree.tied(owned_parameters(module, "weight"), module)
+    if tied:
+        return tied
     unusual = unusual_tensors(module)
     if unusual:
         return f"it carries more than weight and bias: {', '.join(unusual)}"
     return ""
+
+
+def _attention(
+    attention: nn.MultiheadAttention, tree: _Tree, apart: Collection[nn.Module] | None
+) -> list[Layer]:
+    names = tree.names[attention]
+    if apart is None:
+        separate = any(
+            isinstance(parent, nn.TransformerDecoderLayer) and parent.multihead_attn is attention
+            for parent in tree.parents.get(attention, [])
+        )
+    else:
+        separate = attention in apart
+    blocked = _attention_blocked(attention, tree)
+    try:
+        found = projections(attention, separate)
+    except ValueError as error:
+        return [_unreadable(attention, "linear", _suffixed(names, "in_proj"), str(error))]
+    return [
+        _facts(layer, "linear", _suffixed(names, layer.role), blocked or tree.tied(
+            layer.parameters_read, attention))
+        for layer in found
+    ]  # fmt: skip
+
+
+def _attention_blocked(attention: nn.MultiheadAttention, tree: _Tree) -> str:
+    cls: Any = parametrize.type_before_parametrizations(attention)
+    if "forward" in vars(attention):
+        return "the forward of its attention was replaced on the instance"
+    if cls.forward is not nn.MultiheadAttention.forward:
+        return f"the class {cls.__name__} of its attention has a forward of its own"
+    unusual = [
+        name
+        for name in (*attention._parameters, *attention._buffers, *attention._modules)
+        if name.removesuffix("_orig").removesuffix("_mask") not in _OF_ATTENTION
+    ]
+    if unusual:
+        return f"its attention carries more than torch's: {', '.join(unusual)}"
+    if not tree.is_out_projection(attention.out_proj):
+        return "the out_proj of its attention is registered elsewhere too"
+    return ""
+
+
+def _without_kernel(module: nn.Module, names: list[str]) -> Iterator[Layer]:
+    """The weights of two and more dimensions of a module that no sparse layer can replace."""
+    of_torch = type(module).__module__.startswith("torch.nn.")
+    quantized = _quantized_weight(module)
+    kind = parametrize.type_before_parametrizations(module).__name__
+    if quantized is not None:
+        reason = "it is quantized already, and the kernels compute in float32"
+        yield _weighed(Layer(
+            names, module, kind.lower(), tuple(quantized.shape), 1, 0, 0, None, torch.int8,
+            quantized.device, reason,
+        ), quantized)  # fmt: skip
+        return
+    for name in matrices(module):
+        if not of_torch and name != "weight":
+            continue
+        if isinstance(module, _LOOKUPS):
+            reason = "a lookup multiplies nothing, so zeros save it no time"
+        else:
+            reason = f"there is no sparse kernel for {'nn.' if of_torch else ''}{kind}"
+        own = names if name == "weight" else _suffixed(names, name)
+        weight = effective(module, name)
+        assert weight is not None
+        layer = _weighed(Layer(
+            own, module, kind.lower(), tuple(weight.shape), 1, 0, 0, None, weight.dtype,
+            weight.device, reason,
+        ), weight)  # fmt: skip
+        if isinstance(module, _ALWAYS_LISTED) or (not weight.is_meta and layer.nnz < layer.numel):
+            yield layer
+
+
+def _quantized_weight(module: nn.Module) -> Tensor | None:
+    """The values of a layer of `torch.ao.nn.quantized`, whose weight is a method."""
+    if not type(module).__module__.startswith("torch.ao.nn.quantized."):
+        return None
+    read = getattr(module, "weight", None)
+    weight = read() if callable(read) else None
+    return weight.dequantize() if isinstance(weight, Tensor) else None
+
+
+def _suffixed(names: list[str], last: str) -> list[str]:
+    return [f"{name}.{last}" if name else last for name in names]

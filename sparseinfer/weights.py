@@ -6,9 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
-__all__ = ["build_dense", "effective", "owned_parameters", "take_masked", "unusual_tensors"]
+__all__ = [
+    "build_dense", "conv1d_of_transformers", "effective", "is_conv1d_of_transformers", "matrices",
+    "owned_parameters", "rows_first", "take_masked", "unusual_tensors",
+]  # fmt: skip
+
+_CONV1D_MODULES = ("transformers.pytorch_utils", "transformers.modeling_utils")
+"""Where transformers defines its Conv1D now, and where it did before 4.19."""
 
 
 def effective(layer: nn.Module, name: str) -> Tensor | None:
@@ -19,7 +26,7 @@ def effective(layer: nn.Module, name: str) -> Tensor | None:
 
     Raises:
         ValueError: the tensor is computed by a hook (weight_norm, spectral_norm) and cannot be
-            read.
+            read, or it belongs to a lazy layer that has not run yet.
 
     Example:
         >>> from torch.nn.utils import prune
@@ -35,6 +42,11 @@ def effective(layer: nn.Module, name: str) -> Tensor | None:
             return (original * mask.to(original.dtype)).detach()
         if name in layer._parameters:
             tensor = layer._parameters[name]
+            if isinstance(tensor, UninitializedParameter):
+                raise ValueError(
+                    f"expected {name} to have a shape, got an uninitialized parameter; try running "
+                    "the model once before the conversion"
+                )
             return None if tensor is None else tensor.detach()
     raise ValueError(
         f"expected {name} to be a parameter, masked or parametrized, got one computed by a hook; "
@@ -55,6 +67,66 @@ def take_masked(entries: dict[str, Any], prefix: str, name: str) -> Tensor | Non
         return None
     original, mask = (entries.pop(key) for key in keys)
     return (original * mask.to(original.dtype)).detach()
+
+
+def rows_first(layer: nn.Module) -> Tensor | None:
+    """The effective weight with output rows first, as kernels take it; None where there is none.
+
+    Raises:
+        ValueError: see `effective`.
+
+    Example:
+        >>> rows_first(nn.Linear(4, 8)).shape
+        torch.Size([8, 4])
+    """
+    weight = effective(layer, "weight")
+    if weight is None or not is_conv1d_of_transformers(layer):
+        return weight
+    return weight.t()
+
+
+def is_conv1d_of_transformers(layer: nn.Module) -> bool:
+    """Whether this is the `Conv1D` of GPT-2 and its kin: y = x W + bias, W `[K, M]`.
+
+    Example:
+        >>> is_conv1d_of_transformers(nn.Linear(4, 4))
+        False
+    """
+    return conv1d_of_transformers(layer) is not None
+
+
+def conv1d_of_transformers(layer: nn.Module) -> type[nn.Module] | None:
+    """transformers' own class `Conv1D` where `layer` is one; recognised by name, never imported.
+
+    Example:
+        >>> conv1d_of_transformers(nn.Conv1d(4, 4, 1)) is None
+        True
+    """
+    for cls in type(layer).__mro__:
+        if cls.__qualname__ == "Conv1D" and cls.__module__ in _CONV1D_MODULES:
+            return cls
+    return None
+
+
+def matrices(layer: nn.Module) -> list[str]:
+    """Names of the layer's own parameters of two and more dimensions that `effective` can read.
+
+    Example:
+        >>> matrices(nn.LSTMCell(4, 4))
+        ['weight_ih', 'weight_hh']
+    """
+    names = [
+        name.removesuffix("_orig")
+        if f"{name.removesuffix('_orig')}_mask" in layer._buffers
+        else name
+        for name, parameter in layer._parameters.items()
+        if not (parameter is None or isinstance(parameter, UninitializedParameter))
+        and parameter.dim() >= 2
+    ]
+    if parametrize.is_parametrized(layer):
+        parametrizations: Any = layer.parametrizations
+        names += [name for name in parametrizations if getattr(layer, name).dim() >= 2]
+    return names
 
 
 def owned_parameters(layer: nn.Module, name: str) -> list[nn.Parameter]:

@@ -252,7 +252,7 @@ def _with_buffer() -> nn.Linear:
         (_with_buffer(), "it carries more than weight and bias: scale"),
         (nn.Linear(8, 8).double(), "its weight is float64"),
         (nn.Linear(8, 8).bfloat16(), "its weight is bfloat16"),
-        (nn.LazyLinear(8), "uninitialized"),
+        (nn.LazyLinear(8), "got an uninitialized parameter"),
         (nn.Linear(8, 8, device="meta"), "meta device"),
         (nn.utils.weight_norm(nn.Linear(8, 8)), "computed by a hook"),
         (nn.Linear(0, 8), "no elements"),
@@ -278,9 +278,7 @@ def test_attention_and_transformer_layers_keep_working() -> None:
         with mode():
             sparse = convert_to_sparse(model, example_inputs=x, min_speedup=0)
             _close(sparse(x), model(x))
-    reasons = _reasons(sparse)
-    assert "nn.MultiheadAttention reads" in reasons["layers.0.self_attn.out_proj"]
-    assert "nn.TransformerEncoderLayer reads" in reasons["layers.1.linear1"]
+    assert all(layer.is_sparse for layer in report(sparse).layers)
 
 
 def test_tied_parameters_stay_dense() -> None:
@@ -289,7 +287,7 @@ def test_tied_parameters_stay_dense() -> None:
     kept = convert_to_sparse(model, min_speedup=0)
     assert kept["head"].weight is kept["embedding"].weight
     assert _reasons(kept)["head"] == (
-        "its weight is the same Parameter as that of another module (Embedding)"
+        "its weight is the same Parameter as that of embedding (Embedding)"
     )
 
 

@@ -1,0 +1,53 @@
+"""The kinds of layer: which dense class becomes which sparse one. One row a kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from sparseinfer.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
+from sparseinfer.weights import is_conv1d_of_transformers
+
+__all__ = ["KINDS", "Kind", "kind_named", "kind_of"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of layer: its name, torch's class, ours, and the operation in the kernel registry."""
+
+    name: str
+    dense: type[nn.Module]
+    sparse: type[SparseLayer]
+    op: str
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind("linear", nn.Linear, SparseLinear, "linear"),
+    Kind("conv1d", nn.Conv1d, SparseConv1d, "conv"),
+    Kind("conv2d", nn.Conv2d, SparseConv2d, "conv"),
+)
+
+
+def kind_of(module: nn.Module) -> Kind | None:
+    """The kind that a dense layer belongs to; None where no sparse layer takes its place.
+
+    transformers' `Conv1D` is a linear layer whose weight is stored transposed.
+
+    Example:
+        >>> kind_of(nn.Linear(4, 4)).name
+        'linear'
+    """
+    if is_conv1d_of_transformers(module):
+        return kind_named("linear")
+    return next((kind for kind in KINDS if isinstance(module, kind.dense)), None)
+
+
+def kind_named(name: str) -> Kind:
+    """The row of `KINDS` of this name.
+
+    Example:
+        >>> kind_named("conv2d").sparse.__name__
+        'SparseConv2d'
+    """
+    return next(kind for kind in KINDS if kind.name == name)
