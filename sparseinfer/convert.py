@@ -60,7 +60,8 @@ def convert_to_sparse(
         The converted model: a copy, unless `inplace`.
 
     Raises:
-        TypeError: `model` is not an nn.Module, or an example input is none of the above.
+        TypeError: `model` is not an nn.Module, is compiled or scripted, or an example input is none
+            of the above.
         ValueError: a format is unknown, min_speedup is negative or NaN, threads is less than 1, or
             the list of examples is empty.
 
@@ -81,6 +82,7 @@ def convert_to_sparse(
             f"expected an nn.Module, got {type(model).__name__}; try the model that "
             "the state_dict belongs to"
         )
+    _check_eager(model)
     if not min_speedup >= 0:
         raise ValueError(f"expected min_speedup >= 0, got {min_speedup}; try min_speedup=1.05")
     names = (formats,) if isinstance(formats, str) else formats
@@ -109,3 +111,20 @@ def convert_to_sparse(
     store(result, summary)
     _log.info(summary.sentence)
     return result
+
+
+def _check_eager(model: nn.Module) -> None:
+    """Refuse what holds compiled code of the dense layers: a copy would go on running it."""
+    # Recognised by name: to import torch's compiler takes seconds.
+    if type(model).__name__ == "OptimizedModule" and isinstance(
+        getattr(model, "_orig_mod", None), nn.Module
+    ):
+        raise TypeError(
+            "expected an nn.Module as it was written, got one compiled by torch.compile; try "
+            "torch.compile(convert_to_sparse(model._orig_mod))"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            f"expected an nn.Module as it was written, got a TorchScript {type(model).__name__}; "
+            "try convert_to_sparse before torch.jit"
+        )
