@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sparseinfer import formats, ops
 from sparseinfer.activations import activation_module, check_choice
 from sparseinfer.handles import Handle, open_packed
+from sparseinfer.packed_weight import PackedWeight
 from sparseinfer.weights import build_dense, effective, take_masked
 
 __all__ = ["SparseLayer"]
@@ -122,8 +123,10 @@ class SparseLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight, unpacked at every access and read-only: changing it changes nothing."""
-        return self.dense_weight()
+        """The dense weight, unpacked at every use and read-only: changing it changes nothing."""
+        if torch.compiler.is_compiling():  # the compiler does not trace through the stand-in
+            return self.dense_weight()
+        return PackedWeight(self.packed, self.weight_shape)
 
     @weight.setter
     def weight(self, value: Any) -> None:

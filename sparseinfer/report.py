@@ -138,7 +138,7 @@ class Report:
             elements = sum(layer.dense_bytes for layer in self.layers)
             zeros = sum(layer.dense_bytes * layer.sparsity for layer in self.layers)
             return (
-                f"{count} linear and convolution layers, {zeros / max(1, elements):.0%} of whose "
+                f"{count} layers, {zeros / max(1, elements):.0%} of whose "
                 "weights are zero, run as they are: convert_to_sparse(model, example_inputs=...) "
                 "finds which gain."
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 from transformers.pytorch_utils import Conv1D
 
-from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, report
+from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, formats, report
 from sparseinfer.modules import SparseLayer
 from sparseinfer.report import LayerReport
 
@@ -94,7 +95,7 @@ def test_gpt2_with_its_tied_head() -> None:
     assert torch.equal(*generated)
 
 
-def test_t5_reads_the_weight_of_its_layers() -> None:
+def test_t5_reads_the_weight_of_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     config = transformers.T5Config(
         d_model=32, d_kv=8, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=4, vocab_size=50
     )
@@ -104,6 +105,48 @@ def test_t5_reads_the_weight_of_its_layers() -> None:
     sparse = convert_to_sparse(model, example_inputs=inputs, min_speedup=0)
     assert isinstance(sparse.encoder.block[0].layer[1].DenseReluDense.wo, SparseLinear)
     _close(_logits(sparse, **inputs), _logits(model, **inputs))
+    read: list[str] = []
+    unpack = formats.unpack
+    monkeypatch.setattr(formats, "unpack", lambda packed: read.append("") or unpack(packed))
+    _logits(sparse, **inputs)
+    assert not read
+
+
+def test_reading_about_a_weight_unpacks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = SparseConv2d.from_dense(dense := nn.Conv2d(4, 6, 3))
+    unpacked = []
+    unpack = formats.unpack
+    monkeypatch.setattr(formats, "unpack", lambda packed: unpacked.append(1) or unpack(packed))
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor) and len(weight) == 6
+    assert weight.dtype is torch.float32 and weight.is_floating_point()
+    assert weight.device == dense.weight.device and not weight.is_cuda and not weight.is_meta
+    assert weight.shape == weight.size() == dense.weight.shape and weight.size(1) == 4
+    assert weight.ndim == weight.dim() == 4 and weight.numel() == dense.weight.numel()
+    assert not weight.requires_grad and not unpacked
+    assert torch.equal(weight, dense.weight) and unpacked
+
+
+@pytest.mark.parametrize("use", [
+    lambda w: w.numpy().copy(), lambda w: w.tolist(), lambda w: w + 1, lambda w: 1 - w,
+    lambda w: w[0, 1], lambda w: w.to(torch.float64), lambda w: w.clone(), lambda w: w.data,
+    lambda w: copy.deepcopy(w), lambda w: pickle.loads(pickle.dumps(w)), lambda w: repr(w.detach()),
+    lambda w: torch.cat([w, w]), lambda w: nn.functional.linear(torch.ones(2, 5), w),
+    lambda w: nn.Parameter(w.detach()), lambda w: [float(row.sum()) for row in w],
+    lambda w: torch.ones_like(w), lambda w: w.t().contiguous(), lambda w: w.norm(),
+    lambda w: w @ w.t(),
+])  # fmt: skip
+def test_a_weight_is_a_tensor_in_every_use(use: Any) -> None:
+    dense = nn.Linear(5, 3)
+    layer = SparseLinear.from_dense(dense)
+    ours, expected = use(layer.weight), use(dense.weight.detach())
+    assert type(ours) is type(expected)
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, expected)
+    elif isinstance(ours, str | list):
+        assert ours == expected
+    else:
+        assert (ours == expected).all()
 
 
 # ---- layers without a kernel -------------------------------------------------------------------

@@ -118,6 +118,9 @@ def test_converted_by_measurement(name: str, full: bool) -> None:
     _check(model, sparse, inputs)
     found = report(sparse)
     for layer in found.layers:
+        if layer.kind == "embedding":
+            assert "lookup" in layer.reason
+            continue
         module = sparse.get_submodule(layer.name)
         assert isinstance(module, SparseLayer) is layer.is_sparse
         assert layer.timing == "measured" if layer.sparsity else layer.reason == "it has no zeros"
