@@ -68,7 +68,9 @@ class SparseMultiheadAttention(nn.Module):
             self.add_module(name, layer)
         for name in ("bias_k", "bias_v"):
             bias = getattr(like, name)
-            copied = None if bias is None else nn.Parameter(bias.detach().clone())
+            copied = None
+            if bias is not None:
+                copied = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
             self.register_parameter(name, copied)
         self.train(like.training)
 

@@ -27,12 +27,12 @@ class Projection(nn.Linear):
     `out_proj`.
 
     It shares the attention's weight and is part of no model. `parameters_read` are those behind its
-    weight.
+    weight; `learns` tells whether one of its parameters takes gradients.
     """
 
     def __init__(
         self, owner: nn.MultiheadAttention, role: str, separate: bool, weight: Tensor,
-        bias: Tensor | None, parameters_read: list[nn.Parameter],
+        bias: Tensor | None, parameters_read: list[nn.Parameter], learns: bool,
     ) -> None:  # fmt: skip
         super().__init__(weight.shape[1], weight.shape[0], bias is not None, device="meta")
         self.weight = nn.Parameter(weight, requires_grad=False)
@@ -41,6 +41,7 @@ class Projection(nn.Linear):
         # Not as a submodule: the attention is no part of its projection.
         vars(self).update(owner=owner, parameters_read=parameters_read)
         self.role = role
+        self.learns = learns
         self.separate = separate
         self.train(owner.training)
 
@@ -78,7 +79,8 @@ def projections(attention: nn.MultiheadAttention, separate: bool) -> list[Projec
 
     def add(role: str, name: str, weight: Tensor, bias: Tensor | None) -> None:
         read = owned_parameters(attention, name)
-        found.append(Projection(attention, role, separate, weight, bias, read))
+        learns = _learn([*read, *owned_parameters(attention, "in_proj_bias")])
+        found.append(Projection(attention, role, separate, weight, bias, read, learns))
 
     if attention._qkv_same_embed_dim:
         weight = _required(attention, "in_proj_weight")
@@ -95,7 +97,8 @@ def projections(attention: nn.MultiheadAttention, separate: bool) -> list[Projec
     out = attention.out_proj
     weight, bias = _required(out, "weight"), effective(out, "bias")
     read = owned_parameters(out, "weight")
-    found.append(Projection(attention, "out_proj", separate, weight, bias, read))
+    learns = _learn([*read, *owned_parameters(out, "bias")])
+    found.append(Projection(attention, "out_proj", separate, weight, bias, read, learns))
     return found
 
 
@@ -119,7 +122,7 @@ def assemble(swaps: Mapping[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module]
             result[dense] = replacement
     for attention, layers in sparse.items():
         parts = {
-            layer.role: layers.get(layer.role) or _left_dense(layer)
+            layer.role: (layers.get(layer.role) or _left_dense(layer)).requires_grad_(layer.learns)
             for layer in projections(attention, separate[attention])
         }
         result[attention] = SparseMultiheadAttention(attention, parts)
@@ -128,8 +131,11 @@ def assemble(swaps: Mapping[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module]
 
 def _left_dense(layer: Projection) -> nn.Module:
     bias = None if layer.bias is None else layer.bias.clone()
-    learns = any(parameter.requires_grad for parameter in layer.parameters_read)
-    return build_dense(layer, layer.weight.clone(), bias).requires_grad_(learns)
+    return build_dense(layer, layer.weight.clone(), bias)
+
+
+def _learn(parameters: list[nn.Parameter]) -> bool:
+    return any(parameter.requires_grad for parameter in parameters)
 
 
 def _required(module: nn.Module, name: str) -> Tensor:

@@ -55,6 +55,8 @@ def replace(
 def _inplace(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module:
     for dense, sparse in swaps.items():
         _carry_over(dense, sparse, vars(dense))
+        if (bias := _shared_bias(dense, sparse)) is not None:
+            sparse.register_parameter("bias", bias)
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is not None and child in swaps:
@@ -65,11 +67,22 @@ def _inplace(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Modul
 def _copied(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module:
     # deepcopy takes what it finds in its memo for the copy.
     memo: dict[int, Any] = {id(dense): sparse for dense, sparse in swaps.items()}
+    for dense, sparse in swaps.items():
+        if (bias := _shared_bias(dense, sparse)) is not None:
+            own = sparse.get_parameter("bias").requires_grad_(bias.requires_grad)
+            sparse.register_parameter("bias", memo.setdefault(id(bias), own))
     with _copyable(model, swaps):
         result = copy.deepcopy(model, memo)
         for dense, sparse in swaps.items():
             _carry_over(dense, sparse, copy.deepcopy(_portable(dense, sparse), memo))
     return result
+
+
+def _shared_bias(dense: nn.Module, sparse: nn.Module) -> nn.Parameter | None:
+    """The bias of `dense`, which other modules may hold too, where it is a plain Parameter."""
+    if not isinstance(sparse, SparseLayer) or sparse.bias is None:
+        return None
+    return dense._parameters.get("bias")
 
 
 def _portable(dense: nn.Module, sparse: nn.Module) -> dict[str, Any]:

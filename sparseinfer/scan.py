@@ -194,6 +194,10 @@ def _unreadable(module: nn.Module, kind: str, names: list[str], blocked: str) ->
 
 
 def _weighed(facts: Layer, weight: Tensor) -> Layer:
+    if type(weight) is not Tensor or weight.layout is not torch.strided:
+        layout = str(weight.layout).removeprefix("torch.")
+        facts.blocked = f"its weight is no plain tensor ({type(weight).__name__}, {layout})"
+        return facts
     if weight.is_meta:
         facts.blocked = facts.blocked or "its weight is on the meta device, so it has no values"
         return facts
@@ -294,7 +298,7 @@ def _without_kernel(module: nn.Module, names: list[str]) -> Iterator[Layer]:
             own, module, kind.lower(), tuple(weight.shape), 1, 0, 0, None, weight.dtype,
             weight.device, reason,
         ), weight)  # fmt: skip
-        if isinstance(module, _ALWAYS_LISTED) or (not weight.is_meta and layer.nnz < layer.numel):
+        if isinstance(module, _ALWAYS_LISTED) or (layer.pattern and layer.nnz < layer.numel):
             yield layer
 
 

@@ -191,6 +191,7 @@ def test_each_pruned_matrix_of_a_cell_is_listed() -> None:
     assert list(_layers(model)) == ["cell.weight_hh"]
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_quantized_layers_are_listed() -> None:
     quantized = pytest.importorskip("torch.ao.nn.quantized.dynamic")
     model = nn.Sequential(quantized.Linear(8, 8), nn.Linear(8, 8))
@@ -198,6 +199,32 @@ def test_quantized_layers_are_listed() -> None:
     sparse = convert_to_sparse(model, example_inputs=x, min_speedup=0)
     assert _layers(sparse)["0"].reason.startswith("it is quantized already")
     assert isinstance(sparse[1], SparseLinear)
+    _close(sparse(x), model(x))
+
+
+class Tagged(torch.Tensor):
+    """A tensor that is not torch's own."""
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_weights_that_are_no_plain_tensors_stay() -> None:
+    model = nn.ModuleDict({name: nn.Linear(8, 8) for name in ("csr", "tagged", "plain")})
+    compressed = torch.eye(8).to_sparse_csr()
+    model["csr"].weight = nn.Parameter(compressed, requires_grad=False)
+    model["tagged"].weight = nn.Parameter(torch.eye(8).as_subclass(Tagged))
+    sparse = convert_to_sparse(model, min_speedup=0, inplace=True)  # torch copies no csr Parameter
+    layers = _layers(sparse)
+    assert layers["csr"].reason == "its weight is no plain tensor (Tensor, sparse_csr)"
+    assert layers["tagged"].reason == "its weight is no plain tensor (Tagged, strided)"
+    assert isinstance(sparse["plain"], SparseLinear)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_part_is_left_alone() -> None:
+    model = nn.Sequential(torch.jit.trace(nn.Linear(8, 8), torch.randn(2, 8)), nn.Linear(8, 8))
+    sparse = convert_to_sparse(model, min_speedup=0)
+    assert isinstance(sparse[1], SparseLinear)
+    x = torch.randn(2, 8)
     _close(sparse(x), model(x))
 
 
@@ -214,6 +241,18 @@ def test_layers_that_share_a_parameter_stay_tied(inplace: bool) -> None:
     layers = _layers(kept)
     assert layers["a"].reason == "its weight is the same Parameter as that of b (Linear)"
     assert layers["b"].reason == "its weight is the same Parameter as that of a (Linear)"
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_bias_of_several_modules_stays_theirs(inplace: bool) -> None:
+    model = nn.ModuleDict({"a": nn.Linear(8, 8), "b": nn.Linear(8, 8), "c": nn.BatchNorm1d(8)})
+    model["a"].bias.requires_grad_(False)
+    model["b"].bias = model["c"].bias = model["a"].bias
+    sparse = convert_to_sparse(model, min_speedup=0, inplace=inplace)
+    assert isinstance(sparse["a"], SparseLinear) and isinstance(sparse["b"], SparseLinear)
+    assert sparse["a"].bias is sparse["b"].bias is sparse["c"].bias
+    assert (sparse["a"].bias is model["a"].bias) is inplace
+    assert not sparse["a"].bias.requires_grad
 
 
 def test_a_module_registered_twice_stays_one() -> None:
