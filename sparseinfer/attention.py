@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparseinfer.modules import SparseLayer, SparseLinear
+from sparseinfer.projections import projections
 
 __all__ = ["SparseMultiheadAttention", "leave_fast_paths", "plain_attention"]
 
@@ -19,13 +20,13 @@ _OWN = "embed_dim", "kdim", "vdim", "num_heads", "head_dim", "dropout", "batch_f
 class SparseMultiheadAttention(nn.Module):
     """`nn.MultiheadAttention` with projections that are layers: arguments and results are torch's.
 
-    `projections` are `in_proj` `[E, 3 E]`, which makes query, key and value at once where all three
+    `layers` are `in_proj` `[E, 3 E]`, which makes query, key and value at once where all three
     are one tensor, or `q_proj`, `k_proj` and `v_proj`; and `out_proj`: each a `SparseLinear` or an
     `nn.Linear`. With `in_proj`, a call whose query, key and value differ is right, and wasteful.
     Nested tensors are refused: torch takes them only on a path that reads dense weights.
 
     Raises:
-        ValueError: the projections are not the ones named above.
+        ValueError: the layers are not the ones named above.
 
     Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
 
@@ -51,20 +52,20 @@ class SparseMultiheadAttention(nn.Module):
     bias_k: nn.Parameter | None
     bias_v: nn.Parameter | None
 
-    def __init__(self, like: nn.MultiheadAttention, projections: Mapping[str, nn.Module]) -> None:
+    def __init__(self, like: nn.MultiheadAttention, layers: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        if set(projections) not in (
+        if set(layers) not in (
             {"in_proj", "out_proj"}, {"q_proj", "k_proj", "v_proj", "out_proj"}
         ):  # fmt: skip
             raise ValueError(
                 "expected in_proj and out_proj, or q_proj, k_proj, v_proj and out_proj, got "
-                f"{', '.join(projections)}; try SparseMultiheadAttention.from_dense(attention)"
+                f"{', '.join(layers)}; try SparseMultiheadAttention.from_dense(attention)"
             )
         for name in _OWN:
             setattr(self, name, getattr(like, name))
         self.add_zero_attn = like.add_zero_attn
         self._qkv_same_embed_dim = like._qkv_same_embed_dim
-        for name, layer in projections.items():
+        for name, layer in layers.items():
             self.add_module(name, layer)
         for name in ("bias_k", "bias_v"):
             bias = getattr(like, name)
@@ -92,8 +93,6 @@ class SparseMultiheadAttention(nn.Module):
             >>> SparseMultiheadAttention.from_dense(nn.MultiheadAttention(8, 2)).in_proj.format
             'panel'
         """
-        from sparseinfer.projections import projections
-
         if not isinstance(module, nn.MultiheadAttention):
             raise TypeError(
                 f"expected an nn.MultiheadAttention, got {type(module).__name__}; "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from sparseinfer.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
-from sparseinfer.weights import is_conv1d_of_transformers
+from sparseinfer.weights import conv1d_of_transformers
 
 __all__ = ["KINDS", "Kind", "kind_named", "kind_of"]
 
@@ -38,7 +38,7 @@ def kind_of(module: nn.Module) -> Kind | None:
         >>> kind_of(nn.Linear(4, 4)).name
         'linear'
     """
-    if is_conv1d_of_transformers(module):
+    if conv1d_of_transformers(module) is not None:
         return kind_named("linear")
     return next((kind for kind in KINDS if isinstance(module, kind.dense)), None)
 

@@ -1,8 +1,7 @@
 """The projections of torch's attention as linear layers of their own, to be weighed one by one.
 
 `nn.MultiheadAttention` multiplies by weights that belong to no layer that it calls. `projections`
-gives each such weight a stand-in layer; `assemble` gathers what the stand-ins became in the layer
-that takes the attention's place.
+gives each such weight a stand-in layer.
 """
 
 from __future__ import annotations
@@ -13,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseinfer.attention import SparseMultiheadAttention
-from sparseinfer.weights import build_dense, effective, owned_parameters
+from sparseinfer.weights import effective, owned_parameters
 
-__all__ = ["Projection", "assemble", "projections"]
+__all__ = ["Projection", "projections"]
 
 _ARGUMENTS = {"k_proj": (1, "key"), "v_proj": (2, "value")}
 """The argument of the attention that a projection reads; the others read the query."""
@@ -100,38 +98,6 @@ def projections(attention: nn.MultiheadAttention, separate: bool) -> list[Projec
     learns = _learn([*read, *owned_parameters(out, "bias")])
     found.append(Projection(attention, "out_proj", separate, weight, bias, read, learns))
     return found
-
-
-def assemble(swaps: Mapping[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module]:
-    """Turn the replacements of projections into replacements of their attentions.
-
-    Projections that stay dense become plain linear layers.
-
-    Example:
-        >>> assemble({})
-        {}
-    """
-    result: dict[nn.Module, nn.Module] = {}
-    sparse: dict[nn.MultiheadAttention, dict[str, nn.Module]] = {}
-    separate: dict[nn.MultiheadAttention, bool] = {}
-    for dense, replacement in swaps.items():
-        if isinstance(dense, Projection):
-            sparse.setdefault(dense.owner, {})[dense.role] = replacement
-            separate[dense.owner] = dense.separate
-        else:
-            result[dense] = replacement
-    for attention, layers in sparse.items():
-        parts = {
-            layer.role: (layers.get(layer.role) or _left_dense(layer)).requires_grad_(layer.learns)
-            for layer in projections(attention, separate[attention])
-        }
-        result[attention] = SparseMultiheadAttention(attention, parts)
-    return result
-
-
-def _left_dense(layer: Projection) -> nn.Module:
-    bias = None if layer.bias is None else layer.bias.clone()
-    return build_dense(layer, layer.weight.clone(), bias)
 
 
 def _learn(parameters: list[nn.Parameter]) -> bool:

@@ -13,7 +13,8 @@ from torch.nn.utils import prune
 
 from sparseinfer.attention import SparseMultiheadAttention, leave_fast_paths, plain_attention
 from sparseinfer.modules import SparseLayer
-from sparseinfer.projections import assemble
+from sparseinfer.projections import Projection, projections
+from sparseinfer.scan import evaluating
 from sparseinfer.weights import build_dense
 
 __all__ = ["replace"]
@@ -46,10 +47,40 @@ def replace(
         >>> replace(nn.Sequential(layer), {layer: SparseLinear.from_dense(layer)})[0].format
         'panel'
     """
-    whole = assemble(swaps)
+    whole = _assemble(swaps)
     result = _inplace(model, whole) if inplace else _copied(model, whole)
     leave_fast_paths(result)
     return result
+
+
+def _assemble(swaps: Mapping[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module]:
+    """Turn the replacements of projections into replacements of their attentions.
+
+    Projections that stay dense become plain linear layers.
+    """
+    result: dict[nn.Module, nn.Module] = {}
+    sparse: dict[nn.MultiheadAttention, dict[str, nn.Module]] = {}
+    separate: dict[nn.MultiheadAttention, bool] = {}
+    for dense, replacement in swaps.items():
+        if isinstance(dense, Projection):
+            sparse.setdefault(dense.owner, {})[dense.role] = replacement
+            separate[dense.owner] = dense.separate
+        else:
+            result[dense] = replacement
+    for attention, layers in sparse.items():
+        with evaluating(attention):
+            found = projections(attention, separate[attention])
+        parts = {
+            layer.role: (layers.get(layer.role) or _left_dense(layer)).requires_grad_(layer.learns)
+            for layer in found
+        }
+        result[attention] = SparseMultiheadAttention(attention, parts)
+    return result
+
+
+def _left_dense(layer: Projection) -> nn.Module:
+    bias = None if layer.bias is None else layer.bias.clone()
+    return build_dense(layer, layer.weight.clone(), bias)
 
 
 def _inplace(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module:

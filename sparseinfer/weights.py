@@ -10,8 +10,8 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 __all__ = [
-    "build_dense", "conv1d_of_transformers", "effective", "is_conv1d_of_transformers", "matrices",
-    "owned_parameters", "rows_first", "take_masked", "unusual_tensors",
+    "build_dense", "conv1d_of_transformers", "effective", "matrices", "owned_parameters",
+    "rows_first", "take_masked", "unusual_tensors",
 ]  # fmt: skip
 
 _CONV1D_MODULES = ("transformers.pytorch_utils", "transformers.modeling_utils")
@@ -80,19 +80,9 @@ def rows_first(layer: nn.Module) -> Tensor | None:
         torch.Size([8, 4])
     """
     weight = effective(layer, "weight")
-    if weight is None or not is_conv1d_of_transformers(layer):
+    if weight is None or conv1d_of_transformers(layer) is None:
         return weight
     return weight.t()
-
-
-def is_conv1d_of_transformers(layer: nn.Module) -> bool:
-    """Whether this is the `Conv1D` of GPT-2 and its kin: y = x W + bias, W `[K, M]`.
-
-    Example:
-        >>> is_conv1d_of_transformers(nn.Linear(4, 4))
-        False
-    """
-    return conv1d_of_transformers(layer) is not None
 
 
 def conv1d_of_transformers(layer: nn.Module) -> type[nn.Module] | None:
