@@ -219,6 +219,29 @@ def test_each_projection_is_a_layer_of_the_report(inplace: bool) -> None:
     _same(sparse["attention"], dense["attention"], x, x, x)
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_an_attention_of_two_names_and_one_as_the_root(inplace: bool) -> None:
+    shared = _attention()
+    x = torch.randn(5, 2, E)
+    expected = shared(x, x, x)[0].detach()
+    model = nn.ModuleDict({"a": shared, "b": nn.ModuleList([shared])})
+    sparse = convert_to_sparse(model, min_speedup=0, inplace=inplace)
+    assert sparse["a"] is sparse["b"][0]
+    found = {layer.name: layer.aliases for layer in report(sparse).layers}
+    assert found == {"a.in_proj": ["b.0.in_proj"], "a.out_proj": ["b.0.out_proj"]}
+    root = convert_to_sparse(shared, min_speedup=0, inplace=inplace)
+    assert [layer.name for layer in report(root).layers] == ["in_proj", "out_proj"]
+    for attention in (sparse["a"], root):
+        _close(attention(x, x, x)[0], expected)
+
+
+def test_frozen_projections_stay_frozen() -> None:
+    model = nn.ModuleList([_attention(add_bias_kv=True).requires_grad_(False)])
+    sparse = convert_to_sparse(model, min_speedup=0)
+    assert isinstance(sparse[0], SparseMultiheadAttention)
+    assert not any(parameter.requires_grad for parameter in sparse.parameters())
+
+
 class Calls(nn.Module):
     """Calls an attention with as many different tensors as asked."""
 

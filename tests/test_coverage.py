@@ -281,6 +281,11 @@ def test_nested_containers_and_a_root_that_is_a_layer() -> None:
     assert isinstance(convert_to_sparse(nn.Conv2d(2, 2, 3), min_speedup=0), SparseConv2d)
 
 
+def test_a_subclass_with_the_plain_forward_is_converted() -> None:
+    layer = nn.modules.linear.NonDynamicallyQuantizableLinear(8, 8)
+    assert isinstance(convert_to_sparse(layer, min_speedup=0), SparseLinear)
+
+
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("wrap", [
     parametrizations.weight_norm, parametrizations.spectral_norm, parametrizations.orthogonal
