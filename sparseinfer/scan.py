@@ -274,9 +274,9 @@ def _attention_blocked(attention: nn.MultiheadAttention, tree: _Tree) -> str:
 
 def _without_kernel(module: nn.Module, names: list[str]) -> Iterator[Layer]:
     """The weights of two and more dimensions of a module that no sparse layer can replace."""
-    of_torch = type(module).__module__.startswith("torch.nn.")
+    cls = parametrize.type_before_parametrizations(module)
+    of_torch, kind = cls.__module__.startswith("torch.nn.modules."), cls.__name__
     quantized = _quantized_weight(module)
-    kind = parametrize.type_before_parametrizations(module).__name__
     if quantized is not None:
         reason = "it is quantized already, and the kernels compute in float32"
         yield _weighed(Layer(

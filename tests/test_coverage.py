@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from torch import nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 from transformers.pytorch_utils import Conv1D
 
 from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, formats, report
@@ -183,6 +183,19 @@ def test_layers_without_a_kernel(layer: Any, pruned: str, full: bool) -> None:
         assert found.shape == list(layer.weight.shape)
     prune.random_unstructured(layer, "weight", amount=0.5)
     assert _layers(convert_to_sparse(model, min_speedup=0))["0"].sparsity >= 0.5
+
+
+def test_a_parametrized_layer_without_a_kernel_is_read_as_it_takes_effect() -> None:
+    class Positive(nn.Module):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return weight.relu()
+
+    model = nn.Sequential(nn.Conv3d(2, 2, 3), Custom())
+    for layer in model:
+        parametrize.register_parametrization(layer, "weight", Positive())
+    layers = _layers(model)
+    assert list(layers) == ["0", "1"] and 0 < layers["0"].sparsity < 1
+    assert layers["0"].reason.endswith("nn.Conv3d") and layers["1"].reason.endswith("for Custom")
 
 
 def test_each_pruned_matrix_of_a_cell_is_listed() -> None:
