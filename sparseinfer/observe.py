@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from sparseinfer.scan import evaluating
 
-__all__ = ["Input", "Observation", "observe"]
+__all__ = ["Example", "Input", "Observation", "list_examples", "observe"]
+
+Example = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of one call of a model."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def observe(model: nn.Module, layers: Sequence[nn.Module], example_inputs: Any) 
         >>> observe(layer, [layer], torch.zeros(2, 4)).inputs[layer].total()
         1
     """
-    examples = _examples(example_inputs)
+    examples = list_examples(example_inputs)
     inputs: dict[nn.Module, Counter[Input]] = {layer: Counter() for layer in layers}
 
     def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -81,7 +84,17 @@ def observe(model: nn.Module, layers: Sequence[nn.Module], example_inputs: Any) 
     return Observation(inputs, len(examples))
 
 
-def _examples(example_inputs: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+def list_examples(example_inputs: Any) -> list[Example]:
+    """The calls that `example_inputs` stands for, as `observe` takes it.
+
+    Raises:
+        TypeError: an example is none of its forms.
+        ValueError: the list is empty.
+
+    Example:
+        >>> list_examples({"x": 1})
+        [((), {'x': 1})]
+    """
     if not isinstance(example_inputs, list):
         return [_example(example_inputs)]
     if not example_inputs:
@@ -91,7 +104,7 @@ def _examples(example_inputs: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]
     return [_example(item) for item in example_inputs]
 
 
-def _example(item: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _example(item: Any) -> Example:
     if isinstance(item, Tensor):
         return (item,), {}
     if isinstance(item, tuple):

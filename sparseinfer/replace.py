@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
 
 from sparseinfer.modules import SparseLayer
 from sparseinfer.weights import build_dense
 
-__all__ = ["replace"]
+__all__ = ["lend", "replace"]
 
 _HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
@@ -55,6 +55,57 @@ def replace(
     return result
 
 
+@contextmanager
+def lend(
+    model: nn.Module, swaps: Mapping[nn.Module, SparseLayer]
+) -> Iterator[Callable[[Mapping[nn.Module, SparseLayer]], nn.Module]]:
+    """Try replacements in the model itself, which is as before when the block ends.
+
+    Yields a function that puts in those of `swaps` that it is given, dense layers for the others,
+    and returns the model to call: the replacement where `model` is itself replaced. No tensor is
+    copied. Masks are applied once, not at every forward as pruning's hooks and parametrizations do,
+    so that the dense layers are no slower than after `prune.remove`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 4))
+        >>> from sparseinfer.modules import SparseLinear
+        >>> swaps = {model[0]: SparseLinear.from_dense(model[0])}
+        >>> with lend(model, swaps) as put:
+        ...     put(swaps)[0] is swaps[model[0]]
+        True
+        >>> isinstance(model[0], SparseLinear)
+        False
+    """
+    hooks = {dense: dict(dense._forward_pre_hooks) for dense in swaps}
+    for dense, sparse in swaps.items():
+        attributes = {
+            key: copy.copy(value) if key in _HOOKS else value for key, value in vars(dense).items()
+        }
+        _carry_over(dense, sparse, attributes)
+    places = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent._modules.items()
+        if child is not None and child in swaps
+    ]
+
+    def put(replacements: Mapping[nn.Module, SparseLayer]) -> nn.Module:
+        for parent, name, dense in places:
+            parent._modules[name] = replacements.get(dense, dense)
+        return replacements.get(model, model)
+
+    try:
+        for dense in swaps:
+            _drop_masks(dense)
+        with parametrize.cached():
+            yield put
+    finally:
+        put({})
+        for dense, before in hooks.items():
+            dense._forward_pre_hooks.clear()
+            dense._forward_pre_hooks.update(before)
+
+
 def _portable(dense: nn.Module, sparse: SparseLayer) -> dict[str, Any]:
     """What the replacement of `dense` takes over: hooks, and attributes a plain layer lacks."""
     shape = torch.empty(sparse.weight_shape, device="meta")
@@ -69,9 +120,14 @@ def _portable(dense: nn.Module, sparse: SparseLayer) -> dict[str, Any]:
 def _carry_over(dense: nn.Module, sparse: SparseLayer, attributes: Mapping[str, Any]) -> None:
     for key in _portable(dense, sparse):
         vars(sparse)[key] = attributes[key]
-    for number, hook in list(sparse._forward_pre_hooks.items()):
+    _drop_masks(sparse)
+
+
+def _drop_masks(module: nn.Module) -> None:
+    """Take off the hooks that multiply a weight by its mask; the weight stays as it is."""
+    for number, hook in list(module._forward_pre_hooks.items()):
         if isinstance(hook, prune.BasePruningMethod):
-            del sparse._forward_pre_hooks[number]
+            del module._forward_pre_hooks[number]
 
 
 @contextmanager

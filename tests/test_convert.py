@@ -134,7 +134,7 @@ def test_forced_formats() -> None:
     )  # fmt: skip
     tried = report(both).layers[0].candidates
     assert [candidate.format for candidate in tried] == ["csr", "panel"]
-    assert both[0].format == max(tried, key=lambda candidate: candidate.speedup or 0).format
+    assert both[0].format == max(tried, key=lambda candidate: candidate.certain).format
 
 
 def test_what_panel_cannot_store_falls_to_csr() -> None:
