@@ -16,6 +16,9 @@ __all__ = ["WIDE", "narrow", "number", "reasons", "wide"]
 WIDE = 160
 """Columns from which the wide table is read better than the narrow one."""
 
+NAME_ROOM = (24, 40)
+"""Columns for a layer's name in the narrow table, without and with the bytes."""
+
 LINE = 120
 """Columns beyond which prose is hard to read."""
 
@@ -71,16 +74,21 @@ def narrow(report: Report, width: int) -> Table:
         7
     """
     roomy = width >= MEDIUM
-    table = Table(title=report.title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("layer", overflow="fold")
+    table = Table(
+        title=report.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    room = NAME_ROOM[roomy]
+    table.add_column("layer", overflow="fold", max_width=room)
     table.add_column("weight", no_wrap=True)
     table.add_column("zeros", justify="right", no_wrap=True)
     table.add_column("runs as", no_wrap=True)
     for heading in ("dense ms", "now ms", "gain", *(["bytes"] if roomy else [])):
         table.add_column(heading, justify="right", no_wrap=True)
-    for layer in report.layers:
+    names = _names([layer.name for layer in report.layers], room)
+    for name, layer in zip(names, report.layers, strict=True):
         row = [
-            escape(layer.name) or "(root)", _shape(layer), f"{layer.sparsity:.1%}", layer.format,
+            escape(name), _shape(layer), f"{layer.sparsity:.1%}", layer.format,
             number(layer.dense_ms), number(layer.ms),
             _gain(layer, roomy) if layer.is_sparse else "",
         ]  # fmt: skip
@@ -123,6 +131,20 @@ def reasons(report: Report, width: int) -> Table:
     if names:
         table.add_row()
     return table
+
+
+def _names(names: list[str], room: int) -> list[str]:
+    """Names to be read from top to bottom: a long one begins where it differs from the last."""
+    shown, above = [], [""]
+    for name in names:
+        parts = name.split(".")
+        shared = 0
+        while shared < min(len(parts), len(above)) - 1 and parts[shared] == above[shared]:
+            shared += 1
+        fits = shared == 0 or len(name) <= room
+        shown.append((name or "(root)") if fits else "…" + ".".join(parts[shared:]))
+        above = parts
+    return shown
 
 
 def _remark(layer: LayerReport) -> str:
