@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,6 +117,21 @@ def test_cost_model_is_monotonic() -> None:
         assert gains == sorted(gains, reverse=True)
     with pytest.raises(ValueError, match="density of 0 to 1"):
         cost.estimate(8, 8, 1, 1.5)
+
+
+RESULTS = sorted((Path(__file__).parent.parent / "benchmarks" / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_the_cost_model_errs_to_the_dense_side(path: Path) -> None:
+    """Where it says that a layer gains, the layers that were measured gained, at every N."""
+    rows = [row for row in json.loads(path.read_text())["rows"] if row["contender"] == "module"]
+    assert rows
+    for row in rows:
+        kind = "linear" if row["op"] == "linear" else "conv2d"
+        density = 1 - row["sparsity"]
+        guess = cost.worst_estimate(kind, row["m"], row["k"], density, row["threads"])
+        assert guess.speedup < 1.05 or row["speedup"]["q3"] > 1, row["case"]
 
 
 def test_forced_formats() -> None:
