@@ -37,6 +37,9 @@ RISK = 0.05
 
 CONFIDENCE = f"{1 - RISK:.0%}"
 
+NARROW = 1.1
+"""Ratio of the bounds of an interval that more rounds would hardly make narrower."""
+
 INTERRUPTED = 3.0
 """A round in which either side took this many times its least was interrupted, and does not count:
 where threads wait for each other, one that lost its core costs milliseconds."""
@@ -69,6 +72,13 @@ class Comparison:
     def decides(self, threshold: float) -> bool:
         """Whether a longer comparison could say no more about `threshold` than this one."""
         return not self.early or not self.low <= threshold <= self.high
+
+    def lasts(self, threshold: float) -> bool:
+        """Whether it is worth keeping: it decided `threshold`, or its interval is narrow.
+
+        Otherwise the machine was busy, and another day may tell more.
+        """
+        return not self.low <= threshold <= self.high or self.high <= NARROW * self.low
 
 
 def compare(

@@ -105,8 +105,9 @@ class Whole:
 
     `baseline` is how the dense model was run (`sparseinfer.guarantee`) and `tolerance` the share of
     its time by which the converted one may exceed it. `speedup` is dense over converted time,
-    within `low` to `high`; it and `sparse_ms` are None where no layer is sparse. `before` is what
-    it was before any layer was taken back, `reverted` names those, in that order.
+    within `low` to `high`; it and `sparse_ms` are None where no layer is sparse. `before` and
+    `before_low` are speed-up and lower bound before any layer was taken back, and `reverted` names
+    those, in that order.
     """
 
     baseline: str
@@ -118,6 +119,7 @@ class Whole:
     high: float | None = None
     rounds: int = 0
     before: float | None = None
+    before_low: float | None = None
     reverted: list[str] = field(default_factory=list)
 
     def take(self, found: Comparison) -> None:
@@ -125,7 +127,7 @@ class Whole:
         self.dense_ms, self.sparse_ms, self.rounds = found.dense_ms, found.sparse_ms, found.rounds
         self.speedup, self.low, self.high = found.speedup, found.low, found.high
         if self.before is None:
-            self.before = found.speedup
+            self.before, self.before_low = found.speedup, found.low
 
 
 @dataclass
@@ -206,8 +208,9 @@ class Report:
         back = f"{len(whole.reverted)} layer{'s' if len(whole.reverted) > 1 else ''}"
         if whole.speedup is None or whole.low is None or whole.high is None:
             return (
-                f": with {back} that gained alone the whole model ran {whole.before:.2f}x, so they "
-                "were taken back and it is as fast as it was."
+                f": with {back} that gained alone the whole model ran {whole.before:.2f}x "
+                f"({whole.before_low:.2f}x is sure), so they were taken back and "
+                "it is as fast as it was."
             )
         verdict = "got faster" if whole.low > 1 else "is about as fast as it was"
         if whole.high < 1:

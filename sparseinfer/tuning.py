@@ -170,12 +170,15 @@ class Tuner:
                 _log.debug("kept: %s: %s", problem["label"], found)
         return found
 
-    def keep(self, problem: Problem, comparison: Comparison) -> None:
-        """Remember a comparison that was measured now."""
+    def keep(
+        self, problem: Problem, comparison: Comparison, threshold: float | None = None
+    ) -> None:
+        """Remember a comparison that was measured now, in the cache only if it is any good."""
         self.measured += 1
         _log.debug("measured: %s: %s", problem["label"], comparison)
         self._known[_digest(_key({}, problem))] = comparison
-        if self.cache is not None:
+        lasts = comparison.lasts(self.threshold if threshold is None else threshold)
+        if self.cache is not None and lasts:
             self.cache.write(self.machine, problem, comparison)
 
     def compare(
@@ -198,7 +201,7 @@ class Tuner:
                 synchronize=self.synchronize,
                 ready=ready,
             )
-            self.keep(problem, found)
+            self.keep(problem, found, threshold)
         return found
 
     def synchronize(self) -> None:

@@ -277,6 +277,17 @@ def test_one_that_ended_early_is_measured_anew_only_where_it_cannot_decide(cache
     assert tuner.recall(PROBLEM) == replace(FOUND, early=True) and tuner.kept == 1
 
 
+def test_what_a_busy_machine_could_not_tell_is_not_kept(cache: Cache) -> None:
+    tuner = Tuner(2, torch.device("cpu"), 1.05, cache=cache)
+    vague = Comparison(2.0, 1.0, 2.0, 0.9, 5.0, 100)
+    tuner.keep({**PROBLEM, "vague": True}, vague)
+    assert not cache.folder.exists() and tuner.recall({**PROBLEM, "vague": True}) == vague
+    narrow = Comparison(2.0, 1.9, 1.05, 1.03, 1.07, 100)
+    tuner.keep({**PROBLEM, "narrow": True}, narrow)
+    tuner.keep({**PROBLEM, "decided": True}, FOUND)
+    assert len(list(cache.folder.iterdir())) == 2
+
+
 @pytest.mark.parametrize("change", ["threads", "shape", "strides", "density", "bias"])
 def test_what_makes_a_difference_is_measured_anew(
     tmp_path: Path, measured: list[float], change: str
