@@ -192,7 +192,7 @@ class Decider:
             "label": f"{layer.kind} {'x'.join(map(str, layer.shape))} {name} {density:g}",
             "layer": f"{layer.kind}({dense.extra_repr()})",
             "dtype": _name(layer.dtype),
-            "weight_strides": list(dense.get_parameter("weight").stride()),
+            "strides": [parameter.stride() for parameter in dense.parameters()],
             "channels_last": self.channels_last,
             "format": name,
             "density": density,

@@ -267,6 +267,35 @@ def test_a_layer_needs_the_lower_bound_not_the_median(
     )
 
 
+@pytest.mark.parametrize(("dense", "sparse", "words"), [
+    (0.020, 0.022, "6 us more than a dense one's, exceeds the 4 us that the kernel gains"),
+    (0.0205, 0.020, "leaves too little of the 6.5 us that the kernel gains"),
+    (0.005, 0.0055, "6 us more than a dense one's, exceeds the gain"),
+    (0.020, 0.040, None), (20.0, 22.0, None),
+])  # fmt: skip
+def test_the_overhead_of_a_small_call_is_told(
+    clock: Clock, dense: float, sparse: float, words: str | None
+) -> None:
+    clock.names[16] = "call"
+    clock.dense, clock.sparse = {"a": dense, "call": 0.004}, {"a": sparse, "call": 0.010}
+    model = nn.Sequential(Net(clock).a)
+    _, found = _convert(model)
+    (layer,) = found.layers
+    assert not layer.is_sparse and "less than the 1.05x asked" in layer.reason
+    assert (
+        layer.reason.endswith(f": the call's overhead, {words}")
+        or ("leaves too little" in (words or "") and layer.reason.endswith(words or ""))
+        or (words is None and "overhead" not in layer.reason)
+    )
+
+
+def test_the_overhead_is_told_where_it_is_modelled() -> None:
+    model = nn.Sequential(nn.Linear(64, 64))
+    model[0].weight.data = sparse_weight((64, 64), 0.05)
+    (layer,) = report_of(convert_to_sparse(model)).layers
+    assert layer.reason.startswith("modelled ") and "the call's overhead, 4 us more" in layer.reason
+
+
 def test_verify_can_be_skipped(clock: Clock) -> None:
     clock.inside["b"] = 50.0
     _, found = _convert(Net(clock), verify=False)
