@@ -152,7 +152,7 @@ class Guarantee:
     def _in_place(
         self, put: Put, swaps: Swaps, layers: Mapping[nn.Module, LayerReport]
     ) -> dict[nn.Module, Comparison]:
-        """Each layer of `swaps` inside the model, dense against sparse, over all examples."""
+        """Each layer of `swaps` that the model calls, dense against sparse, over all examples."""
         choices = _choices(swaps, layers)
         problems = {
             module: {
@@ -162,13 +162,14 @@ class Guarantee:
             }
             for module in swaps
         }
-        known = {module: self.tuner.recall(problem) for module, problem in problems.items()}
+        known = {module: self.tuner.recall(problem, 1.0) for module, problem in problems.items()}
         if None not in known.values():
             return {module: found for module, found in known.items() if found is not None}
         rounds = self._rounds_in_place(put, swaps)
-        for module, problem in problems.items():
-            self.tuner.keep(problem, summarize(rounds[module]), threshold=1.0)
-        return {module: summarize(rounds[module]) for module in swaps}
+        found = {module: summarize(seconds) for module, seconds in rounds.items() if seconds}
+        for module, comparison in found.items():
+            self.tuner.keep(problems[module], comparison, threshold=1.0)
+        return found
 
     def _rounds_in_place(
         self, put: Put, swaps: Swaps
@@ -203,7 +204,9 @@ class Guarantee:
                 if turn == 0:  # the first one warms up
                     continue
                 for module, sparse in swaps.items():
-                    rounds[module].append((spent[module], spent[sparse]))
+                    # A model may choose among its layers anew at every call.
+                    if module in spent and sparse in spent:
+                        rounds[module].append((spent[module], spent[sparse]))
                 if turn >= FEWEST and time.monotonic() > end:
                     break
         return rounds
@@ -282,10 +285,10 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _choices(swaps: Swaps, layers: Mapping[nn.Module, LayerReport]) -> str:
-    """Which layers run sparse, and how: their number, and a hash."""
+    """Which layers run sparse, how, and at which inputs: their number, and a hash."""
     lines = [
-        f"{layers[module].name} {layers[module].format} {bucket(1 - layers[module].sparsity):g}"
-        for module in swaps
+        f"{found.name} {found.format} {bucket(1 - found.sparsity):g} {found.inputs}"
+        for found in (layers[module] for module in swaps)
     ]
     digest = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
     return f"{len(lines)} layers, {digest}"
@@ -304,7 +307,10 @@ def _least(
     swaps: Iterable[nn.Module], in_place: Mapping[nn.Module, Comparison], verdict: str
 ) -> dict[nn.Module, str]:
     """The half of the layers that save least inside the model, the least first."""
-    saved = {module: in_place[module].dense_ms - in_place[module].sparse_ms for module in swaps}
+    saved = dict.fromkeys(swaps, 0.0)
+    for module in saved:
+        if module in in_place:
+            saved[module] = in_place[module].dense_ms - in_place[module].sparse_ms
     ordered = sorted(saved, key=lambda module: saved[module])
     return {
         module: f"{verdict}, and it saves only {saved[module]:.3g} ms there"

@@ -71,8 +71,8 @@ def lend(
         >>> from sparseinfer.modules import SparseLinear
         >>> swaps = {model[0]: SparseLinear.from_dense(model[0])}
         >>> with lend(model, swaps) as put:
-        ...     put(swaps)[0] is swaps[model[0]]
-        True
+        ...     type(put(swaps)[0]).__name__
+        'SparseLinear'
         >>> isinstance(model[0], SparseLinear)
         False
     """

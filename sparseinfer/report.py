@@ -273,7 +273,7 @@ class Report:
         text = f"converted for {self.device}, {threads}, min_speedup={self.min_speedup:g}"
         if self.measured + self.kept == 0:
             return text
-        return f"{text}; {self.measured} timed, {self.kept} kept"
+        return f"{text}; {self.measured} measured, {self.kept} from cache"
 
     def print(self) -> None:
         """Print the table and the sentence on standard output."""

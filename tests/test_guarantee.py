@@ -160,6 +160,25 @@ def test_what_no_layer_is_to_blame_for_takes_the_least_useful_back_first(clock: 
     assert "the model ran 0.96x (0.96x is sure)" in found.layers[0].reason
 
 
+def test_a_model_that_chooses_among_its_layers(clock: Clock) -> None:
+    """Layers that a call passes by have no time inside the model, and are not to blame."""
+    clock.inside = dict.fromkeys("abc", 50.0)
+
+    class Choosing(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.clock.forwards += 1
+            self.clock.in_model += 1
+            y = self.a(x)
+            if self.clock.forwards == 1:
+                self.c(self.b(y))
+            self.clock.in_model -= 1
+            return y
+
+    _, found = _convert(Choosing(clock))
+    assert _formats(found) == "dense panel panel"
+    assert "inside the model it takes 50 ms" in found.layers[0].reason
+
+
 def test_where_nothing_helps_the_dense_model_comes_back(clock: Clock) -> None:
     clock.inside = dict.fromkeys("abc", 50.0)
     model = Net(clock)
