@@ -107,7 +107,6 @@ def convert_to_sparse(
     names = (formats,) if isinstance(formats, str) else formats
     for name in names or ():
         check_format(name)
-
     if baseline not in BASELINES:
         raise ValueError(
             f"expected a baseline of {', '.join(BASELINES)}, got {baseline!r}; try baseline='eager'"
@@ -120,10 +119,11 @@ def convert_to_sparse(
         layers = scan(model)
         modules = [layer.module for layer in layers]
         seen = None if example_inputs is None else observe(model, modules, example_inputs)
-        device = layers[0].device if layers else torch.device("cpu")
+        devices = [layer.device for layer in layers] or [torch.device("cpu")]
+        waits = next((device for device in devices if device.type == "cuda"), devices[0])
         start = time.monotonic()
         tuner = Tuner(
-            used, device, min_speedup, start + budget_s, None if folder is None else Cache(folder)
+            used, waits, min_speedup, start + budget_s, None if folder is None else Cache(folder)
         )
         guarantee = None
         if example_inputs is not None:
@@ -158,7 +158,7 @@ def convert_to_sparse(
         already = describe_sparse(model)
         result = replace(model, swaps, inplace)
     summary = Report(
-        [*decisions.values(), *already], True, used, str(device), min_speedup, whole,
+        [*decisions.values(), *already], True, used, str(devices[0]), min_speedup, whole,
         tuner.measured, tuner.kept,
     )  # fmt: skip
     store(result, summary)

@@ -222,7 +222,8 @@ class Report:
             f"({whole.speedup:.2f}x, {CONFIDENCE} sure of {whole.low:.2f}x), so it {verdict}."
         )
         if whole.reverted:
-            text += f" Before {back} that lost inside it were taken back: {whole.before:.2f}x."
+            were, them = ("were", "them") if len(whole.reverted) > 1 else ("was", "it")
+            text += f" {back} {were} taken back; with {them} the model ran {whole.before:.2f}x."
         return text
 
     def to_dict(self) -> dict[str, Any]:

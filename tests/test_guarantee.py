@@ -138,7 +138,7 @@ def test_a_layer_that_loses_inside_the_model_is_taken_back(clock: Clock) -> None
     whole = found.whole
     assert whole is not None and whole.reverted == ["b"]
     assert whole.before == pytest.approx(6 / 7) and whole.speedup == pytest.approx(6 / 4)
-    assert found.sentence.endswith("Before 1 layer that lost inside it were taken back: 0.86x.")
+    assert found.sentence.endswith("1 layer was taken back; with it the model ran 0.86x.")
 
 
 def test_what_no_layer_is_to_blame_for_takes_the_least_useful_back_first(clock: Clock) -> None:

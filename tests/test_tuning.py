@@ -6,7 +6,10 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import shutil
+import subprocess
+import sysconfig
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -123,6 +126,33 @@ def test_what_an_entry_holds_for() -> None:
     assert found["torch"] == torch.__version__ and found["caches"] == cache_sizes()
     assert {"cpu", "features", "isa", "sparseinfer", "torch_isa"} <= set(found)
     assert Tuner(3, torch.device("cpu"), 1.0).machine == {**found, "threads": 3}
+
+
+def test_the_hash_of_the_kernels_follows_sources_and_compiler(tmp_path: Path) -> None:
+    script = Path(__file__).parent.parent / "cmake" / "source_hash.cmake"
+    cmake = shutil.which("cmake") or shutil.which("cmake", path=sysconfig.get_path("scripts"))
+    assert cmake is not None
+    (tmp_path / "csrc" / "deep").mkdir(parents=True)
+    (tmp_path / "CMakeLists.txt").write_text("")
+    sources = [tmp_path / "csrc" / name for name in ("a.cc", "deep/b.h", "rows.inc")]
+    for source in sources:
+        source.write_text("1")
+
+    def hashed(compiler: str = "one") -> str:
+        out = tmp_path / "out.cc"
+        defined = (f"-DROOT={tmp_path}", f"-DCOMPILED_WITH={compiler}", f"-DOUT={out}")
+        subprocess.run([cmake, *defined, "-P", str(script)], check=True)
+        return out.read_text()
+
+    first = hashed()
+    assert re.search('source_hash = "[0-9a-f]{16}";', first)
+    (tmp_path / "csrc" / "a_test.cc").write_text("tests decide nothing")
+    assert hashed() == first != hashed("two")
+    seen = {first}
+    for source in (*sources, tmp_path / "CMakeLists.txt"):
+        source.write_text("2")
+        seen.add(hashed())
+    assert len(seen) == 5
 
 
 def test_cache_sizes(tmp_path: Path) -> None:
