@@ -209,7 +209,7 @@ class Decider:
 
         def make() -> tuple[Callable[[], object], Callable[[], object]]:
             x = given.make(layer.device)
-            if not (self.channels_last and x.dim() == 4):
+            if not (self.channels_last and len(layer.shape) == x.dim() == 4):
                 return lambda: dense(x), lambda: sparse(x)
             moved = x.to(memory_format=torch.channels_last)
             other: Any = copy.deepcopy(dense)
@@ -221,24 +221,23 @@ class Decider:
 
     def _overhead(self, layer: Layer, candidate: Candidate, calls: float) -> str:
         """Why a layer loses whose arithmetic would gain; empty where that is not so."""
-        if layer.kind not in _SMALLEST or not candidate.dense_ms or not candidate.sparse_ms:
+        if layer.kind not in _SMALLEST or layer.device.type != "cpu":
             return ""
         build, shape = _SMALLEST[layer.kind]
 
         def make() -> tuple[Callable[[], object], Callable[[], object]]:
             with torch.device("meta"):  # where no random number is drawn
                 like: Any = build()
-            weight = torch.ones(like.weight.shape, dtype=layer.dtype, device=layer.device)
-            dense = build_dense(like, weight, torch.zeros_like(weight[:, 0].flatten())).eval()
+            weight = torch.zeros(like.weight.shape)  # which every format can store
+            dense = build_dense(like, weight, torch.zeros(len(weight))).eval()
             sparse = _CLASSES[layer.kind].from_dense(dense, candidate.format).eval()
-            x = torch.zeros(shape, dtype=layer.dtype, device=layer.device)
+            x = torch.zeros(shape)
             return lambda: dense(x), lambda: sparse(x)
 
         problem = {
             "label": f"call {layer.kind} {candidate.format}",
             "call": layer.kind,
             "format": candidate.format,
-            "dtype": _name(layer.dtype),
         }
         call = self.tuner.compare(problem, make, OVERHEAD_BUDGET_S)
         return _overhead_reason(

@@ -308,6 +308,16 @@ def test_the_overhead_of_a_small_call_is_told(
         assert layer.reason.endswith(text)
 
 
+@pytest.mark.parametrize("format", ["panel", "csr", "nm"])
+def test_the_overhead_is_measured_in_any_format(clock: Clock, format: str) -> None:
+    clock.names[16] = "call"
+    clock.dense, clock.sparse = {"a": 0.020, "call": 0.004}, {"a": 0.022, "call": 0.010}
+    model = nn.Sequential(nn.Linear(8, 8))
+    model[0].weight.data = sparse_weight((8, 8), 1.0, nm=(2, 4))
+    _, found = _convert(model, formats=format)
+    assert "exceeds the 4 us that the kernel gains" in found.layers[0].reason
+
+
 def test_the_overhead_is_told_where_it_is_modelled() -> None:
     model = nn.Sequential(nn.Linear(64, 64))
     model[0].weight.data = sparse_weight((64, 64), 0.05)
