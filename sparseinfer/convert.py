@@ -69,8 +69,8 @@ def convert_to_sparse(
         progress: show a bar; None: on a terminal, if it takes over two seconds.
         baseline: what the model has to beat: `eager`, itself as it is with the example inputs as
             they are; `channels_last`, itself and its inputs in that memory format; `compile`,
-            itself under `torch.compile`, and then the converted one is compiled too; `auto`, the
-            faster of the first two.
+            itself under `torch.compile`, and then the converted one is compiled too (single layers
+            are compared uncompiled); `auto`, the faster of the first two.
         verify: time the whole model and take layers back; False: measure only layer by layer.
         budget_s: seconds that measuring may take in all; layers whose turn comes later stay dense.
             Compiling is counted; a comparison under way is finished.
@@ -149,7 +149,7 @@ def convert_to_sparse(
                 bar.advance()
             if guarantee is not None and verify:
                 bar.describe("timing the whole model")
-                whole = guarantee.keep(swaps, decisions)
+                whole = guarantee.keep(swaps, decisions, bar.tick)
             bar.advance()
         for decision in decisions.values():
             _log.debug("%s: %s (%s)", decision.name, decision.format, decision.reason)

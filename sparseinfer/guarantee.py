@@ -21,7 +21,7 @@ from torch.random import fork_rng
 from torch.utils._pytree import tree_flatten, tree_map
 
 from sparseinfer.decide import bucket
-from sparseinfer.measure import FEWEST, LOOKS, Comparison, summarize, weigh
+from sparseinfer.measure import FEWEST, LOOKS, Comparison, nothing, summarize, weigh
 from sparseinfer.modules import SparseLayer
 from sparseinfer.observe import Example
 from sparseinfer.replace import lend, replace
@@ -77,6 +77,7 @@ class Guarantee:
         self.required = min(1.0, min_speedup) * (1 - TOLERANCE)
         self._model_key = fingerprint(model)
         self._other: nn.Module | None = None
+        self._tick: Callable[[], None] = nothing
         self._compiled: dict[nn.Module, Any] = {}
         if baseline in ("channels_last", "auto"):
             other: Any = replace(model, {})
@@ -84,16 +85,18 @@ class Guarantee:
         self.baseline = self._faster_format() if baseline == "auto" else baseline
 
     def keep(
-        self, swaps: dict[nn.Module, SparseLayer], layers: Mapping[nn.Module, LayerReport]
-    ) -> Whole:
+        self, swaps: dict[nn.Module, SparseLayer], layers: Mapping[nn.Module, LayerReport],
+        tick: Callable[[], None] = nothing,
+    ) -> Whole:  # fmt: skip
         """Take entries out of `swaps` until the model is not slower, the least useful first.
 
         It is not slower where at every example the lower bound of its speed-up reaches `required`.
         Layers that surely lose time inside the model go first, then half of the others at a time,
         those that save least. All go where only the noise of the machine is in the way, as fewer
         layers would be as hard to tell from none. `layers` are the reports of the modules in
-        `swaps`; they tell what went.
+        `swaps`; they tell what went. `tick` is called often, but never while something is timed.
         """
+        self._tick = tick
         whole = Whole(self.baseline, TOLERANCE)
         in_place: dict[nn.Module, Comparison] = {}
         with evaluating(self.model), fork_rng(devices=[]), lend(self.model, swaps) as put:
@@ -133,6 +136,7 @@ class Guarantee:
 
         def enter(replacements: Swaps) -> None:
             nonlocal current
+            self._tick()
             current = self._callable(put(replacements))
 
         def call() -> object:
@@ -196,6 +200,7 @@ class Guarantee:
                 ):
                     stack.callback(handle.remove)
             for turn in range(LOOKS[-1] + 1):
+                self._tick()
                 spent.clear()
                 for replacements in ({}, swaps) if turn % 2 else (swaps, {}):
                     current = put(replacements)

@@ -14,12 +14,15 @@ __all__ = ["Bar"]
 PATIENCE_S = 2.0
 """Work that ends sooner shows no bar."""
 
+TICK_S = 0.5
+
 
 class Bar:
     """A bar on standard error for `total` steps of work, gone when the block ends.
 
     `show` None means: on a terminal, once the work has lasted over two seconds; True and False
-    force it. It is drawn at each step and never in between, where something may be timed.
+    force it. It is drawn at each step and at `tick`, by no thread of its own, as something may be
+    timed meanwhile.
 
     Example:
         >>> with Bar("adding", 2, show=False) as bar:
@@ -58,9 +61,15 @@ class Bar:
             self._progress.update(self._task, description=title)
             self._draw()
 
+    def tick(self) -> None:
+        """Draw again where the last time is long ago; called when nothing is being timed."""
+        if self._progress is not None and time.monotonic() - self._drawn > TICK_S:
+            self._draw()
+
     def _draw(self) -> None:
         if self._progress is None:
             return
+        self._drawn = time.monotonic()
         if self._always or time.monotonic() - self._start > PATIENCE_S:
             self._progress.start()
             self._progress.refresh()

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize, prune
 from sparseinfer import SparseLinear, convert, convert_to_sparse, decide, guarantee, measure, tuning
 from sparseinfer import report as report_of
 from sparseinfer.guarantee import TOLERANCE, fingerprint
-from sparseinfer.report import Report
+from sparseinfer.report import LayerReport, Report
 
 
 class Clock:
@@ -323,6 +323,29 @@ def test_the_overhead_is_told_where_it_is_modelled() -> None:
     model[0].weight.data = sparse_weight((64, 64), 0.05)
     (layer,) = report_of(convert_to_sparse(model)).layers
     assert layer.reason.startswith("modelled ") and "the call's overhead, 4 us more" in layer.reason
+
+
+def test_the_bar_is_told_while_the_model_is_timed_but_not_within_a_timing(clock: Clock) -> None:
+    clock.inside["b"] = 5.0
+    ticks = 0
+
+    def tick() -> None:
+        nonlocal ticks
+        ticks += 1
+        assert not clock.in_model
+        clock.now += 1.0
+
+    model = Net(clock)
+    layers = {layer: _report(name) for name, layer in model.named_children()}
+    swaps: Any = {layer: SparseLinear.from_dense(layer).eval() for layer in layers}
+    tuner = tuning.Tuner(1, torch.device("cpu"), 1.05)
+    whole = guarantee.Guarantee(model, [((X,), {})], tuner, "eager", 1.05).keep(swaps, layers, tick)
+    assert ticks > 2 * measure.LOOKS[0]
+    assert whole.reverted == ["b"] and whole.dense_ms == pytest.approx(6.0)
+
+
+def _report(name: str) -> LayerReport:
+    return LayerReport(name, "linear", [8, 8], 32, 0.5, "unstructured", "panel", 256, 128, "gains")
 
 
 def test_verify_can_be_skipped(clock: Clock) -> None:

@@ -16,6 +16,8 @@ from torch import nn
 from sparseinfer import convert_to_sparse, progress
 from sparseinfer.progress import PATIENCE_S, Bar
 
+MARK = "<end of what is shown>"
+
 
 class Terminal:
     """A pseudo-terminal in place of standard error, and a clock that is set by hand."""
@@ -25,7 +27,6 @@ class Terminal:
         self._monkeypatch = monkeypatch
         self._master, slave = pty.openpty()
         self.stream = os.fdopen(slave, "w")
-        os.set_blocking(self._master, False)
         monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setenv("TERM", "xterm")
         for name in ("TTY_COMPATIBLE", "TTY_INTERACTIVE", "NO_COLOR", "FORCE_COLOR"):
@@ -36,11 +37,13 @@ class Terminal:
         self._monkeypatch.setattr(sys, "stderr", self.stream)
 
     def shown(self) -> str:
+        """What was written since the last time; a mark behind it says when all has arrived."""
+        self.stream.write(MARK)
         self.stream.flush()
-        try:
-            return os.read(self._master, 65536).decode()
-        except BlockingIOError:
-            return ""
+        text = ""
+        while MARK not in text:
+            text += os.read(self._master, 65536).decode(errors="replace")
+        return text.removesuffix(MARK)
 
     def close(self) -> None:
         self.stream.close()
@@ -80,6 +83,21 @@ def test_it_is_not_drawn_between_steps(terminal: Terminal) -> None:
     with Bar("converting", 2, show=True) as bar:
         assert bar._progress is not None and not bar._progress.live.auto_refresh
         assert bar._progress.live._refresh_thread is None
+
+
+def test_a_long_step_shows_too(terminal: Terminal) -> None:
+    """The last step may take all the time: what it does between timings draws the bar."""
+    terminal.attach()
+    with Bar("timing the whole model", 2, show=None) as bar:
+        terminal.now = 1.0
+        bar.tick()
+        assert terminal.shown() == ""
+        terminal.now = 2.1
+        bar.tick()
+        assert "timing the whole model" in terminal.shown()
+        terminal.now = 2.2
+        bar.tick()
+        assert terminal.shown() == ""  # drawn just now
 
 
 def test_quick_work_shows_nothing(terminal: Terminal) -> None:
