@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from sparseinfer.report import LayerReport, Report, Whole
@@ -16,7 +18,7 @@ __all__ = ["WIDE", "narrow", "number", "reasons", "wide"]
 WIDE = 160
 """Columns from which the wide table is read better than the narrow one."""
 
-NAME_ROOM = (24, 40)
+NAME_ROOM = (24, 28)
 """Columns for a layer's name in the narrow table, without and with the bytes."""
 
 LINE = 120
@@ -119,15 +121,15 @@ def reasons(report: Report, width: int) -> Table:
         >>> reasons(Report(layers=[]), 80).row_count
         0
     """
-    table = Table(box=None, show_header=False, padding=(0, 2), width=min(width, LINE))
-    table.add_column("layers", overflow="fold", ratio=1)
-    table.add_column("why", ratio=3)
+    table = Table(box=None, show_header=False, padding=(0, 1), width=min(width, LINE))
+    table.add_column(overflow="fold")
     names: dict[str, list[str]] = {}
     for layer in report.layers:
         if _remark(layer):
             names.setdefault(_remark(layer), []).append(layer.name or "(root)")
     for remark, found in names.items():
-        table.add_row(escape(", ".join(found)), escape(remark))
+        table.add_row(Text(", ".join(found)))
+        table.add_row(Padding(Text(remark), (0, 0, 0, 4)))
     if names:
         table.add_row()
     return table
