@@ -6,6 +6,11 @@ sparse = sparseinfer.convert_to_sparse(model, example_inputs=x)
 print(sparseinfer.report(sparse))
 """
 
+import logging as _logging
+
+# Silent unless the application listens, or SPARSEINFER_VERBOSE asks (sparseinfer.verbose).
+_logging.getLogger(__name__).addHandler(_logging.NullHandler())
+
 try:
     from sparseinfer._C import version as _version
     from sparseinfer.attention import SparseMultiheadAttention

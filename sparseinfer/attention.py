@@ -12,7 +12,12 @@ from torch.nn import functional as F
 from sparseinfer.modules import SparseLayer, SparseLinear
 from sparseinfer.projections import projections
 
-__all__ = ["SparseMultiheadAttention", "leave_fast_paths", "plain_attention"]
+__all__ = [
+    "FAST_PATH_SWITCHES",
+    "SparseMultiheadAttention",
+    "leave_fast_paths",
+    "plain_attention",
+]
 
 _OWN = "embed_dim", "kdim", "vdim", "num_heads", "head_dim", "dropout", "batch_first"
 
@@ -271,6 +276,10 @@ def plain_attention(like: SparseMultiheadAttention) -> nn.MultiheadAttention:
         like.bias_k is not None, like.add_zero_attn, like.kdim, like.vdim, like.batch_first,
         device="meta",
     )  # fmt: skip
+
+
+FAST_PATH_SWITCHES = ("activation_relu_or_gelu", "use_nested_tensor")
+"""Attributes of torch's encoder layers and encoders that `leave_fast_paths` sets."""
 
 
 def leave_fast_paths(model: nn.Module) -> None:

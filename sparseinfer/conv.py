@@ -10,12 +10,14 @@ from torch import Tensor
 from sparseinfer.activations import ACTIVATIONS, check_choice
 from sparseinfer.handles import Handle, open_packed
 from sparseinfer.linear import BEST_ROW, NARROW, checked_bias, dtype_name
+from sparseinfer.verbose import logged
 
 __all__ = ["PADDING_MODES", "conv_cpu", "conv_output_shape"]
 
 PADDING_MODES: tuple[str, ...] = ("zeros", "reflect", "replicate", "circular")
 
 
+@logged("conv")
 def conv_cpu(
     x: Tensor,
     packed: Tensor,

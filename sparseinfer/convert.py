@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,17 +13,22 @@ from torch import nn
 
 from sparseinfer.decide import Decider
 from sparseinfer.formats import check_format
+from sparseinfer.guarantee import BASELINES, Guarantee
 from sparseinfer.measure import torch_threads
 from sparseinfer.modules import SparseLayer
-from sparseinfer.observe import observe, separate_attentions
-from sparseinfer.progress import track
+from sparseinfer.observe import list_examples, observe, separate_attentions
+from sparseinfer.progress import Bar
 from sparseinfer.replace import replace
-from sparseinfer.report import Report, describe_sparse, store
+from sparseinfer.report import LayerReport, Report, describe_sparse, store
 from sparseinfer.scan import scan
+from sparseinfer.tuning import Cache, Tuner, cache_folder
 
 __all__ = ["convert_to_sparse"]
 
 _log = logging.getLogger(__name__)
+
+LAYERS_SHARE = 0.6
+"""Of the time to measure; the rest is for the whole model."""
 
 
 def convert_to_sparse(
@@ -33,21 +40,27 @@ def convert_to_sparse(
     inplace: bool = False,
     threads: int | None = None,
     progress: bool | None = None,
+    baseline: str = "eager",
+    verify: bool = True,
+    budget_s: float = 60.0,
+    cache: bool | str | os.PathLike[str] = True,
 ) -> nn.Module:
     """Replace the pruned linear and convolution layers of a model where sparse ones are faster.
 
     They are `nn.Linear`, `nn.Conv1d`, `nn.Conv2d` and transformers' `Conv1D`, wherever nested, and
     the projections of `nn.MultiheadAttention`. With `example_inputs` (a tensor, a tuple of
     positional arguments, a dict of keyword arguments, or a list of those) each layer is measured
-    against its own dense forward at the input shapes it really meets; without, the cost model of
-    `sparseinfer.cost` decides. Masks and parametrizations are read as they take effect. Everything
-    else, and every layer that would not get faster, is left alone; `sparseinfer.report` tells why.
+    against its own dense forward at the input shapes it really meets, and then the whole model
+    against the dense one: layers are taken back until it is not slower. Without example inputs
+    nothing is timed, and the cost model of `sparseinfer.cost` decides. Masks and parametrizations
+    are read as they take effect. Everything else, and every layer that would not get faster, is
+    left alone; `sparseinfer.report` tells why.
 
     Args:
         model: the model; layers that are sparse already stay as they are.
         example_inputs: what the model is called with; used in evaluation mode without gradients.
-        min_speedup: dense time over sparse time that a layer has to reach; 0 converts all that can
-            be.
+        min_speedup: dense time over sparse time that a layer has to reach, with 95% confidence; 0
+            converts all that can be. Less than 1 lets the whole model be as much slower too.
         formats: names of the packed formats to try, of `sparseinfer.formats.FORMATS`; None: panel
             on the CPU (csr for what it cannot store), nm on CUDA.
         inplace: change `model` itself. Use the returned model: where `model` is itself a layer, it
@@ -55,6 +68,15 @@ def convert_to_sparse(
         threads: threads to measure with; None: `torch.get_num_threads()`. The converted model
             follows `torch.set_num_threads` at every call.
         progress: show a bar; None: on a terminal, if it takes over two seconds.
+        baseline: what the model has to beat: `eager`, itself as it is with the example inputs as
+            they are; `channels_last`, itself and its inputs in that memory format; `compile`,
+            itself under `torch.compile`, and then the converted one is compiled too (single layers
+            are compared uncompiled); `auto`, the faster of the first two.
+        verify: time the whole model and take layers back; False: measure only layer by layer.
+        budget_s: seconds that measuring may take in all; layers whose turn comes later stay dense.
+            Compiling is counted; a comparison under way is finished.
+        cache: keep comparisons for later conversions: True: in `$SPARSEINFER_CACHE` (`off`:
+            nowhere), else `~/.cache/sparseinfer`; a path: in that folder; False: nowhere.
 
     Returns:
         The converted model: a copy, unless `inplace`.
@@ -62,8 +84,8 @@ def convert_to_sparse(
     Raises:
         TypeError: `model` is not an nn.Module, is compiled or scripted, or an example input is none
             of the above.
-        ValueError: a format is unknown, min_speedup is negative or NaN, threads is less than 1, or
-            the list of examples is empty.
+        ValueError: a format or the baseline is unknown, min_speedup is negative or NaN, threads is
+            less than 1, budget_s is not positive, or the list of examples is empty.
 
     Source: speed-up is decided by measurement, as in libxsmm's and ATLAS's empirical search
     (Whaley, Petitet and Dongarra, "Automated empirical optimizations of software and the ATLAS
@@ -88,6 +110,13 @@ def convert_to_sparse(
     names = (formats,) if isinstance(formats, str) else formats
     for name in names or ():
         check_format(name)
+    if baseline not in BASELINES:
+        raise ValueError(
+            f"expected a baseline of {', '.join(BASELINES)}, got {baseline!r}; try baseline='eager'"
+        )
+    if not budget_s > 0:
+        raise ValueError(f"expected budget_s > 0, got {budget_s}; try verify=False to measure less")
+    folder = cache_folder(cache)
 
     with torch_threads(threads) as used, torch.no_grad():
         layers = scan(
@@ -95,19 +124,48 @@ def convert_to_sparse(
         )
         modules = [layer.module for layer in layers if not layer.blocked]
         seen = None if example_inputs is None else observe(model, modules, example_inputs)
-        decider = Decider(min_speedup, used, names, seen)
+        devices = [layer.device for layer in layers] or [torch.device("cpu")]
+        waits = next((device for device in devices if device.type == "cuda"), devices[0])
+        start = time.monotonic()
+        tuner = Tuner(
+            used, waits, min_speedup, start + budget_s, None if folder is None else Cache(folder)
+        )
+        guarantee = None
+        if example_inputs is not None:
+            examples = list_examples(example_inputs)
+            guarantee = Guarantee(model, examples, tuner, baseline, min_speedup)
+        decider = Decider(
+            min_speedup,
+            tuner,
+            names,
+            seen,
+            channels_last=guarantee is not None and guarantee.baseline == "channels_last",
+            layers=len(layers),
+            until=start + LAYERS_SHARE * budget_s,
+        )
         swaps: dict[nn.Module, SparseLayer] = {}
-        reports = []
-        for layer in track(layers, len(layers), "converting", progress):
-            sparse, decision = decider.decide(layer)
+        decisions: dict[nn.Module, LayerReport] = {}
+        whole = None
+        with Bar("converting", len(layers) + 1, progress) as bar:
+            for layer in layers:
+                sparse, decisions[layer.module] = decider.decide(layer)
+                if sparse is not None:
+                    swaps[layer.module] = sparse
+                bar.advance()
+            if guarantee is not None and verify:
+                bar.describe("timing the whole model")
+                whole = guarantee.keep(swaps, decisions, bar.tick)
+            bar.advance()
+        for decision in decisions.values():
             _log.debug("%s: %s (%s)", decision.name, decision.format, decision.reason)
-            reports.append(decision)
-            if sparse is not None:
-                swaps[layer.module] = sparse.train(layer.module.training)
+        for module, sparse in swaps.items():
+            sparse.train(module.training)
         already = describe_sparse(model)
         result = replace(model, swaps, inplace)
-    device = str(layers[0].device) if layers else "cpu"
-    summary = Report(reports + already, True, used, device, min_speedup)
+    summary = Report(
+        [*decisions.values(), *already], True, used, str(devices[0]), min_speedup, whole,
+        tuner.measured, tuner.kept,
+    )  # fmt: skip
     store(result, summary)
     _log.info(summary.sentence)
     return result

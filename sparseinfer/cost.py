@@ -50,6 +50,9 @@ CACHE_BYTES = 32e6
 FORMAT_GAIN = {"panel": 1.0, "csr": 0.4, "nm": 0.4}
 """Speed of the other formats' kernels relative to the panel ones."""
 
+CONV_GAIN = 0.65
+"""Share of it that a convolution reaches which pays most for its image: stride 2, two threads."""
+
 FEW_CHANNELS_K = 16
 FEW_CHANNELS_GAIN = 0.5
 """With fewer columns than this (depthwise convolutions, RGB inputs) a row is too short to pay for
@@ -79,11 +82,12 @@ class Estimate:
 
 
 def estimate(
-    M: int, K: int, N: int, density: float, threads: int = 1, format: str = "panel"
-) -> Estimate:
+    M: int, K: int, N: int, density: float, threads: int = 1, format: str = "panel",
+    kind: str = "linear",
+) -> Estimate:  # fmt: skip
     """Model the time of a layer of M rows and K columns (of one group, where there are groups).
 
-    `density` is non-zeros over M K, 0 to 1.
+    `density` is non-zeros over M K, 0 to 1. `kind` is that of `sparseinfer.scan.Layer`.
 
     Raises:
         ValueError: density is not within 0 to 1.
@@ -102,6 +106,8 @@ def estimate(
     work_us = max(arithmetic_us, memory_us)
     table = CACHED_GAIN if N <= 1 and 4.0 * M * K < CACHE_BYTES else GAIN[_class(N)]
     gain = _gain(density, table) * FORMAT_GAIN[format]
+    if kind.startswith("conv"):
+        gain *= CONV_GAIN
     if K < FEW_CHANNELS_K:
         gain = min(gain, FEW_CHANNELS_GAIN)
     return Estimate((DENSE_CALL_US + work_us) / 1e3, (SPARSE_CALL_US + work_us / gain) / 1e3, N)
@@ -116,7 +122,7 @@ def worst_estimate(
         >>> worst_estimate("linear", 64, 64, density=0.1).N
         1
     """
-    guesses = (estimate(M, K, n, density, threads, format) for n in ASSUMED_N[kind])
+    guesses = (estimate(M, K, n, density, threads, format, kind) for n in ASSUMED_N[kind])
     return min(guesses, key=lambda guess: guess.speedup)
 
 

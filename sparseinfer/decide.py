@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,14 +15,15 @@ from torch import nn
 
 from sparseinfer import cost, registry
 from sparseinfer.kinds import kind_named
-from sparseinfer.measure import Comparison, compare
+from sparseinfer.measure import CONFIDENCE, Comparison, weigh
 from sparseinfer.modules import SparseLayer
 from sparseinfer.observe import Input, Observation
 from sparseinfer.report import Candidate, LayerReport, describe
 from sparseinfer.scan import Layer
+from sparseinfer.tuning import Tuner
 from sparseinfer.weights import build_dense, effective
 
-__all__ = ["Decider"]
+__all__ = ["Decider", "bucket"]
 
 _DEFAULT_FORMATS = {"cpu": ("panel", "csr"), "cuda": ("nm",)}
 """By device. On the CPU, csr is only for what panel cannot store (K > 65535)."""
@@ -27,28 +31,42 @@ _DEFAULT_FORMATS = {"cpu": ("panel", "csr"), "cuda": ("nm",)}
 LAYER_BUDGET_S = 0.3
 """Seconds to measure one format of a layer: a ResNet-50 then converts in well under a minute."""
 
+OVERHEAD_BUDGET_S = 0.1
+
 MOST_INPUTS = 4
 """Distinct inputs of a layer that are measured: those with the most elements over all calls."""
 
-DENSITY_STEP = 0.02
-"""Layers alike but for less than this much density share a measurement."""
+SHORT_CALL_MS = 0.1
+"""Only calls that take less are so short that their overhead can decide."""
+
+_SMALLEST: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(16, 16), (1, 16)),
+    "conv1d": (lambda: nn.Conv1d(16, 16, 1), (1, 16, 1)),
+    "conv2d": (lambda: nn.Conv2d(16, 16, 1), (1, 16, 1, 1)),
+}
+"""Layers, and inputs of theirs, whose call is nothing but overhead."""
 
 
 @dataclass
 class Decider:
-    """The settings of one conversion, and the measurements that its layers share.
+    """The settings of one conversion, and the comparisons that its layers share.
 
     `observation` is None where no example inputs were given: the cost model then decides.
+    `channels_last` compares with the dense layer in that memory format. `layers` is how many there
+    are to decide, which share what time there is until `until` (of `time.monotonic`).
     """
 
     min_speedup: float
-    threads: int
+    tuner: Tuner
     formats: Sequence[str] | None
     observation: Observation | None
-    _measured: dict[tuple[object, ...], Comparison] = field(default_factory=dict)
+    channels_last: bool = False
+    layers: int = 1
+    until: float = math.inf
 
     def decide(self, layer: Layer) -> tuple[SparseLayer | None, LayerReport]:
         """The sparse replacement of `layer`, None where it stays dense, and the reason."""
+        self.layers -= 1
         result = describe(layer, reason=self._untried(layer))
         if result.reason:
             return None, result
@@ -60,7 +78,7 @@ class Decider:
             if sparse is None:
                 continue
             self._time(layer, dense, sparse, candidate, result)
-            if best is None or (candidate.speedup or 0.0) > (best[0].speedup or 0.0):
+            if best is None or candidate.certain > best[0].certain:
                 best = candidate, sparse
             if self.formats is None:
                 break
@@ -94,17 +112,21 @@ class Decider:
         result.packed_bytes = candidate.packed_bytes
         result.dense_ms, result.sparse_ms = candidate.dense_ms, candidate.sparse_ms
         result.speedup, result.low, result.high = candidate.speedup, candidate.low, candidate.high
+        gains = candidate.certain >= self.min_speedup
         if candidate.speedup is None:
             result.reason = candidate.reason
         else:
-            relation = "at least" if candidate.speedup >= self.min_speedup else "less than"
+            relation = "at least" if gains else "less than"
+            sure = f" ({CONFIDENCE} sure of {candidate.low:.2f}x)" if candidate.low else ""
             result.reason = (
-                f"{result.timing} {candidate.speedup:.2f}x, {relation} "
+                f"{result.timing} {candidate.speedup:.2f}x{sure}, {relation} "
                 f"the {self.min_speedup:g}x asked"
             )
+            if candidate.reason:
+                result.reason += f": {candidate.reason}"
         if layer.nonfinite:
             result.reason += f"; {layer.nonfinite} NaN or Inf weights, kept"
-        if (candidate.speedup or 0.0) < self.min_speedup:
+        if not gains:
             return None, result
         result.format = candidate.format
         return sparse, result
@@ -134,18 +156,21 @@ class Decider:
         assert self.observation is not None
         work = {given: torch.Size(given.shape).numel() * calls for given, calls in met.items()}
         chosen = sorted(work, key=lambda given: -work[given])[:MOST_INPUTS]
-        totals = {"dense": 0.0, "sparse": 0.0, "slowest": 0.0, "fastest": 0.0}
+        parts = []
         for given in chosen:
-            seen = self._compare(layer, dense, sparse, candidate.format, given)
-            calls = met[given] / self.observation.passes
-            totals["dense"] += calls * seen.dense_ms
-            totals["sparse"] += calls * seen.dense_ms / seen.speedup
-            totals["slowest"] += calls * seen.dense_ms / seen.low
-            totals["fastest"] += calls * seen.dense_ms / seen.high
-        candidate.dense_ms, candidate.sparse_ms = totals["dense"], totals["sparse"]
-        candidate.speedup = totals["dense"] / totals["sparse"]
-        candidate.low = totals["dense"] / totals["slowest"]
-        candidate.high = totals["dense"] / totals["fastest"]
+            seen = self._compare(layer, dense, sparse, candidate.format, given, len(chosen))
+            if seen is None:
+                candidate.reason = (
+                    "the time to measure was spent before its turn; try a larger budget_s"
+                )
+                return
+            parts.append((met[given] / self.observation.passes, seen))
+        total = weigh(parts)
+        candidate.dense_ms, candidate.sparse_ms = total.dense_ms, total.sparse_ms
+        candidate.speedup, candidate.low, candidate.high = total.speedup, total.low, total.high
+        calls = sum(calls for calls, _ in parts)
+        if total.low < self.min_speedup and total.sparse_ms < SHORT_CALL_MS * calls:
+            candidate.reason = self._overhead(layer, candidate, calls)
         result.timing = "measured"
         result.N = [_tokens(dense, given, layer) for given in chosen]
         result.inputs = ", ".join(_times(given, met[given]) for given in chosen)
@@ -153,33 +178,117 @@ class Decider:
             result.inputs += f", the {len(chosen)} largest of {len(met)}"
 
     def _compare(
-        self, layer: Layer, dense: nn.Module, sparse: SparseLayer, name: str, given: Input
-    ) -> Comparison:
-        geometry = dense.extra_repr()
-        steps = round(layer.density / DENSITY_STEP)
-        key = (layer.kind, geometry, str(layer.device), given, name, steps, str(layer.pattern))
-        if key not in self._measured:
+        self, layer: Layer, dense: nn.Module, sparse: SparseLayer, name: str, given: Input,
+        inputs: int,
+    ) -> Comparison | None:  # fmt: skip
+        """The comparison at one of `inputs` inputs; None where there is no time left for it."""
+        density = bucket(layer.density)
+        problem = {
+            "label": f"{layer.kind} {'x'.join(map(str, layer.shape))} {name} {density:g}",
+            "layer": f"{layer.kind}({dense.extra_repr()})",
+            "dtype": _name(layer.dtype),
+            "strides": [parameter.stride() for parameter in dense.parameters()],
+            "channels_last": self.channels_last,
+            "format": name,
+            "density": density,
+            "pattern": str(layer.pattern),
+            "input": {
+                "shape": given.shape,
+                "strides": given.strides,
+                "dtype": _name(given.dtype),
+            },
+        }
+        left_s = self.until - time.monotonic()
+        if left_s <= 0 and self.tuner.recall(problem) is None:
+            return None
+
+        def make() -> tuple[Callable[[], object], Callable[[], object]]:
             x = given.make(layer.device)
-            on_cuda = layer.device.type == "cuda"
-            self._measured[key] = compare(
-                lambda: dense(x),
-                lambda: sparse(x),
-                budget_s=LAYER_BUDGET_S,
-                threshold=self.min_speedup,
-                synchronize=torch.cuda.synchronize if on_cuda else lambda: None,
-            )
-        return self._measured[key]
+            if not (self.channels_last and len(layer.shape) == x.dim() == 4):
+                return lambda: dense(x), lambda: sparse(x)
+            moved = x.to(memory_format=torch.channels_last)
+            other: Any = copy.deepcopy(dense)
+            other.to(memory_format=torch.channels_last)
+            return lambda: other(moved), lambda: sparse(x)
+
+        share_s = left_s / (self.layers + 1) / inputs
+        return self.tuner.compare(problem, make, min(LAYER_BUDGET_S, share_s))
+
+    def _overhead(self, layer: Layer, candidate: Candidate, calls: float) -> str:
+        """Why a layer loses whose arithmetic would gain; empty where that is not so."""
+        if layer.kind not in _SMALLEST or layer.device.type != "cpu":
+            return ""
+        build, shape = _SMALLEST[layer.kind]
+
+        def make() -> tuple[Callable[[], object], Callable[[], object]]:
+            with torch.device("meta"):  # where no random number is drawn
+                like: Any = build()
+            weight = torch.zeros(like.weight.shape)  # which every format can store
+            dense = build_dense(like, weight, torch.zeros(len(weight))).eval()
+            sparse = kind_named(layer.kind).sparse.from_dense(dense, candidate.format).eval()
+            x = torch.zeros(shape)
+            return lambda: dense(x), lambda: sparse(x)
+
+        problem = {
+            "label": f"call {layer.kind} {candidate.format}",
+            "call": layer.kind,
+            "format": candidate.format,
+        }
+        call = self.tuner.compare(problem, make, OVERHEAD_BUDGET_S)
+        return _overhead_reason(
+            candidate, calls, call.dense_ms, call.sparse_ms, max(1.0, self.min_speedup)
+        )
 
     def _model(self, layer: Layer, candidate: Candidate, result: LayerReport) -> None:
         rows, columns = layer.shape[0], layer.numel // layer.shape[0]
         guess = cost.worst_estimate(
-            layer.kind, rows, columns, layer.density, self.threads, candidate.format
+            layer.kind, rows, columns, layer.density, self.tuner.threads, candidate.format
         )
         candidate.dense_ms, candidate.sparse_ms = guess.dense_ms, guess.sparse_ms
         candidate.speedup = guess.speedup
+        if guess.speedup < self.min_speedup:
+            candidate.reason = _overhead_reason(
+                candidate, 1.0, cost.DENSE_CALL_US / 1e3, cost.SPARSE_CALL_US / 1e3,
+                max(1.0, self.min_speedup),
+            )  # fmt: skip
         result.timing = "modelled"
         result.N = [guess.N]
         result.inputs = f"N={guess.N}, assumed"
+
+
+def bucket(density: float) -> float:
+    """The density, 0 to 1, that stands for all near it: those share a comparison.
+
+    Steps are of 0.02 above 0.2 and of a tenth below, as a kernel's time follows the ratio.
+
+    Example:
+        >>> bucket(0.507), bucket(0.1), bucket(0.104)
+        (0.5, 0.103, 0.103)
+    """
+    if density >= 0.2:
+        return round(round(density / 0.02) * 0.02, 2)
+    step = round(math.log(max(density, 1e-4) / 0.2, 1.1))
+    return float(f"{0.2 * 1.1**step:.3g}")
+
+
+def _overhead_reason(
+    candidate: Candidate, calls: float, dense_ms: float, sparse_ms: float, asked: float
+) -> str:
+    """What to say where without the overhead of its calls a layer would gain what was `asked`.
+
+    `dense_ms` and `sparse_ms` are the times of a call that computes next to nothing.
+    """
+    assert candidate.dense_ms is not None and candidate.sparse_ms is not None
+    overhead = calls * (sparse_ms - dense_ms)
+    bare = candidate.sparse_ms - overhead
+    if overhead <= 0 or (bare > 0 and candidate.dense_ms / bare < asked):
+        return ""
+    text = f"the call's overhead, {1e3 * overhead:.2g} us more than a dense one's,"
+    if bare <= 0:
+        return f"{text} exceeds the gain"
+    gain = candidate.dense_ms - bare
+    relation = "exceeds" if overhead > gain else "leaves too little of"
+    return f"{text} {relation} the {1e3 * gain:.2g} us that the kernel gains"
 
 
 def _pack(layer: Layer, dense: nn.Module, name: str) -> tuple[Candidate, SparseLayer | None]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sparseinfer import registry
 from sparseinfer.handles import Handle, open_packed
+from sparseinfer.verbose import logged
 
 __all__ = ["BEST_ROW", "NARROW", "checked_bias", "dtype_name", "linear_cpu", "linear_cuda"]
 
@@ -37,6 +38,7 @@ def dtype_name(dtype: torch.dtype) -> str:
     return _DTYPE_NAMES.get(dtype, str(dtype))
 
 
+@logged("linear")
 def linear_cpu(
     x: Tensor,
     packed: Tensor,
@@ -144,6 +146,7 @@ def checked_bias(bias: Tensor, m: int) -> Tensor:
     return bias.contiguous()
 
 
+@logged("linear")
 def linear_cuda(
     x: Tensor,
     packed: Tensor,

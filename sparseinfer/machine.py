@@ -48,6 +48,25 @@ def cpu_features() -> list[str]:
     return [feature for feature in KERNEL_FEATURES if feature in present]
 
 
+def cache_sizes(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> list[str]:
+    """Return the first processor's caches, e.g. "L1 Data 32K"; none where the system is silent.
+
+    Example:
+        >>> cache_sizes(Path("nowhere"))
+        []
+    """
+    caches = []
+    for index in sorted(folder.glob("index*")):
+        try:
+            level, kind, size = (
+                (index / name).read_text().strip() for name in ("level", "type", "size")
+            )
+        except OSError:
+            continue
+        caches.append(f"L{level} {kind} {size}")
+    return caches
+
+
 def usable_cores() -> int:
     """Return how many processors this process may run on.
 

@@ -5,40 +5,59 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-__all__ = ["Comparison", "compare", "torch_threads"]
+__all__ = [
+    "CONFIDENCE",
+    "Comparison",
+    "compare",
+    "median_interval",
+    "nothing",
+    "summarize",
+    "torch_threads",
+    "weigh",
+]
 
 SAMPLE_S = 2e-4
 """A sample repeats a fast call until it lasts this long: long beside the clock's resolution, short
 beside the slice of time that another process takes."""
 
-ROUNDS = (3, 40)
-"""Fewest and most rounds; slow calls get few."""
+LOOKS = (8, 16, 40, 100)
+"""Rounds after which a comparison may end as it is decided; it ends at the last in any case."""
+
+FEWEST = 3
+"""Rounds that are run even where they take longer than the budget."""
+
+RISK = 0.05
+"""Chance, at most, that a bound of an interval is on the wrong side of the true median."""
+
+CONFIDENCE = f"{1 - RISK:.0%}"
+
+NARROW = 1.1
+"""Ratio of the bounds of an interval that more rounds would hardly make narrower."""
 
 INTERRUPTED = 3.0
 """A round in which either side took this many times its least was interrupted, and does not count:
 where threads wait for each other, one that lost its core costs milliseconds."""
 
-DECIDED = 1.25
-"""A comparison ends early once its quartiles are this factor away from the threshold."""
 
-ENOUGH = 7
-"""Rounds before that may happen."""
+def nothing() -> None:
+    """Do nothing: what there is to wait for, or to get ready, where there is neither."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Milliseconds a call took, medians over the interleaved rounds that count, and their ratio.
 
-    `speedup` is the median of dense over sparse of the rounds, `low` and `high` its quartiles.
+    `speedup` is the median of dense over sparse of the rounds, `low` and `high` the bounds of its
+    confidence interval. `early` tells that it ended because the interval left the threshold out.
 
     Example:
-        >>> Comparison(2.0, 1.0, 2.0, 1.9, 2.1, rounds=5).speedup
+        >>> Comparison(2.0, 1.0, 2.0, 1.9, 2.1, rounds=8).speedup
         2.0
     """
 
@@ -48,6 +67,18 @@ class Comparison:
     low: float
     high: float
     rounds: int
+    early: bool = False
+
+    def decides(self, threshold: float) -> bool:
+        """Whether a longer comparison could say no more about `threshold` than this one."""
+        return not self.early or not self.low <= threshold <= self.high
+
+    def lasts(self, threshold: float) -> bool:
+        """Whether it is worth keeping: it decided `threshold`, or its interval is narrow.
+
+        Otherwise the machine was busy, and another day may tell more.
+        """
+        return not self.low <= threshold <= self.high or self.high <= NARROW * self.low
 
 
 def compare(
@@ -56,46 +87,110 @@ def compare(
     *,
     budget_s: float = 0.3,
     threshold: float | None = None,
-    synchronize: Callable[[], None] = lambda: None,
+    synchronize: Callable[[], None] = nothing,
+    ready: tuple[Callable[[], None], Callable[[], None]] = (nothing, nothing),
 ) -> Comparison:
     """Time `dense` against `sparse` in interleaved rounds for about `budget_s` seconds.
 
-    It ends early where the ratio is already far from `threshold` on either side. `synchronize`
-    waits for a device that runs behind Python.
+    Each round times both, and the next one in the other order. `ready` is called before a sample of
+    either, outside its time. `synchronize` waits for a device that runs behind Python.
+
+    The interval needs no assumption about how times are distributed (`median_interval`). It ends
+    early where the interval leaves out `threshold`; so that looking several times does not add to
+    the risk, it looks at fixed counts of rounds and each look has its share of it.
+
+    Source: Pocock, "Group sequential methods in the design and analysis of clinical trials",
+    Biometrika 1977, with Bonferroni's division of the risk.
 
     Example:
         >>> compare(lambda: sum(range(2000)), lambda: None, budget_s=0.05).speedup > 1
         True
     """
     start = time.perf_counter()
-    repeats = [_repeats(call, synchronize) for call in (dense, sparse)]
+    sides = (dense, sparse)
+    repeats = []
+    for call, enter in zip(sides, ready, strict=True):
+        enter()
+        repeats.append(_repeats(call, synchronize))
     rounds: list[tuple[float, float]] = []
     while True:
-        rounds.append(
-            (_sample(dense, repeats[0], synchronize), _sample(sparse, repeats[1], synchronize))
-        )
-        if len(rounds) < ROUNDS[0]:
+        seconds = [0.0, 0.0]
+        for side in (0, 1) if len(rounds) % 2 == 0 else (1, 0):
+            ready[side]()
+            seconds[side] = _sample(sides[side], repeats[side], synchronize)
+        rounds.append((seconds[0], seconds[1]))
+        spent = time.perf_counter() - start > budget_s and len(rounds) >= FEWEST
+        if len(rounds) not in LOOKS and not spent:
             continue
-        result = _summary(rounds)
-        decided = threshold and (
-            result.low > threshold * DECIDED or result.high < threshold / DECIDED
-        )
-        if (
-            len(rounds) == ROUNDS[1]
-            or time.perf_counter() - start > budget_s
-            or (decided and result.rounds >= ENOUGH)
-        ):
+        result = summarize(rounds)
+        if spent or len(rounds) == LOOKS[-1]:
             return result
+        if threshold is not None and not result.low <= threshold <= result.high:
+            return replace(result, early=True)
 
 
-def _summary(rounds: list[tuple[float, float]]) -> Comparison:
+def weigh(parts: Sequence[tuple[float, Comparison]]) -> Comparison:
+    """The comparison of a work that consists of so many calls of each part.
+
+    Its bounds are those of all parts at once, which is wider than its own interval.
+
+    Example:
+        >>> weigh([(2.0, Comparison(2.0, 1.0, 2.0, 2.0, 2.0, 8))]).dense_ms
+        4.0
+    """
+    dense = sum(calls * part.dense_ms for calls, part in parts)
+    sparse = sum(calls * part.dense_ms / part.speedup for calls, part in parts)
+    slowest = sum(calls * part.dense_ms / part.low for calls, part in parts)
+    fastest = sum(calls * part.dense_ms / part.high for calls, part in parts)
+    rounds = min(part.rounds for _, part in parts)
+    return Comparison(
+        dense, sparse, dense / sparse, dense / slowest, dense / fastest, rounds,
+        any(part.early for _, part in parts),
+    )  # fmt: skip
+
+
+def median_interval(values: Sequence[float], risk: float) -> tuple[float, float]:
+    """Bounds of the median of what `values` were drawn from, each wrong with a chance of `risk`.
+
+    They are order statistics: the median lies below the k-th least of n independent values where
+    fewer than k of them fell below it, and each does so as a coin falls. Where there are too few
+    values for so little risk the bounds are the least and the greatest, at a chance of 2^-n each.
+
+    Raises:
+        ValueError: there are no values.
+
+    Source: the sign test's interval, e.g. Conover, "Practical Nonparametric Statistics", 3.2.
+
+    Example:
+        >>> median_interval(range(1, 9), risk=0.05)
+        (2, 7)
+    """
+    if not values:
+        raise ValueError("expected at least one value, got none; try more rounds")
+    ordered = sorted(values)
+    count = len(ordered)
+    k, below = 1, 1
+    while 2 * k < count and below + math.comb(count, k) <= risk * 2**count:
+        below += math.comb(count, k)
+        k += 1
+    return ordered[k - 1], ordered[-k]
+
+
+def summarize(rounds: Sequence[tuple[float, float]]) -> Comparison:
+    """The comparison that rounds of (dense, sparse) seconds amount to, at most `LOOKS[-1]` of them.
+
+    Example:
+        >>> summarize([(2.0, 1.0)] * 8).speedup
+        2.0
+    """
     limits = [INTERRUPTED * min(side) for side in zip(*rounds, strict=True)]
     counted = [pair for pair in rounds if pair[0] <= limits[0] and pair[1] <= limits[1]]
-    if len(counted) < ROUNDS[0]:
-        counted = rounds
-    low, speedup, high = statistics.quantiles((d / s for d, s in counted), n=4, method="inclusive")
+    if len(counted) < FEWEST:
+        counted = list(rounds)
+    ratios = [dense / sparse for dense, sparse in counted]
+    low, high = median_interval(ratios, RISK / len(LOOKS))
     dense_ms, sparse_ms = (1e3 * statistics.median(side) for side in zip(*counted, strict=True))
-    return Comparison(dense_ms, sparse_ms, speedup, low, high, rounds=len(counted))
+    return Comparison(dense_ms, sparse_ms, statistics.median(ratios), low, high, len(counted))
 
 
 def _repeats(call: Callable[[], object], synchronize: Callable[[], None]) -> int:

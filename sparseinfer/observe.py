@@ -14,10 +14,13 @@ from torch.utils.hooks import RemovableHandle
 from sparseinfer.projections import Projection
 from sparseinfer.scan import evaluating
 
-__all__ = ["Input", "Observation", "observe", "separate_attentions"]
+__all__ = ["Example", "Input", "Observation", "list_examples", "observe", "separate_attentions"]
 
 _Args = tuple[Any, ...]
 _Kwargs = dict[str, Any]
+
+Example = tuple[_Args, _Kwargs]
+"""Positional and keyword arguments of one call of a model."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def observe(model: nn.Module, layers: Sequence[nn.Module], example_inputs: Any) 
         >>> observe(layer, [layer], torch.zeros(2, 4)).inputs[layer].total()
         1
     """
-    examples = _examples(example_inputs)
+    examples = list_examples(example_inputs)
     inputs: dict[nn.Module, Counter[Input]] = {layer: Counter() for layer in layers}
 
     def watch(layer: nn.Module) -> RemovableHandle:
@@ -96,7 +99,7 @@ def separate_attentions(model: nn.Module, example_inputs: Any) -> set[nn.Module]
         >>> separate_attentions(nn.Linear(4, 4), torch.zeros(2, 4))
         set()
     """
-    examples = _examples(example_inputs)
+    examples = list_examples(example_inputs)
     found: set[nn.Module] = set()
 
     def note(attention: nn.Module, args: _Args, kwargs: _Kwargs) -> None:
@@ -114,9 +117,7 @@ def separate_attentions(model: nn.Module, example_inputs: Any) -> set[nn.Module]
     return found
 
 
-def _run(
-    model: nn.Module, examples: Sequence[tuple[_Args, _Kwargs]], hooks: Sequence[RemovableHandle]
-) -> None:
+def _run(model: nn.Module, examples: Sequence[Example], hooks: Sequence[RemovableHandle]) -> None:
     """Call the model on every example, then remove the hooks.
 
     Torch's inference fast paths would pass by the hooks.
@@ -133,7 +134,17 @@ def _run(
             hook.remove()
 
 
-def _examples(example_inputs: Any) -> list[tuple[_Args, _Kwargs]]:
+def list_examples(example_inputs: Any) -> list[Example]:
+    """The calls that `example_inputs` stands for, as `observe` takes it.
+
+    Raises:
+        TypeError: an example is none of its forms.
+        ValueError: the list is empty.
+
+    Example:
+        >>> list_examples({"x": 1})
+        [((), {'x': 1})]
+    """
     if not isinstance(example_inputs, list):
         return [_example(example_inputs)]
     if not example_inputs:
@@ -143,7 +154,7 @@ def _examples(example_inputs: Any) -> list[tuple[_Args, _Kwargs]]:
     return [_example(item) for item in example_inputs]
 
 
-def _example(item: Any) -> tuple[_Args, _Kwargs]:
+def _example(item: Any) -> Example:
     if isinstance(item, Tensor):
         return (item,), {}
     if isinstance(item, tuple):

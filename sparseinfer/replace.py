@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
 
-from sparseinfer.attention import SparseMultiheadAttention, leave_fast_paths, plain_attention
+from sparseinfer.attention import (
+    FAST_PATH_SWITCHES,
+    SparseMultiheadAttention,
+    leave_fast_paths,
+    plain_attention,
+)
 from sparseinfer.modules import SparseLayer
 from sparseinfer.projections import Projection, projections
 from sparseinfer.scan import evaluating
 from sparseinfer.weights import build_dense
 
-__all__ = ["replace"]
+__all__ = ["lend", "replace"]
 
 _HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
@@ -109,6 +114,80 @@ def _copied(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module
     return result
 
 
+@contextmanager
+def lend(
+    model: nn.Module, swaps: Mapping[nn.Module, SparseLayer]
+) -> Iterator[Callable[[Mapping[nn.Module, SparseLayer]], nn.Module]]:
+    """Try replacements in the model itself, which is as before when the block ends.
+
+    Yields a function that puts in those of `swaps` that it is given, dense layers for the others,
+    and returns the model to call: the replacement where `model` is itself replaced. No tensor is
+    copied but those of an attention's projections that stay dense. Masks are applied once, not at
+    every forward as pruning's hooks and parametrizations do, so that the dense layers are no slower
+    than after `prune.remove`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 4))
+        >>> from sparseinfer.modules import SparseLinear
+        >>> swaps = {model[0]: SparseLinear.from_dense(model[0])}
+        >>> with lend(model, swaps) as put:
+        ...     type(put(swaps)[0]).__name__
+        'SparseLinear'
+        >>> isinstance(model[0], SparseLinear)
+        False
+    """
+    assembled: dict[frozenset[nn.Module], dict[nn.Module, nn.Module]] = {}
+
+    def whole(replacements: Mapping[nn.Module, SparseLayer]) -> dict[nn.Module, nn.Module]:
+        key = frozenset(replacements)
+        if key not in assembled:
+            assembled[key] = _assemble(replacements)
+            for dense, sparse in assembled[key].items():
+                _carry_over(dense, sparse, _own_hooks(vars(dense)))
+                sparse.eval()
+        return assembled[key]
+
+    replaced = whole(swaps)
+    hooks = {dense: dict(dense._forward_pre_hooks) for dense in replaced}
+    places = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent._modules.items()
+        if child is not None and child in replaced
+    ]
+    switches = [
+        (module, name, vars(module)[name])
+        for module in model.modules()
+        for name in FAST_PATH_SWITCHES
+        if name in vars(module)
+    ]
+
+    def put(replacements: Mapping[nn.Module, SparseLayer]) -> nn.Module:
+        now = whole(replacements)
+        for module, switch, value in switches:
+            setattr(module, switch, value)
+        for parent, name, dense in places:
+            parent._modules[name] = now.get(dense, dense)
+        result = now.get(model, model)
+        leave_fast_paths(result)
+        return result
+
+    try:
+        for dense in replaced:
+            _drop_masks(dense)
+        with parametrize.cached():
+            yield put
+    finally:
+        put({})
+        for dense, before in hooks.items():
+            dense._forward_pre_hooks.clear()
+            dense._forward_pre_hooks.update(before)
+
+
+def _own_hooks(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: copy.copy(value) if key in _HOOKS else value for key, value in attributes.items()}
+
+
 def _shared_bias(dense: nn.Module, sparse: nn.Module) -> nn.Parameter | None:
     """The bias of `dense`, which other modules may hold too, where it is a plain Parameter."""
     if not isinstance(sparse, SparseLayer) or sparse.bias is None:
@@ -133,9 +212,14 @@ def _portable(dense: nn.Module, sparse: nn.Module) -> dict[str, Any]:
 def _carry_over(dense: nn.Module, sparse: nn.Module, attributes: Mapping[str, Any]) -> None:
     for key in _portable(dense, sparse):
         vars(sparse)[key] = attributes[key]
-    for number, hook in list(sparse._forward_pre_hooks.items()):
+    _drop_masks(sparse)
+
+
+def _drop_masks(module: nn.Module) -> None:
+    """Take off the hooks that multiply a weight by its mask; the weight stays as it is."""
+    for number, hook in list(module._forward_pre_hooks.items()):
         if isinstance(hook, prune.BasePruningMethod):
-            del sparse._forward_pre_hooks[number]
+            del module._forward_pre_hooks[number]
 
 
 @contextmanager

@@ -11,17 +11,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console, Group
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
+from sparseinfer import tables
+from sparseinfer.measure import CONFIDENCE, Comparison
 from sparseinfer.modules import SparseLayer
 from sparseinfer.patterns import detect_pattern
 from sparseinfer.scan import Layer, scan
 
-__all__ = ["Candidate", "LayerReport", "Report", "describe", "report", "store"]
+__all__ = ["Candidate", "LayerReport", "Report", "Whole", "describe", "report", "store"]
 
 _ATTRIBUTE = "_sparseinfer_report"
 DENSE = "dense"
@@ -31,7 +32,8 @@ DENSE = "dense"
 class Candidate:
     """A format tried for a layer: milliseconds a forward pass, bytes, or why it cannot be.
 
-    `speedup` is dense over sparse, with quartiles `low` and `high` where it was measured.
+    `speedup` is dense over sparse, within `low` to `high` (see `sparseinfer.measure`) where it was
+    measured.
     """
 
     format: str
@@ -42,6 +44,11 @@ class Candidate:
     low: float | None = None
     high: float | None = None
     reason: str = ""
+
+    @property
+    def certain(self) -> float:
+        """The speed-up to rely on: the lower bound, the model's guess, or 0 where there is none."""
+        return self.low or self.speedup or 0.0
 
 
 @dataclass
@@ -93,8 +100,42 @@ class LayerReport:
 
 
 @dataclass
+class Whole:
+    """The whole model, converted against dense: milliseconds a forward pass, at the example inputs.
+
+    `baseline` is how the dense model was run (`sparseinfer.guarantee`) and `tolerance` the share of
+    its time by which the converted one may exceed it. `speedup` is dense over converted time,
+    within `low` to `high`; it and `sparse_ms` are None where no layer is sparse. `before` and
+    `before_low` are speed-up and lower bound before any layer was taken back, and `reverted` names
+    those, in that order.
+    """
+
+    baseline: str
+    tolerance: float
+    dense_ms: float | None = None
+    sparse_ms: float | None = None
+    speedup: float | None = None
+    low: float | None = None
+    high: float | None = None
+    rounds: int = 0
+    before: float | None = None
+    before_low: float | None = None
+    reverted: list[str] = field(default_factory=list)
+
+    def take(self, found: Comparison) -> None:
+        """Note what the model was timed at, in place of an earlier timing."""
+        self.dense_ms, self.sparse_ms, self.rounds = found.dense_ms, found.sparse_ms, found.rounds
+        self.speedup, self.low, self.high = found.speedup, found.low, found.high
+        if self.before is None:
+            self.before, self.before_low = found.speedup, found.low
+
+
+@dataclass
 class Report:
     """The report of a model: `layers`, and how they were timed.
+
+    `whole` is None where the whole model was not timed. `measured` and `kept` count the comparisons
+    that were measured, and those that the tuning cache had.
 
     Example:
         >>> Report(layers=[]).sentence
@@ -106,6 +147,9 @@ class Report:
     threads: int = 0
     device: str = ""
     min_speedup: float = 0.0
+    whole: Whole | None = None
+    measured: int = 0
+    kept: int = 0
 
     @property
     def totals(self) -> dict[str, Any]:
@@ -143,17 +187,44 @@ class Report:
                 "finds which gain."
             )
         text = f"{totals['sparse_layers']} of {count} layers run sparse"
+        modelled = any(layer.timing == "modelled" for layer in self.layers)
+        if self.whole is not None and (self.whole.speedup or self.whole.reverted):
+            return f"{text}{self._outcome(self.whole)}"
         if totals["sparse_layers"] == 0:
-            return f"{text}, so the model is as fast as it was."
+            why = " Without example_inputs nothing was timed." if modelled else ""
+            return f"{text}, so the model is as fast as it was.{why}"
         if totals["ratio"] is None:
             return f"{text}; none of them was timed."
-        how = {layer.timing for layer in self.layers if layer.ms is not None}
-        word = "measured" if how == {"measured"} else "modelled, not measured,"
-        verdict = "got faster" if totals["ratio"] < 1 else "did not get faster"
-        return (
-            f"{text}; the {word} layers take {totals['ratio']:.2f} of the dense time "
-            f"({1 / totals['ratio']:.2f}x), so the model {verdict}."
+        share = f"{totals['ratio']:.2f} of the dense time ({1 / totals['ratio']:.2f}x)"
+        if modelled:
+            return (
+                f"{text}; without example_inputs nothing was timed, and the layers are modelled, "
+                f"not measured, to take {share}."
+            )
+        return f"{text}; the measured layers take {share}; the whole model was not timed."
+
+    def _outcome(self, whole: Whole) -> str:
+        """What converting did to the whole model, as the end of a sentence."""
+        back = f"{len(whole.reverted)} layer{'s' if len(whole.reverted) > 1 else ''}"
+        if whole.speedup is None or whole.low is None or whole.high is None:
+            return (
+                f": with {back} that gained alone the whole model ran {whole.before:.2f}x "
+                f"({whole.before_low:.2f}x is sure), so they were taken back and "
+                "it is as fast as it was."
+            )
+        verdict = "got faster" if whole.low > 1 else "is about as fast as it was"
+        if whole.high < 1:
+            verdict = "got slower"
+        against = {"channels_last": " in channels_last", "compile": ", both compiled"}
+        text = (
+            f"; the whole model takes {tables.number(whole.sparse_ms)} ms instead of "
+            f"{tables.number(whole.dense_ms)} ms dense{against.get(whole.baseline, '')} "
+            f"({whole.speedup:.2f}x, {CONFIDENCE} sure of {whole.low:.2f}x), so it {verdict}."
         )
+        if whole.reverted:
+            were, them = ("were", "them") if len(whole.reverted) > 1 else ("was", "it")
+            text += f" {back} {were} taken back; with {them} the model ran {whole.before:.2f}x."
+        return text
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain dicts, lists, strings and numbers."""
@@ -172,7 +243,8 @@ class Report:
         for layer in fields.pop("layers"):
             candidates = [Candidate(**candidate) for candidate in layer["candidates"]]
             layers.append(LayerReport(**{**layer, "candidates": candidates}))
-        return cls(layers=layers, **fields)
+        whole = fields.pop("whole", None)
+        return cls(layers=layers, whole=None if whole is None else Whole(**whole), **fields)
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The report as JSON, written to `path` too where one is given.
@@ -190,54 +262,32 @@ class Report:
         return text
 
     def table(self) -> Table:
-        """The layers as a rich table."""
-        table = Table(title=self._title(), title_justify="left", box=box.SIMPLE_HEAD)
-        table.add_column("layer", overflow="fold", min_width=16)
-        for heading in ("weight", "zeros", "pattern", "format"):
-            table.add_column(heading)
-        for heading in ("bytes", "dense ms", "sparse ms", "speed-up"):
-            table.add_column(heading, justify="right")
-        table.add_column("at", overflow="fold")
-        table.add_column("why dense", overflow="fold", min_width=12)
-        for layer in self.layers:
-            spread = "" if layer.low is None else f" ({layer.low:.2f}-{layer.high:.2f})"
-            size = _bytes(layer.dense_bytes)
-            table.add_row(
-                layer.name or "(root)",
-                f"{layer.kind} {'x'.join(map(str, layer.shape))}",
-                f"{layer.sparsity:.1%}",
-                layer.pattern,
-                layer.format,
-                f"{size} -> {_bytes(layer.bytes)}" if layer.is_sparse else size,
-                _number(layer.dense_ms),
-                _number(layer.sparse_ms),
-                "" if layer.speedup is None else f"{layer.speedup:.2f}x{spread}",
-                layer.inputs,
-                "" if layer.is_sparse and not layer.nonfinite else escape(layer.reason),
-            )
-        totals = self.totals
-        table.add_section()
-        table.add_row(
-            f"{totals['layers']} layers", "", "", "", f"{totals['sparse_layers']} sparse",
-            f"{_bytes(totals['dense_bytes'])} -> {_bytes(totals['bytes'])}",
-            _number(totals["dense_ms"]), _number(totals["ms"]),
-            "" if totals["ratio"] is None else f"{1 / totals['ratio']:.2f}x", "", "",
-        )  # fmt: skip
-        return table
+        """The layers as a rich table with every column."""
+        return tables.wide(self)
 
-    def _title(self) -> str:
+    @property
+    def title(self) -> str:
+        """How the model was converted, in a few words."""
         if not self.converted:
             return "layers as they are"
-        return (
-            f"converted for {self.device}, {self.threads} threads, min_speedup={self.min_speedup}"
-        )
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        text = f"converted for {self.device}, {threads}, min_speedup={self.min_speedup:g}"
+        if self.measured + self.kept == 0:
+            return text
+        return f"{text}; {self.measured} measured, {self.kept} from cache"
 
     def print(self) -> None:
         """Print the table and the sentence on standard output."""
         Console().print(self)
 
-    def __rich__(self) -> Group:
-        return Group(self.table(), self.sentence)
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Every column where they fit, else those that matter most; the reasons below."""
+        if options.max_width >= tables.WIDE:
+            yield tables.wide(self)
+        else:
+            yield tables.narrow(self, options.max_width)
+        yield tables.reasons(self, options.max_width)
+        yield Text(self.sentence)
 
     def __str__(self) -> str:
         # Wide enough for any table: text that goes to a file or a log is better not folded.
@@ -315,18 +365,3 @@ def describe_sparse(model: nn.Module) -> list[LayerReport]:
             )
         )
     return layers
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("MB", 1_000_000), ("kB", 1000)):
-        if count >= size:
-            return (
-                f"{count / size:.3g} {unit}"
-                if count < 1000 * size
-                else f"{count / size:.0f} {unit}"
-            )
-    return f"{count} B"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"

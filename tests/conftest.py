@@ -11,6 +11,9 @@ import torch
 # Networks are built from configurations that lie in the package: nothing is downloaded.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# Tests measure anew and leave the user's kept comparisons alone; those of the cache name a folder.
+os.environ["SPARSEINFER_CACHE"] = "off"
+
 # Kernels are called under whatever load the machine has, so a deadline would only make tests flaky;
 # a fixed seed makes a failure on one machine the failure on every machine.
 hypothesis.settings.register_profile(

@@ -114,7 +114,7 @@ def test_everything_converted(name: str, full: bool) -> None:
 def test_converted_by_measurement(name: str, full: bool) -> None:
     model, inputs = NETWORKS[name](full)
     _prune_mixed(model)
-    sparse = convert_to_sparse(model, example_inputs=inputs)
+    sparse = convert_to_sparse(model, example_inputs=inputs, budget_s=60 if full else 15)
     _check(model, sparse, inputs)
     found = report(sparse)
     for layer in found.layers:
@@ -123,7 +123,8 @@ def test_converted_by_measurement(name: str, full: bool) -> None:
             continue
         module = sparse.get_submodule(layer.name)
         assert isinstance(module, SparseLayer) is layer.is_sparse
-        assert layer.timing == "measured" if layer.sparsity else layer.reason == "it has no zeros"
+        unmeasured = ("it has no zeros", "the time to measure was spent")
+        assert layer.timing == "measured" or layer.reason.startswith(unmeasured)
         if layer.is_sparse:
             assert layer.speedup >= 1.05
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import pickle
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from sparseinfer import LayerReport, Report, SparseLinear, convert_to_sparse, report
+from sparseinfer.report import Whole
 
 
 def _model() -> nn.Module:
@@ -68,13 +70,13 @@ def test_a_converted_model() -> None:
         ([], "The model has no linear or convolution layer."),
         (
             [_timed("a", "panel", 2.0, 0.5), _timed("b", "dense", 2.0, 3.0)],
-            "1 of 2 layers run sparse; the measured layers take 0.62 of the dense time (1.60x), so "
-            "the model got faster.",
+            "1 of 2 layers run sparse; the measured layers take 0.62 of the dense time (1.60x); "
+            "the whole model was not timed.",
         ),
         (
             [_timed("a", "panel", 1.0, 2.0)],
-            "1 of 1 layers run sparse; the measured layers take 2.00 of the dense time (0.50x), so "
-            "the model did not get faster.",
+            "1 of 1 layers run sparse; the measured layers take 2.00 of the dense time (0.50x); "
+            "the whole model was not timed.",
         ),
         (
             [_timed("a", "dense", 1.0, 2.0)],
@@ -99,6 +101,49 @@ def test_json(tmp_path: Path) -> None:
     data = json.loads(text)
     assert data["sentence"] == found.sentence and data["layers"][0]["format"] == "panel"
     assert Report.from_dict(data) == found
+
+
+def test_json_of_a_model_that_was_timed() -> None:
+    model = convert_to_sparse(_model(), example_inputs=torch.randn(3, 64), min_speedup=0)
+    found = report(model)
+    assert found.whole is not None and found.whole.rounds > 0
+    data = json.loads(found.to_json())
+    assert data["whole"]["dense_ms"] == found.whole.dense_ms
+    assert Report.from_dict(data) == found
+    del data["whole"], data["measured"], data["kept"]  # as an earlier version wrote it
+    assert Report.from_dict(data).layers == found.layers
+
+
+def _timed_model() -> Report:
+    names = [f"encoder.stages.{i}.layers.{j}.convolution" for i in range(3) for j in range(2)]
+    layers = [_timed(name, "panel", 2.0, 0.5) for name in [*names, "head"]]
+    layers[3].format = "dense"
+    layers[3].reason = "measured 1.01x (95% sure of 0.90x), less than the 1.05x asked"
+    layers[4].format, layers[4].reason = "dense", layers[3].reason
+    whole = Whole("eager", 0.02, 14.0, 5.0, 2.8, 2.7, 2.9, 16, 2.8, 2.7)
+    return Report(layers, True, 2, "cpu", 1.05, whole, measured=9)
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_it_fits_the_console(width: int) -> None:
+    text = io.StringIO()
+    Console(file=text, width=width).print(_timed_model())
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    (whole,) = [line for line in lines if "whole model " in line and "takes" not in line]
+    assert "2.80x" in whole and ("(2.70-2.90)" in whole) is (width > 80)
+    assert ("unstructured" in text.getvalue()) is (width == 200)
+    folded = " ".join(text.getvalue().split())
+    assert folded.count("less than the 1.05x asked") == 1  # one reason for both layers
+    assert "the whole model takes 5 ms instead of 14 ms dense (2.80x, 95% sure of 2.70x)" in folded
+
+
+def test_long_names_begin_where_they_differ_from_the_one_above() -> None:
+    text = io.StringIO()
+    Console(file=text, width=80).print(_timed_model())
+    names = [line.split()[0] for line in text.getvalue().splitlines() if "8x8" in line]
+    assert names[0].startswith("encoder.stages.0") and names[-1] == "head"
+    assert names[1] == "…1.convolution" and names[2] == "…1.layers.0.convolution"
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])

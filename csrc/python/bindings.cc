@@ -13,6 +13,10 @@
 
 namespace py = pybind11;
 
+namespace si {
+extern const char* const source_hash;  // generated: cmake/source_hash.cmake
+}
+
 namespace {
 
 void check(si_status status) {
@@ -282,6 +286,7 @@ size_t select_row(const std::string& format, const std::string& op) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native core of sparseinfer.";
   m.def("version", &si_version);
+  m.def("source_hash", [] { return si::source_hash; }, "Hash of the sources and the compiler of the kernels.");
   m.def("isas", &isas, "Instruction sets: name, compiled, supported, reason.");
   m.def("rows", &rows, "The kernel registry, best first; a row's index is its id.");
   m.def("select", &select_row, py::arg("format"), py::arg("op"), "Id of the best row that runs here.");
