@@ -66,3 +66,20 @@ class Weights:
         row: int,
         threads: int,
     ) -> None: ...
+    def recurrent(
+        self,
+        gates: int,
+        bias: int,
+        h: int,
+        c: int,
+        y: int,
+        steps: int,
+        batch: int,
+        step_rows: int,
+        batch_rows: int,
+        batch_sizes: int,
+        cell: str,
+        reverse: bool,
+        row: int,
+        threads: int,
+    ) -> None: ...

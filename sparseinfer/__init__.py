@@ -19,6 +19,7 @@ try:
     from sparseinfer.formats import pack, unpack
     from sparseinfer.load import load_converted
     from sparseinfer.modules import SparseConv1d, SparseConv2d, SparseLinear
+    from sparseinfer.recurrent import SparseGRU, SparseLSTM, SparseRNN
     from sparseinfer.report import LayerReport, Report, report
 
     __version__ = _version()
@@ -37,8 +38,11 @@ __all__ = [
     "Report",
     "SparseConv1d",
     "SparseConv2d",
+    "SparseGRU",
+    "SparseLSTM",
     "SparseLinear",
     "SparseMultiheadAttention",
+    "SparseRNN",
     "__version__",
     "convert_to_sparse",
     "load_converted",

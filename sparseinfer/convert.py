@@ -15,10 +15,9 @@ from sparseinfer.decide import Decider
 from sparseinfer.formats import check_format
 from sparseinfer.guarantee import BASELINES, Guarantee
 from sparseinfer.measure import torch_threads
-from sparseinfer.modules import SparseLayer
 from sparseinfer.observe import list_examples, observe, separate_attentions
 from sparseinfer.progress import Bar
-from sparseinfer.replace import replace
+from sparseinfer.replace import Replacement, replace
 from sparseinfer.report import LayerReport, Report, describe_sparse, store
 from sparseinfer.scan import scan
 from sparseinfer.tuning import Cache, Tuner, cache_folder
@@ -143,7 +142,7 @@ def convert_to_sparse(
             layers=len(layers),
             until=start + LAYERS_SHARE * budget_s,
         )
-        swaps: dict[nn.Module, SparseLayer] = {}
+        swaps: dict[nn.Module, Replacement] = {}
         decisions: dict[nn.Module, LayerReport] = {}
         whole = None
         with Bar("converting", len(layers) + 1, progress) as bar:

@@ -58,7 +58,12 @@ FEW_CHANNELS_GAIN = 0.5
 """With fewer columns than this (depthwise convolutions, RGB inputs) a row is too short to pay for
 its bookkeeping."""
 
-ASSUMED_N = {"linear": (1, 128), "conv1d": (128,), "conv2d": (196,)}
+ASSUMED_N = {
+    "linear": (1, 128),
+    "conv1d": (128,),
+    "conv2d": (196,),
+    **dict.fromkeys(("lstm", "gru", "rnn"), (1,)),
+}
 """N assumed where no input was given: the worse of 1 and 128 tokens, 14 x 14 pixels."""
 
 

@@ -16,12 +16,12 @@ from torch import nn
 from sparseinfer import cost, registry
 from sparseinfer.kinds import kind_named
 from sparseinfer.measure import CONFIDENCE, Comparison, weigh
-from sparseinfer.modules import SparseLayer
 from sparseinfer.observe import Input, Observation
+from sparseinfer.replace import Replacement
 from sparseinfer.report import Candidate, LayerReport, describe
 from sparseinfer.scan import Layer
 from sparseinfer.tuning import Tuner
-from sparseinfer.weights import build_dense, effective
+from sparseinfer.weights import build_dense
 
 __all__ = ["Decider", "bucket"]
 
@@ -64,14 +64,14 @@ class Decider:
     layers: int = 1
     until: float = math.inf
 
-    def decide(self, layer: Layer) -> tuple[SparseLayer | None, LayerReport]:
+    def decide(self, layer: Layer) -> tuple[Replacement | None, LayerReport]:
         """The sparse replacement of `layer`, None where it stays dense, and the reason."""
         self.layers -= 1
         result = describe(layer, reason=self._untried(layer))
         if result.reason:
             return None, result
-        dense = build_dense(layer.module, layer.weight(), effective(layer.module, "bias")).eval()
-        best: tuple[Candidate, SparseLayer] | None = None
+        dense = layer.dense().eval()
+        best: tuple[Candidate, Replacement] | None = None
         for name in self.formats or _DEFAULT_FORMATS[layer.device.type]:
             candidate, sparse = _pack(layer, dense, name)
             result.candidates.append(candidate)
@@ -107,8 +107,8 @@ class Decider:
         return ""
 
     def _choose(
-        self, layer: Layer, candidate: Candidate, sparse: SparseLayer, result: LayerReport
-    ) -> tuple[SparseLayer | None, LayerReport]:
+        self, layer: Layer, candidate: Candidate, sparse: Replacement, result: LayerReport
+    ) -> tuple[Replacement | None, LayerReport]:
         result.packed_bytes = candidate.packed_bytes
         result.dense_ms, result.sparse_ms = candidate.dense_ms, candidate.sparse_ms
         result.speedup, result.low, result.high = candidate.speedup, candidate.low, candidate.high
@@ -132,7 +132,7 @@ class Decider:
         return sparse, result
 
     def _time(
-        self, layer: Layer, dense: nn.Module, sparse: SparseLayer, candidate: Candidate,
+        self, layer: Layer, dense: nn.Module, sparse: Replacement, candidate: Candidate,
         result: LayerReport,
     ) -> None:  # fmt: skip
         if self.observation is not None:
@@ -149,7 +149,7 @@ class Decider:
             )
 
     def _measure(
-        self, layer: Layer, dense: nn.Module, sparse: SparseLayer, candidate: Candidate,
+        self, layer: Layer, dense: nn.Module, sparse: Replacement, candidate: Candidate,
         result: LayerReport, met: Counter[Input],
     ) -> None:  # fmt: skip
         """Weigh inputs by how often they came: times are of one forward pass of the model."""
@@ -178,7 +178,7 @@ class Decider:
             result.inputs += f", the {len(chosen)} largest of {len(met)}"
 
     def _compare(
-        self, layer: Layer, dense: nn.Module, sparse: SparseLayer, name: str, given: Input,
+        self, layer: Layer, dense: nn.Module, sparse: Replacement, name: str, given: Input,
         inputs: int,
     ) -> Comparison | None:  # fmt: skip
         """The comparison at one of `inputs` inputs; None where there is no time left for it."""
@@ -291,7 +291,7 @@ def _overhead_reason(
     return f"{text} {relation} the {1e3 * gain:.2g} us that the kernel gains"
 
 
-def _pack(layer: Layer, dense: nn.Module, name: str) -> tuple[Candidate, SparseLayer | None]:
+def _pack(layer: Layer, dense: nn.Module, name: str) -> tuple[Candidate, Replacement | None]:
     params: dict[str, Any] = {}
     if name == "nm" and layer.pattern is not None and layer.pattern.kind == "n:m":
         params = dict(zip(("n", "m"), layer.pattern.sizes, strict=True))
@@ -301,11 +301,13 @@ def _pack(layer: Layer, dense: nn.Module, name: str) -> tuple[Candidate, SparseL
         sparse = kind.sparse.from_dense(dense, name, **params).eval()
     except (RuntimeError, TypeError, ValueError) as refusal:
         return Candidate(name, reason=str(refusal).splitlines()[0]), None
-    return Candidate(name, packed_bytes=sparse.packed.numel()), sparse
+    return Candidate(name, packed_bytes=sum(own.numel() for own in sparse.buffers())), sparse
 
 
 def _tokens(dense: nn.Module, given: Input, layer: Layer) -> int:
-    """N of an input: tokens of a linear layer, output pixels of a convolution."""
+    """N of an input: tokens of a linear or recurrent layer, output pixels of a convolution."""
+    if isinstance(dense, nn.RNNBase):
+        return torch.Size(given.shape).numel() // dense.input_size
     shape_only = build_dense(
         dense, torch.empty(layer.shape, dtype=layer.dtype, device="meta"), None
     )

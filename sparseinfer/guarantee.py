@@ -22,9 +22,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from sparseinfer.decide import bucket
 from sparseinfer.measure import FEWEST, LOOKS, Comparison, nothing, summarize, weigh
-from sparseinfer.modules import SparseLayer
 from sparseinfer.observe import Example
-from sparseinfer.replace import lend, replace
+from sparseinfer.replace import Replacement, lend, replace
 from sparseinfer.report import DENSE, LayerReport, Whole
 from sparseinfer.scan import evaluating
 from sparseinfer.tuning import Problem, Tuner
@@ -33,7 +32,7 @@ __all__ = ["BASELINES", "TOLERANCE", "Guarantee", "fingerprint"]
 
 _log = logging.getLogger(__name__)
 
-Swaps = Mapping[nn.Module, SparseLayer]
+Swaps = Mapping[nn.Module, Replacement]
 Put = Callable[[Swaps], nn.Module]
 """Puts replacements in, see `sparseinfer.replace.lend`."""
 
@@ -85,7 +84,7 @@ class Guarantee:
         self.baseline = self._faster_format() if baseline == "auto" else baseline
 
     def keep(
-        self, swaps: dict[nn.Module, SparseLayer], layers: Mapping[nn.Module, LayerReport],
+        self, swaps: dict[nn.Module, Replacement], layers: Mapping[nn.Module, LayerReport],
         tick: Callable[[], None] = nothing,
     ) -> Whole:  # fmt: skip
         """Take entries out of `swaps` until the model is not slower, the least useful first.

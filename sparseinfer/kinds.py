@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from sparseinfer.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
+from sparseinfer.recurrent import SparseGRU, SparseLSTM, SparseRecurrent, SparseRNN
 from sparseinfer.weights import conv1d_of_transformers
 
 __all__ = ["KINDS", "Kind", "kind_named", "kind_of"]
@@ -18,7 +19,7 @@ class Kind:
 
     name: str
     dense: type[nn.Module]
-    sparse: type[SparseLayer]
+    sparse: type[SparseLayer] | type[SparseRecurrent]
     op: str
 
 
@@ -26,6 +27,9 @@ KINDS: tuple[Kind, ...] = (
     Kind("linear", nn.Linear, SparseLinear, "linear"),
     Kind("conv1d", nn.Conv1d, SparseConv1d, "conv"),
     Kind("conv2d", nn.Conv2d, SparseConv2d, "conv"),
+    Kind("lstm", nn.LSTM, SparseLSTM, "linear"),
+    Kind("gru", nn.GRU, SparseGRU, "linear"),
+    Kind("rnn", nn.RNN, SparseRNN, "linear"),
 )
 
 

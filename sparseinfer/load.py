@@ -13,8 +13,10 @@ from torch import nn
 
 from sparseinfer.layer import SparseLayer
 from sparseinfer.modules import LAYERS
-from sparseinfer.replace import replace
-from sparseinfer.weights import build_dense, effective
+from sparseinfer.recurrent import RECURRENT, SparseRecurrent
+from sparseinfer.recurrent_weights import names, rebuild
+from sparseinfer.replace import Replacement, replace
+from sparseinfer.weights import build_dense, effective, rows_first
 
 __all__ = ["load_converted"]
 
@@ -65,9 +67,11 @@ def load_converted(
         raise TypeError(
             f"expected a state_dict, got {type(entries).__name__}; try model.state_dict()"
         )
-    swaps: dict[nn.Module, SparseLayer] = {}
+    swaps: dict[nn.Module, Replacement] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if module not in swaps and f"{name}.packed".lstrip(".") in entries:
+        if isinstance(module, nn.RNNBase) and f"{name}.hh_l0.packed".lstrip(".") in entries:
+            swaps[module] = _empty_recurrent(module)
+        elif module not in swaps and f"{name}.packed".lstrip(".") in entries:
             layer = _empty(module)
             if layer is not None:
                 swaps[module] = layer
@@ -91,6 +95,17 @@ def _empty(module: nn.Module) -> SparseLayer | None:
             layer = cls.from_dense(build_dense(module, zeros, of_bias), "csr")
             return layer.to(weight.device).train(module.training)
     return None
+
+
+def _empty_recurrent(module: nn.RNNBase) -> SparseRecurrent:
+    weight = rows_first(module)
+    assert weight is not None
+    zeros = torch.zeros(weight.shape, dtype=torch.float32, device="cpu")
+    gates = zeros.shape[0] // (2 if module.bidirectional else 1)
+    biases = {name: zeros.new_zeros(gates) for name in names(module, "bias")}
+    cls = next(cls for cls in RECURRENT if isinstance(module, cls.dense_type))
+    layer = cls.from_dense(rebuild(module, zeros, biases), "csr")
+    return layer.to(weight.device).train(module.training)
 
 
 def _read(path: Path) -> Any:

@@ -4,6 +4,8 @@
     conv1d / conv2d(x, packed, bias, out_channels, kernel_size, stride, padding, dilation, groups,
                     padding_mode, activation, threads) -> y
     dense_weight(packed, shape) -> weight
+    recurrent(gates, packed, bias, h, c, batch_sizes, cell, reverse, batch_first, threads)
+        -> (y, h, c): see `sparseinfer.steps`, without gradients
 
 `packed` is a buffer of `sparseinfer.pack`; `activation` is a name of `ACTIVATIONS`; `padding` lists
 both ends of each axis (top, bottom, left, right); `threads = 0` means `torch.get_num_threads()` at
@@ -31,6 +33,7 @@ from sparseinfer.activations import ACTIVATIONS, check_choice
 from sparseinfer.conv import PADDING_MODES, conv_cpu, conv_output_shape
 from sparseinfer.handles import open_packed
 from sparseinfer.linear import NARROW, linear_cpu, linear_cuda
+from sparseinfer.steps import recurrent_cpu, recurrent_fake
 
 __all__ = ["ACTIVATIONS", "PADDING_MODES"]
 
@@ -46,6 +49,8 @@ _SCHEMAS = (
     "stride, int[4] padding, int[2] dilation, int groups, str padding_mode, str activation, int "
     "threads) -> Tensor",
     "dense_weight(Tensor packed, SymInt[] shape) -> Tensor",
+    "recurrent(Tensor gates, Tensor packed, Tensor? bias, Tensor h, Tensor? c, Tensor? batch_sizes,"
+    " str cell, bool reverse, bool batch_first, int threads) -> (Tensor, Tensor, Tensor)",
 )
 
 
@@ -136,6 +141,8 @@ def _define() -> torch.library.Library:
         torch.library.register_fake(f"sparseinfer::{name}", _conv_fake, lib=library)
     for name in ("linear", "conv1d", "conv2d"):
         library.impl(name, _autocast(name), "AutocastCPU")
+    library.impl("recurrent", recurrent_cpu, "CPU")
+    torch.library.register_fake("sparseinfer::recurrent", recurrent_fake, lib=library)
     for device in ("CPU", "CUDA"):
         library.impl("dense_weight", _dense_weight, device)
     torch.library.register_fake("sparseinfer::dense_weight", _dense_weight_fake, lib=library)

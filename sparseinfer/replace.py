@@ -19,10 +19,14 @@ from sparseinfer.attention import (
 )
 from sparseinfer.modules import SparseLayer
 from sparseinfer.projections import Projection, projections
+from sparseinfer.recurrent import SparseRecurrent
+from sparseinfer.recurrent_weights import names
 from sparseinfer.scan import evaluating
 from sparseinfer.weights import build_dense
 
-__all__ = ["lend", "replace"]
+__all__ = ["Replacement", "lend", "replace"]
+
+Replacement = SparseLayer | SparseRecurrent
 
 _HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
@@ -38,7 +42,7 @@ _NOT_CARRIED = (
 
 
 def replace(
-    model: nn.Module, swaps: Mapping[nn.Module, SparseLayer], inplace: bool = False
+    model: nn.Module, swaps: Mapping[nn.Module, Replacement], inplace: bool = False
 ) -> nn.Module:
     """Replace modules wherever they are registered; a shared module stays shared.
 
@@ -116,8 +120,8 @@ def _copied(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module
 
 @contextmanager
 def lend(
-    model: nn.Module, swaps: Mapping[nn.Module, SparseLayer]
-) -> Iterator[Callable[[Mapping[nn.Module, SparseLayer]], nn.Module]]:
+    model: nn.Module, swaps: Mapping[nn.Module, Replacement]
+) -> Iterator[Callable[[Mapping[nn.Module, Replacement]], nn.Module]]:
     """Try replacements in the model itself, which is as before when the block ends.
 
     Yields a function that puts in those of `swaps` that it is given, dense layers for the others,
@@ -138,7 +142,7 @@ def lend(
     """
     assembled: dict[frozenset[nn.Module], dict[nn.Module, nn.Module]] = {}
 
-    def whole(replacements: Mapping[nn.Module, SparseLayer]) -> dict[nn.Module, nn.Module]:
+    def whole(replacements: Mapping[nn.Module, Replacement]) -> dict[nn.Module, nn.Module]:
         key = frozenset(replacements)
         if key not in assembled:
             assembled[key] = _assemble(replacements)
@@ -162,7 +166,7 @@ def lend(
         if name in vars(module)
     ]
 
-    def put(replacements: Mapping[nn.Module, SparseLayer]) -> nn.Module:
+    def put(replacements: Mapping[nn.Module, Replacement]) -> nn.Module:
         now = whole(replacements)
         for module, switch, value in switches:
             setattr(module, switch, value)
@@ -200,12 +204,13 @@ def _portable(dense: nn.Module, sparse: nn.Module) -> dict[str, Any]:
     if isinstance(sparse, SparseMultiheadAttention):
         plain = vars(plain_attention(sparse))
     else:
-        assert isinstance(sparse, SparseLayer)
+        assert isinstance(sparse, SparseLayer | SparseRecurrent)
         plain = vars(build_dense(sparse, torch.empty(sparse.weight_shape, device="meta"), None))
+    not_carried = {*_NOT_CARRIED, *(names(dense) if isinstance(dense, nn.RNNBase) else ())}
     return {
         key: value
         for key, value in vars(dense).items()
-        if key in _HOOKS or (key not in plain and key not in _NOT_CARRIED)
+        if key in _HOOKS or (key not in plain and key not in not_carried)
     }
 
 

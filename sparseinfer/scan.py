@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from sparseinfer import recurrent_weights
 from sparseinfer.kinds import Kind, kind_of
 from sparseinfer.modules import SparseLayer
 from sparseinfer.patterns import Pattern, detect_pattern
 from sparseinfer.projections import projections
 from sparseinfer.weights import (
+    build_dense,
     conv1d_of_transformers,
     effective,
     matrices,
@@ -82,6 +84,12 @@ class Layer:
         if weight is None:
             raise ValueError(f"expected {self.name} to have a weight, got None; try another layer")
         return weight
+
+    def dense(self) -> nn.Module:
+        """A plain layer of this weight, and of the biases as they take effect."""
+        recurs = isinstance(self.module, nn.RNNBase)
+        bias = None if recurs else effective(self.module, "bias")
+        return build_dense(self.module, self.weight(), bias)
 
 
 def scan(model: nn.Module, apart: Collection[nn.Module] | None = None) -> list[Layer]:
@@ -176,7 +184,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _facts(module: nn.Module, kind: str, names: list[str], blocked: str) -> Layer:
     try:
         weight = rows_first(module)
-        effective(module, "bias")
+        for name in _biases(module):
+            effective(module, name)
     except ValueError as error:
         weight, blocked = None, str(error)
     groups = getattr(module, "groups", 1)
@@ -186,6 +195,12 @@ def _facts(module: nn.Module, kind: str, names: list[str], blocked: str) -> Laye
         names, module, kind, tuple(weight.shape), groups, 0, 0, None, weight.dtype, weight.device,
         blocked,
     ), weight)  # fmt: skip
+
+
+def _biases(module: nn.Module) -> list[str]:
+    if isinstance(module, nn.RNNBase):
+        return recurrent_weights.names(module, "bias")
+    return ["bias"]
 
 
 def _unreadable(module: nn.Module, kind: str, names: list[str], blocked: str) -> Layer:
@@ -222,10 +237,13 @@ def _blocked(module: nn.Module, kind: Kind, tree: _Tree) -> str:
     for parent in tree.parents.get(module, []):
         if isinstance(parent, nn.MultiheadAttention):
             return f"nn.{type(parent).__name__} reads its weight directly, without calling it"
-    tied = tree.tied(owned_parameters(module, "weight"), module)
+    names = recurrent_weights.names(module) if isinstance(module, nn.RNNBase) else ["weight"]
+    tied = tree.tied([own for name in names for own in owned_parameters(module, name)], module)
     if tied:
         return tied
-    unusual = unusual_tensors(module)
+    if isinstance(module, nn.RNNBase) and module.proj_size:
+        return "there is no sparse kernel for a layer with proj_size"
+    unusual = unusual_tensors(module, [*names, *_biases(module)])
     if unusual:
         return f"it carries more than weight and bias: {', '.join(unusual)}"
     return ""

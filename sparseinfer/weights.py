@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
+
+from sparseinfer import recurrent_weights
+from sparseinfer.recurrent_weights import rebuild, side_by_side
 
 __all__ = [
     "build_dense", "conv1d_of_transformers", "effective", "matrices", "owned_parameters",
@@ -79,6 +83,9 @@ def rows_first(layer: nn.Module) -> Tensor | None:
         >>> rows_first(nn.Linear(4, 8)).shape
         torch.Size([8, 4])
     """
+    if isinstance(layer, nn.RNNBase):
+        found = {name: effective(layer, name) for name in recurrent_weights.names(layer)}
+        return side_by_side(layer, {name: w for name, w in found.items() if w is not None})
     weight = effective(layer, "weight")
     if weight is None or conv1d_of_transformers(layer) is None:
         return weight
@@ -133,16 +140,18 @@ def owned_parameters(layer: nn.Module, name: str) -> list[nn.Parameter]:
     return [parameter for parameter in found if parameter is not None]
 
 
-def unusual_tensors(layer: nn.Module) -> list[str]:
+def unusual_tensors(layer: nn.Module, usual: Sequence[str] = ("weight", "bias")) -> list[str]:
     """Names of parameters, buffers and children that a plain layer of this kind does not have.
+
+    `usual` are those that it has; masked ones count as the tensors that they stand for.
 
     Example:
         >>> unusual_tensors(nn.Linear(4, 4))
         []
     """
-    usual = {"weight", "bias", "weight_orig", "weight_mask", "bias_orig", "bias_mask"}
+    known = {f"{name}{end}" for name in usual for end in ("", "_orig", "_mask")}
     names = (*layer._parameters, *layer._buffers, *layer._modules)
-    return [name for name in names if name not in usual and name != "parametrizations"]
+    return [name for name in names if name not in known and name != "parametrizations"]
 
 
 def build_dense(like: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
@@ -153,6 +162,10 @@ def build_dense(like: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
         Linear(in_features=4, out_features=8, bias=False)
     """
     dense: Any
+    if isinstance(like, nn.RNNBase) or hasattr(like, "flatten_parameters"):
+        biases = recurrent_weights.names(like, "bias") if isinstance(like, nn.RNNBase) else []
+        found = {name: effective(like, name) for name in biases}
+        return rebuild(like, weight, {name: b for name, b in found.items() if b is not None})
     with torch.device("meta"):
         if weight.dim() == 2:
             dense = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)

@@ -10,6 +10,7 @@
 #include "core/parallel.h"
 #include "kernels/conv/conv.h"
 #include "kernels/linear/linear.h"
+#include "kernels/recurrent/recurrent.h"
 #include "kernels/registry.h"
 #include "kernels/scalar/scalar.h"
 #include "kernels/weights.h"
@@ -227,5 +228,41 @@ si_status si_conv(const si_weights* weights, const si_conv_args* args) {
       si::conv(*isa, *weights, *args);
     else
       si::scalar_conv(*weights, *args);
+  });
+}
+
+si_status si_recurrent(const si_weights* weights, const si_recurrent_args* args) {
+  return guarded([&] {
+    require(args != nullptr, SI_ERR_ARGUMENT, "si_recurrent: null arguments");
+    const bool empty = args->steps == 0 || args->batch == 0;
+    check_call(weights, args->gates, args->y, empty, SI_ACT_NONE, args->threads);
+    if (args->cell < SI_CELL_LSTM || args->cell > SI_CELL_RNN_RELU)
+      fail(SI_ERR_ARGUMENT, "si_recurrent: unknown cell " + std::to_string(args->cell));
+    const int64_t M = weights->shape.M(), H = weights->shape.K();
+    if (weights->shape.ndim != 2 || M != si::cell_gates(args->cell) * H)
+      fail(SI_ERR_ARGUMENT, "si_recurrent: expected a weight of " + std::to_string(si::cell_gates(args->cell)) +
+                                " x H rows and H columns, got " + std::to_string(M) + " and " + std::to_string(H));
+    if (args->steps < 0 || args->batch < 0)
+      fail(SI_ERR_ARGUMENT, "si_recurrent: expected steps and batch >= 0, got " + std::to_string(args->steps) +
+                                " and " + std::to_string(args->batch));
+    require(empty || args->h != nullptr, SI_ERR_ARGUMENT, "si_recurrent: expected h, got a null pointer");
+    require(empty || (args->c != nullptr) == (args->cell == SI_CELL_LSTM), SI_ERR_ARGUMENT,
+            "si_recurrent: expected c for an LSTM, and for no other cell");
+    require(empty || (args->ldg >= M && args->ldy >= H), SI_ERR_ARGUMENT,
+            "si_recurrent: expected ldg and ldy of at least the elements of a row");
+    if (args->batch_sizes != nullptr) {
+      int64_t most = args->batch;
+      for (int64_t t = 0; t < args->steps; ++t) {
+        if (args->batch_sizes[t] < 1 || args->batch_sizes[t] > most)
+          fail(SI_ERR_ARGUMENT, "si_recurrent: expected batch_sizes from 1 to " + std::to_string(most) + " at step " +
+                                    std::to_string(t) + ", got " + std::to_string(args->batch_sizes[t]));
+        most = args->batch_sizes[t];
+      }
+    } else {
+      require(empty || (args->step_rows >= 0 && args->batch_rows >= 0), SI_ERR_ARGUMENT,
+              "si_recurrent: expected step_rows and batch_rows >= 0");
+    }
+    const si::Row& row = checked_row(*weights, SI_OP_LINEAR, args->row);
+    if (!empty) si::recurrent(si::tile_kernels(row.isa), *weights, *args);
   });
 }

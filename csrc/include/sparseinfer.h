@@ -168,6 +168,30 @@ typedef struct si_conv_args {
 SI_API si_status si_conv_output_size(const si_weights* weights, const si_conv_args* args, int64_t* oh, int64_t* ow);
 SI_API si_status si_conv(const si_weights* weights, const si_conv_args* args);
 
+typedef SI_ENUM(si_cell){SI_CELL_LSTM = 0, SI_CELL_GRU = 1, SI_CELL_RNN_TANH = 2, SI_CELL_RNN_RELU = 3} si_cell;
+
+/* The steps of one layer and direction of torch.nn.LSTM, GRU or RNN with H hidden units. The weight is W_hh
+ * [gates * H, H], gates 4 (i, f, g, o), 3 (r, z, n) or 1. A sequence's row of step t is t * step_rows + b * batch_rows;
+ * where batch_sizes is given, sequences are packed: step t has the first batch_sizes[t] sequences (1 to batch, never
+ * more than the step before), and rows follow one another. y must not overlap the other arrays. */
+typedef struct si_recurrent_args {
+  const float* gates;   /* rows of gates * H: W_ih x + b_ih */
+  const float* bias;    /* b_hh, gates * H floats, or NULL */
+  float* h;             /* [batch][H]: the initial state, and then the final one */
+  float* c;             /* likewise for an LSTM, else NULL */
+  float* y;             /* rows of H: the state after each step */
+  int64_t steps, batch; /* >= 0 */
+  int64_t ldg, ldy;     /* elements from row to row of gates and y */
+  int64_t step_rows, batch_rows;
+  const int64_t* batch_sizes; /* steps of them, or NULL */
+  si_cell cell;
+  int32_t reverse; /* 1: from the last step to the first */
+  int32_t row;     /* a registry row of the linear operation, or SI_ROW_BEST */
+  int32_t threads;
+} si_recurrent_args;
+
+SI_API si_status si_recurrent(const si_weights* weights, const si_recurrent_args* args);
+
 #ifdef __cplusplus
 }
 #endif

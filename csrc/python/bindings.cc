@@ -78,6 +78,11 @@ si_activation activation_of(const std::string& name) {
                                 {"sigmoid", SI_ACT_SIGMOID},
                                 {"tanh", SI_ACT_TANH}});
 }
+si_cell cell_of(const std::string& name) {
+  return lookup<si_cell>(
+      "cell", name,
+      {{"lstm", SI_CELL_LSTM}, {"gru", SI_CELL_GRU}, {"rnn_tanh", SI_CELL_RNN_TANH}, {"rnn_relu", SI_CELL_RNN_RELU}});
+}
 si_padding padding_of(const std::string& name) {
   return lookup<si_padding>("padding_mode", name,
                             {{"zeros", SI_PAD_ZEROS},
@@ -199,6 +204,29 @@ class Weights {
     check(without_gil([&] { return si_conv(handle_, &args); }));
   }
 
+  void recurrent(uintptr_t gates, uintptr_t bias, uintptr_t h, uintptr_t c, uintptr_t y, int64_t steps, int64_t batch,
+                 int64_t step_rows, int64_t batch_rows, uintptr_t batch_sizes, const std::string& cell, bool reverse,
+                 int32_t row, int32_t threads) const {
+    const int64_t M = info_.desc.shape[0], H = info_.desc.shape[1];
+    const si_recurrent_args args{reinterpret_cast<const float*>(gates),
+                                 reinterpret_cast<const float*>(bias),
+                                 reinterpret_cast<float*>(h),
+                                 reinterpret_cast<float*>(c),
+                                 reinterpret_cast<float*>(y),
+                                 steps,
+                                 batch,
+                                 M,
+                                 H,
+                                 step_rows,
+                                 batch_rows,
+                                 reinterpret_cast<const int64_t*>(batch_sizes),
+                                 cell_of(cell),
+                                 reverse ? 1 : 0,
+                                 row,
+                                 threads};
+    check(without_gil([&] { return si_recurrent(handle_, &args); }));
+  }
+
  private:
   si_weights* handle_ = nullptr;
   si_weight_info info_{};
@@ -304,6 +332,9 @@ PYBIND11_MODULE(_C, m) {
       .def_property_readonly("nbytes", [](const Weights& w) { return w.info().bytes; })
       .def("conv", &Weights::conv, py::arg("x"), py::arg("y"), py::arg("bias"), py::arg("batch"), py::arg("h"),
            py::arg("w"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("padding_mode"),
-           py::arg("activation"), py::arg("row"), py::arg("threads"));
+           py::arg("activation"), py::arg("row"), py::arg("threads"))
+      .def("recurrent", &Weights::recurrent, py::arg("gates"), py::arg("bias"), py::arg("h"), py::arg("c"),
+           py::arg("y"), py::arg("steps"), py::arg("batch"), py::arg("step_rows"), py::arg("batch_rows"),
+           py::arg("batch_sizes"), py::arg("cell"), py::arg("reverse"), py::arg("row"), py::arg("threads"));
   add_linear(weights);
 }

@@ -23,6 +23,8 @@ from sparseinfer.checkpoints.nesting import wrapper_prefix
 from sparseinfer.checkpoints.plain import LAYOUT, make_plain
 from sparseinfer.checkpoints.staging import staged
 from sparseinfer.modules import SparseLayer
+from sparseinfer.recurrent import SparseRecurrent
+from sparseinfer.recurrent_weights import names
 from sparseinfer.weights import effective
 
 __all__ = ["Saved", "load_sparse", "load_sparse_into", "save_sparse"]
@@ -213,14 +215,18 @@ def _state_of(model: nn.Module | Mapping[str, Any]) -> dict[str, Any]:
         prefix = f"{name}." if name else ""
         for stored, tensor_name in _changed(module):
             if (module, tensor_name) not in known:
-                weight = (
-                    module.dense_weight()
-                    if isinstance(module, SparseLayer)
-                    else effective(module, tensor_name)
-                )
+                weight: Tensor | None
+                if isinstance(module, SparseRecurrent):
+                    weight = getattr(module, tensor_name).detach()
+                elif isinstance(module, SparseLayer):
+                    weight = module.dense_weight()
+                else:
+                    weight = effective(module, tensor_name)
                 assert weight is not None
                 known[module, tensor_name] = weight
-            replaced[prefix + stored] = (prefix + tensor_name, known[module, tensor_name])
+            # What a recurrent layer says of its parts goes before what they say.
+            found = prefix + tensor_name, known[module, tensor_name]
+            replaced.setdefault(prefix + stored, found)
     state = {}
     for name, value in model.state_dict().items():
         plain, value = replaced.get(name, (name, value))
@@ -232,6 +238,12 @@ def _changed(module: nn.Module) -> list[tuple[str, str]]:
     """The tensors that take effect in another form than they are stored: stored and plain name."""
     if isinstance(module, SparseLayer):
         return [("packed", "weight")]
+    if isinstance(module, SparseRecurrent):
+        return [
+            (f"{name.partition('_')[2]}.{stored}", name)
+            for kind, stored in (("weight", "packed"), ("bias", "bias"))
+            for name in names(module, kind)
+        ]
     if not parametrize.is_parametrized(module):
         return []
     parametrizations: Any = module.parametrizations

@@ -3,6 +3,7 @@
 
 #include "kernels/isa/x86_vectors.h"
 #include "kernels/tile/activation.h"
+#include "kernels/tile/cell.h"
 #include "kernels/tile/move.h"
 #include "kernels/tile/narrow_tile.h"
 #include "kernels/tile/panel_tile.h"
@@ -104,7 +105,8 @@ const TileKernels* avx2_tile_kernels() {
                                           transpose_in<V>,
                                           transpose_out<V>,
                                           store_runs<V>,
-                                          activate<V>};
+                                          activate<V>,
+                                          cell<V>};
   return &kernels;
 }
 

@@ -2,6 +2,7 @@
 #include <arm_neon.h>
 
 #include "kernels/tile/activation.h"
+#include "kernels/tile/cell.h"
 #include "kernels/tile/move.h"
 #include "kernels/tile/narrow_tile.h"
 #include "kernels/tile/panel_tile.h"
@@ -80,7 +81,8 @@ const TileKernels* neon_tile_kernels() {
       transpose_in<V>,
       transpose_out<V>,
       store_runs<V>,
-      activate<V>};
+      activate<V>,
+      cell<V>};
   return &kernels;
 }
 

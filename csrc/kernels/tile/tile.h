@@ -45,6 +45,15 @@ struct ColumnRun {
   int64_t first, length, to;
 };
 
+// One step of a recurrent cell for one sequence, see cell.h. c is null but for an LSTM.
+struct CellJob {
+  const float* x;
+  const float* s;
+  float* h;
+  float* c;
+  int64_t hidden;
+};
+
 struct TileKernels {
   int width;        // floats in a vector
   int max_vectors;  // of the widest tile
@@ -70,6 +79,7 @@ struct TileKernels {
   void (*store_runs)(const float* src, float* dst, const ColumnRun* runs, int64_t count);
   // In place. RELU and RELU6 are clamps, done in the tile.
   void (*activate)(float* data, int64_t count, si_activation activation);
+  void (*cell)(si_cell, const CellJob&);
 };
 
 // Null where the instruction set is not built in.

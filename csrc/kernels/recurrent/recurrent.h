@@ -1,0 +1,17 @@
+// Recurrent layers: the steps of one layer and direction, whose input part has been computed for all steps at once.
+#pragma once
+
+#include <sparseinfer.h>
+
+#include "kernels/tile/tile.h"
+#include "kernels/weights.h"
+
+namespace si {
+
+// Gates of a cell: rows of its weights over hidden units.
+int64_t cell_gates(si_cell cell);
+
+// `isa` null: the scalar kernels. The arguments have been checked.
+void recurrent(const TileKernels* isa, const si_weights& weights, const si_recurrent_args& args);
+
+}  // namespace si
