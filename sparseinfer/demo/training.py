@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparseinfer.demo.data import Dataset
 from sparseinfer.demo.network import DENSE_LAYERS
-from sparseinfer.prune import MagnitudePruner, PolynomialDecay
+from sparseinfer.prune import PolynomialDecay, Pruner
 
 BATCH = 128
 EVALUATION_BATCH = 256
@@ -20,6 +20,7 @@ DENSE_LEARNING_RATE = 4e-3
 PRUNE_LEARNING_RATE = 2e-3
 # The masks grow over the first part of fine-tuning; the rest recovers at the final sparsity.
 GROWTH = 0.6
+UPDATES = 20
 CURVE_POINTS = 10
 
 Advance = Callable[[str], None]
@@ -80,7 +81,7 @@ def prune(
     seed: int,
     curve: Curve,
     advance: Advance,
-) -> MagnitudePruner:
+) -> Pruner:
     """Prune the network in place by gradual global magnitude while fine-tuning it.
 
     The first convolution and the classifier stay dense. Returns the pruner, whose masks were held
@@ -89,9 +90,11 @@ def prune(
     steps = steps_in(dataset, epochs)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PRUNE_LEARNING_RATE)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    end = max(1, round(GROWTH * steps))
-    schedule = PolynomialDecay(0.0, sparsity, begin=0, end=end, frequency=max(1, end // 20))
-    pruner = MagnitudePruner(model, optimizer, schedule, exclude=DENSE_LAYERS)
+    frequency = max(1, round(GROWTH * steps / UPDATES))
+    # The last update is the end only where the frequency divides the whole.
+    end = max(1, round(GROWTH * steps / frequency)) * frequency
+    schedule = PolynomialDecay(0.0, sparsity, begin_step=0, end_step=end, frequency=frequency)
+    pruner = Pruner(model, optimizer, schedule, ignore=DENSE_LAYERS)
     _fit(model, dataset, steps, seed, optimizer, rate, pruner, curve, advance)
     pruner.finalize()
     return pruner
@@ -104,7 +107,7 @@ def _fit(
     seed: int,
     optimizer: torch.optim.Optimizer,
     rate: torch.optim.lr_scheduler.LRScheduler,
-    pruner: MagnitudePruner | None,
+    pruner: Pruner | None,
     curve: Curve,
     advance: Advance,
 ) -> None:
@@ -146,7 +149,7 @@ def _validate(model: nn.Module, dataset: Dataset) -> float:
     return accuracy(outputs, dataset.validation_labels)
 
 
-def _status(loss: Tensor, curve: Curve, pruner: MagnitudePruner | None) -> str:
+def _status(loss: Tensor, curve: Curve, pruner: Pruner | None) -> str:
     words = [f"loss {loss.item():.2f}"]
     if curve.accuracy:
         words.append(f"accuracy {curve.accuracy[-1]:.1%}")

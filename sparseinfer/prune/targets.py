@@ -1,0 +1,193 @@
+"""Which weights of a model may be pruned, and under which names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from sparseinfer.prune.takeover import take_over
+
+__all__ = ["PRUNABLE_TYPES", "Target", "find_targets", "unwrap"]
+
+PRUNABLE_TYPES: tuple[type[nn.Module], ...] = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d,
+    nn.ConvTranspose3d, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention,
+)  # fmt: skip
+
+_ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+@dataclass
+class Target:
+    """One prunable weight: its full name, the module and attribute that hold it.
+
+    `aliases` are all its full names (tied weights have several, `name` is the first);
+    `output_dim` is the dimension of its output rows: 0, or 1 for transposed convolutions;
+    `bias` names the parameter with one element an output, where there is one.
+    """
+
+    name: str
+    module: nn.Module
+    attribute: str
+    aliases: list[str]
+    output_dim: int = 0
+    bias: str | None = None
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The parameter as it is now; a module may have got another one since."""
+        return self.module.get_parameter(self.attribute)
+
+    def canonical(self, tensor: Tensor) -> Tensor:
+        """A view of a tensor of the weight's shape as [output, input, ...]."""
+        return tensor.transpose(0, 1) if self.output_dim else tensor
+
+    def matches(self, pattern: str) -> bool:
+        """Whether a module's or a weight's name, or a glob of either, is one of this weight's."""
+        names = [*self.aliases, *(alias.rpartition(".")[0] for alias in self.aliases)]
+        return any(fnmatchcase(name, pattern) for name in names)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module that torch.compile wrapped, or the model itself: names then have no prefix."""
+    return getattr(model, "_orig_mod", model)
+
+
+def find_targets(
+    model: nn.Module,
+    targets: str | type | Iterable[str | type] | None = None,
+    ignore: str | type | Iterable[str | type] = (),
+) -> tuple[list[Target], dict[str, Tensor], dict[str, str]]:
+    """List the weights to prune, the masks they carried, and what was left out and why.
+
+    Linear, convolution (transposed too), recurrent and attention weights, wherever nested; never a
+    bias, a normalisation or an embedding. `targets` and `ignore` are types, names ("encoder.0"),
+    full names ("encoder.0.weight") or globs ("encoder.*"); a weight that any of its tied names
+    ignores is ignored. Masks of torch.nn.utils.prune, and parametrizations that are masks, are
+    taken off; what they pruned is in the masks returned, and the parameter stays the same object.
+
+    Raises:
+        ValueError: a name matches no prunable weight, nothing is left to prune, a weight is
+            computed by something other than a mask, or a weight that `targets` names is shared with
+            a module that must not be pruned.
+
+    Example:
+        >>> found, _, _ = find_targets(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)))
+        >>> [target.name for target in found]
+        ['0.weight']
+    """
+    root = unwrap(model)
+    wanted, ignored = _entries(targets), _entries(ignore)
+    masks: dict[str, Tensor] = {}
+    by_id: dict[int, Target] = {}
+    for name, module in root.named_modules(remove_duplicate=False):
+        for attribute, output_dim, bias in _weights(module):
+            full = f"{name}.{attribute}" if name else attribute
+            mask = take_over(module, attribute, full)
+            weight = module.get_parameter(attribute)
+            target = by_id.setdefault(
+                id(weight), Target(full, module, attribute, [], output_dim, bias)
+            )
+            target.aliases.append(full)
+            if mask is not None:
+                masks[target.name] = masks[target.name] & mask if target.name in masks else mask
+    found = list(by_id.values())
+    if not found:
+        raise ValueError(
+            "expected a model with Linear, convolution, recurrent or attention layers, got none, "
+            "try the model itself"
+        )
+    for option, entries in (("targets", wanted), ("ignore", ignored)):
+        for entry in entries or ():
+            if not any(_fits(target, entry) for target in found):
+                raise _unknown(option, entry, found)
+    shared = _shared(root, by_id)
+    kept, skipped = [], {}
+    for target in found:
+        if wanted is not None and not any(_fits(target, entry) for entry in wanted):
+            skipped[target.name] = "not among targets"
+        elif any(_fits(target, entry) for entry in ignored or ()):
+            skipped[target.name] = "ignored"
+        elif target.name in shared:
+            other = shared[target.name]
+            if any(isinstance(entry, str) for entry in wanted or ()):
+                raise ValueError(
+                    f"expected weights that may be pruned, got {target.name!r}, which is the same "
+                    f"parameter as {other!r}, try ignore=[{target.name!r}]"
+                )
+            skipped[target.name] = f"the same parameter as {other}, which is never pruned"
+        else:
+            kept.append(target)
+    if not kept:
+        raise ValueError(
+            f"expected something to prune, got none of {[target.name for target in found]}, "
+            "try fewer names in ignore"
+        )
+    return kept, masks, skipped
+
+
+def _entries(given: str | type | Iterable[str | type] | None) -> list[str | type] | None:
+    if given is None:
+        return None
+    return [given] if isinstance(given, (str, type)) else list(given)
+
+
+def _fits(target: Target, entry: str | type) -> bool:
+    if isinstance(entry, str):
+        return target.matches(entry)
+    return isinstance(target.module, entry)
+
+
+def _unknown(option: str, entry: str | type, found: Sequence[Target]) -> ValueError:
+    names = [target.name.rpartition(".")[0] for target in found]
+    near = get_close_matches(str(entry), names, n=5, cutoff=0.3) or names[:8]
+    return ValueError(
+        f"expected {option} to name prunable layers, got {entry!r}, which matches none, "
+        f"try one of {near}"
+    )
+
+
+def _weights(module: nn.Module) -> list[tuple[str, int, str | None]]:
+    """Attribute, output dimension and bias of each prunable weight that a module itself holds."""
+    if isinstance(module, nn.MultiheadAttention):
+        held = [name for name in _ATTENTION_WEIGHTS if _has(module, name)]
+        return [(name, 0, "in_proj_bias" if name == "in_proj_weight" else None) for name in held]
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        names = {name.removesuffix("_orig") for name in module._parameters}
+        parametrized = getattr(module, "parametrizations", {})
+        ordered = sorted(n for n in (*names, *parametrized) if n.startswith("weight_"))
+        return [(name, 0, None) for name in ordered]
+    transposed = isinstance(
+        module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    ) or _is_transposed_linear(module)
+    if isinstance(module, PRUNABLE_TYPES) or _is_transposed_linear(module):
+        grouped = transposed and getattr(module, "groups", 1) != 1
+        bias = "bias" if getattr(module, "bias", None) is not None and not grouped else None
+        return [("weight", int(transposed), bias)]
+    return []
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    parametrized = getattr(module, "parametrizations", {})
+    if f"{name}_orig" in module._parameters or name in parametrized:
+        return True
+    return module._parameters.get(name) is not None
+
+
+def _is_transposed_linear(module: nn.Module) -> bool:
+    # transformers' Conv1D (GPT-2) is a linear layer whose weight is [input, output].
+    return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
+
+
+def _shared(root: nn.Module, by_id: dict[int, Target]) -> dict[str, str]:
+    """Targets whose parameter also sits where nothing may be pruned, and where that is."""
+    shared = {}
+    for name, parameter in root.named_parameters(remove_duplicate=False):
+        target = by_id.get(id(parameter))
+        if target is not None and name not in target.aliases:
+            shared[target.name] = name
+    return shared
