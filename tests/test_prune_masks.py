@@ -262,10 +262,15 @@ SHAPES = {
 }
 
 
+STRUCTURES = [
+    *(Filters(1), Filters(2), Channels(2)),
+    *(Block(height, width) for height, width in ((4, 1), (1, 4), (16, 1), (3, 2))),
+]
+
+
 @pytest.mark.filterwarnings("ignore:pruning emptied")  # the smallest layers have two units
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("structure", [Filters(1), Filters(2), Channels(2), Block(4, 1), Block(1, 4),
-                                       Block(16, 1), Block(3, 2)])  # fmt: skip
+@pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("amount", [0.3, 0.5, 2])
 def test_structures_prune_whole_units_and_count_them_exactly(shape, structure, amount):
     pruner = Pruner(SHAPES[shape](), structure=structure, scope="layer")

@@ -82,7 +82,7 @@ def test_unknown_names_list_the_near_ones():
     for option in ("targets", "ignore"):
         with pytest.raises(ValueError, match=rf"{option}.*'encodr'.*try one of \['encoder'"):
             Pruner(model, **{option: ["encodr"]})
-    with pytest.raises(ValueError, match="nn.Embedding|Embedding"):
+    with pytest.raises(ValueError, match="Embedding"):
         Pruner(model, targets=nn.Embedding)
 
 
@@ -231,8 +231,16 @@ def test_an_optimizer_of_another_model_is_refused():
         Pruner(nn.Linear(2, 2), other, OneShot(0.5))
 
 
-@pytest.mark.parametrize("options", [dict(scope="block"), dict(criterion="hessian"), dict(schedule=90),
-                                     dict(schedule=1.0), dict(structure="4x1", scope="row")])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(scope="block"),
+        dict(criterion="hessian"),
+        dict(schedule=90),
+        dict(schedule=1.0),
+        dict(structure="4x1", scope="row"),
+    ],
+)
 def test_options_that_do_not_exist_are_refused(options):
     with pytest.raises(ValueError, match=r"expected .*got"):
         Pruner(nn.Linear(2, 2), **options)

@@ -13,6 +13,14 @@ from sparseinfer.prune import OneShot, PolynomialDecay, Pruner
 from sparseinfer.prune.merge import apply_masks, masks_of, merge_lora
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # the networks are tiny: threads would only wait for each other
+    yield
+    torch.set_num_threads(before)
+
+
 def network():
     torch.manual_seed(0)
     return nn.Sequential(

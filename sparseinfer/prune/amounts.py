@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numbers
+from typing import Any
 
 __all__ = ["check_sparsity", "count_of"]
 
 
-def count_of(amount: float | int, survivors: int) -> int:
+def count_of(amount: Any, survivors: int) -> int:
     """Return how many of `survivors` units `amount` prunes.
 
     An integer is a count, a float a fraction of the survivors, rounded half to even: 1 prunes one
@@ -26,7 +27,7 @@ def count_of(amount: float | int, survivors: int) -> int:
     if isinstance(amount, bool) or not isinstance(amount, numbers.Real):
         raise TypeError(f"expected amount to be a float or an int, got {amount!r}, try 0.5")
     if isinstance(amount, numbers.Integral):
-        if not 0 <= amount <= survivors:
+        if not 0 <= int(amount) <= survivors:
             raise ValueError(
                 f"expected a count of 0 to {survivors} (what is left to prune), got {amount}, "
                 "try a fraction such as 0.5"

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from sparseinfer.prune import maskstate
 from sparseinfer.prune.amounts import check_sparsity, count_of
 from sparseinfer.prune.criteria import Criterion, Taylor, parse_criterion
-from sparseinfer.prune.rank import prune_smallest, prune_smallest_by_row, require_finite
+from sparseinfer.prune.grow import Count, grow
+from sparseinfer.prune.rank import require_finite
 from sparseinfer.prune.schedules import OneShot, Schedule
 from sparseinfer.prune.structures import NM, Filters, Structure, Unstructured, parse_structure
 from sparseinfer.prune.targets import Target, find_targets
@@ -93,7 +94,7 @@ class Pruner:
             raise ValueError(f"expected one of {', '.join(SCOPES)}, got {scope!r}, try 'global'")
         if scope == "row" and not isinstance(self.structure, Unstructured):
             raise ValueError(
-                "expected scope 'global' or 'layer' for units of many weights, got row"
+                f"expected scope 'global' or 'layer' with {structure!r}, got 'row', try 'layer'"
             )
         self.scope = scope
         if mask_bias and not isinstance(self.structure, Filters):
@@ -129,6 +130,11 @@ class Pruner:
         """The fraction of the prunable weights that the masks prune now."""
         kept = sum(int(mask.sum()) for mask in self.masks.values())
         return 1.0 - kept / sum(mask.numel() for mask in self.masks.values())
+
+    @property
+    def holds(self) -> bool:
+        """Whether an optimiser is held."""
+        return bool(self._optimizers)
 
     def hold(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep the masks through this optimiser's steps too; accelerate's wrapper is looked into.
@@ -178,7 +184,11 @@ class Pruner:
             raise ValueError("expected an amount to prune, got None, try 0.5")
         for group, ratio in self._groups():
             wanted = amount if ratio is None else ratio
-            self._rank(group, lambda alive, total, wanted=wanted: count_of(wanted or 0, alive))
+
+            def count(alive: int, total: int, wanted: Any = wanted) -> int:
+                return count_of(wanted or 0, alive)
+
+            self._rank(group, count)
         self._changed()
 
     def threshold(self, limit: float | Mapping[str, float]) -> None:
@@ -293,9 +303,11 @@ class Pruner:
         for group, ratio in self._groups():
             assert self.schedule is not None
             share = wanted if ratio is None else ratio * wanted / (self.schedule.final or 1.0)
-            self._rank(
-                group, lambda alive, total, share=share: round(share * total) - (total - alive)
-            )
+
+            def count(alive: int, total: int, share: float = share) -> int:
+                return round(share * total) - (total - alive)
+
+            self._rank(group, count)
         self._changed()
 
     def _groups(self) -> list[tuple[list[Target], float | None]]:
@@ -306,31 +318,9 @@ class Pruner:
             return [*own, (rest, None)] if rest else [*own]
         return [*own, *(([target], None) for target in rest)]
 
-    def _rank(self, group: list[Target], count: Any) -> None:
-        """Prune count(alive units, units) of a group, smallest scores first."""
-        scores, alive = [], []
-        for target in group:
-            weight = target.canonical(target.weight.detach())
-            score = self.criterion.score(target.name, weight, self.structure)
-            require_finite(target.name, score)
-            scores.append(score)
-            alive.append(self.structure.alive(target.canonical(self.masks[target.name])))
-        if isinstance(self.structure, NM):
-            n = self.structure.n
-            kept = [
-                prune_smallest_by_row(score, (held.sum(dim=1) - n).clamp(min=0), held)
-                for score, held in zip(scores, alive, strict=True)
-            ]
-        elif self.scope == "row":
-            kept = [_by_row(score, held, count) for score, held in zip(scores, alive, strict=True)]
-        else:
-            total = sum(held.numel() for held in alive)
-            left = sum(int(held.sum()) for held in alive)
-            kept = prune_smallest(scores, max(0, count(left, total)), alive)
-        for target, units in zip(group, kept, strict=True):
-            own = self.masks[target.name]
-            mask = self.structure.expand(units, target.canonical(own).shape)
-            own &= target.canonical(mask)
+    def _rank(self, group: list[Target], count: Count) -> None:
+        by_row = self.scope == "row"
+        grow(group, self.masks, self.criterion, self.structure, count, by_row=by_row)
 
     def _changed(self) -> None:
         self.apply()
@@ -405,10 +395,3 @@ class Pruner:
                 "end_step - begin_step",
                 stacklevel=3,
             )
-
-
-def _by_row(score: Tensor, held: Tensor, count: Any) -> Tensor:
-    rows, flags = score.flatten(1), held.flatten(1)
-    left = flags.sum(dim=1).tolist()
-    counts = torch.tensor([max(0, count(alive, flags.shape[1])) for alive in left])
-    return prune_smallest_by_row(rows, counts.to(rows.device), flags).reshape(held.shape)

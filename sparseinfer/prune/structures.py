@@ -218,7 +218,11 @@ def parse_structure(structure: str | Structure) -> Structure:
     """
     if not isinstance(structure, str):
         return structure
-    named = {"unstructured": Unstructured(), "filters": Filters(), "channels": Channels()}
+    named: dict[str, Structure] = {
+        "unstructured": Unstructured(),
+        "filters": Filters(),
+        "channels": Channels(),
+    }
     if structure in named:
         return named[structure]
     found = re.fullmatch(r"(\d+)([:x])(\d+)", structure)

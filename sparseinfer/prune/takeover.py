@@ -38,8 +38,9 @@ def take_over(module: nn.Module, attribute: str, name: str) -> Tensor | None:
     if parametrize.is_parametrized(module, attribute):
         parametrizations: Any = module.parametrizations
         masks = [getattr(item, "mask", None) for item in parametrizations[attribute]]
-        if all(isinstance(mask, Tensor) for mask in masks):
-            kept = torch.stack([mask != 0 for mask in masks]).all(dim=0)
+        found = [mask != 0 for mask in masks if isinstance(mask, Tensor)]
+        if len(found) == len(masks):
+            kept = torch.stack(found).all(dim=0)
             parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
             return kept.expand_as(module.get_parameter(attribute)).contiguous()
     elif module._parameters.get(attribute) is not None:
