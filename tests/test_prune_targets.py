@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils import prune as torch_prune
+from transformers.pytorch_utils import Conv1D
 
 from sparseinfer.prune import Filters, OneShot, PolynomialDecay, Pruner
 
@@ -170,6 +171,33 @@ def test_a_pruned_filter_emits_its_bias_unless_the_bias_is_masked():
         assert int((model.bias == 0).sum()) == int(mask_bias)
     with pytest.raises(ValueError, match="filters"):
         Pruner(nn.Linear(2, 2), mask_bias=True)
+
+
+def test_masked_biases_hold_through_training():
+    model = nn.Sequential(nn.Conv2d(2, 6, 1), nn.ReLU(), nn.Flatten(), nn.Linear(6, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    pruner = Pruner(model, optimizer, 0.5, structure="filters", mask_bias=True, targets="0")
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(4, 2, 1, 1)).sub(1).square().sum().backward()
+        optimizer.step()
+        pruner.step()
+        gone = ~pruner.masks["0.weight"].flatten(1).any(dim=1)
+        assert int(gone.sum()) == 3 and torch.count_nonzero(model[0].bias[gone]) == 0
+        assert torch.count_nonzero(optimizer.state[model[0].bias]["momentum_buffer"][gone]) == 0
+        assert torch.count_nonzero(model[0].bias[~gone]) == 3
+
+
+def test_gpt2s_linear_layers_have_their_outputs_in_dim_one():
+    layer = Conv1D(6, 4)  # nf, nx: the weight is [4, 6]
+    nn.init.normal_(layer.weight)
+    pruner = Pruner(nn.Sequential(layer), structure="filters")
+    pruner.prune(2)
+    assert int((layer.weight == 0).all(dim=0).sum()) == 2
+    other = Conv1D(6, 8)
+    pruner = Pruner(nn.Sequential(other), structure="2:4")
+    pruner.prune()
+    assert set((other.weight != 0).reshape(2, 4, 6).sum(dim=1).flatten().tolist()) == {2}
 
 
 # ---- masks that a model carries

@@ -59,7 +59,7 @@ def grow(
         kept = [_by_row(score, held, count) for score, held in zip(scores, alive, strict=True)]
     else:
         total = sum(held.numel() for held in alive)
-        left = sum(int(held.sum()) for held in alive)
+        left = sum(int(torch.count_nonzero(held)) for held in alive)
         kept = prune_smallest(scores, max(0, count(left, total)), alive)
     for target, units in zip(group, kept, strict=True):
         own = masks[target.name]

@@ -128,7 +128,7 @@ class Pruner:
     @property
     def sparsity(self) -> float:
         """The fraction of the prunable weights that the masks prune now."""
-        kept = sum(int(mask.sum()) for mask in self.masks.values())
+        kept = sum(int(torch.count_nonzero(mask)) for mask in self.masks.values())
         return 1.0 - kept / sum(mask.numel() for mask in self.masks.values())
 
     @property
