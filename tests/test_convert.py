@@ -90,9 +90,11 @@ def test_bad_arguments() -> None:
 def test_min_speedup_decides() -> None:
     model = _prune(nn.Sequential(nn.Linear(512, 512)), 0.02)
     x = torch.randn(256, 512)
-    # On one thread, as two wait for each other where the machine is busy with something else.
-    assert isinstance(convert_to_sparse(model, example_inputs=x, threads=1)[0], SparseLinear)
-    strict = convert_to_sparse(model, example_inputs=x, min_speedup=1e6, threads=1)
+    # No machine is so busy that the one is not reached, and none so quick that the other is.
+    lenient = convert_to_sparse(model, example_inputs=x, min_speedup=1e-6)
+    assert isinstance(lenient[0], SparseLinear)
+    assert "measured" in report(lenient).layers[0].reason
+    strict = convert_to_sparse(model, example_inputs=x, min_speedup=1e6)
     assert type(strict[0]) is nn.Linear
     (layer,) = report(strict).layers
     assert "measured" in layer.reason and "less than the 1e+06x asked" in layer.reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import functools
 import io
 import json
 import struct
@@ -179,6 +180,9 @@ def whole(tmp_path_factory):
     stream = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "DEBIAN_FASHION_MNIST", out / "absent")
+        # What is measured here, on tiny layers beside other work, must not decide what is tested.
+        lenient = functools.partial(demo.convert_to_sparse, min_speedup=1e-6)
+        patch.setattr(demo, "convert_to_sparse", lenient)
         options = demo.Options(
             out=out, epochs=1, prune_epochs=1, train_images=300, seed=3, timing_s=0.1
         )

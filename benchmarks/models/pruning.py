@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from sparseinfer.prune import global_magnitude_masks
+from sparseinfer.prune.rank import prune_smallest
 
 
 def prunable(model: nn.Module, kept: Sequence[str] = ()) -> dict[str, nn.Parameter]:
@@ -55,9 +55,12 @@ def prune(model: nn.Module, sparsity: float, kept: Sequence[str] = ()) -> float:
     published benchmarks of sparse engines do, so that no layer is emptied for its scale alone.
     """
     weights = prunable(model, kept)
-    scaled = {name: weight / weight.std() for name, weight in weights.items()}
-    for name, mask in global_magnitude_masks(scaled, sparsity).items():
-        weights[name].masked_fill_(~mask, 0.0)
+    if not 0.0 <= sparsity <= 1.0:
+        raise ValueError(f"expected a sparsity of 0 to 1, got {sparsity}, try 0.9")
+    scaled = [weight / weight.std() for weight in weights.values()]
+    count = round(sparsity * sum(weight.numel() for weight in scaled))
+    for weight, mask in zip(weights.values(), prune_smallest(scaled, count), strict=True):
+        weight.masked_fill_(~mask, 0.0)
     zeros = sum(int((weight == 0).sum()) for weight in weights.values())
     return zeros / sum(weight.numel() for weight in weights.values())
 
