@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import functools
+import gzip
 import io
 import json
 import struct
