@@ -199,6 +199,7 @@ class Bench:
         rewind = max(1, len(self.batches()) // 4)
         lottery_ticket(model, train, amount=amount, rounds=ROUNDS, rewind_step=rewind,
                        ignore=[STEM, CLASSIFIER])  # fmt: skip
+        reestimate_batchnorm(model, self.batches(), lambda net, batch: net(batch[0]))
         return model
 
 
