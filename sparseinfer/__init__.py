@@ -21,6 +21,7 @@ try:
     from sparseinfer.modules import SparseConv1d, SparseConv2d, SparseLinear
     from sparseinfer.recurrent import SparseGRU, SparseLSTM, SparseRNN
     from sparseinfer.report import LayerReport, Report, report
+    from sparseinfer.transposed import SparseConvTranspose1d, SparseConvTranspose2d
 
     __version__ = _version()
 except (ImportError, OSError) as _error:
@@ -38,6 +39,8 @@ __all__ = [
     "Report",
     "SparseConv1d",
     "SparseConv2d",
+    "SparseConvTranspose1d",
+    "SparseConvTranspose2d",
     "SparseGRU",
     "SparseLSTM",
     "SparseLinear",

@@ -62,6 +62,8 @@ ASSUMED_N = {
     "linear": (1, 128),
     "conv1d": (128,),
     "conv2d": (196,),
+    "convtranspose1d": (128,),
+    "convtranspose2d": (196,),
     **dict.fromkeys(("lstm", "gru", "rnn"), (1,)),
 }
 """N assumed where no input was given: the worse of 1 and 128 tokens, 14 x 14 pixels."""

@@ -240,9 +240,9 @@ class Decider:
         )
 
     def _model(self, layer: Layer, candidate: Candidate, result: LayerReport) -> None:
-        rows, columns = layer.shape[0], layer.numel // layer.shape[0]
         guess = cost.worst_estimate(
-            layer.kind, rows, columns, layer.density, self.tuner.threads, candidate.format
+            layer.kind, layer.rows, layer.columns, layer.density, self.tuner.threads,
+            candidate.format,
         )
         candidate.dense_ms, candidate.sparse_ms = guess.dense_ms, guess.sparse_ms
         candidate.speedup = guess.speedup
@@ -312,7 +312,7 @@ def _tokens(dense: nn.Module, given: Input, layer: Layer) -> int:
         dense, torch.empty(layer.shape, dtype=layer.dtype, device="meta"), None
     )
     x = torch.empty(given.shape, dtype=given.dtype, device="meta")
-    return shape_only(x).numel() // layer.shape[0]
+    return shape_only(x).numel() // layer.rows
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -8,6 +8,7 @@ from torch import nn
 
 from sparseinfer.modules import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
 from sparseinfer.recurrent import SparseGRU, SparseLSTM, SparseRecurrent, SparseRNN
+from sparseinfer.transposed import SparseConvTranspose1d, SparseConvTranspose2d
 from sparseinfer.weights import conv1d_of_transformers
 
 __all__ = ["KINDS", "Kind", "kind_named", "kind_of"]
@@ -27,6 +28,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("linear", nn.Linear, SparseLinear, "linear"),
     Kind("conv1d", nn.Conv1d, SparseConv1d, "conv"),
     Kind("conv2d", nn.Conv2d, SparseConv2d, "conv"),
+    Kind("convtranspose1d", nn.ConvTranspose1d, SparseConvTranspose1d, "conv"),
+    Kind("convtranspose2d", nn.ConvTranspose2d, SparseConvTranspose2d, "conv"),
     Kind("lstm", nn.LSTM, SparseLSTM, "linear"),
     Kind("gru", nn.GRU, SparseGRU, "linear"),
     Kind("rnn", nn.RNN, SparseRNN, "linear"),

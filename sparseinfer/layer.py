@@ -14,9 +14,12 @@ from sparseinfer.handles import Handle, open_packed
 from sparseinfer.packed_weight import PackedWeight
 from sparseinfer.weights import build_dense, effective, take_masked
 
-__all__ = ["SparseLayer"]
+__all__ = ["THREADS_OF_TORCH", "SparseLayer"]
 
 _Layer = TypeVar("_Layer", bound="SparseLayer")
+
+THREADS_OF_TORCH = 0
+"""The operators then ask `torch.get_num_threads()` at every call."""
 
 _OPTIONS = {"panel": ("kblock",), "csr": (), "nm": ("n", "m")}
 """The parameters of `formats.pack` that a packed buffer tells."""
@@ -29,7 +32,8 @@ class SparseLayer(nn.Module):
     state_dict with a dense `weight` loads too. It is validated when it is loaded and before a
     kernel first reads it. Moves between floating-point types (`half()`) reach the bias only.
     `activation` (a name of `sparseinfer.ops.ACTIVATIONS`) is applied by the kernel; `weight_shape`
-    is the dense weight's shape.
+    is the dense weight's shape, `packed_shape` the packed one's. Where the two differ, a class
+    overrides `_arranged` and `_restored`; `outputs` then counts elements of the bias.
     """
 
     dense_type: ClassVar[type[nn.Module]]
@@ -44,22 +48,25 @@ class SparseLayer(nn.Module):
         format: str,
         activation: str,
         packed: Tensor | None,
+        packed_shape: tuple[int, ...] | None = None,
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         check_choice("activation", activation, ops.ACTIVATIONS)
         self.weight_shape = weight_shape
+        self.packed_shape = packed_shape or weight_shape
         self.groups = groups
         self.activation = activation
         if packed is None:
             packed = formats.pack(
-                torch.zeros(weight_shape, dtype=torch.float32, device="cpu"), format, groups
+                torch.zeros(self.packed_shape, dtype=torch.float32, device="cpu"), format, groups
             )
         else:
             error = self._shape_error(packed)
             if error is not None:
                 raise ValueError(error)
         self.register_buffer("packed", packed)
-        zeros = torch.zeros(weight_shape[0], dtype=torch.float32, device=packed.device)
+        zeros = torch.zeros(outputs or weight_shape[0], dtype=torch.float32, device=packed.device)
         self.register_parameter("bias", nn.Parameter(zeros) if bias else None)
 
     @classmethod
@@ -94,7 +101,8 @@ class SparseLayer(nn.Module):
         if weight is None:
             raise ValueError("expected a layer with a weight, got None; try another layer")
         groups = getattr(module, "groups", 1)
-        packed = formats.pack(weight, format, groups, **params).to(weight.device)
+        packed = formats.pack(cls._arranged(module, weight), format, groups, **params)
+        packed = packed.to(weight.device)
         sparse = cls._like(module, bias is not None, activation, packed)
         if sparse.bias is not None and bias is not None:
             sparse.bias.data = bias.clone()
@@ -105,6 +113,15 @@ class SparseLayer(nn.Module):
         cls: type[_Layer], module: nn.Module, bias: bool, activation: str, packed: Tensor
     ) -> _Layer:
         raise NotImplementedError
+
+    @classmethod
+    def _arranged(cls, layer: nn.Module, weight: Tensor) -> Tensor:
+        """The weight of a dense or sparse `layer` as it is packed, of shape `packed_shape`."""
+        return weight
+
+    def _restored(self, weight: Tensor) -> Tensor:
+        """The dense weight of an unpacked one: undoes `_arranged`."""
+        return weight
 
     @property
     def handle(self) -> Handle:
@@ -126,7 +143,7 @@ class SparseLayer(nn.Module):
         """The dense weight, unpacked at every use and read-only: changing it changes nothing."""
         if torch.compiler.is_compiling():  # the compiler does not trace through the stand-in
             return self.dense_weight()
-        return PackedWeight(self.packed, self.weight_shape)
+        return PackedWeight(self.packed, self.weight_shape, self._restored)
 
     @weight.setter
     def weight(self, value: Any) -> None:
@@ -154,7 +171,7 @@ class SparseLayer(nn.Module):
             >>> SparseLinear.from_dense(nn.Linear(8, 4)).dense_weight().shape
             torch.Size([4, 8])
         """
-        return formats.unpack(self.packed)
+        return self._restored(formats.unpack(self.packed))
 
     def to_dense(self) -> nn.Module:
         """The torch layer that computes the same, followed by the activation where there is one.
@@ -176,7 +193,7 @@ class SparseLayer(nn.Module):
             text += f", activation={self.activation}"
         if not self._is_valid():
             return f"{text}, bytes={self.packed.numel()}"
-        density = self.nnz / max(1, self.handle.m * self.handle.k)
+        density = self.nnz / max(1, torch.Size(self.weight_shape).numel())
         return f"{text}, density={density:.3g}, format={self.format}, bytes={self.packed.numel()}"
 
     def _geometry(self) -> str:
@@ -196,10 +213,10 @@ class SparseLayer(nn.Module):
     def _shape_error(self, packed: Tensor) -> str | None:
         found = formats.info(packed)
         shape, groups = tuple(found["shape"]), found["groups"]
-        if shape == self.weight_shape and groups == self.groups:
+        if shape == self.packed_shape and groups == self.groups:
             return None
         return (
-            f"expected a packed weight of shape {list(self.weight_shape)} with "
+            f"expected a packed weight of shape {list(self.packed_shape)} with "
             f"groups={self.groups}, got {list(shape)} with groups={groups}; try a checkpoint of "
             "the same architecture"
         )
@@ -283,4 +300,5 @@ class SparseLayer(nn.Module):
             format, dtype = self.format, getattr(torch, info["value_type"])
             params = {name: info["params"][name] for name in _OPTIONS[format]}
         with torch.no_grad():
-            return formats.pack(weight.to(dtype), format, self.groups, **params)
+            arranged = self._arranged(self, weight.to(dtype))
+            return formats.pack(arranged, format, self.groups, **params)

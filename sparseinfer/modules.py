@@ -9,16 +9,14 @@ from torch import Tensor, nn
 from torch.nn.common_types import _size_1_t, _size_2_t
 
 from sparseinfer import ops
-from sparseinfer.layer import SparseLayer
+from sparseinfer.layer import THREADS_OF_TORCH, SparseLayer
+from sparseinfer.transposed import SparseConvTranspose1d, SparseConvTranspose2d
 
 __all__ = ["LAYERS", "SparseConv1d", "SparseConv2d", "SparseLayer", "SparseLinear"]
 
 _Layer = TypeVar("_Layer", bound="SparseLayer")
 
 _linear = ops.linear
-
-_THREADS_OF_TORCH = 0
-"""The operators then ask `torch.get_num_threads()` at every call."""
 
 
 class SparseLinear(SparseLayer):
@@ -62,7 +60,7 @@ class SparseLinear(SparseLayer):
         bias = self._parameters["bias"] if "bias" in self._parameters else self.bias
         return _linear(
             input, self._buffers["packed"], bias, self.out_features, self.activation,
-            _THREADS_OF_TORCH,
+            THREADS_OF_TORCH,
         )  # fmt: skip
 
     def _geometry(self) -> str:
@@ -107,7 +105,7 @@ class _SparseConv(SparseLayer):
         return (
             self._buffers["packed"], bias, self.out_channels, self.kernel_size, self.stride,
             self._padding, self.dilation, self.groups, self.padding_mode, self.activation,
-            _THREADS_OF_TORCH,
+            THREADS_OF_TORCH,
         )  # fmt: skip
 
     def _geometry(self) -> str:
@@ -212,7 +210,9 @@ class SparseConv2d(_SparseConv):
         return ops.conv2d(input, *self._options())
 
 
-LAYERS: tuple[type[SparseLayer], ...] = (SparseLinear, SparseConv1d, SparseConv2d)
+LAYERS: tuple[type[SparseLayer], ...] = (
+    SparseLinear, SparseConv1d, SparseConv2d, SparseConvTranspose1d, SparseConvTranspose2d
+)  # fmt: skip
 """Every drop-in layer; `dense_type` is the torch layer that it stands for."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,22 +27,26 @@ _ANSWERED: frozenset[Any] = frozenset({
 class PackedWeight(Tensor):
     """A float32 tensor of `shape` that stands for a packed one: every use of its values unpacks it.
 
-    It is read-only: writing into it changes a copy.
+    It is read-only: writing into it changes a copy. `restore` takes the unpacked tensor to `shape`.
 
     Example:
-        >>> weight = PackedWeight(formats.pack(torch.eye(4)), (4, 4))
+        >>> weight = PackedWeight(formats.pack(torch.eye(4)), (4, 4), lambda weight: weight)
         >>> weight.dtype, float(weight.sum())
         (torch.float32, 4.0)
     """
 
     packed: Tensor
+    restore: Callable[[Tensor], Tensor]
 
     @staticmethod
-    def __new__(cls, packed: Tensor, shape: Sequence[int]) -> PackedWeight:
+    def __new__(
+        cls, packed: Tensor, shape: Sequence[int], restore: Callable[[Tensor], Tensor]
+    ) -> PackedWeight:
         weight = Tensor._make_wrapper_subclass(
             cls, torch.Size(shape), dtype=torch.float32, device=packed.device
         )
         weight.packed = packed
+        weight.restore = restore
         return weight
 
     @classmethod
@@ -62,4 +66,6 @@ class PackedWeight(Tensor):
 
 
 def _unpacked(value: Any) -> Any:
-    return formats.unpack(value.packed) if isinstance(value, PackedWeight) else value
+    if not isinstance(value, PackedWeight):
+        return value
+    return value.restore(formats.unpack(value.packed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -21,6 +22,7 @@ from sparseinfer.measure import CONFIDENCE, Comparison
 from sparseinfer.modules import SparseLayer
 from sparseinfer.patterns import detect_pattern
 from sparseinfer.scan import Layer, scan
+from sparseinfer.weights import by_outputs
 
 __all__ = ["Candidate", "LayerReport", "Report", "Whole", "describe", "report", "store"]
 
@@ -348,7 +350,7 @@ def describe_sparse(model: nn.Module) -> list[LayerReport]:
     layers = []
     for module, found in names.items():
         shape = list(module.weight_shape)
-        numel = module.handle.m * module.handle.k
+        numel = math.prod(shape)
         layers.append(
             LayerReport(
                 name=found[0],
@@ -357,7 +359,7 @@ def describe_sparse(model: nn.Module) -> list[LayerReport]:
                 shape=shape,
                 nnz=module.nnz,
                 sparsity=1.0 - module.nnz / numel,
-                pattern=str(detect_pattern(module.dense_weight())),
+                pattern=str(detect_pattern(by_outputs(module, module.dense_weight()))),
                 format=module.format,
                 dense_bytes=4 * numel,
                 packed_bytes=module.packed.numel(),

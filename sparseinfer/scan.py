@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from sparseinfer.patterns import Pattern, detect_pattern
 from sparseinfer.projections import projections
 from sparseinfer.weights import (
     build_dense,
+    by_outputs,
     conv1d_of_transformers,
     effective,
     matrices,
@@ -33,6 +35,9 @@ _LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
 _ALWAYS_LISTED = (nn.Conv3d, nn.Embedding)
 """Without a kernel, and common enough to be asked about even where nothing is pruned."""
 
+_COMPUTING = ("forward", "_conv_forward", "_output_padding")
+"""The methods that make up torch's forward of a layer."""
+
 _OF_ATTENTION = {
     "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias", "bias_k",
     "bias_v", "out_proj", "parametrizations",
@@ -45,9 +50,9 @@ class Layer:
 
     `names` are all its names, the first one leading (a shared module has several). `kind` is the
     name of a row of `sparseinfer.kinds.KINDS`, or torch's class in lower case where no sparse layer
-    takes its place. `shape` has the output rows first. `nnz` counts non-zeros (NaN and Inf are
-    among them), `nonfinite` the NaN and Inf. `blocked` says why the layer has to stay as it is, and
-    is empty where it may be replaced.
+    takes its place. `shape` is that of a plain layer's weight. `nnz` counts non-zeros (NaN and Inf
+    are among them), `nonfinite` the NaN and Inf. `blocked` says why the layer has to stay as it is,
+    and is empty where it may be replaced.
     """
 
     names: list[str]
@@ -76,6 +81,20 @@ class Layer:
     def density(self) -> float:
         """Non-zeros over elements, 0 to 1."""
         return self.nnz / max(1, self.numel)
+
+    @property
+    def rows(self) -> int:
+        """Output features or channels."""
+        if getattr(self.module, "transposed", False):
+            return self.shape[1] * self.groups
+        return self.shape[0]
+
+    @property
+    def columns(self) -> int:
+        """Weights that an output is summed from; on average, where a stride spreads them."""
+        layer: Any = self.module
+        phases = math.prod(layer.stride) if getattr(layer, "transposed", False) else 1
+        return -(-self.numel // (self.rows * phases))
 
     def weight(self) -> Tensor:
         """The effective weight, computed anew where the layer is masked or parametrized."""
@@ -221,7 +240,7 @@ def _weighed(facts: Layer, weight: Tensor) -> Layer:
     if weight.numel() == 0:
         facts.blocked = facts.blocked or "its weight has no elements"
         return facts
-    facts.pattern = detect_pattern(weight)
+    facts.pattern = detect_pattern(by_outputs(facts.module, weight))
     return facts
 
 
@@ -230,9 +249,7 @@ def _blocked(module: nn.Module, kind: Kind, tree: _Tree) -> str:
     base: Any = conv1d_of_transformers(module) or kind.dense
     if "forward" in vars(module):
         return "its forward was replaced on the instance"
-    if cls.forward is not base.forward or (
-        getattr(cls, "_conv_forward", None) is not getattr(base, "_conv_forward", None)
-    ):
+    if any(getattr(cls, name, None) is not getattr(base, name, None) for name in _COMPUTING):
         return f"its class {cls.__name__} has a forward of its own"
     for parent in tree.parents.get(module, []):
         if isinstance(parent, nn.MultiheadAttention):

@@ -14,8 +14,8 @@ from sparseinfer import recurrent_weights
 from sparseinfer.recurrent_weights import rebuild, side_by_side
 
 __all__ = [
-    "build_dense", "conv1d_of_transformers", "effective", "matrices", "owned_parameters",
-    "rows_first", "take_masked", "unusual_tensors",
+    "build_dense", "by_outputs", "conv1d_of_transformers", "effective", "matrices",
+    "owned_parameters", "rows_first", "take_masked", "unusual_tensors",
 ]  # fmt: skip
 
 _CONV1D_MODULES = ("transformers.pytorch_utils", "transformers.modeling_utils")
@@ -74,7 +74,9 @@ def take_masked(entries: dict[str, Any], prefix: str, name: str) -> Tensor | Non
 
 
 def rows_first(layer: nn.Module) -> Tensor | None:
-    """The effective weight with output rows first, as kernels take it; None where there is none.
+    """The effective weight as a plain layer of torch holds it; None where there is none.
+
+    Output rows come first, but for transposed convolutions, see `by_outputs`.
 
     Raises:
         ValueError: see `effective`.
@@ -90,6 +92,19 @@ def rows_first(layer: nn.Module) -> Tensor | None:
     if weight is None or conv1d_of_transformers(layer) is None:
         return weight
     return weight.t()
+
+
+def by_outputs(layer: Any, weight: Tensor) -> Tensor:
+    """A weight of `layer` with output rows first: a transposed convolution has the inputs first.
+
+    Example:
+        >>> layer = nn.ConvTranspose1d(4, 6, 3, groups=2)
+        >>> layer.weight.shape, by_outputs(layer, layer.weight).shape
+        (torch.Size([4, 3, 3]), torch.Size([6, 2, 3]))
+    """
+    if not getattr(layer, "transposed", False):
+        return weight
+    return weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def conv1d_of_transformers(layer: nn.Module) -> type[nn.Module] | None:
@@ -169,6 +184,12 @@ def build_dense(like: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
     with torch.device("meta"):
         if weight.dim() == 2:
             dense = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
+        elif getattr(like, "transposed", False):
+            transposed = nn.ConvTranspose1d if weight.dim() == 3 else nn.ConvTranspose2d
+            dense = transposed(
+                like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding,
+                like.output_padding, like.groups, bias is not None, like.dilation,
+            )  # fmt: skip
         else:
             cls = nn.Conv1d if weight.dim() == 3 else nn.Conv2d
             dense = cls(
