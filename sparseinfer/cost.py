@@ -3,6 +3,7 @@
     dense  = DENSE_CALL_US + max(2 M K N / rate(threads), 4 M K / bandwidth)
     sparse = SPARSE_CALL_US + (dense - DENSE_CALL_US) / gain(density, N, format)
 
+A transposed convolution spends `INTERLEAVE_CALL_US` and `INTERLEAVE_NS` an output besides.
 `gain` interpolates the measured table `GAIN` (panel format, fp32, AVX-512, warm weights) between
 densities, in logarithms; N falls in one of three classes, and N = 1 has a table of its own for
 weights that stay in a cache. Absolute times are those of one core of the machine that the tables
@@ -28,6 +29,10 @@ BANDWIDTH_GBS = 25.0
 DENSE_CALL_US = 4.0
 SPARSE_CALL_US = 8.0
 """Time of a call that computes next to nothing, in microseconds."""
+
+INTERLEAVE_CALL_US = 25.0
+INTERLEAVE_NS = 0.7
+"""Time to interleave the phases of a transposed convolution: of a call, and of each output."""
 
 DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
@@ -62,11 +67,12 @@ ASSUMED_N = {
     "linear": (1, 128),
     "conv1d": (128,),
     "conv2d": (196,),
-    "convtranspose1d": (128,),
-    "convtranspose2d": (196,),
+    "convtranspose1d": (256,),
+    "convtranspose2d": (784,),
     **dict.fromkeys(("lstm", "gru", "rnn"), (1,)),
 }
-"""N assumed where no input was given: the worse of 1 and 128 tokens, 14 x 14 pixels."""
+"""N assumed where no input was given: the worse of 1 and 128 tokens, 14 x 14 pixels; twice that
+along each axis where a layer usually doubles it."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,10 @@ def estimate(
         gain *= CONV_GAIN
     if K < FEW_CHANNELS_K:
         gain = min(gain, FEW_CHANNELS_GAIN)
-    return Estimate((DENSE_CALL_US + work_us) / 1e3, (SPARSE_CALL_US + work_us / gain) / 1e3, N)
+    sparse_us = SPARSE_CALL_US + work_us / gain
+    if kind.startswith("convtranspose"):
+        sparse_us += INTERLEAVE_CALL_US + INTERLEAVE_NS * M * N / 1e3
+    return Estimate((DENSE_CALL_US + work_us) / 1e3, sparse_us / 1e3, N)
 
 
 def worst_estimate(

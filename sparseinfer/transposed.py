@@ -160,10 +160,17 @@ class _SparseConvTranspose(SparseLayer):
         )
 
     def _run(self, input: Tensor, output_size: Sequence[int] | None) -> Tensor:
-        axes = self._axes
-        if input.dim() == len(axes) + 1:
-            return self._batch(input.unsqueeze(0), self._spare(input, output_size)).squeeze(0)
-        return self._batch(input, self._spare(input, output_size))
+        axes = len(self._axes)
+        if input.dim() not in (axes + 1, axes + 2):
+            raise RuntimeError(
+                f"Expected {axes + 1}D (unbatched) or {axes + 2}D (batched) input to "
+                f"conv_transpose{axes}d, but got input of size: {list(input.shape)}; try "
+                "input.unsqueeze(0)"
+            )
+        spare = self._spare(input, output_size)
+        if input.dim() == axes + 1:
+            return self._batch(input.unsqueeze(0), spare).squeeze(0)
+        return self._batch(input, spare)
 
     def _spare(self, input: Tensor, output_size: Sequence[int] | None) -> Sequence[int]:
         """The output padding of each axis."""
@@ -190,7 +197,7 @@ class _SparseConvTranspose(SparseLayer):
 
     def _batch(self, x: Tensor, spare: Sequence[int]) -> Tensor:
         axes = self._axes
-        self._check(x, spare)
+        sizes = self._sizes(x, spare)
         bias: Tensor | None = self.bias
         if bias is not None and self._phases > 1:
             bias = bias.view(self.groups, 1, -1).expand(-1, self._phases, -1).reshape(-1)
@@ -203,34 +210,37 @@ class _SparseConvTranspose(SparseLayer):
         )  # fmt: skip
         if self._phases == 1:
             return y
-        return self._interleaved(y, x, spare)
+        return self._interleaved(y, sizes)
 
-    def _interleaved(self, y: Tensor, x: Tensor, spare: Sequence[int]) -> Tensor:
+    def _interleaved(self, y: Tensor, sizes: list[int]) -> Tensor:
         """Phases from channels to where their outputs belong; what lies past the end is dropped."""
-        axes, count = self._axes, len(self._axes)
-        sizes = [a.size(n, p) for a, n, p in zip(axes, x.shape[2:], spare, strict=True)]
-        if len(y) == 0:
-            return y.new_empty((0, self.out_channels, *sizes))
+        count, (*others, last) = len(sizes), self.stride
+        groups, image = (y.shape[0], self.groups), y.shape[2:]
         rows = self.out_channels // self.groups
-        phased = y.view(len(y), self.groups, *self.stride, rows, *y.shape[2:])
+        # Two floats side by side are a complex number: torch makes those by vectors, and moves them
+        # in one piece.
+        paired = last % 2 == 0 and y.dtype is torch.float32
+        if paired:
+            halves = y.view(*groups, *others, last // 2, 2, rows, *image)
+            phased = torch.complex(*halves.unbind(2 + count))
+        else:
+            phased = y.view(*groups, *self.stride, rows, *image)
         # Batch, groups, channels, then each axis of y before its phase.
         pairs = [place for axis in range(count) for place in (3 + count + axis, 2 + axis)]
-        whole = phased.permute(0, 1, 2 + count, *pairs).reshape(
-            len(y), self.out_channels,
-            *(n * axis.stride for n, axis in zip(y.shape[2:], axes, strict=True)),
-        )  # fmt: skip
+        ordered = phased.permute(0, 1, 2 + count, *pairs).contiguous()
+        if paired:
+            ordered = torch.view_as_real(ordered)
+        shape = [n * stride for n, stride in zip(image, self.stride, strict=True)]
+        whole = ordered.view(y.shape[0], self.out_channels, *shape)
+        if shape == sizes:
+            return whole
         for axis, size in enumerate(sizes):
             whole = whole.narrow(2 + axis, 0, size)
-        return whole.contiguous()
+        return whole.clone(memory_format=torch.contiguous_format)
 
-    def _check(self, x: Tensor, spare: Sequence[int]) -> None:
+    def _sizes(self, x: Tensor, spare: Sequence[int]) -> list[int]:
+        """The output's size along each axis, after the checks that need no packed weight."""
         axes = self._axes
-        if x.dim() != len(axes) + 2:
-            raise RuntimeError(
-                f"Expected {len(axes) + 1}D (unbatched) or {len(axes) + 2}D (batched) input to "
-                f"conv_transpose{len(axes)}d, but got input of size: {list(x.shape)}; try "
-                "x.unsqueeze(0)"
-            )
         if x.shape[1] != self.in_channels:
             raise RuntimeError(
                 f"Given transposed=1, weight of size {list(self.weight_shape)}, expected "
@@ -249,6 +259,7 @@ class _SparseConvTranspose(SparseLayer):
                 f"Given input size per channel: {list(x.shape[2:])}. Calculated output size per "
                 f"channel: {sizes}. Output size is too small; try a larger input"
             )
+        return sizes
 
     def _geometry(self) -> str:
         return (

@@ -26,6 +26,7 @@ from sparseinfer import (
     report,
     save_sparse,
 )
+from sparseinfer.cost import worst_estimate
 
 LAYERS = [
     nn.ConvTranspose1d(4, 6, 3),
@@ -49,28 +50,18 @@ def _sparse(dense: Any, density: float = 0.4, format: str = "panel") -> Any:
     return cls.from_dense(dense, format)
 
 
-def _functional(dense: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    of_torch = (
-        nn.functional.conv_transpose1d if weight.dim() == 3 else (nn.functional.conv_transpose2d)
-    )
-    return of_torch(
-        x, weight, bias, dense.stride, dense.padding, dense.output_padding, dense.groups,
-        dense.dilation,
-    )  # fmt: skip
-
-
-def _check(y: Tensor, x: Tensor, dense: Any) -> None:
+def _check(y: Tensor, x: Tensor, dense: Any, output_size: list[int] | None = None) -> None:
     """Within the float32 bound of the float64 result, in torch's shape and strides."""
-    weight, bias = dense.weight.detach().double(), None
-    if dense.bias is not None:
-        bias = dense.bias.detach().double()
-    exact = _functional(dense, x.double(), weight, bias)
-    size = _functional(dense, x.double().abs(), weight.abs(), None if bias is None else bias.abs())
+    exact, size = copy.deepcopy(dense).double(), copy.deepcopy(dense).double()
+    for parameter in size.parameters():
+        parameter.data.abs_()
     with torch.no_grad():
-        expected = dense(x)
+        expected = dense(x, output_size)
+        error = (y.double() - exact(x.double(), output_size)).abs()
+        terms = dense.weight[:, 0].numel() // dense.groups
+        bound = C_FLOAT32 * (terms + 1) * EPS * size(x.double().abs(), output_size)
     assert y.shape == expected.shape and y.stride() == expected.stride()
-    terms = dense.weight[:, 0].numel() // dense.groups
-    assert ((y.double() - exact).abs() <= C_FLOAT32 * (terms + 1) * EPS * size).all()
+    assert (error <= bound).all()
 
 
 @pytest.mark.parametrize("dense", LAYERS, ids=str)
@@ -92,27 +83,40 @@ def test_as_torch(dense: Any) -> None:
 
 @hypothesis.given(data=st.data())
 def test_drawn(data: st.DataObject) -> None:
+    axes = data.draw(st.integers(1, 2))
+
+    def drawn(least: int, most: int) -> tuple[int, ...]:
+        return tuple(data.draw(st.integers(least, most)) for _ in range(axes))
+
     groups = data.draw(st.sampled_from((1, 1, 2, 4)))
-    two = st.tuples(st.integers(1, 5), st.integers(1, 5))
-    stride, dilation = data.draw(two), (data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3)))
-    spare = tuple(
-        data.draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)
-    )
-    padding = (data.draw(st.integers(0, 5)), data.draw(st.integers(0, 5)))
-    dense = nn.ConvTranspose2d(
-        4, 2 * groups, data.draw(two), stride, padding, spare, groups, data.draw(st.booleans()),
-        dilation,
-    )  # fmt: skip
-    x = torch.randn(2, 4, data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9)))
-    try:
+    kernel, stride, padding, dilation = drawn(1, 5), drawn(1, 4), drawn(0, 5), drawn(1, 3)
+    most = [max(sizes) - 1 for sizes in zip(stride, dilation, strict=True)]
+    spare = tuple(data.draw(st.integers(0, size)) for size in most)
+    cls = nn.ConvTranspose1d if axes == 1 else nn.ConvTranspose2d
+    dense: Any = cls(
+        4, 2 * groups, kernel, stride, padding, spare, groups, data.draw(st.booleans()), dilation
+    )  # type: ignore[arg-type]
+    sparse = _sparse(dense)
+    batch = data.draw(st.sampled_from(((), (0,), (1,), (2,))))
+    x = torch.randn(*batch, 4, *drawn(1, 9))
+    least = [
+        (n - 1) * s - 2 * p + d * (k - 1) + 1
+        for n, s, p, d, k in zip(x.shape[-axes:], stride, padding, dilation, kernel, strict=True)
+    ]
+    wanted = [n + data.draw(st.integers(-1, s)) for n, s in zip(least, stride, strict=True)]
+    for size in (None, wanted):
         with torch.no_grad():
-            dense(x)
-    except RuntimeError:  # in words of the library that torch leaves it to
-        with pytest.raises(RuntimeError, match="too small"):
-            _sparse(dense)(x)
-        return
-    with torch.no_grad():
-        _check(_sparse(dense)(x), x, dense)
+            try:
+                expected = dense(x, size)
+            except (RuntimeError, ValueError) as refused:
+                with pytest.raises(type(refused)):
+                    sparse(x, size)
+                continue
+            if 0 in expected.shape[-axes:]:  # torch gives those for batches of no images
+                with pytest.raises(RuntimeError, match="too small"):
+                    sparse(x, size)
+                continue
+            _check(sparse(x, size), x, dense, size)
 
 
 def test_every_output_size() -> None:
@@ -215,15 +219,45 @@ def test_state() -> None:
         fresh.load_state_dict({**sparse.state_dict(), "packed": formats.pack(torch.eye(4))})
 
 
-def test_compile_and_export() -> None:
-    sparse = _sparse(nn.ConvTranspose2d(4, 6, 4, stride=2, padding=1))
-    compiled = torch.compile(sparse, fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        for batch in (2, 3):
-            x = torch.randn(batch, 4, 5, 6)
-            assert torch.equal(compiled(x), sparse(x))
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_compile_and_export(stride: int) -> None:
+    sparse = _sparse(nn.ConvTranspose2d(4, 6, 4, stride=stride, padding=1))
+    compiled = torch.compile(sparse, fullgraph=True, backend="aot_eager", dynamic=True)
+    for shape in ((2, 4, 5, 6), (3, 4, 7, 5)):
+        x = torch.randn(shape, requires_grad=True)
+        compiled(x).square().sum().backward()
+        ours, x.grad = x.grad, None
+        sparse(x).square().sum().backward()
+        torch.testing.assert_close(ours, x.grad, rtol=1e-5, atol=1e-5)
+        assert torch.equal(compiled(x), sparse(x))
+    x = x.detach()
     program = torch.export.export(sparse, (x,))
     assert torch.equal(program.module()(x), sparse(x))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_narrow_types(stride: int) -> None:
+    dense = nn.ConvTranspose2d(4, 6, 4, stride=stride, padding=1)
+    sparse = _sparse(dense)
+    x = torch.randn(2, 4, 5, 6)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            y = sparse(x)
+        assert y.dtype is torch.bfloat16
+        torch.testing.assert_close(y.float(), dense(x), rtol=2e-2, atol=2e-2)
+        y = copy.deepcopy(sparse).half()(x.half())
+        assert y.dtype is torch.float16
+        torch.testing.assert_close(y.float(), dense(x.half().float()), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_transforms(stride: int) -> None:
+    dense = nn.ConvTranspose1d(4, 6, 4, stride=stride, padding=1)
+    sparse = _sparse(dense)
+    x, tangent = torch.randn(3, 4, 5), torch.randn(3, 4, 5)
+    torch.testing.assert_close(torch.func.vmap(sparse)(x), sparse(x))
+    ours, expected = (torch.func.jvp(layer, (x,), (tangent,)) for layer in (sparse, dense))
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_repr_names_what_matters() -> None:
@@ -310,6 +344,12 @@ def test_networks_convert(make: Any, shape: tuple[int, ...]) -> None:
     assert any(kind.startswith("convtranspose") for kind in kinds)
     loaded = load_converted(make().eval(), sparse.state_dict())
     torch.testing.assert_close(loaded(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_model_of_the_cost_counts_the_interleaving() -> None:
+    plain = worst_estimate("conv2d", 64, 64, density=0.1)
+    transposed = worst_estimate("convtranspose2d", 64, 64, density=0.1)
+    assert transposed.N == 784 and 0 < transposed.speedup < plain.speedup
 
 
 def test_report() -> None:
