@@ -43,6 +43,8 @@ _SMALLEST: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(16, 16), (1, 16)),
     "conv1d": (lambda: nn.Conv1d(16, 16, 1), (1, 16, 1)),
     "conv2d": (lambda: nn.Conv2d(16, 16, 1), (1, 16, 1, 1)),
+    "convtranspose1d": (lambda: nn.ConvTranspose1d(16, 16, 2, stride=2), (1, 16, 1)),
+    "convtranspose2d": (lambda: nn.ConvTranspose2d(16, 16, 2, stride=2), (1, 16, 1, 1)),
 }
 """Layers, and inputs of theirs, whose call is nothing but overhead."""
 
@@ -243,12 +245,12 @@ class Decider:
         guess = cost.worst_estimate(
             layer.kind, layer.rows, layer.columns, layer.density, self.tuner.threads,
             candidate.format,
-        )
+        )  # fmt: skip
         candidate.dense_ms, candidate.sparse_ms = guess.dense_ms, guess.sparse_ms
         candidate.speedup = guess.speedup
         if guess.speedup < self.min_speedup:
             candidate.reason = _overhead_reason(
-                candidate, 1.0, cost.DENSE_CALL_US / 1e3, cost.SPARSE_CALL_US / 1e3,
+                candidate, 1.0, cost.DENSE_CALL_US / 1e3, cost.sparse_call_us(layer.kind) / 1e3,
                 max(1.0, self.min_speedup),
             )  # fmt: skip
         result.timing = "modelled"

@@ -25,8 +25,10 @@ from sparseinfer import (
     load_sparse,
     report,
     save_sparse,
+    tuning,
 )
 from sparseinfer.cost import worst_estimate
+from sparseinfer.measure import Comparison
 
 LAYERS = [
     nn.ConvTranspose1d(4, 6, 3),
@@ -350,6 +352,10 @@ def test_the_model_of_the_cost_counts_the_interleaving() -> None:
     plain = worst_estimate("conv2d", 64, 64, density=0.1)
     transposed = worst_estimate("convtranspose2d", 64, 64, density=0.1)
     assert transposed.N == 784 and 0 < transposed.speedup < plain.speedup
+    model = nn.Sequential(nn.ConvTranspose2d(48, 64, 2, stride=2))
+    model[0].weight.data = sparse_weight((48, 64, 2, 2), 0.05)
+    (layer,) = report(convert_to_sparse(model, threads=1)).layers
+    assert layer.reason.startswith("modelled ") and "the call's overhead, 29 us" in layer.reason
 
 
 def test_report() -> None:
@@ -368,6 +374,26 @@ def test_report() -> None:
     assert guessed.timing == "modelled"
     (already,) = report(SparseConvTranspose2d(4, 6, 4, groups=2)).layers
     assert (already.kind, already.shape, already.nnz) == ("convtranspose2d", [4, 3, 4, 4], 0)
+
+
+@pytest.mark.parametrize("cls", [nn.ConvTranspose1d, nn.ConvTranspose2d])
+def test_the_overhead_of_a_small_call_is_told(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = iter([(0.020, 0.022), (0.004, 0.010)])
+
+    def compare(dense: Any, sparse: Any, **_: Any) -> Comparison:
+        assert dense().shape == sparse().shape
+        dense_ms, sparse_ms = next(seen)
+        speedup = dense_ms / sparse_ms
+        return Comparison(dense_ms, sparse_ms, speedup, speedup, speedup, 8)
+
+    monkeypatch.setattr(tuning, "compare", compare)
+    model = nn.Sequential(cls(4, 4, 2, stride=2))
+    prune.l1_unstructured(model[0], "weight", amount=0.5)
+    x = torch.randn(1, 4, *[3] * (model[0].weight.dim() - 2))
+    (layer,) = report(convert_to_sparse(model, example_inputs=x, cache=False)).layers
+    assert layer.reason.endswith(
+        "6 us more than a dense one's, exceeds the 4 us that the kernel gains"
+    )
 
 
 @pytest.mark.parametrize("dim", [0, 1])
