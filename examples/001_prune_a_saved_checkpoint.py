@@ -111,7 +111,7 @@ def run(arguments: Sequence[str] | None = None) -> list[Outcome]:
     print(sparseinfer.report(converted))
     console.print(
         "\nThis pruned without training again. Fine-tuning with the masks held wins accuracy back "
-        "at far higher sparsity: sparseinfer demo, sparseinfer.prune.MagnitudePruner."
+        "at far higher sparsity: sparseinfer demo, sparseinfer.prune.Pruner."
     )
     return outcomes
 
