@@ -150,7 +150,7 @@ def capped(cap: str, console: Console) -> dict[str, str]:
 
 
 def main(
-    suite: Annotated[str, typer.Option(help="all, or some of kernels,module,cold,formats")] = "all",
+    suite: Annotated[str, typer.Option(help=f"all, or some of {','.join(SUITES)}")] = "all",
     threads: Annotated[str, typer.Option(help="thread counts, such as 1,2")] = "1,2",
     out: Annotated[Path, typer.Option(help="the JSON file to write")] = Path(
         "benchmarks/results/latest.json"
