@@ -158,7 +158,7 @@ def _between(
             / (1e6 * scale)
             for contender in ("dense", format)
         ]
-        return rates.calls["linear" if kind == "linear" else "conv"], (both[0], both[1])
+        return rates.calls["conv" if kind.startswith("conv") else "linear"], (both[0], both[1])
 
     def mix(a: _Pair, b: _Pair) -> _Pair:
         return a[0] ** (1 - share) * b[0] ** share, a[1] ** (1 - share) * b[1] ** share

@@ -97,7 +97,8 @@ class Model:
 def class_of(kind: str, M: int, K: int, N: int, cache_bytes: float) -> tuple[str, ...]:
     """The classes that a layer may belong to: several where its kernel is not known.
 
-    `kind` is that of `sparseinfer.scan.Layer`, or one of `CONVOLUTIONS` itself.
+    `kind` is that of `sparseinfer.scan.Layer`, or one of `CONVOLUTIONS` itself. A recurrent layer
+    runs the kernels of linear ones.
 
     Example:
         >>> class_of("linear", 768, 768, 6, 32e6), class_of("conv1d", 64, 64, 100, 32e6)[0]
@@ -105,7 +106,7 @@ def class_of(kind: str, M: int, K: int, N: int, cache_bytes: float) -> tuple[str
     """
     if kind in CONVOLUTIONS:
         return (kind,)
-    if kind != "linear":
+    if kind.startswith("conv"):
         return CONVOLUTIONS
     least = _least(N)
     outside = least != TOKENS[-1] and 4.0 * M * K > cache_bytes
@@ -124,7 +125,7 @@ def work(contender: str, kind: str, M: int, K: int, N: int, density: float) -> t
     weights = float(M) * K
     if contender == "dense":
         return weights, weights * N
-    width = N if kind != "linear" else _WIDTHS.get(_least(N), N)
+    width = N if kind.startswith("conv") else _WIDTHS.get(_least(N), N)
     columns = weights * (1 - (1 - density) ** 4) / 4 if contender == "panel" else 0.0
     return float(M + K) * width, columns * width, weights * density * width
 

@@ -22,6 +22,7 @@ from benchmarks import calibrate
 from benchmarks.cases import ConvCase
 from benchmarks.fit import Calls, Cell, fit, held_out, judge, modelled, solve
 from sparseinfer import builtin_rates, calibration, cost, rates
+from sparseinfer.kinds import KINDS
 from sparseinfer.rates import CLASSES, CONTENDERS, CONVOLUTIONS, Model, class_of, parse
 
 BUILTIN = parse(builtin_rates.MODEL)
@@ -52,6 +53,15 @@ def test_every_number_of_tokens_has_a_class_of_its_own() -> None:
     assert class_of("linear", 4096, 4096, 4, 32e6) == ("linear 2 memory",)
     assert class_of("linear", 4096, 4096, 128, 32e6) == ("linear 33",)
     assert class_of("linear", 8, 8, 0, 32e6) == ("linear 1",)
+
+
+def test_every_kind_of_layer_has_its_classes_and_an_estimate() -> None:
+    for kind in KINDS:
+        names = class_of(kind.name, 256, 512, 1, 32e6)
+        assert names == (("linear 1",) if kind.op == "linear" else CONVOLUTIONS)
+        worst = cost.worst_estimate(kind.name, 256, 512, 0.1, 2)
+        assert worst.N in cost.ASSUMED_N[kind.name]
+        assert 0 < worst.dense_call_ms < worst.dense_ms
 
 
 def test_a_convolution_of_unknown_geometry_gets_the_least_favourable_estimate() -> None:
