@@ -94,10 +94,16 @@ Case = LinearCase | ConvCase
 
 @dataclass(frozen=True)
 class Pattern:
-    """Which weights are zero: a random ``sparsity`` of them, or all but n in every m columns."""
+    """Which weights are zero: a random ``sparsity`` of them, or as many in a structure.
+
+    That is n of every m columns kept, or ``block`` output rows x input columns pruned together, or
+    whole ``channels``: rows, inputs (input channels) or both.
+    """
 
     sparsity: float
     n_of_m: tuple[int, int] | None = None
+    block: tuple[int, int] | None = None
+    channels: str = ""
 
     @staticmethod
     def n_m(n: int, m: int) -> Pattern:
@@ -107,11 +113,30 @@ class Pattern:
     @property
     def name(self) -> str:
         """Name in result files and tables."""
-        return "unstructured" if self.n_of_m is None else "{}:{}".format(*self.n_of_m)
+        if self.n_of_m is not None:
+            return "{}:{}".format(*self.n_of_m)
+        if self.block is not None:
+            return "block {}x{}".format(*self.block)
+        return f"channels: {self.channels}" if self.channels else "unstructured"
 
 
 UNSTRUCTURED = tuple(Pattern(sparsity) for sparsity in SPARSITIES)
 N_OF_M = (Pattern.n_m(2, 4), Pattern.n_m(1, 4), Pattern.n_m(1, 8))
+
+BLOCKS = ((4, 1), (8, 1), (16, 1))
+CHANNELS = ("rows", "inputs", "both")
+STRUCTURED_SPARSITIES = (0.5, 0.75, 0.9)
+STRUCTURED = tuple(
+    pattern
+    for sparsity in STRUCTURED_SPARSITIES
+    for pattern in (
+        Pattern(sparsity),
+        *(Pattern(sparsity, block=block) for block in BLOCKS),
+        *(Pattern(sparsity, channels=which) for which in CHANNELS),
+        *(Pattern.n_m(n, m) for n, m in ((2, 4), (4, 8), (1, 4)) if 1 - n / m == sparsity),
+    )
+)
+"""Structures beside random zeros of the same sparsity."""
 
 # BERT-base and a decoder's projection: the shapes whose geometric mean the project promises.
 PROMISED_SHAPES = ((768, 768), (3072, 768), (768, 3072), (4096, 4096))
@@ -159,6 +184,27 @@ FORMATS: tuple[Case, ...] = (
     ConvCase(256, 64, 56, 1),
 )
 
+PATTERNS: tuple[Case, ...] = (
+    LinearCase(768, 768, 1),
+    LinearCase(768, 768, 8),
+    LinearCase(768, 768, 128),
+    ConvCase(128, 128, 28, 3),
+    ConvCase(256, 64, 56, 1),
+)
+
+NON_ZEROS = (1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8)
+LINEARITY_SPARSITY = 0.5
+"""So few zeros that the dense weight of the largest layer, 800 MB, still fits."""
+
+
+def _square(non_zeros: float, n: int) -> LinearCase:
+    """Return the square layer, in steps of 16 rows, with about so many non-zeros."""
+    side = 16 * round((non_zeros / (1 - LINEARITY_SPARSITY)) ** 0.5 / 16)
+    return LinearCase(side, side, n)
+
+
+LINEARITY = tuple(_square(count, n) for count in NON_ZEROS for n in (1, 8, LARGE_N))
+
 # What --quick keeps: one case of every kind, small enough for three minutes in all.
 QUICK_SPARSITIES = (0.0, 0.5, 0.8, 0.9)
 QUICK: frozenset[Case] = frozenset(
@@ -174,5 +220,6 @@ QUICK: frozenset[Case] = frozenset(
         ConvCase(128, 128, 56, 3, stride=2),
         ConvCase(256, 64, 56, 1),
         ConvCase(256, 1024, 14, 1),
+        *(case for case in LINEARITY if case.m * case.k < 1e7),
     )
 )

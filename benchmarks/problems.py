@@ -31,14 +31,20 @@ def _pruning_order(shape: tuple[int, ...]) -> torch.Tensor:
 def make_weight(shape: tuple[int, ...], pattern: Pattern) -> torch.Tensor:
     """Return a normal random weight of ``shape`` with exactly the zeros that ``pattern`` asks for.
 
-    Without n:m, round(sparsity * elements) weights chosen at random are zero. With it, each group
-    of m neighbouring columns of the [M, K] matrix keeps n at random.
+    Without a structure, round(sparsity * elements) weights chosen at random are zero. With n:m,
+    each group of m neighbouring columns of the [M, K] matrix keeps n at random. Blocks, rows and
+    input channels are pruned whole, round(sparsity * count) of them at random; of both rows and
+    inputs as many are kept as leave 1 - sparsity of the elements.
 
     Raises:
-        ValueError: the columns are not a multiple of m.
+        ValueError: the columns are not a multiple of m, or the matrix not one of blocks.
     """
     weight = torch.randn(shape, generator=_seed(f"weight {shape}"))
     weight /= (weight[0].numel()) ** 0.5
+    if pattern.block is not None:
+        return weight.masked_fill_(_blocks(shape, pattern.sparsity, *pattern.block) == 0, 0.0)
+    if pattern.channels:
+        return weight.masked_fill_(_channels(shape, pattern.sparsity, pattern.channels) == 0, 0.0)
     if pattern.n_of_m is None:
         zeros = round(pattern.sparsity * weight.numel())
         weight.view(-1)[_pruning_order(shape)[:zeros]] = 0.0
@@ -51,6 +57,33 @@ def make_weight(shape: tuple[int, ...], pattern: Pattern) -> torch.Tensor:
     chances = torch.rand(groups.shape, generator=_seed(f"groups {shape}"))
     groups.scatter_(1, chances.argsort(dim=1)[:, n:], 0.0)
     return weight
+
+
+def _kept(count: int, sparsity: float) -> torch.Tensor:
+    """Return ones, and zeros at round(sparsity * count) places at random."""
+    kept = torch.ones(count)
+    kept[_pruning_order((count,))[: round(sparsity * count)]] = 0.0
+    return kept
+
+
+def _blocks(shape: tuple[int, ...], sparsity: float, height: int, width: int) -> torch.Tensor:
+    rows, columns = shape[0], int(torch.Size(shape[1:]).numel())
+    if rows % height or columns % width:
+        raise ValueError(
+            f"expected a matrix of {height}x{width} blocks, got {rows}x{columns}, try another shape"
+        )
+    kept = _kept(rows // height * (columns // width), sparsity).view(rows // height, -1)
+    return kept.repeat_interleave(height, 0).repeat_interleave(width, 1).view(shape)
+
+
+def _channels(shape: tuple[int, ...], sparsity: float, which: str) -> torch.Tensor:
+    share = 1 - (1 - sparsity) ** 0.5 if which == "both" else sparsity
+    mask = torch.ones(shape)
+    if which != "inputs":
+        mask *= _kept(shape[0], share).view(-1, *(1 for _ in shape[1:]))
+    if which != "rows":
+        mask *= _kept(shape[1], share).view(-1, *(1 for _ in shape[2:]))
+    return mask
 
 
 class Problem:

@@ -10,6 +10,7 @@ import datetime
 import os
 import shlex
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
+from benchmarks import isa
 from benchmarks.machine import describe_commit, describe_machine, describe_versions
 from benchmarks.results import Failure, Results, Row, to_json, write_text
 from benchmarks.suites import SUITES, Job, jobs, measure
@@ -67,11 +69,11 @@ def parse_suites(text: str) -> list[str]:
     return names
 
 
-def describe_command(suite: str, threads: str, out: Path, quick: bool) -> str:
+def describe_command(suite: str, threads: str, out: Path, quick: bool, isa: str = "") -> str:
     """Return the command that repeats the run, without the folders of this machine."""
     shown = out.name if out.is_absolute() else out.as_posix()
     words = ["python", "-m", "benchmarks.run", "--suite", suite, "--threads", threads]
-    words += ["--out", shown, *(["--quick"] if quick else [])]
+    words += ["--out", shown, *(["--quick"] if quick else []), *(["--isa", isa] if isa else [])]
     return shlex.join(words)
 
 
@@ -126,22 +128,45 @@ def run_jobs(
             saved = time.monotonic()
 
 
+def capped(cap: str, console: Console) -> dict[str, str]:
+    """Begin anew under the cap, if need be, and return what every library then says that it uses.
+
+    Raises:
+        typer.BadParameter: there is no such cap.
+        typer.Exit: a library does not obey it.
+    """
+    try:
+        isa.check_name(cap)
+        isa.restart(cap, "benchmarks.run", sys.argv[1:])
+        said = isa.check(cap)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    except isa.CapError as error:
+        console.print(f"[red]{error}[/]")
+        raise typer.Exit(1) from None
+    for name, text in said.items():
+        console.print(f"{name}: {text}", highlight=False)
+    return said
+
+
 def main(
-    suite: Annotated[str, typer.Option(help="all, or some of kernels,module,cold,formats")] = "all",
+    suite: Annotated[str, typer.Option(help=f"all, or some of {','.join(SUITES)}")] = "all",
     threads: Annotated[str, typer.Option(help="thread counts, such as 1,2")] = "1,2",
     out: Annotated[Path, typer.Option(help="the JSON file to write")] = Path(
         "benchmarks/results/latest.json"
     ),
     quick: Annotated[bool, typer.Option("--quick", help="fewer cases, fewer rounds")] = False,
+    cap: Annotated[str, typer.Option("--isa", help="cap ours and torch's kernels: avx2")] = "",
 ) -> None:
     """Measure sparseinfer against dense PyTorch and write a result file."""
     console = Console()
     counts, names = parse_threads(threads), parse_suites(suite)
+    said = capped(cap, console) if cap else None
     plan = QUICK_PLAN if quick else PLAN
     todo = [(job, count) for job in jobs(names, quick=quick) for count in counts]
     results = Results(
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        command=describe_command(suite, threads, out, quick),
+        command=describe_command(suite, threads, out, quick, cap),
         commit=describe_commit(),
         versions=describe_versions(),
         machine=describe_machine(),
@@ -149,6 +174,7 @@ def main(
             "suites": names,
             "threads": counts,
             "quick": quick,
+            "isa": said,
             "rounds": plan.rounds,
             "sample_seconds": plan.sample,
             "budget_seconds": plan.budget,

@@ -131,12 +131,17 @@ def _runs_here(format_name: str, case: Case) -> bool:
     )
 
 
-def _formats(problem: Problem, threads: int) -> list[Candidate]:
+def _packed_formats(problem: Problem, threads: int) -> list[Candidate]:
     candidates = [_dense(problem)]
     for format_name in ("panel", "csr", "nm"):
         fits = format_name != "nm" or problem.pattern.n_of_m is not None
         if fits and _runs_here(format_name, problem.case):
             candidates.append(_kernel(problem, threads, format_name, name=format_name))
+    return candidates
+
+
+def _formats(problem: Problem, threads: int) -> list[Candidate]:
+    candidates = _packed_formats(problem, threads)
     if isinstance(problem.case, LinearCase):
         candidates.append(_torch_csr(problem))
     return candidates
@@ -160,6 +165,8 @@ SUITES = {
     "formats": Suite(
         cases.FORMATS, (*cases.UNSTRUCTURED, *cases.N_OF_M), _formats, with_bias=False
     ),
+    "patterns": Suite(cases.PATTERNS, cases.STRUCTURED, _packed_formats),
+    "linearity": Suite(cases.LINEARITY, (Pattern(cases.LINEARITY_SPARSITY),), _kernels),
 }
 
 

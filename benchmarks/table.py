@@ -11,6 +11,8 @@ from typing import Annotated, Protocol
 
 import typer
 
+from benchmarks.linearity import draw as draw_linearity
+from benchmarks.linearity import lines_of
 from benchmarks.plot import draw
 from benchmarks.results import Results, Row, from_json, geometric_mean, write_text
 
@@ -25,6 +27,8 @@ GROUPS = (
 """Groups of cases in the order of the tables; a group that was not measured is left out."""
 
 KERNEL_SUITES = ("kernels", "cold")
+OTHER_SUITES = ("patterns", "linearity")
+"""Suites with tables of their own."""
 
 
 class RegistryRow(Protocol):
@@ -95,7 +99,11 @@ def unique(values: Iterable[str]) -> list[str]:
 
 def speedup_tables(results: Results) -> str:
     """Return the README's speed-up section: what was measured, the groups, then every case."""
-    random = [row for row in results.rows if row.pattern == "unstructured"]
+    random = [
+        row
+        for row in results.rows
+        if row.pattern == "unstructured" and row.suite not in OTHER_SUITES
+    ]
     kernels = [row for row in random if row.suite in KERNEL_SUITES]
     module = [row for row in random if (row.suite, row.contender) == ("module", "module")]
     threads = sorted({row.threads for row in results.rows})
@@ -112,7 +120,7 @@ def speedup_tables(results: Results) -> str:
         parts = [[row for row in kernels if row.sparsity == value] for value in sparsities]
         lines.append(["cases slower than dense", *(losses(part, threads) for part in parts)])
 
-    sections = [introduction(results, threads), markdown(header, lines)]
+    sections = [introduction(results, threads), *([markdown(header, lines)] if lines else [])]
     cases = by_sparsity(
         unique(case_label(row) for row in kernels), kernels, sparsities, threads, case_label
     )
@@ -121,6 +129,12 @@ def speedup_tables(results: Results) -> str:
     formats = formats_table(results, threads)
     if formats:
         sections.append(folded("Formats, and torch.sparse, by the pattern of the zeros", formats))
+    patterns = patterns_table(results, threads)
+    if patterns:
+        sections.append(folded("Zeros in blocks, n:m and whole channels", patterns))
+    linearity = linearity_table(results)
+    if linearity:
+        sections.append(folded("Time against non-zeros times N", linearity))
     return "\n\n".join(sections)
 
 
@@ -177,6 +191,38 @@ def formats_table(results: Results, threads: Sequence[int]) -> str:
     return markdown(["format, cases", *patterns], lines) if lines else ""
 
 
+def patterns_table(results: Results, threads: Sequence[int]) -> str:
+    """Return the structures beside random zeros: a line a format, a column a sparsity."""
+    rows = [row for row in results.rows if row.suite == "patterns"]
+    sparsities = sorted({row.sparsity for row in rows})
+    lines: list[list[str]] = []
+    for group in unique(row.group for row in rows):
+        own = [row for row in rows if row.group == group]
+        labels = unique(structure_label(row) for row in own)
+        lines += by_sparsity(labels, own, sparsities, threads, structure_label)
+    header = ["cases, zeros, format", *(f"{value:.0%}" for value in sparsities)]
+    return markdown(header, lines) if lines else ""
+
+
+def structure_label(row: Row) -> str:
+    """Return a row's group, the structure of its zeros, and the format."""
+    return f"{row.group}, {row.pattern}, {row.contender}"
+
+
+def linearity_table(results: Results) -> str:
+    """Return how straight time over work is, for each N and number of threads."""
+    lines = [
+        [
+            f"N={line.n}, {line.threads} thread{'s' if line.threads > 1 else ''}",
+            f"{line.work[0]:.1e} to {line.work[-1]:.1e}",
+            f"{line.slope:.3f}",
+            f"{line.deviation:.0%}",
+        ]
+        for line in lines_of(results.rows)
+    ]
+    return markdown(["layer", "nnz x N", "slope", "furthest off the line"], lines) if lines else ""
+
+
 def pattern_label(row: Row) -> str:
     """Return the sparsity of random zeros, or the name of the pattern."""
     return f"{row.sparsity:.0%}" if row.pattern == "unstructured" else row.pattern
@@ -210,6 +256,7 @@ def main(
     results_file: Annotated[Path, typer.Argument(metavar="RESULTS.json")],
     readme: Annotated[Path | None, typer.Option(help="file whose sections are replaced")] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG file to draw")] = None,
+    linearity: Annotated[Path | None, typer.Option(help="PNG file: time against work")] = None,
 ) -> None:
     """Turn a result file into the README's tables and a plot of speed-up against sparsity."""
     from sparseinfer.registry import rows
@@ -224,6 +271,8 @@ def main(
         write_text(readme, replace_section(text, "support", support))
     if plot is not None:
         draw(results, GROUPS, KERNEL_SUITES, plot)
+    if linearity is not None:
+        draw_linearity(results, linearity)
 
 
 if __name__ == "__main__":

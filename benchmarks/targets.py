@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from benchmarks.linearity import SUITE, lines_of
 from benchmarks.results import Check, Row, geometric_mean
 
 KERNELS = "kernels: speed-up"
@@ -12,6 +13,7 @@ MODULE_SHARE = "module: share of kernel"
 COLD = "cold: speed-up"
 THREADS = "threads: apart over in turns"
 PACKED = "packed bytes / dense, largest"
+LINEARITY = "linearity: off the line"
 
 # By sparsity, on AVX-512 in float32, at one thread and at two.
 EXPECTED: dict[str, dict[float, float]] = {
@@ -21,6 +23,8 @@ EXPECTED: dict[str, dict[float, float]] = {
     PACKED: {0.9: 0.18},
 }
 EXPECTED_SHARE = 0.85
+MOST_OFF_THE_LINE = 0.15
+"""Time against non-zeros times N, on logarithmic axes: distance from a straight line."""
 
 
 def _speedup(row: Row) -> float:
@@ -78,6 +82,14 @@ def summarise(rows: Sequence[Row]) -> list[Check]:
         cold = pick("cold", "kernel", rows)
         if cold:
             checks.append(_check(COLD, cold, _speedup))
+    pruned = {row.suite: row.sparsity for row in rows}
+    for line in lines_of(rows):
+        checks.append(
+            Check(
+                f"{LINEARITY}, N={line.n}", pruned[SUITE], line.threads, line.deviation,
+                len(line.work), MOST_OFF_THE_LINE, at_most=True,
+            )
+        )  # fmt: skip
         alternating = pick("threads", "in turns", rows)
         if alternating:
             checks.append(_check(THREADS, alternating, _speedup))

@@ -1,62 +1,24 @@
 """The cost model: dense and sparse time of a CPU layer, when there is nothing to measure.
 
-    dense  = DENSE_CALL_US + max(2 M K N / rate(threads), 4 M K / bandwidth)
-    sparse = SPARSE_CALL_US + (dense - DENSE_CALL_US) / gain(density, N, format)
-
-A transposed convolution spends `INTERLEAVE_CALL_US` and `INTERLEAVE_NS` an output besides.
-`gain` interpolates the measured table `GAIN` (panel format, fp32, AVX-512, warm weights) between
-densities, in logarithms; N falls in one of three classes, and N = 1 has a table of its own for
-weights that stay in a cache. Absolute times are those of one core of the machine that the tables
-were measured on: only the ratio decides. It is a guess that errs to the dense side;
-`example_inputs` replaces it by a measurement.
+Its form and its parameters are those of `sparseinfer.rates`: fitted on this machine where
+`python -m benchmarks.calibrate` ran (`sparseinfer.calibration`), else those of
+`sparseinfer.builtin_rates`. Where neither N nor a convolution's geometry is known it errs to the
+dense side; `example_inputs` replaces it by a measurement.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-__all__ = ["ASSUMED_N", "Estimate", "estimate", "worst_estimate"]
+from sparseinfer import builtin_rates, calibration
+from sparseinfer.rates import Model, Rates, class_of, parse, work
 
-DENSE_GFLOPS = 95.0
-"""fp32 rate of a dense layer on one core, in 1e9 operations a second (a multiply-add counts as
-two)."""
-
-BANDWIDTH_GBS = 25.0
-"""Memory read rate, in 1e9 bytes a second, shared by the cores."""
-
-DENSE_CALL_US = 4.0
-SPARSE_CALL_US = 8.0
-"""Time of a call that computes next to nothing, in microseconds."""
+__all__ = ["ASSUMED_N", "Estimate", "estimate", "predict", "worst_estimate"]
 
 INTERLEAVE_CALL_US = 25.0
 INTERLEAVE_NS = 0.7
 """Time to interleave the phases of a transposed convolution: of a call, and of each output."""
-
-DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
-
-GAIN: dict[int, tuple[float, ...]] = {
-    1: (12.0, 8.0, 4.8, 2.8, 2.0, 1.4, 0.95),
-    2: (8.0, 5.0, 3.0, 1.8, 1.35, 1.05, 0.8),
-    16: (12.0, 6.0, 4.0, 2.5, 1.9, 1.4, 0.9),
-}
-"""Speed of the sparse kernel over the dense one at `DENSITIES`, by the smallest N of the class.
-
-Read off `benchmarks/results/epyc-zen4-2core.json`, rounded towards the worse cases: 3x3
-convolutions for N >= 16, weights from memory for N = 1."""
-
-CACHED_GAIN = (3.0, 2.1, 1.4, 0.9, 0.8, 0.65, 0.65)
-"""The same for N = 1 where the dense weight stays in a cache, which dense then reads fast."""
-
-CACHE_BYTES = 32e6
-"""Last-level cache of the machine that the tables were measured on."""
-
-FORMAT_GAIN = {"panel": 1.0, "csr": 0.4, "nm": 0.4}
-"""Speed of the other formats' kernels relative to the panel ones."""
-
-CONV_GAIN = 0.65
-"""Share of it that a convolution reaches which pays most for its image: stride 2, two threads."""
 
 FEW_CHANNELS_K = 16
 FEW_CHANNELS_GAIN = 0.5
@@ -74,10 +36,14 @@ ASSUMED_N = {
 """N assumed where no input was given: the worse of 1 and 128 tokens, 14 x 14 pixels; twice that
 along each axis where a layer usually doubles it."""
 
+_BUILTIN = parse(builtin_rates.MODEL)
+
 
 @dataclass(frozen=True)
 class Estimate:
     """Modelled milliseconds of one call, dense and sparse, at N tokens or pixels.
+
+    Of them, `dense_call_ms` and `sparse_call_ms` are those of a call that computes next to nothing.
 
     Example:
         >>> Estimate(dense_ms=2.0, sparse_ms=1.0, N=1).speedup
@@ -87,6 +53,8 @@ class Estimate:
     dense_ms: float
     sparse_ms: float
     N: int
+    dense_call_ms: float = 0.0
+    sparse_call_ms: float = 0.0
 
     @property
     def speedup(self) -> float:
@@ -100,43 +68,55 @@ def estimate(
 ) -> Estimate:  # fmt: skip
     """Model the time of a layer of M rows and K columns (of one group, where there are groups).
 
-    `density` is non-zeros over M K, 0 to 1. `kind` is that of `sparseinfer.scan.Layer`.
+    `density` is non-zeros over M K, 0 to 1. `kind` is that of `sparseinfer.scan.Layer`: for a
+    convolution the least favourable of the kernels that it may have. One of
+    `sparseinfer.rates.CONVOLUTIONS` tells which.
 
     Raises:
         ValueError: density is not within 0 to 1.
 
-    Source: the rates are measured (see benchmarks/); the form is the roofline of Williams, Waterman
-    and Patterson, "Roofline: an insightful visual performance model", CACM 2009.
+    Source: the form follows the roofline of Williams, Waterman and Patterson, "Roofline: an
+    insightful visual performance model", CACM 2009, with sums in the place of its maximum.
 
     Example:
         >>> estimate(768, 768, 128, density=0.1).speedup > 2
         True
     """
-    if not 0.0 <= density <= 1.0:
-        raise ValueError(f"expected a density of 0 to 1, got {density}; try nnz / (M * K)")
-    arithmetic_us = 2.0 * M * K * N / (DENSE_GFLOPS * 1e3 * threads)
-    memory_us = 4.0 * M * K / (BANDWIDTH_GBS * 1e3)
-    work_us = max(arithmetic_us, memory_us)
-    table = CACHED_GAIN if N <= 1 and 4.0 * M * K < CACHE_BYTES else GAIN[_class(N)]
-    gain = _gain(density, table) * FORMAT_GAIN[format]
-    if kind.startswith("conv"):
-        gain *= CONV_GAIN
-    if K < FEW_CHANNELS_K:
-        gain = min(gain, FEW_CHANNELS_GAIN)
-    sparse_us = sparse_call_us(kind) + work_us / gain
-    if kind.startswith("convtranspose"):
-        sparse_us += INTERLEAVE_NS * M * N / 1e3
-    return Estimate((DENSE_CALL_US + work_us) / 1e3, sparse_us / 1e3, N)
+    return predict(_model(), M, K, N, density, threads, format, kind)
 
 
-def sparse_call_us(kind: str) -> float:
-    """Microseconds of a sparse call of this kind that computes next to nothing.
+def predict(
+    model: Model, M: int, K: int, N: int, density: float, threads: int, format: str, kind: str
+) -> Estimate:
+    """`estimate` with the parameters of `model`.
+
+    Raises:
+        ValueError: density is not within 0 to 1.
 
     Example:
-        >>> sparse_call_us("conv2d") < sparse_call_us("convtranspose2d")
-        True
+        >>> predict(_BUILTIN, 768, 768, 128, 0.1, 1, "panel", "linear").N
+        128
     """
-    return SPARSE_CALL_US + (INTERLEAVE_CALL_US if kind.startswith("convtranspose") else 0.0)
+    if not 0.0 <= density <= 1.0:
+        raise ValueError(f"expected a density of 0 to 1, got {density}; try nnz / (M * K)")
+    guesses = []
+    interleaved = kind.startswith("convtranspose")
+    for name in class_of(kind, M, K, N, model.cache_bytes):
+        call_us, work_us = _between(model, threads, name, format, kind, M, K, N, density)
+        dense_us, sparse_us = work_us
+        if K < FEW_CHANNELS_K:
+            sparse_us = max(sparse_us, dense_us / FEW_CHANNELS_GAIN)
+        sparse_call_us = call_us[1]
+        if interleaved:
+            sparse_call_us += INTERLEAVE_CALL_US
+            sparse_us += INTERLEAVE_NS * M * N / 1e3
+        guesses.append(
+            Estimate(
+                (call_us[0] + dense_us) / 1e3, (sparse_call_us + sparse_us) / 1e3, N,
+                call_us[0] / 1e3, sparse_call_us / 1e3,
+            )
+        )  # fmt: skip
+    return min(guesses, key=lambda guess: guess.speedup)
 
 
 def worst_estimate(
@@ -144,22 +124,59 @@ def worst_estimate(
 ) -> Estimate:
     """The least favourable estimate over the N that are assumed for a layer of this kind.
 
+    The sparse time is longer by the model's error: only a gain beyond it counts as one.
+
     Example:
         >>> worst_estimate("linear", 64, 64, density=0.1).N
         1
     """
     guesses = (estimate(M, K, n, density, threads, format, kind) for n in ASSUMED_N[kind])
-    return min(guesses, key=lambda guess: guess.speedup)
+    worst = min(guesses, key=lambda guess: guess.speedup)
+    return replace(worst, sparse_ms=worst.sparse_ms * (1 + _model().error))
 
 
-def _class(N: int) -> int:
-    return max(smallest for smallest in GAIN if smallest <= max(1, N))
+def _model() -> Model:
+    return calibration.load(calibration.default_path()) or _BUILTIN
 
 
-def _gain(density: float, row: tuple[float, ...]) -> float:
-    if density <= DENSITIES[0]:
-        return row[0]
-    right = bisect_left(DENSITIES, density)
-    left = right - 1
-    share = math.log(density / DENSITIES[left]) / math.log(DENSITIES[right] / DENSITIES[left])
-    return math.exp((1 - share) * math.log(row[left]) + share * math.log(row[right]))
+_Pair = tuple[float, float]
+
+
+def _between(
+    model: Model, threads: int, name: str, format: str, kind: str, M: int, K: int, N: int,
+    density: float,
+) -> tuple[_Pair, _Pair]:  # fmt: skip
+    """Microseconds of call and of work, dense and sparse, at any number of threads.
+
+    Between two numbers that were measured times follow a power of the number; above the most, work
+    is divided evenly, which leaves the ratio as it is and lets the calls weigh more.
+    """
+    counts = list(model.threads)
+    low = max((count for count in counts if count <= threads), default=counts[0])
+    high = min((count for count in counts if count >= threads), default=counts[-1])
+    share = math.log(threads / low) / math.log(high / low) if low < high else 0.0
+    scale = max(1.0, threads / counts[-1])
+
+    def times(rates: Rates) -> tuple[_Pair, _Pair]:
+        both = [
+            sum(
+                picoseconds * often
+                for picoseconds, often in zip(
+                    rates.work[name][contender],
+                    work(contender, kind, M, K, N, density),
+                    strict=True,
+                )
+            )
+            / (1e6 * scale)
+            for contender in ("dense", format)
+        ]
+        return rates.calls["conv" if kind.startswith("conv") else "linear"], (both[0], both[1])
+
+    def mix(a: _Pair, b: _Pair) -> _Pair:
+        return a[0] ** (1 - share) * b[0] ** share, a[1] ** (1 - share) * b[1] ** share
+
+    (call_low, work_low), (call_high, work_high) = (
+        times(model.threads[low]),
+        times(model.threads[high]),
+    )
+    return mix(call_low, call_high), mix(work_low, work_high)

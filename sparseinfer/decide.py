@@ -250,7 +250,7 @@ class Decider:
         candidate.speedup = guess.speedup
         if guess.speedup < self.min_speedup:
             candidate.reason = _overhead_reason(
-                candidate, 1.0, cost.DENSE_CALL_US / 1e3, cost.sparse_call_us(layer.kind) / 1e3,
+                candidate, 1.0, guess.dense_call_ms, guess.sparse_call_ms,
                 max(1.0, self.min_speedup),
             )  # fmt: skip
         result.timing = "modelled"

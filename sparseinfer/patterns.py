@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,16 +25,21 @@ class Pattern:
     `kind` is `dense` (no zero), `zero` (nothing else), `channel` (whole output rows or input
     channels are zero and the rest is full), `block` (`sizes` = output rows x input columns), `n:m`
     (`sizes` = n, m: at most n non-zeros in every m consecutive columns; along input channels where
-    `along_channels`) or `unstructured`.
+    `along_channels`) or `unstructured`. Whatever it is, `zero_rows` output rows and `zero_channels`
+    input channels hold nothing but zeros.
 
     Example:
         >>> str(Pattern("n:m", (2, 4))), str(Pattern("block", (4, 1)))
         ('2:4', 'block 4x1')
+        >>> str(Pattern("channel", zero_rows=3, zero_channels=1))
+        'channel: 3 rows, 1 input'
     """
 
     kind: str
     sizes: tuple[int, int] = (0, 0)
     along_channels: bool = False
+    zero_rows: int = 0
+    zero_channels: int = 0
 
     def __str__(self) -> str:
         if self.kind == "n:m":
@@ -41,6 +47,10 @@ class Pattern:
             return f"{self.sizes[0]}:{self.sizes[1]}{suffix}"
         if self.kind == "block":
             return f"block {self.sizes[0]}x{self.sizes[1]}"
+        if self.kind == "channel":
+            counts = ((self.zero_rows, "row"), (self.zero_channels, "input"))
+            named = (f"{count} {word}{'s'[: count > 1]}" for count, word in counts if count)
+            return f"channel: {', '.join(named)}"
         return self.kind
 
 
@@ -66,33 +76,32 @@ def detect_pattern(weight: Tensor) -> Pattern:
     nnz = int(torch.count_nonzero(kept))
     if nnz == kept.numel():
         return Pattern("dense")
-    if nnz == 0:
-        return Pattern("zero")
-    if _is_channel(kept, nnz):
-        return Pattern("channel")
     rows = kept.flatten(1)
+    # As bytes: the greatest of them is found a hundred times as fast as any of the booleans.
+    used_rows = rows.view(torch.uint8).amax(dim=1)
+    used_channels = rows.view(torch.uint8).amax(dim=0).view(kept.shape[1], -1).amax(dim=1)
+    used = int(torch.count_nonzero(used_rows)), int(torch.count_nonzero(used_channels))
+    found = partial(
+        Pattern,
+        zero_rows=len(used_rows) - used[0],
+        zero_channels=len(used_channels) - used[1],
+    )
+    if nnz == 0:
+        return found("zero")
+    taps = kept.shape[2:].numel()
+    if nnz == used[0] * used[1] * taps:
+        return found("channel")
     for sizes in _BLOCKS:
         if _is_blocked(rows[: 8 * sizes[0]], *sizes) and _is_blocked(rows, *sizes):
-            return Pattern("block", sizes)
+            return found("block", sizes)
     nm = _nm(rows)
     if nm is not None:
-        return Pattern("n:m", nm)
-    if kept.dim() > 2 and kept.shape[2:].numel() > 1:
+        return found("n:m", nm)
+    if kept.dim() > 2 and taps > 1:
         nm = _nm(kept.movedim(1, -1).flatten(1))
         if nm is not None:
-            return Pattern("n:m", nm, along_channels=True)
-    return Pattern("unstructured")
-
-
-def _is_channel(kept: Tensor, nnz: int) -> bool:
-    # Rows that are not empty would be alike; a few tell nearly every other weight apart.
-    first = kept[:8].flatten(1)
-    first = first[first.any(dim=1)]
-    if not torch.equal(first, first[:1].expand_as(first)):
-        return False
-    rows = int(kept.flatten(1).any(dim=1).sum())
-    channels = int(kept.movedim(1, 0).flatten(1).any(dim=1).sum())
-    return nnz == rows * channels * kept.shape[2:].numel()
+            return found("n:m", nm, along_channels=True)
+    return found("unstructured")
 
 
 def _is_blocked(kept: Tensor, height: int, width: int) -> bool:

@@ -32,7 +32,7 @@ import torch
 from sparseinfer import _C, machine, triton
 from sparseinfer.measure import Comparison, compare, nothing
 
-__all__ = ["Cache", "Problem", "Tuner", "cache_folder", "describe_machine"]
+__all__ = ["Cache", "Problem", "Tuner", "cache_folder", "describe_machine", "read_text"]
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Cache:
         """The comparison that was kept for this problem on such a machine; None where none is."""
         path = self.path(machine, problem)
         try:
-            return _parse(_text(path), _key(machine, problem))
+            return _parse(read_text(path), _key(machine, problem))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
@@ -247,7 +247,13 @@ def _digest(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a small file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no regular file, longer than `MOST_BYTES`, or not UTF-8.
+    """
     with open(path, "rb", opener=_open_now) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("expected a file, got something else")

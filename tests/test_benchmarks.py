@@ -51,7 +51,7 @@ def test_names_of_cases_differ() -> None:
 
 
 def test_quick_cases_are_cases() -> None:
-    assert set(cases.LINEAR) | set(cases.CONV) >= cases.QUICK
+    assert {*cases.LINEAR, *cases.CONV, *cases.LINEARITY} >= cases.QUICK
     assert set(cases.QUICK_SPARSITIES) <= set(cases.SPARSITIES)
 
 

@@ -186,6 +186,13 @@ def _along_channels() -> torch.Tensor:
     return flat.view(16, 3, 3, 32).permute(0, 3, 1, 2).contiguous()
 
 
+def _zeroed(shape: tuple[int, ...], rows: list[int], channels: list[int]) -> torch.Tensor:
+    weight = torch.randn(*shape)
+    weight[rows] = 0
+    weight[:, channels] = 0
+    return weight
+
+
 @pytest.mark.parametrize(
     ("name", "make"),
     [
@@ -202,11 +209,38 @@ def _along_channels() -> torch.Tensor:
         ("block 4x1", lambda: _blocks(4, 1)),
         ("block 1x4", lambda: _blocks(1, 4)),
         ("block 8x8", lambda: _blocks(8, 8)),
-        ("channel", _channels),
+        ("block 8x1", lambda: _blocks(8, 1)),
+        ("block 16x1", lambda: _blocks(16, 1)),
+        ("block 16x1", lambda: _blocks(16, 1).view(64, 16, 2, 2)),
+        ("channel: 2 rows, 3 inputs", _channels),
+        ("channel: 1 row", lambda: _zeroed((8, 4, 3, 3), [5], [])),
+        ("channel: 1 input", lambda: _zeroed((8, 4, 3), [], [0])),
+        ("channel: 7 rows, 1 input", lambda: _zeroed((8, 4), list(range(7)), [3])),
     ],
 )
 def test_patterns(name: str, make: Any) -> None:
     assert str(detect_pattern(make())) == name
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: sparse_weight((16, 8, 3, 3), 0.3),
+        lambda: _blocks(4, 1),
+        lambda: torch.zeros(16, 8),
+        lambda: torch.randn(16, 8, 3),
+    ],
+)
+def test_empty_rows_and_channels_are_counted_in_any_pattern(make: Any) -> None:
+    weight = make()
+    weight[[0, 3]] = 0
+    weight[:, 5] = 0
+    pattern = detect_pattern(weight)
+    flat = weight.flatten(1)
+    rows = sum(not row.any() for row in flat)
+    channels = sum(not weight[:, c].any() for c in range(weight.shape[1]))
+    assert (pattern.zero_rows, pattern.zero_channels) == (rows, channels)
+    assert rows >= 2 and channels >= 1
 
 
 def _n_of_m_by_definition(kept: torch.Tensor) -> tuple[int, int] | None:
