@@ -129,15 +129,19 @@ class Problem:
         bias = None if self.bias is None else self.bias.double()
         answer = self.dense(x, weight, bias)
         size = self.dense(x.abs(), weight.abs(), None if bias is None else bias.abs())
-        return answer, (self.case.k + 2) * EPS * size
+        return answer, size
 
-    def verify(self, name: str, result: torch.Tensor) -> None:
+    def verify(self, name: str, result: torch.Tensor, unit: float = 0.0) -> None:
         """Check a float32 result of contender ``name``, in the shape dense PyTorch returns.
+
+        ``unit`` is the unit roundoff of a narrower type, where the contender rounds to it: each of
+        W and x, their sum, and the sum with b may be, four roundings in all.
 
         Raises:
             WrongResultError: the shape differs, or an element is beyond the bound or not a number.
         """
-        answer, bound = self._reference
+        answer, size = self._reference
+        bound = ((self.case.k + 2) * EPS + (1 + unit) ** 4 - 1) * size
         if result.shape != answer.shape:
             raise WrongResultError(
                 f"{name} on {self.case.name}: expected shape {tuple(answer.shape)}, "

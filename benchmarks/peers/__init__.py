@@ -1,0 +1,1 @@
+"""Measurements of sparseinfer against other engines, each in a process of its own."""

@@ -1,0 +1,113 @@
+"""The result file of the peers: what each took, beside ours and beside the best dense peer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.results import SCHEMA
+from benchmarks.timing import Quartiles
+
+
+@dataclass(frozen=True)
+class PeerRow:
+    """One peer on one layer."""
+
+    target: str
+    group: str
+    op: str
+    m: int
+    k: int
+    n: int
+    cold: bool
+    sparsity: float
+    nnz: int
+    threads: int
+    """Threads asked for."""
+    peer: str
+    role: str
+    """``ours``, ``dense`` (float32), ``narrow`` (dense, a narrower type) or ``sparse``."""
+    precision: str
+    peer_threads: int
+    """Threads that the peer says it uses."""
+    cores: float
+    """CPU seconds over seconds while it was timed: cores that it kept busy."""
+    copies: int
+    """Copies of the weight that its calls rotated through."""
+    rounds: int
+    seconds: Quartiles
+    """Quartiles over the rounds of a turn's median, seconds a call."""
+    minimum: float
+    ours_faster: Quartiles | None
+    """How many times faster ours is, ratio taken round by round; None where ours did not run."""
+    best_faster: Quartiles | None
+    """How many times faster the best dense float32 peer is; None where none ran."""
+    is_best: bool
+    """Whether this is the best dense float32 peer: the one of the least median."""
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A peer that has no figure for a layer, and why."""
+
+    target: str
+    sparsity: float
+    threads: int
+    peer: str
+    reason: str
+
+
+@dataclass
+class PeerResults:
+    """Everything one run of `benchmarks.peers` writes."""
+
+    date: str
+    command: str
+    commit: dict[str, Any]
+    versions: dict[str, Any]
+    machine: dict[str, Any]
+    settings: dict[str, Any]
+    complete: bool = False
+    """Whether every layer asked for was reached; peers that did not run are in ``not_run``."""
+    peers: dict[str, str] = field(default_factory=dict)
+    """Version of each peer that was started."""
+    rows: list[PeerRow] = field(default_factory=list)
+    not_run: list[NotRun] = field(default_factory=list)
+
+
+def _quartiles(value: dict[str, float] | None) -> Quartiles | None:
+    return None if value is None else Quartiles(**value)
+
+
+def from_json(text: str) -> PeerResults:
+    """Parse a result file of `benchmarks.peers`.
+
+    Raises:
+        ValueError: the text is not JSON, is of another schema, or lacks a field.
+    """
+    data = json.loads(text)
+    schema = data.pop("schema", None) if isinstance(data, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(
+            f"expected a result file of schema {SCHEMA}, got {schema!r}, try benchmarks.peers again"
+        )
+    try:
+        rows = [
+            PeerRow(
+                **{
+                    **row,
+                    "seconds": Quartiles(**row["seconds"]),
+                    "ours_faster": _quartiles(row["ours_faster"]),
+                    "best_faster": _quartiles(row["best_faster"]),
+                }
+            )
+            for row in data.pop("rows")
+        ]
+        not_run = [NotRun(**item) for item in data.pop("not_run")]
+        return PeerResults(**data, rows=rows, not_run=not_run)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"expected a result file of benchmarks.peers, got one that does not fit it ({error}), "
+            "try benchmarks.peers again"
+        ) from error
