@@ -120,6 +120,7 @@ def run_targets(
     saved = time.monotonic()
     for count in threads:
         with Crew(count, cache) as crew, tempfile.TemporaryDirectory() as folder:
+            crew.start(peers)
             for target, sparsity in itertools.product(targets, sparsities):
                 progress.update(task, description=f"{target.name} {sparsity:.0%} T={count}")
                 progress.refresh()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ class _Watched:
     def __init__(self, worker: Worker, gone: Callable[[PeerCrashError], None]) -> None:
         self._worker = worker
         self._gone = gone
+        self.version: str | None = None
+        """None until it said hello."""
+
+    def greet(self) -> None:
+        try:
+            self.version = str(self._worker.greet()["version"])
+        except PeerCrashError as error:
+            self._gone(error)
+            raise
 
     def ask(self, **request: Any) -> dict[str, Any]:
         try:
@@ -68,32 +78,41 @@ class Crew:
         self._crashes: dict[str, list[str]] = {}
         self.versions: dict[str, str] = {}
 
+    def _start(self, peer: Peer) -> None:
+        command = self._command_of(peer, self._threads, self._cache)
+        worker = Worker(command, worker_environment(self._threads), self._timeout)
+
+        def gone(error: PeerCrashError) -> None:
+            self._crashes.setdefault(peer.name, []).append(str(error))
+            self._workers.pop(peer.name, None)
+
+        self._workers[peer.name] = _Watched(worker, gone)
+
+    def start(self, peers: Sequence[Peer]) -> None:
+        """Start the peers' workers side by side: most of a start is imports.
+
+        One that cannot be started says why when it is asked for.
+        """
+        for peer in peers:
+            with contextlib.suppress(PeerError):
+                self._start(peer)
+
     def worker_of(self, peer: Peer) -> _Watched:
-        """Return the peer's worker, started where none is running.
+        """Return the peer's worker, ready, started where none is running.
 
         Raises:
             PeerError: the peer is not installed, does not start, or crashed too often.
         """
-        worker = self._workers.get(peer.name)
-        if worker is not None:
-            return worker
-        crashes = self._crashes.setdefault(peer.name, [])
+        crashes = self._crashes.get(peer.name, [])
         if len(crashes) >= MOST_CRASHES:
             raise PeerError(f"given up after {len(crashes)} crashes, the last: {crashes[-1]}")
-        command = self._command_of(peer, self._threads, self._cache)
-
-        def gone(error: PeerCrashError) -> None:
-            crashes.append(str(error))
-            self._workers.pop(peer.name, None)
-
-        try:
-            started = Worker(command, worker_environment(self._threads), self._timeout)
-        except PeerCrashError as error:
-            gone(error)
-            raise
-        self.versions[peer.name] = str(started.hello["version"])
-        self._workers[peer.name] = _Watched(started, gone)
-        return self._workers[peer.name]
+        if peer.name not in self._workers:
+            self._start(peer)
+        worker = self._workers[peer.name]
+        if worker.version is None:
+            worker.greet()
+            self.versions[peer.name] = str(worker.version)
+        return worker
 
     def __enter__(self) -> Crew:
         return self

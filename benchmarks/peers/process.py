@@ -52,7 +52,7 @@ class Worker:
         timeout: seconds that it may take for an answer.
 
     Raises:
-        PeerCrashError: it cannot be started, or ends without saying hello.
+        PeerCrashError: it cannot be started.
     """
 
     def __init__(
@@ -73,7 +73,14 @@ class Worker:
         self._lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.hello = self._answer(START_SECONDS)
+
+    def greet(self) -> dict[str, Any]:
+        """Wait for what the process says first, once it is ready.
+
+        Raises:
+            PeerCrashError: it ended instead.
+        """
+        return self._answer(START_SECONDS)
 
     def _read(self) -> None:
         assert self._process.stdout is not None

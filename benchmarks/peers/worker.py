@@ -79,14 +79,18 @@ class Server:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._held: tuple[object, ...] = ()
         self._calls: Iterator[Callable[[], object]] = iter(())
 
     def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         """Build a layer, write its result, and estimate its time."""
         # The layer before goes first: two of the largest need not fit in memory.
-        self._calls = iter(())
+        self._calls, self._held = iter(()), ()
         gc.collect()
-        prepared = self._engine.prepare(Layer.load(Path(request["arrays"]), request))
+        layer = Layer.load(Path(request["arrays"]), request)
+        prepared = self._engine.prepare(layer)
+        # Engines are given the addresses of x and y, which keep no array alive.
+        self._held = (layer, prepared)
         np.save(request["result"], prepared.result(), allow_pickle=False)
         for call in prepared.calls:
             call()

@@ -42,8 +42,10 @@ class DeepSparse:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "layer.onnx"
             file.write_bytes(make_model(layer).SerializeToString())
+            # The first dimension: a convolution's images, a linear layer's tokens.
+            batch = layer.x.shape[0]
             engines = [
-                deepsparse.compile_model(str(file), batch_size=1, num_cores=self._threads)
+                deepsparse.compile_model(str(file), batch_size=batch, num_cores=self._threads)
                 for _ in range(copies)
             ]
         if engines[0].fraction_of_supported_ops < 1:

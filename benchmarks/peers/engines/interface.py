@@ -66,7 +66,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A layer that an engine is ready to run."""
+    """A layer that an engine is ready to run. It is kept, with the layer, while its calls are."""
 
     calls: Sequence[Callable[[], object]]
     """The same work on copies of the weight; they take turns."""
