@@ -131,16 +131,25 @@ def test_a_wrong_result_is_never_timed(tmp_path: Path) -> None:
     assert "expected" in not_run[0].reason
 
 
-def test_an_answer_without_a_result_is_no_result_of_the_peer_before(tmp_path: Path) -> None:
-    np.save(tmp_path / "y.npy", np.zeros((3, 24), np.float32))
+def test_a_result_is_the_peers_own_and_nothing_stays_behind(tmp_path: Path) -> None:
+    class Writer:
+        def __init__(self, writes: bool) -> None:
+            self.writes = writes
 
-    class Lazy:
         def ask(self, **request: Any) -> dict[str, Any]:
             assert not Path(request["result"]).exists()
-            raise PeerError("stopped here")
+            if not self.writes:
+                raise PeerError("stopped here")
+            np.save(request["result"], np.zeros((3, 24), np.float32))
+            return {"threads": 1, "precision": "float32", "copies": 1, "seconds": 1e-6}
 
-    _, not_run = measure(TARGET, 0.5, 1, [fake("Lazy")], lambda _: Lazy(), PLAN, tmp_path)
-    assert not_run[0].reason == "stopped here"
+    peers = [fake("first"), fake("second")]
+    _, not_run = measure(
+        TARGET, 0.5, 1, peers, lambda peer: Writer(peer.name == "first"), PLAN, tmp_path
+    )
+    assert [item.peer for item in not_run] == ["first", "second"]
+    assert not_run[1].reason == "stopped here"
+    assert not os.listdir(tmp_path)
 
 
 def test_a_narrower_type_is_held_to_its_own_rounding(crew: Crew, tmp_path: Path) -> None:
@@ -220,12 +229,13 @@ def prepared_server(
     tmp_path: Path, cold_bytes: int
 ) -> tuple[worker.Server, OneLayer, dict[str, Any]]:
     weight, bias, x = np.ones((4, 8), np.float32), np.ones(4, np.float32), np.ones((2, 8))
-    np.savez(tmp_path / "layer.npz", weight=weight, bias=bias, x=x.astype(np.float32))
+    for name, array in (("weight", weight), ("bias", bias), ("x", x.astype(np.float32))):
+        np.save(tmp_path / f"{name}.npy", array)
     engine = OneLayer()
     server = worker.Server(engine)
     reply = server.answer(
         {
-            "do": "prepare", "arrays": str(tmp_path / "layer.npz"),
+            "do": "prepare", "arrays": str(tmp_path),
             "result": str(tmp_path / "y.npy"), "op": "linear", "stride": 1, "padding": 0,
             "cold_bytes": cold_bytes,
         }
@@ -276,10 +286,10 @@ def test_busy_cores_are_measured() -> None:
 
 
 def test_arrays_with_pickled_objects_are_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "layer.npz"
-    np.savez(path, weight=np.array([print], dtype=object), bias=np.ones(1), x=np.ones(1))
-    reply = worker.Server(OneLayer()).answer({"do": "prepare", "arrays": str(path), "op": "linear"})
-    assert "pickle" in reply["error"]
+    np.save(tmp_path / "weight.npy", np.ones((1, 1)))
+    np.save(tmp_path / "bias.npy", np.array([print], dtype=object))
+    request = {"do": "prepare", "arrays": str(tmp_path), "op": "linear"}
+    assert "allow_pickle=False" in worker.Server(OneLayer()).answer(request)["error"]
 
 
 def test_shape_of_a_convolution_result_is_that_of_torch() -> None:
@@ -530,6 +540,11 @@ def test_chosen_peers_and_layers_must_exist() -> None:
         command.parse_peers("tf", False)
     chosen = command.parse_targets("conv 3x3,N=32", quick=False)
     assert len(chosen) == 6 and chosen[-1].case == LinearCase(4096, 4096, 32)
+    # Whole words: neither N = 128 nor 11008x4096.
+    chosen = command.parse_targets("4096x4096 N=1", quick=False)
+    assert [target.name for target in chosen] == [
+        "linear 4096x4096 N=1", "linear 4096x4096 N=1 cold",
+    ]  # fmt: skip
     with pytest.raises(typer.BadParameter, match="got '5x5'"):
         command.parse_targets("5x5", quick=False)
     for text in ("", "1", "-0.1", "half"):

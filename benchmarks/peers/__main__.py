@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import os
+import re
 import shlex
 import signal
 import tempfile
@@ -70,7 +71,7 @@ def parse_peers(text: str, deepsparse: bool) -> list[Peer]:
 
 
 def parse_targets(text: str, quick: bool) -> list[Target]:
-    """Return the layers whose name holds an item of a list such as ``conv 3x3,N=1``.
+    """Return the layers whose name holds an item, in whole words, of a list: ``conv 3x3,N=1``.
 
     Raises:
         typer.BadParameter: an item is in no layer's name.
@@ -79,11 +80,15 @@ def parse_targets(text: str, quick: bool) -> list[Target]:
     if text == "all":
         return list(among)
     items = [item.strip() for item in text.split(",")]
+    chosen: list[Target] = []
     for item in items:
-        if not item or not any(item in target.name for target in TARGETS):
+        word = re.compile(rf"(?<!\w){re.escape(item)}(?!\w)")
+        found = [target for target in TARGETS if item and word.search(target.name)]
+        if not found:
             names = "; ".join(target.name for target in TARGETS)
             raise typer.BadParameter(f"expected all or parts of {names}, got {item!r}")
-    return [target for target in TARGETS if any(item in target.name for item in items)]
+        chosen += found
+    return [target for target in TARGETS if target in chosen]
 
 
 def parse_sparsities(text: str) -> list[float]:

@@ -66,7 +66,7 @@ class Target:
     @property
     def name(self) -> str:
         """Name in result files, in tables and on the command line."""
-        return self.case.name + (", cold" if self.cold else "")
+        return self.case.name + (" cold" if self.cold else "")
 
     @property
     def group(self) -> str:

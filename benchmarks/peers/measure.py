@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,14 @@ UNIT_ROUNDOFF = {"float32": 0.0, "bfloat16": 2.0**-9, "float16": 2.0**-11}
 
 def request_of(problem: Problem, target: Target, folder: Path) -> dict[str, Any]:
     """Write the layer's arrays to ``folder`` and return the request that prepares it."""
-    arrays = folder / "layer.npz"
     assert problem.bias is not None
-    np.savez(arrays, weight=problem.weight.numpy(), bias=problem.bias.numpy(), x=problem.x.numpy())
+    for name, tensor in (("weight", problem.weight), ("bias", problem.bias), ("x", problem.x)):
+        np.save(folder / f"{name}.npy", tensor.numpy())
     case = problem.case
     stride, padding = (case.stride, case.padding) if isinstance(case, ConvCase) else (1, 0)
     return {
         "do": "prepare",
-        "arrays": str(arrays),
+        "arrays": str(folder),
         "op": case.op,
         "stride": stride,
         "padding": padding,
@@ -51,7 +52,7 @@ def checked(peer: Peer, asker: Asker, problem: Problem, threads: int, request: d
         PeerError: it cannot, or not with these threads, or not in the precision that its role has.
         WrongResultError: its result is beyond the bound.
     """
-    result = Path(request["arrays"]).with_name("y.npy")
+    result = Path(request["arrays"]) / "y.npy"
     result.unlink(missing_ok=True)
     reply = asker.ask(**request, result=str(result))
     expected = min(threads, peer.most_threads or threads)
@@ -82,9 +83,18 @@ def measure(
         peers: who takes part, in the order of the turns.
         worker_of: gives a peer's worker; raises PeerError where there is none.
         plan: how the turns are laid out.
-        folder: where arrays are exchanged.
+        folder: where arrays are exchanged; what is in it is not overwritten while a peer maps it.
     """
     problem = Problem(target.case, Pattern(sparsity))
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        return _measure(problem, target, threads, peers, worker_of, plan, Path(own))
+
+
+def _measure(
+    problem: Problem, target: Target, threads: int, peers: Sequence[Peer],
+    worker_of: Callable[[Peer], Asker], plan: TurnPlan, folder: Path,
+) -> tuple[list[PeerRow], list[NotRun]]:  # fmt: skip
+    sparsity = problem.pattern.sparsity
     request = request_of(problem, target, folder)
     ready: dict[str, Asker] = {}
     replies: dict[str, dict[str, Any]] = {}

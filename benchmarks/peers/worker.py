@@ -3,7 +3,7 @@
 Reads a JSON object a line and answers each with one, on what were its standard input and output.
 Runs in the peer's own environment, so that it needs nothing but NumPy and that peer.
 
-    {"do": "prepare", "arrays": FILE, "result": FILE, "op": ..., "stride": ..., "padding": ...,
+    {"do": "prepare", "arrays": FOLDER, "result": FILE, "op": ..., "stride": ..., "padding": ...,
      "cold_bytes": ...}
         builds the layer, runs it once, writes y, and answers with threads, precision, copies and
         the seconds that a call takes about
@@ -126,8 +126,9 @@ class Server:
 def serve(server: Server, requests: TextIO, replies: TextIO, hello: dict[str, Any]) -> None:
     """Say hello, then answer until the requests end."""
     print(json.dumps(hello), file=replies, flush=True)
-    # The collector would run on somebody's time.
+    # The collector would run on somebody's time. What was imported it need not look at again.
     gc.disable()
+    gc.freeze()
     for line in requests:
         print(json.dumps(server.answer(json.loads(line))), file=replies, flush=True)
 

@@ -31,15 +31,17 @@ class Layer:
     """Bytes that rotated copies of the weight exceed; 0: one copy, warm."""
 
     @staticmethod
-    def load(path: Path, facts: dict[str, Any]) -> Layer:
-        """Read the arrays from an ``.npz`` file; the rest comes from the request.
+    def load(folder: Path, facts: dict[str, Any]) -> Layer:
+        """Read ``weight.npy``, ``bias.npy`` and ``x.npy``; the rest comes from the request.
+
+        The weight is mapped, and copied where it is written to: every peer reads the same pages.
 
         Raises:
-            KeyError: an array is missing.
-            ValueError: the file holds pickled objects.
+            OSError: a file is missing.
+            ValueError: a file holds pickled objects.
         """
-        with np.load(path, allow_pickle=False) as arrays:
-            weight, bias, x = (np.ascontiguousarray(arrays[key]) for key in ("weight", "bias", "x"))
+        weight = np.load(folder / "weight.npy", mmap_mode="c", allow_pickle=False)
+        bias, x = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("bias", "x"))
         return Layer(
             facts["op"], weight, bias, x, facts["stride"], facts["padding"], facts["cold_bytes"]
         )

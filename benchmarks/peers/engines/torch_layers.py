@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from benchmarks.peers.engines.interface import Array, Layer, Prepared, UnsupportedError
 
@@ -20,10 +21,11 @@ def dense_module(layer: Layer) -> nn.Module:
     m, k = layer.weight.shape[:2]
     module: nn.Module
     with torch.inference_mode(False):
+        # Without random weights: to draw them takes longer than to copy ours.
         if layer.op == "linear":
-            module = nn.Linear(k, m)
+            module = skip_init(nn.Linear, k, m)
         else:
-            module = nn.Conv2d(k, m, layer.weight.shape[-1], layer.stride, layer.padding)
+            module = skip_init(nn.Conv2d, k, m, layer.weight.shape[-1], layer.stride, layer.padding)
         _load(module, layer)
         return module.eval().requires_grad_(False)
 
