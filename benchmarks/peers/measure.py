@@ -150,6 +150,7 @@ def _rows(
             precision=replies[peer.name]["precision"],
             peer_threads=replies[peer.name]["threads"],
             cores=statistics.median(samples.cores),
+            quiet=samples.quiet,
             copies=replies[peer.name]["copies"],
             rounds=len(samples.medians),
             seconds=seconds[peer.name],

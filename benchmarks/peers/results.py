@@ -33,6 +33,8 @@ class PeerRow:
     """Threads that the peer says it uses."""
     cores: float
     """CPU seconds over seconds while it was timed: cores that it kept busy."""
+    quiet: bool
+    """Whether its threads went to sleep after every turn, and took no part in the next peer's."""
     copies: int
     """Copies of the weight that its calls rotated through."""
     rounds: int

@@ -67,6 +67,8 @@ class Samples:
     medians: list[float] = field(default_factory=list)
     minimum: float = math.inf
     cores: list[float] = field(default_factory=list)
+    quiet: bool = True
+    """Whether the peer's threads went to sleep after every turn."""
 
     def ratio_to(self, other: Samples) -> list[float]:
         """Return this peer's time over the other's, for the rounds that both took."""
@@ -96,6 +98,7 @@ def take_turns(
             samples.medians.append(reply["median"])
             samples.minimum = min(samples.minimum, reply["minimum"])
             samples.cores.append(reply["cores"])
+            samples.quiet &= reply["quiet"]
     for name, samples in found.items():
         if name not in dropped and statistics.median(samples.cores) > threads + CORES_SLACK:
             dropped[name] = (

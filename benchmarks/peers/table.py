@@ -134,13 +134,17 @@ def introduction(results: PeerResults) -> str:
     source = f"commit {commit['hash'][:10]}" if commit["hash"] else "no commit"
     if commit["dirty"]:
         source += " with changes"
+    versions = ", ".join(unique(results.peers.values()))
     text = (
         f"Times that sparseinfer's module is faster, batch 1, {counts}, on {machine['cpu']}, "
         f"{machine['cores']} cores, {machine['os']}. Below 1 it is slower. Geometric means over "
         "the layers of the ratio within a round, each engine in a process of its own, in turns; "
-        f"every result was checked against float64 first. {', '.join(results.peers.values())}. "
+        f"every result was checked against float64 first. {versions}. "
         f"{results.date[:10]}, {source}: `{results.command}`."
     )
+    restless = unique(row.peer for row in results.rows if not row.quiet)
+    if restless:
+        text += f" Threads of {', '.join(restless)} were still awake in other peers' turns."
     if results.settings["quick"] or not results.complete:
         text += " **A partial or quick run: not for quoting.**"
     return text

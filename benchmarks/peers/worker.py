@@ -31,8 +31,8 @@ from benchmarks.peers.engines.interface import Engine, Layer, UnsupportedError
 
 QUIET_STEP = 2e-3
 QUIET_SHARE = 0.1
-QUIET_LIMIT = 0.1
-"""A turn ends once the process used a tenth of a core in 2 ms, or after 0.1 s: until then its
+QUIET_LIMIT = 0.25
+"""A turn ends once the process used a tenth of a core in 2 ms, or after 0.25 s: until then its
 threads may be spinning, and would do so on the next peer's time."""
 
 ESTIMATES = 3
