@@ -190,6 +190,15 @@ def test_interpreter_that_is_not_there_is_a_reason(tmp_path: Path) -> None:
     assert reasons["Honest"].startswith("cannot be started")
 
 
+def test_what_is_no_answer_is_a_reason(tmp_path: Path) -> None:
+    def chatter(peer: Peer, threads: int, cache: Path) -> list[str]:
+        return [str(own_python()), "-c", "print('hello, world'); input()"]
+
+    with Crew(1, tmp_path, chatter) as crew:
+        _, reasons = run(crew, tmp_path, fake("Honest"))
+    assert reasons == {"Honest": "expected an answer in JSON, got 'hello, world'"}
+
+
 def test_peer_that_is_not_installed_says_how_to_install_it(tmp_path: Path) -> None:
     named = {peer.name: peer for peer in PEERS}
     with Crew(1, tmp_path) as crew:

@@ -97,7 +97,12 @@ class Worker:
             raise PeerCrashError(f"no answer in {timeout:g} s") from None
         if not line:
             raise PeerCrashError(self._last_words())
-        reply = json.loads(line)
+        try:
+            reply = json.loads(line)
+        except ValueError:
+            self._end(patience=0.0)
+            self._errors.close()
+            raise PeerCrashError(f"expected an answer in JSON, got {line.strip()[:60]!r}") from None
         if "unsupported" in reply:
             raise PeerError(reply["unsupported"])
         if "error" in reply:

@@ -36,7 +36,7 @@ class TurnPlan:
     samples: int = 5
     warm: float = 2e-3
     turn: float = 2e-2
-    budget: float = 0.4
+    budget: float = 0.3
 
     def turns_of(self, seconds: float) -> Turns:
         """Return the turns of a peer whose call takes about ``seconds``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 from benchmarks.peers.engines.interface import Layer
 
@@ -29,11 +29,14 @@ def make_model(layer: Layer) -> ModelProto:
         "layer",
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, list(layer.x.shape))],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, list(layer.out_shape))],
-        [
-            numpy_helper.from_array(layer.weight, "weight"),
-            numpy_helper.from_array(layer.bias, "bias"),
-        ],
     )
-    return helper.make_model(
+    model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )
+    # In place: a weight given to make_graph is copied by it, and again by make_model.
+    for name, array in (("weight", layer.weight), ("bias", layer.bias)):
+        constant = model.graph.initializer.add(
+            name=name, data_type=TensorProto.FLOAT, dims=array.shape
+        )
+        constant.raw_data = array.tobytes()
+    return model
