@@ -25,13 +25,15 @@ FEW_CHANNELS_GAIN = 0.5
 """With fewer columns than this (depthwise convolutions, RGB inputs) a row is too short to pay for
 its bookkeeping."""
 
+RECURRENT = ("lstm", "gru", "rnn")
+
 ASSUMED_N = {
     "linear": (1, 128),
     "conv1d": (128,),
     "conv2d": (196,),
     "convtranspose1d": (256,),
     "convtranspose2d": (784,),
-    **dict.fromkeys(("lstm", "gru", "rnn"), (1,)),
+    **dict.fromkeys(RECURRENT, (1,)),
 }
 """N assumed where no input was given: the worse of 1 and 128 tokens, 14 x 14 pixels; twice that
 along each axis where a layer usually doubles it."""
@@ -124,15 +126,21 @@ def worst_estimate(
 ) -> Estimate:
     """The least favourable estimate over the N that are assumed for a layer of this kind.
 
-    The sparse time is longer by the model's error: only a gain beyond it counts as one.
+    The sparse work takes longer by the model's error: only a gain beyond it counts as one. The
+    steps of a recurrence leave little to divide, so that it has to gain on one thread too.
 
     Example:
         >>> worst_estimate("linear", 64, 64, density=0.1).N
         1
     """
-    guesses = (estimate(M, K, n, density, threads, format, kind) for n in ASSUMED_N[kind])
+    guesses = (
+        estimate(M, K, n, density, count, format, kind)
+        for n in ASSUMED_N[kind]
+        for count in ((1, threads) if kind in RECURRENT else (threads,))
+    )
     worst = min(guesses, key=lambda guess: guess.speedup)
-    return replace(worst, sparse_ms=worst.sparse_ms * (1 + _model().error))
+    doubt = (worst.sparse_ms - worst.sparse_call_ms) * _model().error
+    return replace(worst, sparse_ms=worst.sparse_ms + doubt)
 
 
 def _model() -> Model:

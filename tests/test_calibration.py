@@ -64,6 +64,12 @@ def test_every_kind_of_layer_has_its_classes_and_an_estimate() -> None:
         assert 0 < worst.dense_call_ms < worst.dense_ms
 
 
+def test_a_recurrence_has_to_gain_on_one_thread_too() -> None:
+    for kind, density in itertools.product(cost.RECURRENT, (0.05, 0.5, 1.0)):
+        speedups = [cost.worst_estimate(kind, 2048, 1024, density, n).speedup for n in (1, 2, 4)]
+        assert speedups == sorted(speedups, reverse=True)
+
+
 def test_a_convolution_of_unknown_geometry_gets_the_least_favourable_estimate() -> None:
     for kind, threads in itertools.product(("conv1d", "conv2d"), (1, 2, 8)):
         own = [cost.estimate(64, 576, 196, 0.2, threads, kind=name) for name in CONVOLUTIONS]
@@ -75,7 +81,9 @@ def test_only_a_gain_beyond_the_error_of_the_model_counts() -> None:
     worst = cost.worst_estimate("linear", 768, 768, 0.1)
     assert worst.N == 1
     at_one = cost.estimate(768, 768, 1, 0.1)
-    assert worst.speedup == pytest.approx(at_one.speedup / (1 + BUILTIN.error))
+    assert worst.dense_ms == at_one.dense_ms
+    worked, certain = (guess.sparse_ms - guess.sparse_call_ms for guess in (at_one, worst))
+    assert certain == pytest.approx(worked * (1 + BUILTIN.error))
 
 
 @pytest.mark.parametrize("format_name", ["panel", "csr", "nm"])
