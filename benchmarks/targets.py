@@ -82,6 +82,9 @@ def summarise(rows: Sequence[Row]) -> list[Check]:
         cold = pick("cold", "kernel", rows)
         if cold:
             checks.append(_check(COLD, cold, _speedup))
+        alternating = pick("threads", "in turns", rows)
+        if alternating:
+            checks.append(_check(THREADS, alternating, _speedup))
     pruned = {row.suite: row.sparsity for row in rows}
     for line in lines_of(rows):
         checks.append(
@@ -90,7 +93,4 @@ def summarise(rows: Sequence[Row]) -> list[Check]:
                 len(line.work), MOST_OFF_THE_LINE, at_most=True,
             )
         )  # fmt: skip
-        alternating = pick("threads", "in turns", rows)
-        if alternating:
-            checks.append(_check(THREADS, alternating, _speedup))
     return checks

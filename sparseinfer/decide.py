@@ -119,9 +119,12 @@ class Decider:
             result.reason = candidate.reason
         else:
             relation = "at least" if gains else "less than"
-            sure = f" ({CONFIDENCE} sure of {candidate.low:.2f}x)" if candidate.low else ""
+            # Two digits say enough, but where they would read "1.05x, less than the 1.05x asked".
+            close = abs(candidate.certain - self.min_speedup) < 0.01
+            digits = 4 if close else 2
+            sure = f" ({CONFIDENCE} sure of {candidate.low:.{digits}f}x)" if candidate.low else ""
             result.reason = (
-                f"{result.timing} {candidate.speedup:.2f}x{sure}, {relation} "
+                f"{result.timing} {candidate.speedup:.{digits}f}x{sure}, {relation} "
                 f"the {self.min_speedup:g}x asked"
             )
             if candidate.reason:

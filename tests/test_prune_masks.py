@@ -349,7 +349,7 @@ def test_tfmots_m_by_n_counts_zeros():
 def test_what_is_pruned_is_what_conversion_detects(structure):
     model = nn.Linear(64, 64)
     Pruner(model, structure=structure).prune(None if structure == "2:4" else 0.5)
-    expected = {"filters": "channel", "2:4": "2:4"}.get(structure, f"block {structure}")
+    expected = {"filters": "channel: 32 rows", "2:4": "2:4"}.get(structure, f"block {structure}")
     assert str(detect_pattern(model.weight)) == expected
 
 
