@@ -11,8 +11,11 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from sparseinfer.handles import open_packed
+from sparseinfer.linear import linear_cpu
 from sparseinfer.modules import SparseLinear
 from sparseinfer.recurrent_weights import matrix_shape, names, parts, side_by_side
+from sparseinfer.shortcut import unobserved
+from sparseinfer.steps import recurrent_cpu
 from sparseinfer.weights import build_dense, effective
 
 __all__ = ["RECURRENT", "SparseGRU", "SparseLSTM", "SparseRNN", "SparseRecurrent"]
@@ -124,6 +127,11 @@ class SparseRecurrent(nn.Module):
                 f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got "
                 f"{x.shape[-1]}; try reshaping the input"
             )
+        if sizes is None and x.shape[1 if self.batch_first else 0] == 0:
+            raise RuntimeError(
+                "Expected sequence length to be larger than 0 in RNN, got an input of shape "
+                f"{list(input.shape)}; try a sequence of at least one step"
+            )
         lone = sizes is None and not batched
         states = self._states(hx, x, batch, lone, order)
         y, *states = self._computed(x, states, sizes)
@@ -171,6 +179,9 @@ class SparseRecurrent(nn.Module):
                 f"expected a float32 input, got {dtype}: the weights are packed as float32; try "
                 "x.float()"
             )
+        # A call of few steps costs as much as its arithmetic: past the dispatcher where it is free.
+        direct = not torch.compiler.is_compiling() and unobserved(x, self._first_packed(), None)
+        project, run = (linear_cpu, recurrent_cpu) if direct else (_project, _recurrent)
         wide = [state.to(torch.float32) for state in states]
         finals: list[list[Tensor]] = [[] for _ in states]
         y, at = x.to(torch.float32), 0
@@ -184,11 +195,11 @@ class SparseRecurrent(nn.Module):
                     None if own.bias is None else own.bias.to(torch.float32)
                     for own in (projection, recurrence)
                 ]
-                gates = _project(
+                gates = project(
                     y, projection.packed, biases[0], projection.out_features, "none",
                     _THREADS_OF_TORCH,
                 )  # fmt: skip
-                part, h, c = _recurrent(
+                part, h, c = run(
                     gates, recurrence.packed, biases[1],
                     wide[0][at], wide[1][at] if len(wide) == 2 else None, sizes,
                     _CELLS[self.mode], reverse, self.batch_first, _THREADS_OF_TORCH,
@@ -201,6 +212,10 @@ class SparseRecurrent(nn.Module):
             if self.training and self.dropout > 0.0 and layer + 1 < self.num_layers:
                 y = F.dropout(y, self.dropout)
         return tuple(tensor.to(dtype) for tensor in (y, *map(torch.stack, finals)))
+
+    def _first_packed(self) -> Tensor:
+        layer: Any = self._modules["ih_l0"]
+        return layer.packed
 
     def _unpacked(
         self, x: Tensor, states: list[Tensor], sizes: Tensor | None, biases: list[Tensor]

@@ -156,6 +156,8 @@ def test_narrow_types_and_errors() -> None:
         with pytest.raises(RuntimeError, match="Expected hidden size"):
             sparse(x, torch.zeros(1, 3, 8))
         assert sparse(torch.zeros(3, 0, 4))[0].shape == (3, 0, 8)
+        with pytest.raises(RuntimeError, match="sequence length to be larger than 0"):
+            sparse(torch.zeros(0, 2, 4))
     with pytest.raises(ValueError, match="proj_size=0"):
         SparseLSTM.from_dense(nn.LSTM(4, 8, proj_size=3))
     with pytest.raises(TypeError, match=r"expected an nn\.GRU, got LSTM"):
