@@ -225,6 +225,29 @@ class SparseMultiheadAttention(nn.Module):
             dense.out_proj.bias = own(self.out_proj.bias)
         return dense.train(self.training)
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any],
+        strict: bool, missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        """Give each projection what a state_dict of torch's attention holds for it."""
+        for end in ("", "_orig", "_mask"):
+            for kind in ("weight", "bias"):
+                whole = state_dict.pop(f"{prefix}in_proj_{kind}{end}", None)
+                if whole is None:
+                    continue
+                if "in_proj" in self._modules:
+                    state_dict[f"{prefix}in_proj.{kind}{end}"] = whole
+                else:
+                    for role, part in zip("qkv", whole.chunk(3), strict=True):
+                        state_dict[f"{prefix}{role}_proj.{kind}{end}"] = part
+            for role in "qkv":
+                own = state_dict.pop(f"{prefix}{role}_proj_weight{end}", None)
+                if own is not None:
+                    state_dict[f"{prefix}{role}_proj.weight{end}"] = own
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
     @property
     def in_proj_weight(self) -> Tensor | None:
         """The weight of query, key and value together, read-only, as torch's has it; or None."""

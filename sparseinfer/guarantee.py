@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import time
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -268,8 +269,8 @@ class Guarantee:
 def fingerprint(model: nn.Module) -> str:
     """A hash of what decides how long a model takes, but for the values of its weights.
 
-    That is the class, the printed settings and the code of every module, and the shapes, strides
-    and types of its tensors.
+    That is the class, the printed settings, the plain attributes and the code of every module, that
+    of all methods of its class included, and the shapes, strides and types of its tensors.
 
     Example:
         >>> fingerprint(nn.Linear(4, 4)) == fingerprint(nn.Linear(4, 4))
@@ -278,14 +279,45 @@ def fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, module in model.named_modules():
         cls = type(module)
-        code = getattr(cls.forward, "__code__", None)
         digest.update(f"{name} {cls.__module__}.{cls.__qualname__} {module.extra_repr()}".encode())
-        if code is not None:
-            digest.update(code.co_code + repr(code.co_names).encode())
+        for key, value in sorted(vars(module).items()):
+            if not key.startswith("_"):
+                digest.update(f"{key} {_plain(value)}".encode())
+        for base in cls.__mro__:
+            if not base.__module__.startswith("torch."):
+                for key, member in sorted(vars(base).items()):
+                    digest.update(key.encode())
+                    _digest_code(digest, getattr(member, "__code__", None))
+        _digest_code(digest, getattr(vars(module).get("forward"), "__code__", None))
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
                 digest.update(f"{key} {_describe(tensor)}".encode())
     return digest.hexdigest()[:16]
+
+
+def _digest_code(digest: Any, code: Any) -> None:
+    """Add compiled code, with its constants and the functions defined in it."""
+    if code is None:
+        return
+    digest.update(code.co_code + repr(code.co_names).encode())
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            _digest_code(digest, constant)
+        else:
+            digest.update(_plain(constant).encode())
+
+
+def _plain(value: Any) -> str:
+    """A value that decides what a forward does, printed; of others no more than the type."""
+    if value is None or isinstance(value, bool | int | float | str | bytes):
+        return repr(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return f"{type(value).__name__}({', '.join(sorted(map(_plain, value)))})"
+    if isinstance(value, dict):
+        return str(sorted(f"{key!r}: {_plain(own)}" for key, own in value.items()))
+    if callable(getattr(value, "to_dict", None)):  # the configurations of transformers
+        return f"{type(value).__name__} {_plain(value.to_dict())}"
+    return type(value).__name__
 
 
 def _choices(swaps: Swaps, layers: Mapping[nn.Module, LayerReport]) -> str:

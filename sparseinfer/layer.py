@@ -289,16 +289,23 @@ class SparseLayer(nn.Module):
         if not isinstance(weight, Tensor) or not weight.is_floating_point():
             got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
             raise TypeError(f"expected a floating-point weight, got {got}; try weight.float()")
+        if "nf" in vars(self) and weight.dim() == 2:
+            # It stands for transformers' Conv1D, which holds its weight transposed; the attribute
+            # came along from there.
+            weight = weight.t()
         if tuple(weight.shape) != self.weight_shape:
             raise ValueError(
                 f"expected a weight of shape {list(self.weight_shape)}, got {list(weight.shape)}; "
                 "try a checkpoint of the same architecture"
             )
-        format, dtype, params = "panel", torch.float32, {}
+        format, dtype = "panel", torch.float32
+        params: dict[str, Any] = {}
         if self._is_valid():
             info = self.handle.info
             format, dtype = self.format, getattr(torch, info["value_type"])
             params = {name: info["params"][name] for name in _OPTIONS[format]}
+            if format == "panel":  # which rounds by itself
+                dtype, params["value_type"] = torch.float32, info["value_type"]
         with torch.no_grad():
             arranged = self._arranged(self, weight.to(dtype))
             return formats.pack(arranged, format, self.groups, **params)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparseinfer.kinds import kind_of
 from sparseinfer.layer import SparseLayer
-from sparseinfer.modules import LAYERS
+from sparseinfer.projections import projections
 from sparseinfer.recurrent import RECURRENT, SparseRecurrent
 from sparseinfer.recurrent_weights import names, rebuild
 from sparseinfer.replace import Replacement, replace
@@ -69,7 +70,9 @@ def load_converted(
         )
     swaps: dict[nn.Module, Replacement] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, nn.RNNBase) and f"{name}.hh_l0.packed".lstrip(".") in entries:
+        if isinstance(module, nn.MultiheadAttention):
+            swaps.update(_empty_projections(name, module, entries))
+        elif isinstance(module, nn.RNNBase) and f"{name}.hh_l0.packed".lstrip(".") in entries:
             swaps[module] = _empty_recurrent(module)
         elif module not in swaps and f"{name}.packed".lstrip(".") in entries:
             layer = _empty(module)
@@ -85,16 +88,34 @@ def load_converted(
 
 def _empty(module: nn.Module) -> SparseLayer | None:
     """A sparse layer of all zeros in the place of a dense one; None where there is none."""
-    for cls in LAYERS:
-        if isinstance(module, cls.dense_type):
-            weight, bias = effective(module, "weight"), effective(module, "bias")
-            assert weight is not None
-            zeros = torch.zeros(weight.shape, dtype=torch.float32, device="cpu")
-            of_bias = None if bias is None else zeros.new_zeros(bias.shape)
-            # csr stores any shape; what is loaded brings its own format.
-            layer = cls.from_dense(build_dense(module, zeros, of_bias), "csr")
-            return layer.to(weight.device).train(module.training)
-    return None
+    kind = kind_of(module)
+    if kind is None or not issubclass(kind.sparse, SparseLayer):
+        return None
+    weight, bias = rows_first(module), effective(module, "bias")
+    assert weight is not None
+    zeros = torch.zeros(weight.shape, dtype=torch.float32, device="cpu")
+    of_bias = None if bias is None else zeros.new_zeros(bias.shape)
+    # csr stores any shape; what is loaded brings its own format.
+    layer = kind.sparse.from_dense(build_dense(module, zeros, of_bias), "csr")
+    return layer.to(weight.device).train(module.training)
+
+
+def _empty_projections(
+    name: str, attention: nn.MultiheadAttention, entries: Mapping[str, Any]
+) -> dict[nn.Module, Replacement]:
+    """Sparse layers of all zeros for those projections that `entries` has packed.
+
+    The projections of query, key and value are apart where they were when it was saved.
+    """
+    prefix = f"{name}." if name else ""
+    separate = any(key.startswith(f"{prefix}q_proj.") for key in entries)
+    found: dict[nn.Module, Replacement] = {}
+    for layer in projections(attention, separate):
+        if f"{prefix}{layer.role}.packed" in entries:
+            empty = _empty(layer)
+            assert empty is not None
+            found[layer] = empty
+    return found
 
 
 def _empty_recurrent(module: nn.RNNBase) -> SparseRecurrent:

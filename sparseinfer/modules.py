@@ -10,9 +10,8 @@ from torch.nn.common_types import _size_1_t, _size_2_t
 
 from sparseinfer import ops
 from sparseinfer.layer import THREADS_OF_TORCH, SparseLayer
-from sparseinfer.transposed import SparseConvTranspose1d, SparseConvTranspose2d
 
-__all__ = ["LAYERS", "SparseConv1d", "SparseConv2d", "SparseLayer", "SparseLinear"]
+__all__ = ["SparseConv1d", "SparseConv2d", "SparseLayer", "SparseLinear"]
 
 _Layer = TypeVar("_Layer", bound="SparseLayer")
 
@@ -208,12 +207,6 @@ class SparseConv2d(_SparseConv):
         if input.dim() == 3:
             return self.forward(input.unsqueeze(0)).squeeze(0)
         return ops.conv2d(input, *self._options())
-
-
-LAYERS: tuple[type[SparseLayer], ...] = (
-    SparseLinear, SparseConv1d, SparseConv2d, SparseConvTranspose1d, SparseConvTranspose2d
-)  # fmt: skip
-"""Every drop-in layer; `dense_type` is the torch layer that it stands for."""
 
 
 def both_ends(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.random import fork_rng
 from torch.utils.hooks import RemovableHandle
 
 from sparseinfer.projections import Projection
@@ -125,7 +126,7 @@ def _run(model: nn.Module, examples: Sequence[Example], hooks: Sequence[Removabl
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with evaluating(model):
+        with evaluating(model), fork_rng(devices=[]):
             for args, kwargs in examples:
                 model(*args, **kwargs)
     finally:

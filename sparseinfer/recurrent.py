@@ -45,7 +45,7 @@ class SparseRecurrent(nn.Module):
     layers are columns.
 
     Inputs are float32; float16 and bfloat16 are converted on the way in and out. Gradients reach
-    the input, the initial state and the biases; they are computed from the unpacked weights.
+    the input, the initial state and the biases, once; they are computed from the unpacked weights.
     """
 
     dense_type: ClassVar[type[nn.RNNBase]]
@@ -151,7 +151,13 @@ class SparseRecurrent(nn.Module):
         shape = (count, batch, self.hidden_size)
         if hx is None:
             return [x.new_zeros(shape) for _ in range(2 if self.mode == "LSTM" else 1)]
-        given = list(hx) if self.mode == "LSTM" else [hx]
+        lstm = self.mode == "LSTM"
+        given = [hx] if isinstance(hx, Tensor) else list(hx)
+        if isinstance(hx, Tensor) is lstm or len(given) != (2 if lstm else 1):
+            raise TypeError(
+                f"expected hx to be {'a tuple (h, c)' if lstm else 'one tensor'}, got "
+                f"{type(hx).__name__} of {len(given)}; try hx=None"
+            )
         expected = (count, self.hidden_size) if lone else shape
         for state in given:
             if tuple(state.shape) != expected:
@@ -169,7 +175,14 @@ class SparseRecurrent(nn.Module):
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned):
             if torch.compiler.is_compiling() or (self.training and self.dropout > 0.0):
                 return self._unpacked(x, states, sizes, self._biases())
+            if torch.is_autocast_enabled("cpu"):
+                return self._unpacked(x, states, sizes, self._biases())
             return _WithGradients.apply(self, sizes, len(states), x, *states, *self._biases())
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            with torch.autocast("cpu", enabled=False):
+                wide = self._steps(x.float(), [state.float() for state in states], sizes)
+            return tuple(tensor.to(dtype) for tensor in wide)
         return self._steps(x, states, sizes)
 
     def _steps(self, x: Tensor, states: list[Tensor], sizes: Tensor | None) -> tuple[Tensor, ...]:
@@ -329,6 +342,12 @@ class _WithGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
+        if torch.is_grad_enabled():
+            # With create_graph. What follows has no graph: a second derivative would lack a term.
+            raise RuntimeError(
+                "expected a first derivative of a sparse recurrent layer, got create_graph=True; "
+                "try layer.to_dense()"
+            )
         needed = ctx.needs_input_grad[3:]
         copies = [
             tensor.detach().requires_grad_(need)

@@ -89,9 +89,11 @@ def rebuild(like: Any, matrix: Tensor, biases: Mapping[str, Tensor]) -> nn.RNNBa
     """
     cls = {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(like.mode, nn.RNN)
     options = {"nonlinearity": like.mode.removeprefix("RNN_").lower()} if cls is nn.RNN else {}
+    # nn.RNN has its nonlinearity where the others have bias: by keyword.
     dense: Any = cls(
-        like.input_size, like.hidden_size, like.num_layers, like.bias, like.batch_first,
-        like.dropout, like.bidirectional, device="meta", dtype=matrix.dtype, **options,
+        like.input_size, like.hidden_size, like.num_layers, bias=like.bias,
+        batch_first=like.batch_first, dropout=like.dropout, bidirectional=like.bidirectional,
+        device="meta", dtype=matrix.dtype, **options,
     )  # fmt: skip
     widths = [width for inputs in _columns(like) for width in (inputs, like.hidden_size)]
     blocks = iter(matrix.split(widths, dim=1))

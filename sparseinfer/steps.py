@@ -46,6 +46,13 @@ def recurrent_cpu(
         torch.Size([5, 3, 2])
     """
     _check(gates, h, c, batch_sizes, cell)
+    given = [packed, h, *(tensor for tensor in (bias, c) if tensor is not None)]
+    for tensor in given:
+        if tensor.device != gates.device:
+            raise RuntimeError(
+                "Expected all tensors to be on the same device, but found at least two devices, "
+                f"{gates.device} and {tensor.device}; try hx.to({str(gates.device)!r})"
+            )
     handle = open_packed(packed)
     width, rows = h.shape[1], CELLS[cell] * h.shape[1]
     if handle.shape != (rows, width):

@@ -446,3 +446,18 @@ def test_package_surface() -> None:
     assert all(hasattr(sparseinfer, name) for name in sparseinfer.__all__)
     assert isinstance(sparseinfer.__version__, str)
     assert issubclass(SparseLinear, SparseLayer)
+
+
+def test_the_random_state_is_left_alone() -> None:
+    class Drawing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = _prune(nn.Linear(32, 32), 0.1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.dropout(self.layer(x), 0.5, True)
+
+    model, x = Drawing(), torch.ones(2, 32)
+    before = torch.get_rng_state()
+    convert_to_sparse(model, example_inputs=x)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -601,3 +601,31 @@ def test_a_fingerprint_is_of_the_structure_not_of_the_values(clock: Clock) -> No
     )  # fmt: skip
     hashes = {fingerprint(model) for model in (same[0], *changed)}
     assert len(hashes) == 1 + len(changed)
+
+
+def test_a_fingerprint_is_of_all_code_and_plain_attributes() -> None:
+    class Looped(nn.Module):
+        def __init__(self, times: int) -> None:
+            super().__init__()
+            self.times, self.settings = times, {"deep": [times]}
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.body(x)
+
+        def body(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(self.times):
+                x = x + 1
+            return x
+
+    def body(self: Looped, x: torch.Tensor) -> torch.Tensor:
+        return x + 2
+
+    before = fingerprint(Looped(1))
+    assert before == fingerprint(Looped(1)) != fingerprint(Looped(100))
+    patched = Looped(1)
+    patched.settings = {"deep": [2]}
+    assert before != fingerprint(patched)
+    original, Looped.body = Looped.body, body  # type: ignore[method-assign, assignment]
+    assert before != fingerprint(Looped(1))
+    Looped.body = original  # type: ignore[method-assign]
+    assert before == fingerprint(Looped(1))

@@ -247,6 +247,44 @@ def test_conversion_report_and_files(tmp_path: Any) -> None:
         torch.testing.assert_close(dense(x), sparse(x), rtol=1e-5, atol=1e-5)
 
 
+@pairs
+def test_every_kind_converts_and_comes_back(
+    dense_type: Any, sparse_type: Any, extra: dict[str, Any]
+) -> None:
+    dense = _sparse(dense_type(4, 8, bidirectional=True, **extra))
+    sparse = convert_to_sparse(nn.Sequential(dense), min_speedup=0)[0]
+    assert type(sparse) is sparse_type
+    back, x = sparse.to_dense(), torch.randn(5, 2, 4)
+    assert repr(back) == repr(dense)
+    with torch.no_grad():
+        _same(back(x), dense(x))
+        _same(sparse(x), dense(x))
+
+
+def test_autocast_and_second_derivatives() -> None:
+    sparse, x = SparseLSTM.from_dense(_sparse(nn.LSTM(4, 8))), torch.randn(5, 2, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad():
+            y, (h, c) = sparse(x)
+        assert y.dtype is h.dtype is c.dtype is torch.bfloat16
+        assert sparse(x.requires_grad_())[0].requires_grad
+    torch.testing.assert_close(y.float(), sparse(x)[0].detach(), rtol=0.05, atol=0.05)
+    with pytest.raises(RuntimeError, match=r"create_graph=True; try layer\.to_dense"):
+        torch.autograd.grad(sparse(x)[0].sum(), x, create_graph=True)
+
+
+def test_states_that_do_not_fit() -> None:
+    gru, lstm = SparseGRU.from_dense(nn.GRU(4, 8)), SparseLSTM.from_dense(nn.LSTM(4, 8))
+    x, h = torch.randn(5, 2, 4), torch.zeros(1, 2, 8)
+    with torch.no_grad():
+        wrong: list[tuple[nn.Module, Any]] = [(gru, (h, h)), (lstm, h), (lstm, (h, h, h))]
+        for layer, hx in wrong:
+            with pytest.raises(TypeError, match="expected hx to be"):
+                layer(x, hx)
+        with pytest.raises(RuntimeError, match="on the same device"):
+            gru(x, h.to("meta"))
+
+
 def test_what_stays_dense() -> None:
     model = nn.ModuleDict({"projected": nn.LSTM(4, 8, proj_size=3), "own": nn.GRU(4, 8)})
     model.tied = nn.GRU(4, 8)

@@ -357,3 +357,56 @@ def test_setting_the_weight_says_what_to_do() -> None:
     assert list(sparse.state_dict()) == ["bias", "packed"]
     sparse.load_state_dict({"weight": 2 * dense.weight}, strict=False)
     assert torch.equal(sparse.weight, 2 * dense.weight)
+
+
+class _Attending(nn.Module):
+    def __init__(self, apart: bool = False) -> None:
+        super().__init__()
+        sizes = {"kdim": 12, "vdim": 10} if apart else {}
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True, **sizes)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return self.attention(query, key, value)[0]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_states_of_attentions_cross_over(apart: bool) -> None:
+    query = torch.randn(2, 5, 16)
+    inputs = (query, torch.randn(2, 5, 12), torch.randn(2, 5, 10)) if apart else (query,) * 3
+    model = _Attending(apart).eval()
+    sparse = convert_to_sparse(model, min_speedup=0)
+    with torch.no_grad():
+        loaded = load_converted(_Attending(apart).eval(), sparse.state_dict())
+        torch.testing.assert_close(loaded(*inputs), sparse(*inputs))
+        other = _Attending(apart).eval()
+        prune.l1_unstructured(other.attention.out_proj, "weight", amount=0.5)
+        sparse.load_state_dict(other.state_dict())
+        torch.testing.assert_close(sparse(*inputs), other(*inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_states_of_conv1d_of_transformers_cross_over() -> None:
+    conv1d = pytest.importorskip("transformers").pytorch_utils.Conv1D
+    for shape in ((32, 32), (16, 32)):
+        model, other = nn.Sequential(conv1d(*shape)), nn.Sequential(conv1d(*shape))
+        sparse, x = convert_to_sparse(model, min_speedup=0), torch.randn(3, shape[1])
+        with torch.no_grad():
+            loaded = load_converted(nn.Sequential(conv1d(*shape)), sparse.state_dict())
+            torch.testing.assert_close(loaded(x), sparse(x))
+            sparse.load_state_dict(other.state_dict())
+            torch.testing.assert_close(sparse(x), other(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_dense_weight_is_rounded_where_the_layer_keeps_bfloat16() -> None:
+    sparse = SparseLinear.from_dense(nn.Linear(32, 16), value_type="bfloat16")
+    dense = nn.Linear(32, 16)
+    sparse.load_state_dict(dense.state_dict())
+    assert sparse.handle.info["value_type"] == "bfloat16"
+    assert torch.equal(sparse.dense_weight(), dense.weight.detach().bfloat16().float())
+
+
+def test_hooks_on_the_state_move_along() -> None:
+    model, called = nn.Sequential(nn.Linear(8, 8)), []
+    model[0].register_load_state_dict_post_hook(lambda module, keys: called.append(module))
+    sparse = convert_to_sparse(model, min_speedup=0)
+    sparse.load_state_dict(sparse.state_dict())
+    assert called == [sparse[0]]
