@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from sparseinfer.handles import open_packed
+from sparseinfer.layer import THREADS_OF_TORCH
 from sparseinfer.linear import linear_cpu
 from sparseinfer.modules import SparseLinear
 from sparseinfer.recurrent_weights import matrix_shape, names, parts, side_by_side
@@ -24,7 +25,6 @@ _Layer = TypeVar("_Layer", bound="SparseRecurrent")
 
 _project = torch.ops.sparseinfer.linear.default
 _recurrent = torch.ops.sparseinfer.recurrent.default
-_THREADS_OF_TORCH = 0
 
 _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
 _OF_TORCH: dict[str, Any] = {
@@ -210,12 +210,12 @@ class SparseRecurrent(nn.Module):
                 ]
                 gates = project(
                     y, projection.packed, biases[0], projection.out_features, "none",
-                    _THREADS_OF_TORCH,
+                    THREADS_OF_TORCH,
                 )  # fmt: skip
                 part, h, c = run(
                     gates, recurrence.packed, biases[1],
                     wide[0][at], wide[1][at] if len(wide) == 2 else None, sizes,
-                    _CELLS[self.mode], reverse, self.batch_first, _THREADS_OF_TORCH,
+                    _CELLS[self.mode], reverse, self.batch_first, THREADS_OF_TORCH,
                 )  # fmt: skip
                 directions.append(part)
                 for kept, final in zip(finals, (h, c), strict=False):
