@@ -80,13 +80,13 @@ typedef struct si_weight_desc {
   int64_t groups;   /* divides M; 1 for linear */
 } si_weight_desc;
 
-/* Cursors where they pay: convolutions of several taps and many channels. */
+/* Blocks where they pay: convolutions of several taps and many channels. */
 #define SI_KBLOCK_AUTO (-1)
 
 typedef struct si_pack_options {
   si_format format;
   si_value_type value_type; /* csr: F32; panel: F32 or BF16 (rounded; computed with in F32); nm: any */
-  int32_t kblock;           /* panel: K-block cursors every kblock columns (a multiple of 16), 0 for none, or auto */
+  int32_t kblock;           /* panel: columns of a K block (a multiple of 16), 0 for one block, or auto */
   int32_t nm_n, nm_m;       /* nm: at most n non-zeros in every m consecutive columns */
 } si_pack_options;
 
@@ -97,7 +97,7 @@ typedef struct si_weight_info {
   int64_t nnz;
   uint64_t bytes;
   int32_t params[4];    /* panel: R, g, index bits, kblock; csr: index bits; nm: n, m */
-  uint64_t sections[4]; /* byte offsets; panel: panels, cursors, indices, values; csr: rows, columns, values;
+  uint64_t sections[4]; /* byte offsets; panel: panels, indices, values; csr: rows, columns, values;
                            nm: values, positions */
 } si_weight_info;
 

@@ -43,7 +43,10 @@ int64_t TileSource::cost(int64_t unit) const {
   switch (weights_.format) {
     case SI_FORMAT_PANEL: {
       const PanelView& view = weights_.panel;
-      const uint64_t values = unit == view.panels ? view.values : view.entry[unit].value_offset;
+      if (unit == view.panels) return static_cast<int64_t>(view.values) + unit * kUnit;
+      uint64_t values = 0;
+      for (int64_t block = 0; block < view.kblocks; ++block)
+        values += view.entry_of(block, unit).value_offset - view.entry_of(block, 0).value_offset;
       return static_cast<int64_t>(values) + unit * kUnit;
     }
     case SI_FORMAT_CSR:

@@ -29,7 +29,7 @@ class TileSource {
   // Cuts [first, last) in `parts` of near-equal work: the first unit of part `part`.
   int64_t split(int64_t first, int64_t last, int64_t part, int64_t parts) const;
 
-  // Columns of a K block; K where the weight has no cursors.
+  // Columns of a K block; K where all of it is one block.
   int64_t kblock() const;
   // Where the weight has K blocks: `kstep` of them, then the next, each for all units of the job.
   void tile(TileJob job, int64_t kstep) const;

@@ -141,7 +141,7 @@ py::dict info_of(const si_weight_info& info) {
   switch (info.format) {
     case SI_FORMAT_PANEL:
       param_names = {"R", "g", "index_bits", "kblock"};
-      section_names = {"panels", "cursors", "indices", "values"};
+      section_names = {"panels", "indices", "values"};
       break;
     case SI_FORMAT_CSR:
       param_names = {"index_bits"};

@@ -14,7 +14,7 @@ enum PanelParam { kParamRows, kParamGroup, kParamIndexBits, kParamKBlock, kParam
 
 struct Layout {
   SectionPlan plan;
-  size_t entry, cursor, order, index, value;
+  size_t entry, order, index, value;
 };
 
 int64_t panels_per_group(const WeightShape& shape) { return (shape.M() / shape.groups + kPanelRows - 1) / kPanelRows; }
@@ -27,9 +27,7 @@ Layout layout_of(const WeightShape& shape, int32_t kblock, si_value_type type, b
                  uint64_t values) {
   const auto panels = static_cast<uint64_t>(panels_per_group(shape) * shape.groups);
   Layout layout{};
-  layout.entry = layout.plan.add(panels, sizeof(PanelEntry));
-  layout.cursor =
-      layout.plan.add(panels * static_cast<uint64_t>(kblocks(shape, kblock) - 1) * kPatterns, sizeof(uint16_t));
+  layout.entry = layout.plan.add(panels * static_cast<uint64_t>(kblocks(shape, kblock)), sizeof(PanelEntry));
   if (ordered) layout.order = layout.plan.add(static_cast<uint64_t>(shape.M()), sizeof(uint32_t));
   layout.index = layout.plan.add(columns, sizeof(uint16_t));
   layout.value = layout.plan.add(values, type == SI_BF16 ? sizeof(BFloat16) : sizeof(float));
@@ -45,7 +43,6 @@ PanelView view_of(const WeightShape& shape, int32_t kblock, si_value_type type, 
   view.kblock = kblock;
   view.kblocks = kblocks(shape, kblock);
   view.entry = reinterpret_cast<const PanelEntry*>(blob + layout.entry);
-  view.cursor = reinterpret_cast<const uint16_t*>(blob + layout.cursor);
   view.order = ordered ? reinterpret_cast<const uint32_t*>(blob + layout.order) : nullptr;
   view.index = reinterpret_cast<const uint16_t*>(blob + layout.index);
   view.value_type = type;
@@ -65,12 +62,14 @@ int rows_in_panel(const WeightShape& shape, int64_t panel_in_group) {
   return static_cast<int>(left < kPanelRows ? left : kPanelRows);
 }
 
-// The pattern of column k: bit r set when row r of the panel, whose output rows are given, is non-zero there.
-void patterns_of(const float* weight, int64_t K, const uint32_t* output_row, int rows, uint8_t* pattern) {
-  std::memset(pattern, 0, static_cast<size_t>(K));
+// The patterns of columns [first, last): bit r set when row r of the panel, whose output rows are given, is non-zero
+// there.
+void patterns_of(const float* weight, int64_t K, int64_t first, int64_t last, const uint32_t* output_row, int rows,
+                 uint8_t* pattern) {
+  std::memset(pattern, 0, static_cast<size_t>(last - first));
   for (int row = 0; row < rows; ++row) {
-    const float* from = weight + output_row[row] * K;
-    for (int64_t k = 0; k < K; ++k) pattern[k] |= static_cast<uint8_t>((from[k] != 0.0f) << row);
+    const float* from = weight + output_row[row] * K + first;
+    for (int64_t k = 0; k < last - first; ++k) pattern[k] |= static_cast<uint8_t>((from[k] != 0.0f) << row);
   }
 }
 
@@ -84,7 +83,7 @@ Counts count(const float* weight, const WeightShape& shape, const std::vector<ui
   std::vector<uint8_t> pattern(static_cast<size_t>(K));
   Counts counts{};
   for (int64_t panel = 0; panel < per_group * shape.groups; ++panel) {
-    patterns_of(weight, K, order.data() + first_position(shape, panel), rows_in_panel(shape, panel % per_group),
+    patterns_of(weight, K, 0, K, order.data() + first_position(shape, panel), rows_in_panel(shape, panel % per_group),
                 pattern.data());
     for (const uint8_t p : pattern) {
       counts.columns += p != 0;
@@ -137,12 +136,17 @@ uint64_t zeros(si_value_type type, const void* values, uint64_t count) {
       std::count_if(first, first + count, [](BFloat16 value) { return (value.bits & 0x7fff) == 0; }));
 }
 
-// Taps of so many channels are a block: their part of an image of 56 columns fills the nearest cache. A driver takes
-// several blocks at once where the image is smaller.
+// Taps of so many channels are a block. Half as many where each column has so many values that loads of x are what
+// takes the time, and an image is likely to be large: three copies of its part then fill the nearest cache. With fewer
+// values, or of small images, loops that are longer gain more.
 constexpr int64_t kBlockChannels = 32;
+constexpr double kDense = 0.15;
+constexpr int64_t kManyChannels = 256;
 
-int32_t auto_kblock(const WeightShape& shape) {
-  const int64_t taps = shape.K() / shape.dims[1], block = kBlockChannels * taps;
+int32_t auto_kblock(const WeightShape& shape, uint64_t values) {
+  const int64_t channels = shape.dims[1], taps = shape.K() / channels;
+  const double density = static_cast<double>(values) / static_cast<double>(shape.M() * shape.K());
+  const int64_t block = taps * (density >= kDense && channels < kManyChannels ? kBlockChannels / 2 : kBlockChannels);
   // Of a linear layer, or a kernel of one tap, no two columns read the same part of x: a block would save nothing.
   return taps > 1 && shape.K() > block && block <= kPanelMaxKBlock ? static_cast<int32_t>(block) : 0;
 }
@@ -151,13 +155,12 @@ int32_t auto_kblock(const WeightShape& shape) {
 
 uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kblock, si_value_type type, size_t* bytes) {
   const int64_t K = shape.K();
-  if (kblock == SI_KBLOCK_AUTO) kblock = auto_kblock(shape);
   if (K > kPanelMaxK)
     fail(SI_ERR_ARGUMENT, "expected at most 65535 input columns for the panel format, got " + std::to_string(K) +
                               "; try the csr format");
-  if (kblock < 0 || kblock % kPanelGroup != 0 || kblock > kPanelMaxKBlock)
+  if (kblock != SI_KBLOCK_AUTO && (kblock < 0 || kblock % kPanelGroup != 0 || kblock > kPanelMaxKBlock))
     fail(SI_ERR_ARGUMENT, "expected kblock to be 0 or a multiple of 16 up to 65536, got " + std::to_string(kblock) +
-                              "; try 0, which stores no cursors");
+                              "; try 0, which makes one block");
 
   const int64_t per_group = panels_per_group(shape);
   const int64_t panels = per_group * shape.groups;
@@ -169,6 +172,7 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
   if (columns > UINT32_MAX || values > UINT32_MAX)
     fail(SI_ERR_ARGUMENT, "expected fewer than 2^32 non-zeros for the panel format, got " + std::to_string(values));
 
+  if (kblock == SI_KBLOCK_AUTO) kblock = auto_kblock(shape, values);
   const Layout layout = layout_of(shape, kblock, type, ordered, columns, values);
   BlobHeader header = make_header(SI_FORMAT_PANEL, shape);
   header.value_type = static_cast<uint32_t>(type);
@@ -181,7 +185,6 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
   header.counts[1] = values;
   BlobPtr blob = new_blob(header, layout.plan.total());
   auto* entry = reinterpret_cast<PanelEntry*>(blob.get() + layout.entry);
-  auto* cursor = reinterpret_cast<uint16_t*>(blob.get() + layout.cursor);
   auto* index = reinterpret_cast<uint16_t*>(blob.get() + layout.index);
   auto* wide = reinterpret_cast<float*>(blob.get() + layout.value);
   auto* narrow = reinterpret_cast<BFloat16*>(blob.get() + layout.value);
@@ -192,44 +195,42 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
   const int64_t blocks = kblocks(shape, kblock);
   std::vector<uint8_t> pattern(static_cast<size_t>(K));
   std::vector<uint16_t> of_pattern[kPatterns + 1];
-  for (int64_t panel = 0; panel < panels; ++panel) {
-    PanelEntry& e = entry[panel];
-    e.column_offset = column_offset;
-    e.value_offset = value_offset;
-    e.rows = static_cast<uint16_t>(rows_in_panel(shape, panel % per_group));
-    const int64_t row0 = first_position(shape, panel);
-    patterns_of(weight, K, order.data() + row0, e.rows, pattern.data());
-    for (auto& list : of_pattern) list.clear();
-    for (int64_t k = 0; k < K; ++k) of_pattern[pattern[static_cast<size_t>(k)]].push_back(static_cast<uint16_t>(k));
-    for (int p = 1; p <= kPatterns; ++p) {
-      const std::vector<uint16_t>& list = of_pattern[p];
-      const auto count = static_cast<uint32_t>(list.size());
-      e.count[p - 1] = static_cast<uint16_t>(count);
-      if (count == 0) continue;
-      check_unchanged(count <= columns - column_offset &&
-                      count * static_cast<uint64_t>(pattern_rows(p)) <= values - value_offset);
-      std::memcpy(index + column_offset, list.data(), count * sizeof(uint16_t));
-      column_offset += count;
-      for (uint32_t first = 0; first < count; first += kPanelGroup) {
-        const uint32_t last = first + kPanelGroup < count ? first + kPanelGroup : count;
-        for (int row = 0; row < kPanelRows; ++row) {
-          if (!(p >> row & 1)) continue;
-          const float* from = weight + order[static_cast<size_t>(row0 + row)] * K;
-          for (uint32_t i = first; i < last; ++i, ++value_offset) {
-            if (type == SI_BF16)
-              narrow[value_offset] = {float_to_bfloat16(from[list[i]])};
-            else
-              wide[value_offset] = from[list[i]];
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t first_k = block * kblock, last_k = blocks == 1 ? K : std::min<int64_t>(first_k + kblock, K);
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      PanelEntry& e = entry[block * panels + panel];
+      e.column_offset = column_offset;
+      e.value_offset = value_offset;
+      e.rows = static_cast<uint16_t>(rows_in_panel(shape, panel % per_group));
+      const uint32_t* output_row = order.data() + first_position(shape, panel);
+      patterns_of(weight, K, first_k, last_k, output_row, e.rows, pattern.data());
+      for (auto& list : of_pattern) list.clear();
+      for (int64_t k = first_k; k < last_k; ++k)
+        of_pattern[pattern[static_cast<size_t>(k - first_k)]].push_back(static_cast<uint16_t>(k));
+      for (int p = 1; p <= kPatterns; ++p) {
+        const std::vector<uint16_t>& list = of_pattern[p];
+        const auto count = static_cast<uint32_t>(list.size());
+        e.count[p - 1] = static_cast<uint16_t>(count);
+        if (count == 0) continue;
+        check_unchanged(count <= columns - column_offset &&
+                        count * static_cast<uint64_t>(pattern_rows(p)) <= values - value_offset);
+        std::memcpy(index + column_offset, list.data(), count * sizeof(uint16_t));
+        column_offset += count;
+        for (uint32_t first = 0; first < count; first += kPanelGroup) {
+          const uint32_t last = first + kPanelGroup < count ? first + kPanelGroup : count;
+          for (int row = 0; row < kPanelRows; ++row) {
+            if (!(p >> row & 1)) continue;
+            const float* from = weight + output_row[row] * K;
+            for (uint32_t i = first; i < last; ++i, ++value_offset) {
+              if (type == SI_BF16)
+                narrow[value_offset] = {float_to_bfloat16(from[list[i]])};
+              else
+                wide[value_offset] = from[list[i]];
+            }
           }
         }
       }
     }
-    for (int64_t block = 1; block < blocks; ++block)
-      for (int p = 1; p <= kPatterns; ++p) {
-        const auto& list = of_pattern[p];
-        const auto before = std::lower_bound(list.begin(), list.end(), block * kblock) - list.begin();
-        cursor[(panel * (blocks - 1) + block - 1) * kPatterns + p - 1] = static_cast<uint16_t>(before);
-      }
   }
   check_unchanged(column_offset == columns && value_offset == values);
   // Rounding may have made a zero of a value.
@@ -282,37 +283,36 @@ PanelView panel_validate(const BlobHeader& header, const void* blob, size_t byte
   if (ordered) check_order(view);
   uint64_t column = 0, value = 0;
   std::vector<uint8_t> seen(static_cast<size_t>(K));
-  for (int64_t panel = 0; panel < view.panels; ++panel) {
-    const PanelEntry& e = view.entry[panel];
-    const std::string where = "panel " + std::to_string(panel) + ": ";
-    if (e.rows != rows_in_panel(shape, panel % view.panels_per_group)) corrupt(where + "wrong number of rows");
-    if (e.column_offset != column || e.value_offset != value) corrupt(where + "wrong offset");
-    uint64_t panel_columns = 0, panel_values = 0;
-    for (int p = 1; p <= kPatterns; ++p) {
-      if (e.count[p - 1] != 0 && p >> e.rows != 0) corrupt(where + "a pattern names a row that is not there");
-      panel_columns += e.count[p - 1];
-      panel_values += static_cast<uint64_t>(e.count[p - 1]) * static_cast<uint64_t>(pattern_rows(p));
-    }
-    if (panel_columns > columns - column || panel_values > values - value) corrupt(where + "counts out of range");
-    std::fill(seen.begin(), seen.end(), uint8_t{0});
-    const uint16_t* index = view.index + column;
-    for (int p = 1; p <= kPatterns; ++p) {
-      const int count = e.count[p - 1];
-      for (int i = 0; i < count; ++i) {
-        if (index[i] >= K) corrupt(where + "a column index is out of range");
-        if (i > 0 && index[i] <= index[i - 1]) corrupt(where + "column indices do not increase");
-        if (seen[index[i]]++ != 0) corrupt(where + "a column stands in two patterns");
+  for (int64_t block = 0; block < view.kblocks; ++block) {
+    const int64_t first_k = block * kblock, last_k = view.kblocks == 1 ? K : std::min<int64_t>(first_k + kblock, K);
+    for (int64_t panel = 0; panel < view.panels; ++panel) {
+      const PanelEntry& e = view.entry_of(block, panel);
+      const auto refuse = [&](const char* what) {
+        corrupt("K block " + std::to_string(block) + ", panel " + std::to_string(panel) + ": " + what);
+      };
+      if (e.rows != rows_in_panel(shape, panel % view.panels_per_group)) refuse("wrong number of rows");
+      if (e.column_offset != column || e.value_offset != value) refuse("wrong offset");
+      uint64_t panel_columns = 0, panel_values = 0;
+      for (int p = 1; p <= kPatterns; ++p) {
+        if (e.count[p - 1] != 0 && p >> e.rows != 0) refuse("a pattern names a row that is not there");
+        panel_columns += e.count[p - 1];
+        panel_values += static_cast<uint64_t>(e.count[p - 1]) * static_cast<uint64_t>(pattern_rows(p));
       }
-      for (int64_t block = 1; block < view.kblocks; ++block) {
-        const int at = view.cursor[(panel * (view.kblocks - 1) + block - 1) * kPatterns + p - 1];
-        const auto limit = block * static_cast<int64_t>(kblock);
-        if (at > count || (at > 0 && index[at - 1] >= limit) || (at < count && index[at] < limit))
-          corrupt(where + "a K-block cursor is wrong");
+      if (panel_columns > columns - column || panel_values > values - value) refuse("counts out of range");
+      std::fill(seen.begin() + first_k, seen.begin() + last_k, uint8_t{0});
+      const uint16_t* index = view.index + column;
+      for (int p = 1; p <= kPatterns; ++p) {
+        const int count = e.count[p - 1];
+        for (int i = 0; i < count; ++i) {
+          if (index[i] < first_k || index[i] >= last_k) refuse("a column index is out of range");
+          if (i > 0 && index[i] <= index[i - 1]) refuse("column indices do not increase");
+          if (seen[index[i]]++ != 0) refuse("a column stands in two patterns");
+        }
+        index += count;
       }
-      index += count;
+      column += panel_columns;
+      value += panel_values;
     }
-    column += panel_columns;
-    value += panel_values;
   }
   if (column != columns || value != values) corrupt("panel: totals do not match");
   if (zeros(type, view.value, values) != values - header.nnz)
@@ -331,8 +331,8 @@ void panel_unpack(const PanelView& view, float* weight) {
 }
 
 void panel_sections(const PanelView& view, const void* blob, uint64_t (&offsets)[4]) {
-  const void* starts[4] = {view.entry, view.cursor, view.index, view.value};
-  for (int i = 0; i < 4; ++i)
+  const void* starts[3] = {view.entry, view.index, view.value};
+  for (int i = 0; i < 3; ++i)
     offsets[i] = static_cast<uint64_t>(static_cast<const uint8_t*>(starts[i]) - static_cast<const uint8_t*>(blob));
 }
 

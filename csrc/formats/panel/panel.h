@@ -17,6 +17,7 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// What a panel holds of one K block.
 struct PanelEntry {
   uint32_t column_offset;  // into the indices
   uint32_t value_offset;   // into the values
@@ -30,11 +31,10 @@ struct PanelView {
   WeightShape shape;
   int64_t panels_per_group;
   int64_t panels;
-  int32_t kblock;   // 0: no cursors
-  int64_t kblocks;  // ceil(K / kblock), 1 without cursors
-  const PanelEntry* entry;
-  const uint16_t* cursor;  // [panel][kblocks - 1][15]: columns of the pattern before block 1, 2, ...
-  const uint32_t* order;   // [M]: the output row at each position; null where every row stands at its own
+  int32_t kblock;           // 0: all of K is one block
+  int64_t kblocks;          // ceil(K / kblock)
+  const PanelEntry* entry;  // [kblocks][panels]
+  const uint32_t* order;    // [M]: the output row at each position; null where every row stands at its own
   const uint16_t* index;
   si_value_type value_type;  // F32 or BF16
   const void* value;
@@ -52,6 +52,7 @@ struct PanelView {
     const int64_t group = panel / panels_per_group;
     return group * (shape.M() / shape.groups) + (panel % panels_per_group) * kPanelRows;
   }
+  SI_INLINE const PanelEntry& entry_of(int64_t block, int64_t panel) const { return entry[block * panels + panel]; }
   // The output row at a position.
   SI_INLINE int64_t output_row(int64_t position) const { return order == nullptr ? position : order[position]; }
 };
@@ -61,7 +62,7 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
 // Checks every invariant of the layout; the header has been checked.
 PanelView panel_validate(const BlobHeader& header, const void* blob, size_t bytes);
 void panel_unpack(const PanelView& view, float* weight);
-void panel_sections(const PanelView& view, const void* blob, uint64_t (&offsets)[4]);
+void panel_sections(const PanelView& view, const void* blob, uint64_t (&offsets)[4]);  // entries, indices, values
 
 // The number of rows in a pattern, a compile-time constant in the kernels.
 SI_INLINE constexpr int pattern_rows(int pattern) {
@@ -73,23 +74,26 @@ SI_INLINE float panel_value(BFloat16 value) { return bfloat16_to_float(value.bit
 
 template <class Value, class Visit>
 void panel_visit_as(const PanelView& view, int64_t panel, Visit&& visit) {
-  const PanelEntry& entry = view.entry[panel];
-  const uint16_t* index = view.index + entry.column_offset;
-  const Value* value = view.value_as<Value>() + entry.value_offset;
-  for (int pattern = 1; pattern <= kPatterns; ++pattern) {
-    const int count = entry.count[pattern - 1];
-    for (int first = 0; first < count; first += kPanelGroup) {
-      const int group = count - first < kPanelGroup ? count - first : kPanelGroup;
-      for (int row = 0; row < kPanelRows; ++row) {
-        if (!(pattern >> row & 1)) continue;
-        for (int i = 0; i < group; ++i) visit(static_cast<int64_t>(index[first + i]), row, panel_value(*value++));
+  for (int64_t block = 0; block < view.kblocks; ++block) {
+    const PanelEntry& entry = view.entry_of(block, panel);
+    const uint16_t* index = view.index + entry.column_offset;
+    const Value* value = view.value_as<Value>() + entry.value_offset;
+    for (int pattern = 1; pattern <= kPatterns; ++pattern) {
+      const int count = entry.count[pattern - 1];
+      for (int first = 0; first < count; first += kPanelGroup) {
+        const int group = count - first < kPanelGroup ? count - first : kPanelGroup;
+        for (int row = 0; row < kPanelRows; ++row) {
+          if (!(pattern >> row & 1)) continue;
+          for (int i = 0; i < group; ++i) visit(static_cast<int64_t>(index[first + i]), row, panel_value(*value++));
+        }
       }
+      index += count;
     }
-    index += count;
   }
 }
 
-// Calls visit(k, row in panel, value) for every stored value of a panel, pattern by pattern: the storage order, once.
+// Calls visit(k, row in panel, value) for every stored value of a panel: K block by K block, in each pattern by
+// pattern.
 template <class Visit>
 void panel_visit(const PanelView& view, int64_t panel, Visit&& visit) {
   if (view.value_type == SI_BF16)

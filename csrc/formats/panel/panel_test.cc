@@ -39,49 +39,49 @@ si::PanelView view_of(const Blob& blob) {
   return si::panel_validate(header, blob.data.get(), blob.bytes);
 }
 
-// Reads a weight by LAYOUT.md's formulas alone, and counts each cursor afresh: the packer and panel_visit could
-// share a mistake.
+// Reads a weight by LAYOUT.md's formulas alone: the packer and panel_visit could share a mistake.
 void check_layout(const Panel& format, const std::vector<float>& weight, const si::WeightShape& shape) {
   const Blob blob = si::testing::pack(format, weight, shape);
   const si::PanelView view = view_of(blob);
   const int64_t K = shape.K(), rows_per_group = shape.M() / shape.groups;
-  // The order stands after the cursors, 64 zero bytes and the rest to a multiple of 64.
+  const int64_t panels = (rows_per_group + 3) / 4 * shape.groups;
+  const int64_t blocks = format.kblock == 0 ? 1 : (K + format.kblock - 1) / format.kblock;
+  // The order stands after the entries, 64 zero bytes and the rest to a multiple of 64.
   const auto& header = *reinterpret_cast<const si::BlobHeader*>(blob.data.get());
-  const size_t cursor_end = static_cast<size_t>(reinterpret_cast<const uint8_t*>(view.cursor) - blob.data.get()) +
-                            static_cast<size_t>(view.panels * (view.kblocks - 1) * 15) * 2;
+  const size_t entry_end = 128 + static_cast<size_t>(blocks * panels) * 40;
   const auto* order = header.params[4] == 0
                           ? nullptr
-                          : reinterpret_cast<const uint32_t*>(blob.data.get() + (cursor_end + 127) / 64 * 64);
+                          : reinterpret_cast<const uint32_t*>(blob.data.get() + (entry_end + 127) / 64 * 64);
+  const auto* entry = reinterpret_cast<const si::PanelEntry*>(blob.data.get() + 128);
   std::vector<float> dense(weight.size());
-  int64_t panel = 0;
-  for (int64_t group = 0; group < shape.groups; ++group)
-    for (int64_t row0 = 0; row0 < rows_per_group; row0 += 4, ++panel) {
-      const si::PanelEntry& entry = view.entry[panel];
-      SI_CHECK_EQ(entry.rows, rows_per_group - row0 < 4 ? rows_per_group - row0 : 4);
-      SI_CHECK_EQ(view.row_of(panel), group * rows_per_group + row0);
-      const uint16_t* index = view.index + entry.column_offset;
-      const float* value = view.value_as<float>() + entry.value_offset;
-      for (int pattern = 1; pattern < 16; ++pattern) {
-        const int count = entry.count[pattern - 1];
-        const int p = (pattern & 1) + (pattern >> 1 & 1) + (pattern >> 2 & 1) + (pattern >> 3);
-        for (int c = 0; c < count; ++c)
-          for (int row = 0, q = 0; row < 4; ++row) {
-            if ((pattern >> row & 1) == 0) continue;
-            const int b = c / 16 * 16, t = count - b < 16 ? count - b : 16;
-            const auto position = static_cast<size_t>(group * rows_per_group + row0 + row);
-            const size_t output = order == nullptr ? position : order[position];
-            dense[output * static_cast<size_t>(K) + index[c]] = value[b * p + q++ * t + (c - b)];
+  for (int64_t block = 0; block < blocks; ++block) {
+    int64_t panel = 0;
+    for (int64_t group = 0; group < shape.groups; ++group)
+      for (int64_t row0 = 0; row0 < rows_per_group; row0 += 4, ++panel, ++entry) {
+        SI_CHECK_EQ(entry->rows, rows_per_group - row0 < 4 ? rows_per_group - row0 : 4);
+        SI_CHECK_EQ(view.row_of(panel), group * rows_per_group + row0);
+        const uint16_t* index = view.index + entry->column_offset;
+        const float* value = view.value_as<float>() + entry->value_offset;
+        for (int pattern = 1; pattern < 16; ++pattern) {
+          const int count = entry->count[pattern - 1];
+          const int p = (pattern & 1) + (pattern >> 1 & 1) + (pattern >> 2 & 1) + (pattern >> 3);
+          for (int c = 0; c < count; ++c) {
+            if (blocks > 1) SI_CHECK_EQ(index[c] / format.kblock, block);
+            for (int row = 0, q = 0; row < 4; ++row) {
+              if ((pattern >> row & 1) == 0) continue;
+              const int b = c / 16 * 16, t = count - b < 16 ? count - b : 16;
+              const auto position = static_cast<size_t>(group * rows_per_group + row0 + row);
+              const size_t output = order == nullptr ? position : order[position];
+              dense[output * static_cast<size_t>(K) + index[c]] = value[b * p + q++ * t + (c - b)];
+            }
           }
-        for (int64_t block = 1; block < view.kblocks; ++block) {
-          int before = 0;
-          for (int c = 0; c < count; ++c) before += index[c] < block * format.kblock;
-          SI_CHECK_EQ(view.cursor[(panel * (view.kblocks - 1) + block - 1) * 15 + pattern - 1], before);
+          index += count;
+          value += count * p;
         }
-        index += count;
-        value += count * p;
       }
-    }
-  SI_CHECK_EQ(view.panels, panel);
+    SI_CHECK_EQ(view.panels, panel);
+  }
+  SI_CHECK_EQ(view.kblocks, blocks);
   SI_CHECK(si::testing::same_weight(dense, weight));
 }
 
@@ -114,25 +114,28 @@ void test_limits() {
   };
   SI_CHECK_EQ(pack(make_shape({1, 65536}, 1), 0), SI_ERR_ARGUMENT);
   SI_CHECK(message.find("expected at most 65535 input columns") != std::string::npos);
-  // Left to the packer: 32 channels of a convolution of several taps, where there are more.
-  const auto chosen = [&](const si::WeightShape& shape) {
-    std::vector<float> zeros(static_cast<size_t>(shape.M() * shape.K()));
-    const si::BlobPtr blob = Panel{SI_KBLOCK_AUTO}.pack(zeros.data(), shape, &bytes);
+  // Left to the packer: 32 channels of a convolution of several taps, where there are more, and 16 of a weight of few
+  // channels and many non-zeros.
+  const auto chosen = [&](const si::WeightShape& shape, float value) {
+    std::vector<float> filled(static_cast<size_t>(shape.M() * shape.K()), value);
+    const si::BlobPtr blob = Panel{SI_KBLOCK_AUTO}.pack(filled.data(), shape, &bytes);
     return si::panel_validate(si::check_header(blob.get(), bytes), blob.get(), bytes).kblock;
   };
-  SI_CHECK_EQ(chosen(make_shape({4, 64, 3, 3}, 1)), 288);
-  SI_CHECK_EQ(chosen(make_shape({4, 33, 5}, 1)), 160);
-  SI_CHECK_EQ(chosen(make_shape({4, 32, 3, 3}, 1)), 0);
-  SI_CHECK_EQ(chosen(make_shape({4, 512, 1, 1}, 1)), 0);
-  SI_CHECK_EQ(chosen(make_shape({4, 4096}, 1)), 0);
+  SI_CHECK_EQ(chosen(make_shape({4, 64, 3, 3}, 1), 0.0f), 288);
+  SI_CHECK_EQ(chosen(make_shape({4, 64, 3, 3}, 1), 1.0f), 144);
+  SI_CHECK_EQ(chosen(make_shape({4, 256, 3, 3}, 1), 1.0f), 288);
+  SI_CHECK_EQ(chosen(make_shape({4, 33, 5}, 1), 0.0f), 160);
+  SI_CHECK_EQ(chosen(make_shape({4, 32, 3, 3}, 1), 0.0f), 0);
+  SI_CHECK_EQ(chosen(make_shape({4, 512, 1, 1}, 1), 1.0f), 0);
+  SI_CHECK_EQ(chosen(make_shape({4, 4096}, 1), 1.0f), 0);
   for (int32_t kblock : {-16, -2, 1, 8, 17, 65552, 0x7ffffff0}) {
     SI_CHECK_EQ(pack(make_shape({4, 16}, 1), kblock), SI_ERR_ARGUMENT);
     SI_CHECK(message.find("expected kblock") != std::string::npos);
   }
 }
 
-// 5 x 20 with K blocks of 16. Panel 0 has rows 0-3: pattern 1 at k = 2, 17 and pattern 6 at k = 3. Panel 1 has row 4:
-// pattern 1 at k = 0, 19.
+// 5 x 20 with K blocks of 16: entries of panels 0 and 1 in block 0, then of both in block 1. Panel 0 has rows 0-3:
+// pattern 1 at k = 2, 17 and pattern 6 at k = 3. Panel 1 has row 4: pattern 1 at k = 0, 19.
 Blob small_blob() {
   std::vector<float> weight(100);
   weight[2] = 1, weight[17] = 2, weight[20 + 3] = 3, weight[40 + 3] = 4, weight[80] = 5, weight[80 + 19] = 6;
@@ -144,56 +147,50 @@ void test_content() {
   const si::PanelView view = view_of(blob);
   uint64_t offsets[4];
   si::panel_sections(view, blob.data.get(), offsets);
-  SI_CHECK_EQ(offsets[0], 128u);  // 2 panels of 40 bytes and 64 zero ones, rounded up
-  SI_CHECK_EQ(offsets[1], 320u);  // 2 x 1 x 15 cursors
-  SI_CHECK_EQ(offsets[2], 448u);
-  SI_CHECK_EQ(offsets[3], 576u);
-  SI_CHECK_EQ(blob.bytes, 704u);
-  SI_CHECK(std::vector<uint16_t>(view.index, view.index + 5) == std::vector<uint16_t>{2, 17, 3, 0, 19});
+  SI_CHECK_EQ(offsets[0], 128u);  // 2 x 2 entries of 40 bytes and 64 zero ones, rounded up
+  SI_CHECK_EQ(offsets[1], 384u);
+  SI_CHECK_EQ(offsets[2], 512u);
+  SI_CHECK_EQ(blob.bytes, 640u);
+  SI_CHECK(std::vector<uint16_t>(view.index, view.index + 5) == std::vector<uint16_t>{2, 3, 0, 17, 19});
   SI_CHECK(std::vector<float>(view.value_as<float>(), view.value_as<float>() + 6) ==
-           std::vector<float>{1, 2, 3, 4, 5, 6});
+           std::vector<float>{1, 3, 4, 5, 2, 6});
 }
 
 void test_forgeries() {
   const Blob blob = small_blob();
   const auto entry = [](uint8_t* bytes) { return reinterpret_cast<si::PanelEntry*>(bytes + 128); };
-  const auto cursor = [](uint8_t* bytes) { return reinterpret_cast<uint16_t*>(bytes + 320); };
-  const auto index = [](uint8_t* bytes) { return reinterpret_cast<uint16_t*>(bytes + 448); };
-  const auto value = [](uint8_t* bytes) { return reinterpret_cast<float*>(bytes + 576); };
+  const auto index = [](uint8_t* bytes) { return reinterpret_cast<uint16_t*>(bytes + 384); };
+  const auto value = [](uint8_t* bytes) { return reinterpret_cast<float*>(bytes + 512); };
   const auto refuse = [&](const char* fragment, auto change) {
     expect_forgery_refused(Panel{16}, blob, fragment, change);
   };
 
   refuse("wrong offset", [&](auto&, uint8_t* b) { entry(b)[0].column_offset = 1; });
   refuse("wrong offset", [&](auto&, uint8_t* b) { entry(b)[1].column_offset = 0xffffffff; });
-  refuse("wrong offset", [&](auto&, uint8_t* b) { entry(b)[1].value_offset = 0xffffffff; });
+  refuse("wrong offset", [&](auto&, uint8_t* b) { entry(b)[3].value_offset = 0xffffffff; });
   for (int rows : {0, 1, 3, 5, 65535})
-    refuse("number of rows", [&](auto&, uint8_t* b) { entry(b)[0].rows = static_cast<uint16_t>(rows); });
+    for (int at : {0, 2})
+      refuse("number of rows", [&](auto&, uint8_t* b) { entry(b)[at].rows = static_cast<uint16_t>(rows); });
   refuse("number of rows", [&](auto&, uint8_t* b) { entry(b)[1].rows = 4; });
   refuse("counts", [&](auto&, uint8_t* b) { entry(b)[0].count[0] = 65535; });
-  refuse("counts", [&](auto&, uint8_t* b) { entry(b)[1].count[0] = 3; });
-  refuse("totals", [&](auto&, uint8_t* b) {
-    entry(b)[1].count[0] = 0;
-    cursor(b)[15] = 0;
-  });
-  refuse("row that is not there", [&](auto&, uint8_t* b) { entry(b)[1].count[0] = 0, entry(b)[1].count[1] = 2; });
-  // Pattern 1's two columns become one of pattern 3: as many values, one column fewer.
-  refuse("wrong offset", [&](auto&, uint8_t* b) {
-    entry(b)[0].count[0] = 0, entry(b)[0].count[2] = 1;
-    cursor(b)[0] = 0, cursor(b)[2] = 1;
-    index(b)[1] = 3;
-  });
-
-  for (int at : {0, 3, 65535}) refuse("cursor", [&](auto&, uint8_t* b) { cursor(b)[0] = static_cast<uint16_t>(at); });
-  refuse("cursor", [&](auto&, uint8_t* b) { cursor(b)[0] = 2; });
-  refuse("cursor", [&](auto&, uint8_t* b) { cursor(b)[14] = 1; });
-  refuse("cursor", [&](auto&, uint8_t* b) { cursor(b)[15] = 2; });
+  refuse("counts", [&](auto&, uint8_t* b) { entry(b)[3].count[0] = 2; });
+  refuse("totals", [&](auto&, uint8_t* b) { entry(b)[3].count[0] = 0; });
+  refuse("row that is not there", [&](auto&, uint8_t* b) { entry(b)[1].count[0] = 0, entry(b)[1].count[1] = 1; });
+  // Pattern 1's column joins those of pattern 6: other counts, other offsets after them.
+  refuse("wrong offset", [&](auto&, uint8_t* b) { entry(b)[0].count[0] = 0; });
 
   refuse("out of range", [&](auto&, uint8_t* b) { index(b)[1] = 20; });
   refuse("out of range", [&](auto&, uint8_t* b) { index(b)[4] = 65535; });
-  refuse("do not increase", [&](auto&, uint8_t* b) { index(b)[1] = 2; });
-  refuse("do not increase", [&](auto&, uint8_t* b) { index(b)[3] = 19; });
-  refuse("in two patterns", [&](auto&, uint8_t* b) { index(b)[2] = 2; });
+  // A column of another K block.
+  refuse("K block 0, panel 0: a column index is out of range", [&](auto&, uint8_t* b) { index(b)[0] = 16; });
+  refuse("K block 1, panel 1: a column index is out of range", [&](auto&, uint8_t* b) { index(b)[4] = 15; });
+  refuse("in two patterns", [&](auto&, uint8_t* b) { index(b)[1] = 2; });
+  refuse("do not increase", [&](auto&, uint8_t* b) {
+    // Block 0 of panel 0 with two columns of pattern 1, and as many values as before.
+    entry(b)[0].count[0] = 2, entry(b)[0].count[5] = 0, entry(b)[0].count[0] = 2;
+    entry(b)[1].value_offset = entry(b)[2].value_offset = entry(b)[3].value_offset = 2;
+    index(b)[1] = 2;
+  });
 
   refuse("non-zero values", [&](auto&, uint8_t* b) { value(b)[0] = 0.0f; });
   refuse("non-zero values", [&](auto&, uint8_t* b) { value(b)[5] = -0.0f; });
@@ -286,7 +283,7 @@ void test_bfloat16(Random& random) {
 // A stored explicit zero is allowed, and does not count.
 void test_explicit_zero() {
   const Blob blob = si::testing::copy_of(small_blob());
-  reinterpret_cast<float*>(blob.data.get() + 576)[2] = 0.0f;
+  reinterpret_cast<float*>(blob.data.get() + 512)[1] = 0.0f;
   reinterpret_cast<si::BlobHeader*>(blob.data.get())->nnz = 5;
   si::seal_blob(blob.data.get());
   const std::vector<float> weight = si::testing::unpack(Panel{16}, blob.data.get(), blob.bytes);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/cpu.h"
 #include "core/parallel.h"
 #include "kernels/conv/image.h"
 #include "kernels/source.h"
@@ -19,6 +20,8 @@ constexpr int64_t kBlockedBatchRows = 128;
 constexpr int64_t kCacheFloats = 8192;
 // Non-zeros a column, from which copying an image pays, so that its rows start on half a cache line.
 constexpr int64_t kCopyColumnNnz = 8;
+// The same, for a copy for each column of the kernel.
+constexpr int64_t kApartColumnNnz = 3;
 
 // How the columns of a tile map to x and y. Columns count positions of the scratch image, or pixels when x is read in
 // place.
@@ -118,20 +121,22 @@ struct Conv {
   void padded_pass(int64_t image, int64_t images, int64_t first_row, int64_t last_row, int64_t part,
                    int64_t parts) const {
     const ConvImage scratch_image(geometry, args, first_row, last_row - first_row, images,
-                                  isa().width * isa().max_vectors);
+                                  isa().width * isa().max_vectors, apart());
     float* scratch = thread_scratch(Scratch::kInput, scratch_image.floats());
     auto* taps = reinterpret_cast<int32_t*>(thread_scratch(Scratch::kTaps, source.shape().K()));
     scratch_image.taps(taps);
-    scratch_image.fill(args.x + image * geometry.channels * args.h * args.w, images, scratch);
+    scratch_image.fill(isa(), args.x + image * geometry.channels * args.h * args.w, images, scratch);
     const Columns columns{
         scratch_image.positions(images), scratch_image.pitch(), scratch_image.rows(), last_row - first_row, geometry.ow,
         first_row * geometry.ow};
     const int64_t width = isa().width;
     const ColumnPlan plan = plan_columns((columns.count + width - 1) / width, isa().max_vectors, 1);
+    // The order of a sum follows from it, so it follows from nothing that depends on threads.
+    const int64_t block =
+        source.kblock() * scratch_image.tile_floats(isa().max_vectors * width) / (geometry.kh * geometry.kw);
+    const int64_t kstep = std::max<int64_t>(1, kCacheFloats / block);
     for (size_t tile = 0; tile + 1 < plan.first_vector.size(); ++tile) {
       const int64_t begin = plan.first_vector[tile] * width, padded = plan.first_vector[tile + 1] * width - begin;
-      const int64_t block = source.kblock() * scratch_image.tile_floats(padded) / (geometry.kh * geometry.kw);
-      const int64_t kstep = std::max<int64_t>(1, kCacheFloats / block);
       run_rows(
           part, parts,
           [&](int64_t group) { return XView{scratch + group * scratch_image.group_stride() + begin, 0, taps}; }, begin,
@@ -201,6 +206,24 @@ struct Conv {
     return best;
   }
 
+  // More strips than threads need, where the scratch image of one would leave no room in L2.
+  int64_t near_strips(int64_t strips) const {
+    constexpr double kShare = 0.4;
+    // Each strip copies the rows that it shares with its neighbours anew.
+    const int64_t fewest = 4 * std::max<int64_t>(1, args.dilation[0] * (geometry.kh - 1) / args.stride[0]);
+    int64_t count = strips;
+    while (geometry.oh / (count + strips) >= fewest) {
+      const ConvImage image(geometry, args, 0, (geometry.oh + count - 1) / count, 1, isa().width * isa().max_vectors,
+                            apart());
+      if (static_cast<double>(image.floats()) * sizeof(float) <= kShare * static_cast<double>(l2_bytes())) break;
+      count += strips;
+    }
+    return count;
+  }
+
+  // Whether weights are many enough to pay for copies of the image in which no vector straddles cache lines.
+  bool apart() const { return source.nnz() >= kApartColumnNnz * source.shape().K() * source.shape().groups; }
+
   bool pointwise() const {
     return geometry.kh == 1 && geometry.kw == 1 && args.stride[0] == 1 && args.stride[1] == 1 && args.padding[0] == 0 &&
            args.padding[1] == 0 && args.padding[2] == 0 && args.padding[3] == 0;
@@ -218,8 +241,9 @@ struct Conv {
       parallel_for(divide ? 1 : threads, passes, [&](int64_t pass) { pointwise_pass(pass, divide ? threads : 1); });
       return;
     }
-    const int64_t cuts = divide && images == 1 ? strips() : 1;
-    const int64_t parts = divide ? threads / cuts : 1;
+    const int64_t shared = divide && images == 1 ? strips() : 1;
+    const int64_t parts = divide ? threads / shared : 1;
+    const int64_t cuts = images == 1 ? near_strips(shared) : 1;
     parallel_for(threads, passes * cuts * parts, [&](int64_t item) {
       const int64_t pass = item / (cuts * parts), cut = item / parts % cuts;
       const int64_t image = pass * images, count = std::min(images, args.batch - image);

@@ -185,6 +185,28 @@ std::vector<Case> cases() {
       c.padding[3] = 4;
       c.batch = 3;
     });
+  // Columns of the kernel apart: enough non-zeros a column, and output rows near a multiple of half a cache line.
+  for (int64_t w : {7, 8, 15, 28, 56})
+    for (int64_t kernel : {2, 3})
+      for (int64_t stride : {1, 2, 3})
+        for (int64_t dilation : {1, 2})
+          for (si_padding mode : {SI_PAD_ZEROS, SI_PAD_REFLECT}) {
+            if (mode != SI_PAD_ZEROS && (w > 15 || dilation > 1)) continue;
+            add([&](Case& c) {
+              c.w = w * stride, c.h = 8;
+              c.kh = c.kw = kernel;
+              std::fill(c.stride, c.stride + 2, stride);
+              std::fill(c.dilation, c.dilation + 2, dilation);
+              c.padding[0] = c.padding[2] = dilation, c.padding[1] = c.padding[3] = dilation * (kernel - 2);
+              c.mode = mode;
+              c.M = 20, c.batch = w == 8 ? 3 : 1;
+            });
+          }
+  // Several K blocks at a time, or one by one; more strips of rows than threads.
+  add([](Case& c) { c.channels = 40, c.M = 140, c.h = 12, c.w = 14, c.kblock = 144, c.integers = false; });
+  add([](Case& c) { c.channels = 80, c.M = 12, c.h = 4, c.w = 56, c.kblock = 288, c.integers = false; });
+  add([](Case& c) { c.channels = 16, c.M = 8, c.h = 60, c.w = 56, c.kblock = 48; });
+  add([](Case& c) { c.channels = 16, c.M = 20, c.h = 60, c.w = 60, c.kept = 4; });
   add([](Case& c) { c.bfloat16 = true, c.integers = false, c.channels = 40, c.kblock = 144; });
   for (double density : {0.0, 0.1, 1.0}) add([&](Case& c) { c.density = density, c.integers = false; });
   for (int kblock : {16, 32, 64}) add([&](Case& c) { c.kblock = kblock, c.channels = 20; });

@@ -19,7 +19,30 @@ int64_t checked_floats(int64_t a, int64_t b) {
   return a * b;
 }
 
+// Floats of half a cache line.
+constexpr int64_t kHalfLine = 8;
+// Copies of an image that are not too many.
+constexpr int64_t kMostApart = 3;
+
+int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
 }  // namespace
+
+bool ConvImage::can_be_apart(const ConvGeometry& geometry) {
+  // An eighth more columns are garbage at most.
+  return geometry.kw > 1 && geometry.kw <= kMostApart && round_up(geometry.ow, kHalfLine) * 7 <= geometry.ow * 8;
+}
+
+ConvImage::Axis ConvImage::axis_apart(int64_t kernel, int64_t dilation) {
+  Axis axis;
+  axis.reach = 0;
+  for (int64_t tap = 0; tap < kernel; ++tap) {
+    axis.phases.push_back(tap * dilation);
+    axis.plane_of.push_back(tap);
+    axis.shift_of.push_back(0);
+  }
+  return axis;
+}
 
 ConvImage::Axis ConvImage::axis_of(int64_t kernel, int64_t stride, int64_t dilation) {
   Axis axis;
@@ -36,14 +59,16 @@ ConvImage::Axis ConvImage::axis_of(int64_t kernel, int64_t stride, int64_t dilat
 }
 
 ConvImage::ConvImage(const ConvGeometry& geometry, const si_conv_args& args, int64_t first_row, int64_t rows,
-                     int64_t images, int vector_floats)
+                     int64_t images, int vector_floats, bool apart)
     : geometry_(geometry),
       args_(args),
-      vertical_(axis_of(geometry.kh, args.stride[0], args.dilation[0])),
-      horizontal_(axis_of(geometry.kw, args.stride[1], args.dilation[1])),
       first_row_(first_row),
       output_rows_(rows),
-      rows_(rows + vertical_.reach) {
+      apart_(apart && can_be_apart(geometry)) {
+  vertical_ = axis_of(geometry.kh, args.stride[0], args.dilation[0]);
+  horizontal_ =
+      apart_ ? axis_apart(geometry.kw, args.dilation[1]) : axis_of(geometry.kw, args.stride[1], args.dilation[1]);
+  rows_ = rows + vertical_.reach;
   const int64_t stride = args.stride[1], left = args.padding[2];
   const int64_t needed = geometry.ow + horizontal_.reach;
   pitch_ = geometry.ow;
@@ -69,6 +94,7 @@ ConvImage::ConvImage(const ConvGeometry& geometry, const si_conv_args& args, int
     }
     columns_.push_back(std::move(c));
   }
+  if (apart_) pitch_ = round_up(pitch_, kHalfLine);
   // The last row of the last image has no next row to share zeros with.
   const int64_t tail = std::max<int64_t>(0, needed - pitch_);
   plane_ = checked_floats(checked_floats(images, rows_), pitch_) + tail;
@@ -93,53 +119,52 @@ void ConvImage::taps(int32_t* out) const {
       }
 }
 
-void ConvImage::fill_row(const float* row, size_t phase, float* dst) const {
-  const Columns& c = columns_[phase];
-  const int64_t stride = args_.stride[1];
-  if (!c.column.empty()) {
-    const auto count = static_cast<int64_t>(c.column.size());
-    for (int64_t j = 0; j < count; ++j) dst[j] = row[c.column[static_cast<size_t>(j)]];
-    std::fill(dst + count, dst + pitch_, 0.0f);
+void ConvImage::fill_plane(const TileKernels& isa, const float* x, int64_t first, const Columns& columns,
+                           float* dst) const {
+  const int64_t stride = args_.stride[0], count = columns.last - columns.first;
+  if (args_.padding_mode == SI_PAD_ZEROS && args_.stride[1] <= 2) {
+    // Rows above the image, rows of it, rows below.
+    const int64_t above = std::clamp<int64_t>((stride - 1 - first) / stride, 0, rows_);
+    const int64_t in_image = first + above * stride;
+    const int64_t rows = in_image < args_.h ? std::min((args_.h - 1 - in_image) / stride + 1, rows_ - above) : 0;
+    std::fill_n(dst, above * pitch_, 0.0f);
+    dst += above * pitch_;
+    isa.copy_rows({x + in_image * args_.w + columns.source, stride * args_.w, dst, pitch_, rows, columns.first, count,
+                   pitch_ - columns.last, args_.stride[1]});
+    std::fill_n(dst + rows * pitch_, (rows_ - above - rows) * pitch_, 0.0f);
     return;
   }
-  std::fill(dst, dst + c.first, 0.0f);
-  if (c.first < c.last) {
-    const float* from = row + c.source;
-    if (stride == 1)
-      std::memcpy(dst + c.first, from, static_cast<size_t>(c.last - c.first) * sizeof(float));
-    else if (stride == 2)  // the compiler turns a constant stride into shuffles
-      for (int64_t j = 0; j < c.last - c.first; ++j) dst[c.first + j] = from[j * 2];
-    else
-      for (int64_t j = 0; j < c.last - c.first; ++j) dst[c.first + j] = from[j * stride];
+  for (int64_t r = 0; r < rows_; ++r, dst += pitch_) {
+    // Rows past the padded image feed garbage rows only, or none.
+    const int64_t p = std::min(first + r * stride, args_.h - 1 + args_.padding[1]);
+    const int64_t source = padded_source(p, args_.h, args_.padding_mode);
+    std::fill_n(dst, pitch_, 0.0f);
+    if (source < 0) continue;
+    const float* row = x + source * args_.w;
+    for (size_t j = 0; j < columns.column.size(); ++j) dst[j] = row[columns.column[j]];
+    for (int64_t j = 0; j < count; ++j) dst[columns.first + j] = row[columns.source + j * args_.stride[1]];
   }
-  std::fill(dst + c.last, dst + pitch_, 0.0f);
 }
 
-void ConvImage::fill_channel(const float* x, int64_t image_stride, int64_t images, float* dst) const {
-  float* end = dst + channel_;
+void ConvImage::fill_channel(const TileKernels& isa, const float* x, int64_t image_stride, int64_t images,
+                             float* dst) const {
+  float* const end = dst + channel_;
   for (int64_t vertical : vertical_.phases)
-    for (size_t horizontal = 0; horizontal < horizontal_.phases.size(); ++horizontal) {
-      float* plane_end = dst + plane_;
+    for (const Columns& columns : columns_) {
       for (int64_t image = 0; image < images; ++image)
-        for (int64_t r = first_row_; r < first_row_ + rows_; ++r, dst += pitch_) {
-          // Rows past the padded image feed garbage rows only, or none.
-          const int64_t p = std::min(r * args_.stride[0] + vertical - args_.padding[0], args_.h - 1 + args_.padding[1]);
-          const int64_t source = padded_source(p, args_.h, args_.padding_mode);
-          if (source < 0)
-            std::fill(dst, dst + pitch_, 0.0f);
-          else
-            fill_row(x + image * image_stride + source * args_.w, horizontal, dst);
-        }
-      std::fill(dst, plane_end, 0.0f);
-      dst = plane_end;
+        fill_plane(isa, x + image * image_stride, first_row_ * args_.stride[0] + vertical - args_.padding[0], columns,
+                   dst + image * rows_ * pitch_);
+      const int64_t used = images * rows_ * pitch_;
+      std::fill(dst + used, dst + plane_, 0.0f);
+      dst += plane_;
     }
   std::fill(dst, end, 0.0f);
 }
 
-void ConvImage::fill(const float* x, int64_t images, float* scratch) const {
+void ConvImage::fill(const TileKernels& isa, const float* x, int64_t images, float* scratch) const {
   const int64_t area = args_.h * args_.w;
   for (int64_t channel = 0; channel < geometry_.channels; ++channel)
-    fill_channel(x + channel * area, geometry_.channels * area, images, scratch + channel * channel_);
+    fill_channel(isa, x + channel * area, geometry_.channels * area, images, scratch + channel * channel_);
   float* end = scratch + geometry_.channels * channel_;
   std::fill(end, end + slack_, 0.0f);
 }

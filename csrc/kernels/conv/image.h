@@ -5,21 +5,32 @@
 //   stride s   The padded input is split in s x s phase planes, plane (a, b) holding rows a, a + s, ... and columns
 //              b, b + s, ...; tap (kr, kc) lies in plane (kr d mod s, kc d mod s), so that each step of the output is a
 //              step of one element. Planes that no tap reads are left out (a 1x1 stride-2 kernel reads one of four).
-//   zero pad   Rows share their padding: the zeros left of row r + 1 are those right of row r, so pitch is ow + 1, not
+//   apart      Where a kernel's columns lie apart, each has a plane of its own (plane kc holds columns kc d, kc d + s,
+//   ...)
+//              and the pitch is a multiple of half a cache line: then every vector of a tile is read without straddling
+//              two lines, and no padding stands between rows. The price is kw copies of the image.
+//   zero pad   Else rows share their padding: the zeros left of row r + 1 are those right of row r, so pitch is ow + 1,
+//   not
 //              ow + 2, for a 3x3 kernel with padding 1: fewer garbage columns.
 #pragma once
 
 #include <vector>
 
 #include "kernels/conv/geometry.h"
+#include "kernels/tile/tile.h"
 
 namespace si {
 
 class ConvImage {
  public:
-  // The part of the image that output rows [first_row, first_row + rows) need.
+  // The part of the image that output rows [first_row, first_row + rows) need. `apart` asks for a plane for each column
+  // of the kernel, which it gets where `can_be_apart`.
   ConvImage(const ConvGeometry& geometry, const si_conv_args& args, int64_t first_row, int64_t rows, int64_t images,
-            int vector_floats);
+            int vector_floats, bool apart);
+
+  // Whether few enough columns of the kernel, and output columns whose number is near enough to a multiple of half a
+  // cache line.
+  static bool can_be_apart(const ConvGeometry& geometry);
 
   int64_t floats() const { return geometry_.channels * channel_ + slack_; }
   int64_t group_stride() const { return geometry_.group_channels * channel_; }
@@ -36,7 +47,7 @@ class ConvImage {
   void taps(int32_t* out) const;
 
   // Copies all channels of the images, the first at x, and zeroes what vectors may read past the last channel.
-  void fill(const float* x, int64_t images, float* scratch) const;
+  void fill(const TileKernels& isa, const float* x, int64_t images, float* scratch) const;
 
  private:
   struct Axis {
@@ -45,25 +56,30 @@ class ConvImage {
     std::vector<int64_t> shift_of;  // position in that plane of each tap
     int64_t reach;                  // the largest shift
   };
-  static Axis axis_of(int64_t kernel, int64_t stride, int64_t dilation);
-  void fill_channel(const float* x, int64_t image_stride, int64_t images, float* dst) const;
-  void fill_row(const float* row, size_t phase, float* dst) const;
-
-  const ConvGeometry geometry_;
-  const si_conv_args& args_;
-  Axis vertical_, horizontal_;
-  const int64_t first_row_, output_rows_;
-  int64_t rows_;     // of a plane, an image
-  int64_t pitch_;    // of a row
-  int64_t plane_;    // floats: all images of one phase plane
-  int64_t channel_;  // floats: all planes of one channel
-  int64_t slack_;
   // For each phase: source columns [first, last) of a row stand in a run, the rest is zero (zero padding), or
   // `column` names the source of each (other modes).
   struct Columns {
     int64_t first, last, source;  // dst [first, last) from source, source + stride, ...
     std::vector<int64_t> column;
   };
+
+  static Axis axis_of(int64_t kernel, int64_t stride, int64_t dilation);
+  // A plane for each tap.
+  static Axis axis_apart(int64_t kernel, int64_t dilation);
+  void fill_channel(const TileKernels& isa, const float* x, int64_t image_stride, int64_t images, float* dst) const;
+  // One plane of one image, the first of its rows at `first` of the image.
+  void fill_plane(const TileKernels& isa, const float* x, int64_t first, const Columns& columns, float* dst) const;
+
+  const ConvGeometry geometry_;
+  const si_conv_args& args_;
+  Axis vertical_, horizontal_;
+  const int64_t first_row_, output_rows_;
+  const bool apart_;
+  int64_t rows_;     // of a plane, an image
+  int64_t pitch_;    // of a row
+  int64_t plane_;    // floats: all images of one phase plane
+  int64_t channel_;  // floats: all planes of one channel
+  int64_t slack_;
   std::vector<Columns> columns_;
 };
 

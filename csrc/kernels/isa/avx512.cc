@@ -52,6 +52,11 @@ struct Avx512 {
   static SI_INLINE Reg where_less(Reg a, Reg b, Reg yes, Reg no) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
   }
+  // Of two vectors every second element.
+  static SI_INLINE Reg even(Reg a, Reg b) {
+    const __m512i index = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(a, index, b);
+  }
   static SI_INLINE float sum(Reg a) { return _mm512_reduce_add_ps(a); }
 
   static SI_INLINE Reg gather(const float* x, const uint16_t* index) {
@@ -119,6 +124,7 @@ const TileKernels* avx512_tile_kernels() {
                                           transpose_in<V>,
                                           transpose_out<V>,
                                           store_runs<V>,
+                                          copy_rows<V>,
                                           activate<V>,
                                           cell<V>};
   return &kernels;

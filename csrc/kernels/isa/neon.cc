@@ -40,6 +40,8 @@ struct Neon {
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23));
   }
   static SI_INLINE Reg where_less(Reg a, Reg b, Reg yes, Reg no) { return vbslq_f32(vcltq_f32(a, b), yes, no); }
+  // Of two vectors every second element.
+  static SI_INLINE Reg even(Reg a, Reg b) { return vuzp1q_f32(a, b); }
   static SI_INLINE float sum(Reg a) { return vaddvq_f32(a); }
 
   // There is no gather: four scalar loads into the lanes.
@@ -81,6 +83,7 @@ const TileKernels* neon_tile_kernels() {
       transpose_in<V>,
       transpose_out<V>,
       store_runs<V>,
+      copy_rows<V>,
       activate<V>,
       cell<V>};
   return &kernels;

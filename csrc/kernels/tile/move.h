@@ -4,6 +4,8 @@
 // Included by the instruction-set translation units only.
 #pragma once
 
+#include <cstring>
+
 #include "core/inline.h"
 #include "kernels/tile/tile.h"
 
@@ -61,6 +63,50 @@ void store_runs(const float* src, float* dst, const ColumnRun* runs, int64_t cou
     // What a vector writes past its run, the next run overwrites.
     for (; j < length && runs[i].to + j + V::kWidth <= end; j += V::kWidth) V::store(to + j, V::load(from + j));
     for (; j < length; ++j) to[j] = from[j];
+  }
+}
+
+// `n` floats in pieces of a constant length, the last of which overlaps. False where there are fewer.
+template <int kFloats>
+SI_INLINE bool copy_pieces(const float* src, float* dst, int64_t n) {
+  if (n < kFloats) return false;
+  for (int64_t j = 0; j + kFloats <= n; j += kFloats) std::memcpy(dst + j, src + j, kFloats * sizeof(float));
+  std::memcpy(dst + n - kFloats, src + n - kFloats, kFloats * sizeof(float));
+  return true;
+}
+
+template <class V>
+void copy_rows(const RowCopy& job) {
+  constexpr int W = V::kWidth;
+  const typename V::Reg zero = V::broadcast(0.0f);
+  const int64_t count = job.count, total = job.before + count + job.after;
+  for (int64_t row = 0; row < job.rows; ++row) {
+    const float* src = job.src + row * job.src_pitch;
+    float* dst = job.dst + row * job.dst_pitch;
+    // What a vector of zeros covers too much, the values and the next row overwrite.
+    int64_t zeros = 0;
+    for (; zeros < job.before; zeros += W) V::store(dst + zeros, zero);
+    for (zeros = total; zeros > job.before + count && zeros > 0; zeros -= W)
+      V::store(dst + (zeros > W ? zeros - W : 0), zero);
+    dst += job.before;
+    int64_t j = 0;
+    if (job.step == 1) {
+      if (count >= W) {
+        for (; j + W <= count; j += W) V::store(dst + j, V::load(src + j));
+        V::store(dst + count - W, V::load(src + count - W));
+      } else if (!copy_pieces<8>(src, dst, count) && !copy_pieces<4>(src, dst, count)) {
+        for (; j < count; ++j) dst[j] = src[j];
+      }
+      continue;
+    }
+    // Two vectors end one past the last value that they give: the last of a row is copied alone.
+    for (; j + W < count; j += W) V::store(dst + j, V::even(V::load(src + 2 * j), V::load(src + 2 * j + W)));
+    if (j > 0 && j < count - 1) {
+      j = count - 1 - W;
+      V::store(dst + j, V::even(V::load(src + 2 * j), V::load(src + 2 * j + W)));
+      j += W;
+    }
+    for (; j < count; ++j) dst[j] = src[2 * j];
   }
 }
 

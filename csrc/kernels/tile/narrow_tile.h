@@ -51,17 +51,19 @@ template <class V, int NV, int U, class Value>
 void panel_narrow_value(const PanelView& view, const TileJob& job) {
   const typename V::Reg low = V::broadcast(job.low), high = V::broadcast(job.high), zero = V::broadcast(0.0f);
   for (int64_t panel = job.first; panel < job.last; ++panel) {
-    const PanelEntry& entry = view.entry[panel];
+    const int rows = view.entry[panel].rows;
     const int64_t row = view.row_of(panel);
     typename V::Reg acc[U][kPanelRows][NV];
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
-      const typename V::Reg start = job.bias != nullptr && r < entry.rows ? V::broadcast(job.bias[row + r]) : zero;
+      const typename V::Reg start = job.bias != nullptr && r < rows ? V::broadcast(job.bias[row + r]) : zero;
       SI_UNROLL for (int u = 0; u < U; ++u) {
         SI_UNROLL for (int j = 0; j < NV; ++j) acc[u][r][j] = u == 0 ? start : zero;
       }
     }
-    const uint16_t* index = view.index + entry.column_offset;
-    const Value* value = view.value_as<Value>() + entry.value_offset;
+    for (int64_t block = 0; block < view.kblocks; ++block) {
+      const PanelEntry& entry = view.entry_of(block, panel);
+      const uint16_t* index = view.index + entry.column_offset;
+      const Value* value = view.value_as<Value>() + entry.value_offset;
 #define SI_PATTERN(P)                                                  \
   {                                                                    \
     const int count = entry.count[P - 1];                              \
@@ -69,11 +71,12 @@ void panel_narrow_value(const PanelView& view, const TileJob& job) {
     index += count;                                                    \
     value += count * pattern_rows(P);                                  \
   }
-    SI_EACH_PATTERN(SI_PATTERN);
+      SI_EACH_PATTERN(SI_PATTERN);
 #undef SI_PATTERN
+    }
     float* c = job.c + (row - job.row0) * job.ldc;
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
-      if (r >= entry.rows) break;
+      if (r >= rows) break;
       SI_UNROLL for (int j = 0; j < NV; ++j) {
         typename V::Reg sum = acc[0][r][j];
         SI_UNROLL for (int u = 1; u < U; ++u) sum = V::add(sum, acc[u][r][j]);

@@ -66,72 +66,71 @@ SI_INLINE typename V::Reg values(const BFloat16* value) {
   return V::load_bf16(&value->bits);
 }
 
-// Columns [first, last) of the `count` of one pattern, whose indices and values begin at the pointers given.
+// The columns of one pattern of a K block.
 template <class V, int NV, int P, class Value, class Map>
 SI_INLINE void panel_pattern(typename V::Reg (&acc)[kPanelRows][NV], const uint16_t* index, const Value* value,
-                             int first, int last, int count, const Map& map) {
+                             int count, const Map& map) {
   constexpr int kRows = pattern_rows(P);
-  int c = first;
-  while (c < last) {
-    // A group of 16 columns (fewer at the end) holds its values row after row, `stride` apart.
-    const int base = kRows == 1 ? 0 : c & ~(kPanelGroup - 1);
-    const int stride = kRows == 1 ? count : (count - base < kPanelGroup ? count - base : kPanelGroup);
-    const int end = base + stride < last ? base + stride : last;
-    const Value* v = value + base * kRows + (c - base);
-    for (; c < end; ++c, ++v) {
-      const float* x = map(index[c]);
-      typename V::Reg xv[NV];
-      SI_UNROLL for (int j = 0; j < NV; ++j) xv[j] = V::load(x + V::kWidth * j);
-      const Value* weight = v;
-      SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
-        if (!(P >> r & 1)) continue;
-        const typename V::Reg w = spread<V>(weight);
-        weight += stride;
-        SI_UNROLL for (int j = 0; j < NV; ++j) acc[r][j] = V::fma(w, xv[j], acc[r][j]);
-      }
+  const auto column = [&](int c, const Value* weight, int stride) {
+    const float* x = map(index[c]);
+    typename V::Reg xv[NV];
+    SI_UNROLL for (int j = 0; j < NV; ++j) xv[j] = V::load(x + V::kWidth * j);
+    SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
+      if (!(P >> r & 1)) continue;
+      const typename V::Reg w = spread<V>(weight);
+      weight += stride;
+      SI_UNROLL for (int j = 0; j < NV; ++j) acc[r][j] = V::fma(w, xv[j], acc[r][j]);
     }
+  };
+  if (kRows == 1) {
+    for (int c = 0; c < count; ++c) column(c, value + c, 0);
+    return;
   }
+  // A group of 16 columns (fewer at the end) holds its values row after row, `stride` apart.
+  int c = 0;
+  for (; count - c >= kPanelGroup; value += kPanelGroup * kRows)
+    for (const int end = c + kPanelGroup; c < end; ++c) column(c, value + c % kPanelGroup, kPanelGroup);
+  const int stride = count - c;
+  for (; c < count; ++c) column(c, value++, stride);
 }
 
 template <class V, int NV, class Value, class Map>
 void panel_tile_width(const PanelView& view, const TileJob& job) {
   const Map map(job.x);
-  const int64_t blocks = view.kblocks;
-  const bool starts = job.kfirst == 0, ends = job.klast == blocks;
+  const bool starts = job.kfirst == 0, ends = job.klast == view.kblocks;
   for (int64_t panel = job.first; panel < job.last; ++panel) {
-    const PanelEntry& entry = view.entry[panel];
+    const int rows = view.entry[panel].rows;
     const int64_t row = view.row_of(panel);
     float* c = job.c + (row - job.row0) * job.ldc;
     typename V::Reg acc[kPanelRows][NV];
     if (starts) {
       SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
-        const typename V::Reg start = V::broadcast(job.bias != nullptr && r < entry.rows ? job.bias[row + r] : 0.0f);
+        const typename V::Reg start = V::broadcast(job.bias != nullptr && r < rows ? job.bias[row + r] : 0.0f);
         SI_UNROLL for (int j = 0; j < NV; ++j) acc[r][j] = start;
       }
     } else {
       SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
-        const float* from = c + (r < entry.rows ? r : 0) * job.ldc;
+        const float* from = c + (r < rows ? r : 0) * job.ldc;
         SI_UNROLL for (int j = 0; j < NV; ++j) acc[r][j] = V::load(from + V::kWidth * j);
       }
     }
-    const uint16_t* index = view.index + entry.column_offset;
-    const Value* value = view.value_as<Value>() + entry.value_offset;
-    const uint16_t* cursor = view.cursor + panel * (blocks - 1) * kPatterns;
-    const uint16_t* begin = starts ? nullptr : cursor + (job.kfirst - 1) * kPatterns;
-    const uint16_t* end = ends ? nullptr : cursor + (job.klast - 1) * kPatterns;
-#define SI_PATTERN(P)                                                               \
-  {                                                                                 \
-    const int count = entry.count[P - 1];                                           \
-    panel_pattern<V, NV, P>(acc, index, value, begin == nullptr ? 0 : begin[P - 1], \
-                            end == nullptr ? count : end[P - 1], count, map);       \
-    index += count;                                                                 \
-    value += count * pattern_rows(P);                                               \
+    for (int64_t block = job.kfirst; block < job.klast; ++block) {
+      const PanelEntry& entry = view.entry_of(block, panel);
+      const uint16_t* index = view.index + entry.column_offset;
+      const Value* value = view.value_as<Value>() + entry.value_offset;
+#define SI_PATTERN(P)                                       \
+  {                                                         \
+    const int count = entry.count[P - 1];                   \
+    panel_pattern<V, NV, P>(acc, index, value, count, map); \
+    index += count;                                         \
+    value += count * pattern_rows(P);                       \
   }
-    SI_EACH_PATTERN(SI_PATTERN);
+      SI_EACH_PATTERN(SI_PATTERN);
 #undef SI_PATTERN
+    }
     const typename V::Reg low = V::broadcast(job.low), high = V::broadcast(job.high);
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
-      if (r >= entry.rows) break;
+      if (r >= rows) break;
       SI_UNROLL for (int j = 0; j < NV; ++j)
           V::store(c + r * job.ldc + V::kWidth * j, ends ? V::min(high, V::max(low, acc[r][j])) : acc[r][j]);
     }
@@ -208,16 +207,18 @@ SI_INLINE void panel_pattern_vector(typename V::Reg (&acc)[kPanelRows], float (&
 template <class V, class Value>
 void panel_vector_value(const PanelView& view, const VectorJob& job) {
   for (int64_t panel = job.first; panel < job.last; ++panel) {
-    const PanelEntry& entry = view.entry[panel];
+    const int rows = view.entry[panel].rows;
     const int64_t row = view.row_of(panel);
-    const uint16_t* index = view.index + entry.column_offset;
-    const Value* value = view.value_as<Value>() + entry.value_offset;
     typename V::Reg acc[kPanelRows];
     float tail[kPanelRows];
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
       acc[r] = V::broadcast(0.0f);
-      tail[r] = job.bias != nullptr && r < entry.rows ? job.bias[row + r] : 0.0f;
+      tail[r] = job.bias != nullptr && r < rows ? job.bias[row + r] : 0.0f;
     }
+    for (int64_t block = 0; block < view.kblocks; ++block) {
+      const PanelEntry& entry = view.entry_of(block, panel);
+      const uint16_t* index = view.index + entry.column_offset;
+      const Value* value = view.value_as<Value>() + entry.value_offset;
 #define SI_PATTERN(P)                                                  \
   {                                                                    \
     const int count = entry.count[P - 1];                              \
@@ -225,10 +226,11 @@ void panel_vector_value(const PanelView& view, const VectorJob& job) {
     index += count;                                                    \
     value += count * pattern_rows(P);                                  \
   }
-    SI_EACH_PATTERN(SI_PATTERN);
+      SI_EACH_PATTERN(SI_PATTERN);
 #undef SI_PATTERN
+    }
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
-      if (r >= entry.rows) break;
+      if (r >= rows) break;
       job.y[row - job.row0 + r] = clamp(V::sum(acc[r]) + tail[r], job.low, job.high);
     }
   }

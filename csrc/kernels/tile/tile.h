@@ -45,6 +45,18 @@ struct ColumnRun {
   int64_t first, length, to;
 };
 
+// Rows of an image go to rows of a scratch image: `before` zeros, then src[0], src[step], ... (`count` of them), then
+// `after` zeros.
+struct RowCopy {
+  const float* src;
+  int64_t src_pitch;  // from row to row
+  float* dst;
+  int64_t dst_pitch;
+  int64_t rows;
+  int64_t before, count, after;
+  int64_t step;  // 1 or 2
+};
+
 // One step of a recurrent cell for one sequence, see cell.h. c is null but for an LSTM.
 struct CellJob {
   const float* x;
@@ -77,6 +89,8 @@ struct TileKernels {
   // Copies runs of columns of one row to the contiguous destination they share, leaving out what lies between them.
   // src may be read, and dst written, up to a vector past a run, but never past the end of the last.
   void (*store_runs)(const float* src, float* dst, const ColumnRun* runs, int64_t count);
+  // In order: a vector past its end, dst may be overwritten. src is read only where it is copied from, or between.
+  void (*copy_rows)(const RowCopy&);
   // In place. RELU and RELU6 are clamps, done in the tile.
   void (*activate)(float* data, int64_t count, si_activation activation);
   void (*cell)(si_cell, const CellJob&);
