@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "core/cpu.h"
 #include "core/error.h"
 
 namespace si {
@@ -136,17 +137,20 @@ uint64_t zeros(si_value_type type, const void* values, uint64_t count) {
       std::count_if(first, first + count, [](BFloat16 value) { return (value.bits & 0x7fff) == 0; }));
 }
 
-// Taps of so many channels are a block. Half as many where each column has so many values that loads of x are what
-// takes the time, and an image is likely to be large: three copies of its part then fill the nearest cache. With fewer
-// values, or of small images, loops that are longer gain more.
-constexpr int64_t kBlockChannels = 32;
-constexpr double kDense = 0.15;
-constexpr int64_t kManyChannels = 256;
+// The channels whose taps are a block, by what was fastest on the instruction set that runs here. A tile of AVX-512 is
+// wide and reads three copies of an image (kernels/conv/image.h): half as many channels where each column has so many
+// values that loads of x are what takes the time, and an image is likely to be large. Narrow tiles leave room for more.
+int64_t block_channels(int64_t channels, double density) {
+  constexpr int64_t kManyChannels = 256;
+  constexpr double kDense = 0.15;
+  if (isa_state(Isa::kAvx512).supported) return density >= kDense && channels < kManyChannels ? 16 : 32;
+  return channels < kManyChannels ? 64 : 128;
+}
 
 int32_t auto_kblock(const WeightShape& shape, uint64_t values) {
   const int64_t channels = shape.dims[1], taps = shape.K() / channels;
   const double density = static_cast<double>(values) / static_cast<double>(shape.M() * shape.K());
-  const int64_t block = taps * (density >= kDense && channels < kManyChannels ? kBlockChannels / 2 : kBlockChannels);
+  const int64_t block = taps * block_channels(channels, density);
   // Of a linear layer, or a kernel of one tap, no two columns read the same part of x: a block would save nothing.
   return taps > 1 && shape.K() > block && block <= kPanelMaxKBlock ? static_cast<int32_t>(block) : 0;
 }

@@ -22,6 +22,7 @@ constexpr int64_t kCacheFloats = 8192;
 constexpr int64_t kCopyColumnNnz = 8;
 // The same, for a copy for each column of the kernel.
 constexpr int64_t kApartColumnNnz = 3;
+constexpr int kLineFloats = 16;
 
 // How the columns of a tile map to x and y. Columns count positions of the scratch image, or pixels when x is read in
 // place.
@@ -221,8 +222,11 @@ struct Conv {
     return count;
   }
 
-  // Whether weights are many enough to pay for copies of the image in which no vector straddles cache lines.
-  bool apart() const { return source.nnz() >= kApartColumnNnz * source.shape().K() * source.shape().groups; }
+  // Whether weights are many enough to pay for copies of the image in which no vector straddles cache lines. Vectors of
+  // half a line or less straddle seldom, and their tiles are narrow: there the copies' footprint costs more.
+  bool apart() const {
+    return isa().width >= kLineFloats && source.nnz() >= kApartColumnNnz * source.shape().K() * source.shape().groups;
+  }
 
   bool pointwise() const {
     return geometry.kh == 1 && geometry.kw == 1 && args.stride[0] == 1 && args.stride[1] == 1 && args.padding[0] == 0 &&
