@@ -16,6 +16,7 @@ from sparseinfer.patterns import Pattern, detect_pattern
 
 __all__ = [
     "FORMATS",
+    "MANY_TOKENS",
     "Pattern",
     "check_format",
     "detect_pattern",
@@ -29,6 +30,10 @@ _ALIGNMENT = 64
 
 FORMATS: tuple[str, ...] = ("panel", "csr", "nm")
 """Names of the packed formats."""
+
+
+MANY_TOKENS = -2
+"""The `kblock` of a linear layer that is called with more than 32 tokens, and never with fewer."""
 
 
 def check_format(name: str) -> None:
@@ -48,7 +53,8 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
 
     `weight` is float32 (nm: float16 and bfloat16 too, kept as such), `[M, K]` of a linear layer, or
     `[M, C/groups, kw]` or `[M, C/groups, kh, kw]` of a convolution. `params` are the format's:
-    `kblock` (panel: columns of a K block, 0 for no blocks, -1 for a choice by shape), `value_type`
+    `kblock` (panel: columns of a K block, 0 for one block, -1 for a choice by shape, `MANY_TOKENS` for
+    one that makes calls of more than 32 tokens faster and of fewer slower), `value_type`
     (panel: `"bfloat16"` rounds the values, by 2^-9 of each at most, and computes in float32), `n`
     and `m` (nm). Returns a one-dimensional uint8 tensor on the CPU. Values equal to 0.0 are
     dropped; NaN and Inf are kept.

@@ -80,13 +80,15 @@ typedef struct si_weight_desc {
   int64_t groups;   /* divides M; 1 for linear */
 } si_weight_desc;
 
-/* Blocks where they pay: convolutions of several taps and many channels. */
+/* Blocks where they pay: convolutions of many channels. MANY_TOKENS: and linear layers of many columns, which calls of more
+   than 32 tokens make faster, and calls of fewer slower. */
 #define SI_KBLOCK_AUTO (-1)
+#define SI_KBLOCK_MANY_TOKENS (-2)
 
 typedef struct si_pack_options {
   si_format format;
   si_value_type value_type; /* csr: F32; panel: F32 or BF16 (rounded; computed with in F32); nm: any */
-  int32_t kblock;           /* panel: columns of a K block (a multiple of 16), 0 for one block, or auto */
+  int32_t kblock;           /* panel: columns of a K block (a multiple of 16), 0 for one block, or as above */
   int32_t nm_n, nm_m;       /* nm: at most n non-zeros in every m consecutive columns */
 } si_pack_options;
 

@@ -117,6 +117,8 @@ size_t narrow_index(int64_t n) {
 }  // namespace
 
 int TileSource::most_vectors() const {
+  // A K block of x is read from near, whatever the whole of it takes.
+  if (kblock() < shape().K()) return isa_.max_vectors;
   // Half of L2 holds less than it should: the weights, and what they push out, take their part.
   constexpr double kShare = 0.4;
   // One vector would wait for its own additions.

@@ -147,12 +147,23 @@ int64_t block_channels(int64_t channels, double density) {
   return channels < kManyChannels ? 64 : 128;
 }
 
-int32_t auto_kblock(const WeightShape& shape, uint64_t values) {
+// Columns of a block where each has a line of x to itself: a linear layer called with many tokens, a kernel of one tap.
+// The fewer values, the shorter the loops of a block, until it gains nothing: 0. Nor does it where tiles are narrow:
+// more of K is near already.
+int64_t block_columns(double density) {
+  if (!isa_state(Isa::kAvx512).supported) return 0;
+  if (density >= 0.25) return 128;
+  if (density >= 0.15) return 192;
+  return density >= 0.075 ? 256 : 0;
+}
+
+int32_t auto_kblock(const WeightShape& shape, uint64_t values, bool many_tokens) {
   const int64_t channels = shape.dims[1], taps = shape.K() / channels;
   const double density = static_cast<double>(values) / static_cast<double>(shape.M() * shape.K());
-  const int64_t block = taps * block_channels(channels, density);
-  // Of a linear layer, or a kernel of one tap, no two columns read the same part of x: a block would save nothing.
-  return taps > 1 && shape.K() > block && block <= kPanelMaxKBlock ? static_cast<int32_t>(block) : 0;
+  // One token, or few, would read patterns in short pieces, and gain nothing.
+  if (shape.ndim == 2 && !many_tokens) return 0;
+  const int64_t block = taps > 1 ? taps * block_channels(channels, density) : block_columns(density);
+  return block > 0 && shape.K() > block && block <= kPanelMaxKBlock ? static_cast<int32_t>(block) : 0;
 }
 
 }  // namespace
@@ -162,7 +173,8 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
   if (K > kPanelMaxK)
     fail(SI_ERR_ARGUMENT, "expected at most 65535 input columns for the panel format, got " + std::to_string(K) +
                               "; try the csr format");
-  if (kblock != SI_KBLOCK_AUTO && (kblock < 0 || kblock % kPanelGroup != 0 || kblock > kPanelMaxKBlock))
+  const bool automatic = kblock == SI_KBLOCK_AUTO || kblock == SI_KBLOCK_MANY_TOKENS;
+  if (!automatic && (kblock < 0 || kblock % kPanelGroup != 0 || kblock > kPanelMaxKBlock))
     fail(SI_ERR_ARGUMENT, "expected kblock to be 0 or a multiple of 16 up to 65536, got " + std::to_string(kblock) +
                               "; try 0, which makes one block");
 
@@ -176,7 +188,7 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
   if (columns > UINT32_MAX || values > UINT32_MAX)
     fail(SI_ERR_ARGUMENT, "expected fewer than 2^32 non-zeros for the panel format, got " + std::to_string(values));
 
-  if (kblock == SI_KBLOCK_AUTO) kblock = auto_kblock(shape, values);
+  if (automatic) kblock = auto_kblock(shape, values, kblock == SI_KBLOCK_MANY_TOKENS);
   const Layout layout = layout_of(shape, kblock, type, ordered, columns, values);
   BlobHeader header = make_header(SI_FORMAT_PANEL, shape);
   header.value_type = static_cast<uint32_t>(type);

@@ -118,9 +118,9 @@ void test_limits() {
   // Left to the packer: blocks for convolutions of several taps and more channels than a block has, which on AVX-512
   // are 32, or 16 of a weight of few channels and many non-zeros, elsewhere 64, or 128 of many channels.
   const bool wide = si::isa_state(si::Isa::kAvx512).supported;
-  const auto chosen = [&](const si::WeightShape& shape, float value) {
+  const auto chosen = [&](const si::WeightShape& shape, float value, int32_t kblock = SI_KBLOCK_AUTO) {
     std::vector<float> filled(static_cast<size_t>(shape.M() * shape.K()), value);
-    const si::BlobPtr blob = Panel{SI_KBLOCK_AUTO}.pack(filled.data(), shape, &bytes);
+    const si::BlobPtr blob = Panel{kblock}.pack(filled.data(), shape, &bytes);
     return si::panel_validate(si::check_header(blob.get(), bytes), blob.get(), bytes).kblock;
   };
   SI_CHECK_EQ(chosen(make_shape({4, 128, 3, 3}, 1), 0.0f), wide ? 288 : 576);
@@ -128,9 +128,15 @@ void test_limits() {
   SI_CHECK_EQ(chosen(make_shape({4, 256, 3, 3}, 1), 1.0f), wide ? 288 : 1152);
   SI_CHECK_EQ(chosen(make_shape({4, 65, 5}, 1), 0.0f), wide ? 160 : 320);
   SI_CHECK_EQ(chosen(make_shape({4, wide ? 32 : 64, 3, 3}, 1), 0.0f), 0);
-  SI_CHECK_EQ(chosen(make_shape({4, 512, 1, 1}, 1), 1.0f), 0);
+  // Kernels of one tap, and linear layers where the caller means to compute many tokens.
+  SI_CHECK_EQ(chosen(make_shape({4, 512, 1, 1}, 1), 1.0f), wide ? 128 : 0);
+  SI_CHECK_EQ(chosen(make_shape({4, 512, 1, 1}, 1), 0.0f), 0);
+  SI_CHECK_EQ(chosen(make_shape({4, 128, 1}, 1), 1.0f), 0);
   SI_CHECK_EQ(chosen(make_shape({4, 4096}, 1), 1.0f), 0);
-  for (int32_t kblock : {-16, -2, 1, 8, 17, 65552, 0x7ffffff0}) {
+  SI_CHECK_EQ(chosen(make_shape({4, 4096}, 1), 1.0f, SI_KBLOCK_MANY_TOKENS), wide ? 128 : 0);
+  SI_CHECK_EQ(chosen(make_shape({4, 4096}, 1), 0.0f, SI_KBLOCK_MANY_TOKENS), 0);
+  SI_CHECK_EQ(chosen(make_shape({4, 128}, 1), 1.0f, SI_KBLOCK_MANY_TOKENS), 0);
+  for (int32_t kblock : {-16, -3, 1, 8, 17, 65552, 0x7ffffff0}) {
     SI_CHECK_EQ(pack(make_shape({4, 16}, 1), kblock), SI_ERR_ARGUMENT);
     SI_CHECK(message.find("expected kblock") != std::string::npos);
   }

@@ -176,7 +176,7 @@ struct Conv {
           [&](int64_t group) {
             return XView{view.base + group * geometry.group_channels * view.pitch, view.pitch, nullptr};
           },
-          begin, padded, columns, 1, source.shape().K(), args.y + image * M() * pixels());
+          begin, padded, columns, 1, 1, args.y + image * M() * pixels());
     });
   }
 

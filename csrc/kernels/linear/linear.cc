@@ -17,6 +17,8 @@ constexpr int64_t kVectorTokens = 4;
 constexpr int64_t kPackAlone = 32 * 1024;
 // Output rows computed before they are moved to token-major y: a multiple of every vector width.
 constexpr int64_t kBatchRows = 16;
+// As many read a K block of x while it stays in the nearest cache.
+constexpr int64_t kBlockedBatchRows = 128;
 constexpr int64_t kNarrowRows = 64;
 
 struct Linear {
@@ -114,16 +116,17 @@ struct Linear {
     job.low = clamp.low;
     job.high = clamp.high;
     const bool direct = source.order() == nullptr && args.layout == SI_CHANNEL_MAJOR && valid == padded;
-    const int64_t step = source.units_for_rows(kBatchRows);
+    const int64_t batch = source.kblock() < K() ? kBlockedBatchRows : kBatchRows;
+    const int64_t step = source.units_for_rows(batch);
     for (int64_t unit = first; unit < last; unit += step) {
       const int64_t end = std::min(unit + step, last);
       const int64_t row0 = source.row_of(unit), rows = source.row_of(end) - row0;
       job.first = unit;
       job.last = end;
       job.row0 = row0;
-      job.c = direct ? args.y + row0 * args.ldy + n0 : thread_scratch(Scratch::kOutput, kBatchRows * padded);
+      job.c = direct ? args.y + row0 * args.ldy + n0 : thread_scratch(Scratch::kOutput, batch * padded);
       job.ldc = direct ? args.ldy : padded;
-      source.tile(job, K());
+      source.tile(job, 1);
       finish(job, rows, n0, valid, direct);
     }
   }
