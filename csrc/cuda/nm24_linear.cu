@@ -1,41 +1,38 @@
 // y[N, M] = act(x[N, K] W[M, K]^T + bias) on the sparse tensor cores: W 2:4 in float16 or bfloat16, N = 1 to 64.
 //
-// A decode is bound by reading W once. W is packed (LAYOUT.md) in the order in which the lanes of a warp need it, values and
-// metadata in one stream: a warp copies 16 bytes a lane from memory to registers and multiplies, with no shared memory, shuffle or
-// unpacking between; 1.125 bytes a weight against dense's 2. Rows of W are the M of mma.sp.m16n8k32, so that a few tokens pad
-// only its side of 8.
+// A decode is bound by reading W once. W is packed (LAYOUT.md) in the order in which the lanes of a warp need it,
+// values and metadata in one stream: a warp copies 16 bytes a lane from memory to registers and multiplies, with no
+// shared memory, shuffle or unpacking between; 1.125 bytes a weight against dense's 2. Rows of W are the M of
+// mma.sp.m16n8k32, so that a few tokens pad only its side of 8.
 //
-// A warp owns 32 rows (two MMA tiles, whose metadata share a register) and takes chunks of 128 columns. A block of 8 warps is
-// ROW_WARPS x K_WARPS of them, and blockIdx.y cuts K again where rows alone would not fill the device. x comes through shared
-// memory, double-buffered by cp.async, and becomes B fragments by ldmatrix. The sums of K_WARPS meet in shared memory, those of
-// blocks in the workspace, where the last warp to arrive adds all of them in the order of the splits: which one is last changes
-// nothing, so a result is the same at every call. There are no float atomics.
+// A warp owns 32 rows (two MMA tiles, whose metadata share a register) and takes chunks of 128 columns. A block of 8
+// warps is ROW_WARPS x K_WARPS of them, and blockIdx.y cuts K again where rows alone would not fill the device. x comes
+// through shared memory, double-buffered by cp.async, and becomes B fragments by ldmatrix. The sums of K_WARPS meet in
+// shared memory, those of blocks in the workspace, where the last warp to arrive adds all of them in the order of the
+// splits: which one is last changes nothing, so a result is the same at every call. There are no float atomics.
 //
-// x has unit stride along K and any pitch; y is contiguous and aliases nothing. The bytes of the stream are values and 2-bit
-// indices only, so no address depends on them.
+// x has unit stride along K and any pitch; y is contiguous and aliases nothing. The bytes of the stream are values and
+// 2-bit indices only, so no address depends on them.
 //
-// Sources: PTX ISA, "mma.sp" and "Matrix fragments for sparse mma.m16n8k32"; Mishra et al., "Accelerating Sparse Deep Neural
-// Networks", 2021. Weights straight to registers in fragment order: Frantar et al., "MARLIN", 2024.
+// Sources: PTX ISA, "mma.sp" and "Matrix fragments for sparse mma.m16n8k32"; Mishra et al., "Accelerating Sparse Deep
+// Neural Networks", 2021. Weights straight to registers in fragment order: Frantar et al., "MARLIN", 2024.
 //
 // Compiled and never run on a GPU so far: sparseinfer.cuda keeps its row disabled.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <type_traits>
+
+#include "cuda/instructions.cuh"
 
 namespace {
 
 constexpr int kWarp = 32;
 constexpr int kThreads = 256;
-constexpr int kTokens = 8;     // N of the MMA
-constexpr int kMaxTokens = 64;  // of a call
-constexpr int kRows = 32;       // of a warp
-constexpr int kChunk = 128;     // columns of a unit of the stream
-constexpr int kSteps = 4;       // MMAs along K in a chunk
+constexpr int kTokens = 8;        // N of the MMA
+constexpr int kMaxTokens = 64;    // of a call
+constexpr int kRows = 32;         // of a warp
+constexpr int kChunk = 128;       // columns of a unit of the stream
+constexpr int kSteps = 4;         // MMAs along K in a chunk
 constexpr int kUnit = 9 * kWarp;  // 16-byte vectors of a unit: 8 a lane of values, 1 of metadata
 constexpr int kVector = 8;        // elements in 16 bytes
 constexpr int kMaxColumns = 1 << 30;
@@ -56,60 +53,6 @@ struct Args {
   bool aligned;  // every row of x starts at a multiple of 16 bytes
 };
 
-template <class T>
-__device__ __forceinline__ float widen(uint16_t bits) {
-  if constexpr (std::is_same_v<T, __half>) return __half2float(__ushort_as_half(bits));
-  else return __bfloat162float(__ushort_as_bfloat16(bits));
-}
-
-template <class T>
-__device__ __forceinline__ uint16_t narrow(float value) {
-  if constexpr (std::is_same_v<T, __half>) return __half_as_ushort(__float2half_rn(value));
-  else return __bfloat16_as_ushort(__float2bfloat16_rn(value));
-}
-
-// PTX ISA 8.5 (CUDA 12.5) brought the form for indices in increasing order; on sm_90 the older one is slower.
-#if __CUDACC_VER_MAJOR__ > 12 || (__CUDACC_VER_MAJOR__ == 12 && __CUDACC_VER_MINOR__ >= 5)
-#define SI_MMA_SP "mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32."
-#else
-#define SI_MMA_SP "mma.sp.sync.aligned.m16n8k32.row.col.f32."
-#endif
-#define SI_MMA(TYPE)                                                                                                    \
-  asm volatile(SI_MMA_SP TYPE "." TYPE ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9,%10,%11}, {%0,%1,%2,%3}, %12, %13;"    \
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                        \
-               : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y), "r"(b.z), "r"(b.w), "r"(metadata),         \
-                 "n"(SELECTOR))
-
-// SELECTOR: 0 takes the metadata of lanes 0 and 1 of each four, 1 that of lanes 2 and 3.
-template <class T, int SELECTOR>
-__device__ __forceinline__ void mma(float (&d)[4], const uint4& a, const uint4& b, uint32_t metadata) {
-  if constexpr (std::is_same_v<T, __half>) SI_MMA("f16");
-  else SI_MMA("bf16");
-}
-
-// Read once by one warp: nothing is gained by keeping it in L1.
-__device__ __forceinline__ uint4 load_once(const uint4* at) {
-  uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(at));
-  return v;
-}
-
-__device__ __forceinline__ uint4 load_matrices(uint32_t shared_address) {
-  uint4 v;
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "r"(shared_address)
-               : "memory");
-  return v;
-}
-
-// Copies the first `bytes` of 16 and zeros the rest; of 0 bytes nothing is read.
-__device__ __forceinline__ void copy_async(uint32_t shared_address, const void* from, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address), "l"(from), "r"(bytes) : "memory");
-}
-
 __device__ __forceinline__ float sigmoid(float y) {
   const float e = expf(-fabsf(y));
   return (y < 0 ? e : 1.0f) / (1.0f + e);
@@ -118,14 +61,22 @@ __device__ __forceinline__ float sigmoid(float y) {
 // Comparisons are written so that NaN passes through.
 __device__ float activate(float y, int activation) {
   switch (activation) {
-    case kRelu: return y < 0 ? 0.0f : y;
-    case kRelu6: return y < 0 ? 0.0f : y > 6 ? 6.0f : y;
-    case kGelu: return 0.5f * y * (1.0f + erff(y * 0.707106781186547524f));
-    case kGeluTanh: return y * sigmoid(1.59576912160573071f * (y + 0.044715f * y * y * y));
-    case kSilu: return y * sigmoid(y);
-    case kSigmoid: return sigmoid(y);
-    case kTanh: return tanhf(y);
-    default: return y;
+    case kRelu:
+      return y < 0 ? 0.0f : y;
+    case kRelu6:
+      return y < 0 ? 0.0f : y > 6 ? 6.0f : y;
+    case kGelu:
+      return 0.5f * y * (1.0f + erff(y * 0.707106781186547524f));
+    case kGeluTanh:
+      return y * sigmoid(1.59576912160573071f * (y + 0.044715f * y * y * y));
+    case kSilu:
+      return y * sigmoid(y);
+    case kSigmoid:
+      return sigmoid(y);
+    case kTanh:
+      return tanhf(y);
+    default:
+      return y;
   }
 }
 
@@ -154,13 +105,13 @@ struct Kernel {
       const int count = token < args.n ? max(0, min(kVector, args.k - column)) : 0;
       const uint16_t* from = args.x + (count ? token * args.x_pitch + column : 0);
       if (args.aligned) {
-        copy_async(uint32_t(__cvta_generic_to_shared(to)), from, count * int(sizeof(uint16_t)));
+        copy_async(shared_address(to), from, count * int(sizeof(uint16_t)));
       } else {
 #pragma unroll
         for (int j = 0; j < kVector; ++j) to[j] = j < count ? __ldg(from + j) : uint16_t(0);
       }
     }
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    end_copies();
   }
 
   struct Unit {
@@ -208,12 +159,14 @@ struct Kernel {
   }
 
   // Leaves in warps of k_warp 0 the sums over all K warps, added in their order.
-  static __device__ __forceinline__ void add_k_warps(float (&sums)[N_TILES][2][4], float* shared, int row_warp, int k_warp) {
+  static __device__ __forceinline__ void add_k_warps(float (&sums)[N_TILES][2][4], float* shared, int row_warp,
+                                                     int k_warp) {
     const int lane = threadIdx.x % kWarp;
     float* flat = &sums[0][0][0];
     if (k_warp > 0) {
 #pragma unroll
-      for (int i = 0; i < kSums; ++i) shared[(((k_warp - 1) * ROW_WARPS + row_warp) * kSums + i) * kWarp + lane] = flat[i];
+      for (int i = 0; i < kSums; ++i)
+        shared[(((k_warp - 1) * ROW_WARPS + row_warp) * kSums + i) * kWarp + lane] = flat[i];
     }
     __syncthreads();
     if (k_warp > 0) return;
@@ -259,8 +212,7 @@ struct Kernel {
     float sums[N_TILES][2][4] = {};
     Unit units[2];
     // ldmatrix: lane l gives the address of row l % 8 of matrix l / 8, of 8 tokens by 8 columns.
-    const uint32_t b_address = uint32_t(__cvta_generic_to_shared(
-        shared + lane % 8 * kPitch + lane / 8 * kVector + k_warp * kChunk));
+    const uint32_t b_address = shared_address(shared + lane % 8 * kPitch + lane / 8 * kVector + k_warp * kChunk);
 
     if (stages > 0) stage_x(args, shared, begin * kChunk);
     if (begin + k_warp < end) load(units[0], stream + int64_t(begin + k_warp) * kUnit);
@@ -274,9 +226,9 @@ struct Kernel {
         if (stage + 1 < stages) {
           stage_x(args, shared + (1 - parity) * kStage, (begin + (stage + 1) * K_WARPS) * kChunk);
           if (chunk + K_WARPS < end) load(units[1 - parity], stream + int64_t(chunk + K_WARPS) * kUnit);
-          asm volatile("cp.async.wait_group 1;" ::: "memory");
+          wait_copies<1>();
         } else {
-          asm volatile("cp.async.wait_group 0;" ::: "memory");
+          wait_copies<0>();
         }
         __syncthreads();
         if (chunk < end) multiply(sums, units[parity], b_address + parity * kStage * int(sizeof(uint16_t)));
@@ -292,8 +244,7 @@ struct Kernel {
 
 template <class T, int N_TILES, int ROW_WARPS, int K_WARPS>
 __global__ void __launch_bounds__(kThreads, resident_blocks(N_TILES)) nm24_linear(const Args args) {
-  extern __shared__ __align__(16) uint16_t shared[];
-  Kernel<T, N_TILES, ROW_WARPS, K_WARPS>::run(args, shared);
+  Kernel<T, N_TILES, ROW_WARPS, K_WARPS>::run(args, dynamic_shared());
 }
 
 // How a call is cut; everything follows from the shape and the device's multiprocessors.
@@ -343,17 +294,21 @@ int launch(const Args& args, const Plan& plan, cudaStream_t stream) {
     if (status != cudaSuccess) return status;
   }
   const dim3 grid(divide_up(plan.row_tiles, ROW_WARPS), plan.splits);
-  kernel<<<grid, kThreads, kShared, stream>>>(args);
-  return cudaGetLastError();
+  void* arguments[] = {const_cast<Args*>(&args)};
+  return cudaLaunchKernel(kernel, grid, dim3(kThreads), arguments, kShared, stream);
 }
 
 template <class T>
 int launch_for(const Args& args, const Plan& plan, cudaStream_t stream) {
   switch (plan.n_tiles) {
-    case 1: return launch<T, 1, 2, 4>(args, plan, stream);
-    case 2: return launch<T, 2, 2, 4>(args, plan, stream);
-    case 4: return launch<T, 4, 4, 2>(args, plan, stream);
-    default: return launch<T, 8, 4, 2>(args, plan, stream);
+    case 1:
+      return launch<T, 1, 2, 4>(args, plan, stream);
+    case 2:
+      return launch<T, 2, 2, 4>(args, plan, stream);
+    case 4:
+      return launch<T, 4, 4, 2>(args, plan, stream);
+    default:
+      return launch<T, 8, 4, 2>(args, plan, stream);
   }
 }
 
@@ -368,8 +323,8 @@ SI_CUDA_API const char* si_cuda_error_string(int status) {
   return status == kInvalid ? "invalid argument" : cudaGetErrorString(cudaError_t(status));
 }
 
-// Bytes of the workspace of a call, 0 where it needs none; -1 where the arguments are out of range. `splits`, where not null, gets
-// the blocks that share a row. Needs no device.
+// Bytes of the workspace of a call, 0 where it needs none; -1 where the arguments are out of range. `splits`, where not
+// null, gets the blocks that share a row. Needs no device.
 SI_CUDA_API int64_t si_cuda_nm24_workspace(int m, int n, int k, int multiprocessors, int* splits) {
   Plan plan;
   if (!make_plan(plan, m, n, k, multiprocessors)) return kInvalid;
@@ -377,20 +332,22 @@ SI_CUDA_API int64_t si_cuda_nm24_workspace(int m, int n, int k, int multiprocess
   return int64_t(plan.bytes);
 }
 
-// Launches on `stream` of the current device and returns at once: 0, or a status for si_cuda_error_string. Allocates nothing and
-// synchronises nothing, so a CUDA graph can capture it.
+// Launches on `stream` of the current device and returns at once: 0, or a status for si_cuda_error_string. Allocates
+// nothing and synchronises nothing, so a CUDA graph can capture it.
 //
-// value_type: 1 float16, 2 bfloat16, of the weights, x, bias and y. activation: its place in sparseinfer.activations.ACTIVATIONS.
-// weights: the stream, at a multiple of 16 bytes. x: [n][k] of pitch x_pitch elements. bias: [m] or null. y: [n][m]. workspace: at a
-// multiple of 256 bytes, its first 4 bytes for each 32 rows zero before the first call and left zero by each; null where none is
-// needed. Calls that may run at the same time need workspaces of their own.
-SI_CUDA_API int si_cuda_nm24_linear(int value_type, const void* weights, const void* x, int64_t x_pitch, const void* bias, void* y,
-                                    int m, int n, int k, int activation, void* workspace, int64_t workspace_bytes,
-                                    int multiprocessors, void* stream) {
+// value_type: 1 float16, 2 bfloat16, of the weights, x, bias and y. activation: its place in
+// sparseinfer.activations.ACTIVATIONS. weights: the stream, at a multiple of 16 bytes. x: [n][k] of pitch x_pitch
+// elements. bias: [m] or null. y: [n][m]. workspace: at a multiple of 256 bytes, its first 4 bytes for each 32 rows
+// zero before the first call and left zero by each; null where none is needed. Calls that may run at the same time, and
+// layers of different m, need workspaces of their own.
+SI_CUDA_API int si_cuda_nm24_linear(int value_type, const void* weights, const void* x, int64_t x_pitch,
+                                    const void* bias, void* y, int m, int n, int k, int activation, void* workspace,
+                                    int64_t workspace_bytes, int multiprocessors, void* stream) {
   Plan plan;
   if (!make_plan(plan, m, n, k, multiprocessors) || !weights || !x || !y || (n > 1 && x_pitch < k) || activation < 0 ||
       activation >= kActivations || (value_type != 1 && value_type != 2) || reinterpret_cast<uintptr_t>(weights) % 16 ||
-      workspace_bytes < int64_t(plan.bytes) || (plan.bytes && (!workspace || reinterpret_cast<uintptr_t>(workspace) % 256))) {
+      workspace_bytes < int64_t(plan.bytes) ||
+      (plan.bytes && (!workspace || reinterpret_cast<uintptr_t>(workspace) % 256))) {
     return kInvalid;
   }
   Args args = {};

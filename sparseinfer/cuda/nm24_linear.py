@@ -15,6 +15,7 @@ from sparseinfer.cuda.stream import CHUNK_COLUMNS, TILE_ROWS, UNIT_BYTES
 __all__ = ["new_workspace", "nm24_linear", "workspace_bytes"]
 
 _VALUE_TYPES = {torch.float16: 1, torch.bfloat16: 2}
+_INVALID = -1
 
 
 def workspace_bytes(m: int, n: int, k: int, multiprocessors: int) -> int:
@@ -38,7 +39,10 @@ def workspace_bytes(m: int, n: int, k: int, multiprocessors: int) -> int:
 
 
 def new_workspace(m: int, n: int, k: int, device: torch.device) -> Tensor:
-    """A workspace for calls of up to N = `n` tokens, for one stream at a time.
+    """A workspace for calls of up to N = `n` tokens, on one stream at a time.
+
+    Layers of the same M may share it; it starts with counters, one for each 32 rows, that another
+    M would overwrite.
 
     Raises:
         ValueError: a size is out of range.
@@ -65,7 +69,7 @@ def nm24_linear(
     """Compute act(x W^T + bias) on a CUDA device, on torch's current stream.
 
     Sums are float32, and the activation comes before the one rounding to x's type. A result is the
-    same at every call. Allocates y and nothing else, synchronises nothing: a CUDA graph can hold it.
+    same at every call. Allocates y and nothing else and never waits, so CUDA graphs can hold it.
 
     Args:
         x: [..., K] in the weight's type, float16 or bfloat16, at most 64 tokens.
@@ -82,7 +86,7 @@ def nm24_linear(
         RuntimeError: the tensors are on different devices, types or shapes do not fit each other,
             `hard_reasons` names the device or the library, or CUDA refuses the launch.
         ValueError: the activation is unknown, or `stream` or `workspace` is not contiguous 1-D
-            uint8 of the size that the shape asks for.
+            uint8 of the size and alignment that the shape asks for.
 
     Source: Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021.
 
@@ -110,6 +114,13 @@ def nm24_linear(
             workspace.data_ptr(), workspace.numel(), _multiprocessors(x.device),
             torch.cuda.current_stream(x.device).cuda_stream,
         )  # fmt: skip
+    if status == _INVALID:
+        needed = workspace_bytes(out_features, tokens, columns, _multiprocessors(x.device))
+        raise ValueError(
+            f"expected a weight stream at a multiple of 16 bytes and {needed} bytes of workspace "
+            f"at a multiple of 256, got addresses {stream.data_ptr():#x} and "
+            f"{workspace.data_ptr():#x} and {workspace.numel()} bytes; try new_workspace"
+        )
     if status != 0:
         message = loaded.si_cuda_error_string(status).decode()
         raise RuntimeError(
