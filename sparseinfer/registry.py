@@ -68,9 +68,7 @@ class Row:
         if problem.format != self.format:
             reasons.append(f"expected format {problem.format}, got {self.format}; try another row")
         if self.isa == "mma_sp":
-            return reasons + cuda.unsupported_reasons(
-                problem.device, problem.dtype, n=problem.n, m=problem.m, tokens=problem.N
-            )
+            return [*reasons, cuda.UNPROVEN]
         if self.native_id is None:
             reasons += triton.unsupported_reasons(
                 problem.device, problem.dtype, n=problem.n, m=problem.m

@@ -34,15 +34,18 @@ def test_row_names_the_limits_of_the_kernel(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(library, "PATH", tmp_path / "lib.so")
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     fit = {"n": 2, "m": 4, "tokens": 64}
-    assert "got none built; try SPARSEINFER_CUDA=ON" in cuda.hard_reasons(gpu, torch.half, **fit)[0]
+    assert (
+        "got none built; try SPARSEINFER_CUDA=ON"
+        in cuda.unsupported_reasons(gpu, torch.half, **fit)[0]
+    )
     library.PATH.touch()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    assert cuda.hard_reasons(gpu, torch.bfloat16, **fit) == []
-    assert cuda.hard_reasons(gpu, torch.half, n=1, m=4, tokens=1) == []
+    assert cuda.unsupported_reasons(gpu, torch.bfloat16, **fit) == []
+    assert cuda.unsupported_reasons(gpu, torch.half, n=1, m=4, tokens=1) == []
 
     def only(text: str, *args: Any, **changed: int) -> None:
-        (reason,) = cuda.hard_reasons(*args, **(fit | changed))
+        (reason,) = cuda.unsupported_reasons(*args, **(fit | changed))
         assert text in reason
 
     only("got 4:8; try packing with n=2", gpu, torch.half, n=4, m=8)

@@ -19,29 +19,20 @@ UNPROVEN = (
     "expected a kernel that a GPU has proven, got one that has only been compiled and emulated; "
     "try nm.linear.triton"
 )
+"""Why the row `nm.linear.mma_sp` runs nothing yet, whatever `unsupported_reasons` says."""
 
 _MIN_CAPABILITY = (8, 0)
 
 
 def unsupported_reasons(
-    device: torch.device | str, dtype: torch.dtype, *, n: int = 2, m: int = 4, tokens: int = 1
-) -> list[str]:
-    """Why the `nm.linear.mma_sp` row cannot run such a problem; never empty: see `UNPROVEN`.
-
-    Example:
-        >>> unsupported_reasons("cuda", torch.float16)[0] == UNPROVEN
-        True
-    """
-    return [UNPROVEN, *hard_reasons(torch.device(device), dtype, n=n, m=m, tokens=tokens)]
-
-
-def hard_reasons(
     device: torch.device, dtype: torch.dtype, *, n: int, m: int, tokens: int
 ) -> list[str]:
-    """Why the kernel itself cannot run such a problem here; empty when it can.
+    """Why the kernel cannot run such a problem here; empty when it can.
+
+    `device` and `dtype` are the input's, `n`:`m` the packed weight's pattern, `tokens` is N.
 
     Example:
-        >>> hard_reasons(torch.device("cpu"), torch.float16, n=2, m=4, tokens=1)[-1]
+        >>> unsupported_reasons(torch.device("cpu"), torch.float16, n=2, m=4, tokens=1)[-1]
         'expected a CUDA device, got cpu; try moving the module with .cuda()'
     """
     reasons = library.missing_reasons()

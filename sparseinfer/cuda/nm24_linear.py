@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparseinfer.activations import ACTIVATIONS, check_choice
-from sparseinfer.cuda import hard_reasons, library
+from sparseinfer.cuda import library, unsupported_reasons
 from sparseinfer.cuda.stream import CHUNK_COLUMNS, TILE_ROWS, UNIT_BYTES
 
 __all__ = ["new_workspace", "nm24_linear", "workspace_bytes"]
@@ -84,7 +84,7 @@ def nm24_linear(
 
     Raises:
         RuntimeError: the tensors are on different devices, types or shapes do not fit each other,
-            `hard_reasons` names the device or the library, or CUDA refuses the launch.
+            `unsupported_reasons` names the device or the library, or CUDA refuses the launch.
         ValueError: the activation is unknown, or `stream` or `workspace` is not contiguous 1-D
             uint8 of the size and alignment that the shape asks for.
 
@@ -94,7 +94,7 @@ def nm24_linear(
         >>> y = nm24_linear(x, stream, None, 8, "none", workspace=workspace)  # doctest: +SKIP
     """
     tokens = check_call(x, stream, bias, out_features, activation, workspace)
-    if reasons := hard_reasons(x.device, x.dtype, n=2, m=4, tokens=tokens):
+    if reasons := unsupported_reasons(x.device, x.dtype, n=2, m=4, tokens=tokens):
         raise RuntimeError(f"nm.linear.mma_sp cannot run this problem: {'; '.join(reasons)}")
     y = torch.empty((*x.shape[:-1], out_features), dtype=x.dtype, device=x.device)
     if y.numel() == 0:
