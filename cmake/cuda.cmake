@@ -14,7 +14,16 @@ if(NOT SPARSEINFER_CUDA STREQUAL "OFF")
     endif()
     set(build_cuda ON)
   elseif(SPARSEINFER_NVCC AND EXISTS /dev/nvidiactl)
-    set(build_cuda ON)
+    # An nvcc that is too old, or that refuses this C++ compiler, must not fail an installation that did not ask for it.
+    file(WRITE "${PROJECT_BINARY_DIR}/probe.cu" "#include <cuda_bf16.h>\n")
+    execute_process(
+      COMMAND "${SPARSEINFER_NVCC}" -std=c++17 -arch=sm_90a "-ccbin=${CMAKE_CXX_COMPILER}" -c probe.cu -o probe.o
+      WORKING_DIRECTORY "${PROJECT_BINARY_DIR}" RESULT_VARIABLE probe OUTPUT_QUIET ERROR_QUIET)
+    if(probe EQUAL 0)
+      set(build_cuda ON)
+    else()
+      message(STATUS "No CUDA kernels: ${SPARSEINFER_NVCC} cannot compile for sm_90a with ${CMAKE_CXX_COMPILER}")
+    endif()
   endif()
 endif()
 
