@@ -28,12 +28,12 @@ WERROR_FLAG := $(if $(filter 1,$(WERROR)),-DSPARSEINFER_WERROR=ON)
 export CMAKE_ARGS := $(CMAKE_ARGS) -DSPARSEINFER_TESTS=ON $(WERROR_FLAG)
 
 # Directories are in the list because adding or removing a file changes only them.
-NATIVE_SOURCES := $(shell find csrc -type d -o -name '*.cc' -o -name '*.h' -o -name '*.inc')
-FORMATTED_SOURCES = $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.cu')
+NATIVE_SOURCES := $(shell find csrc -type d -o -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
+FORMATTED_SOURCES = $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CTEST := ctest --output-on-failure --no-tests=error --timeout 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test native lint format sanitize tsan neon counts bench wheel setup clean FORCE
+.PHONY: help demo test native lint format sanitize tsan neon cuda counts bench wheel setup clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -83,6 +83,11 @@ tsan: $(STAMPS)/tools.stamp ## Run the C++ tests of threads under ThreadSanitize
 neon: neon-configured ## Cross-compile for 64-bit ARM and run the C++ tests under qemu
 	cmake --build build-neon
 	$(CTEST) --test-dir build-neon
+
+cuda: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Compile the CUDA kernels for sm_80 and sm_90a and look at their code (needs nvcc, no GPU)
+	@command -v nvcc >/dev/null || { echo "expected nvcc on PATH, got none, try: https://developer.nvidia.com/cuda-downloads" >&2; \
+	  exit 1; }
+	$(PY) -m pytest tests/test_cuda_compile.py
 
 counts: $(STAMPS)/native.stamp $(STAMPS)/test.stamp neon-configured ## Compare the kernels' instruction counts with the committed ones
 	@command -v valgrind >/dev/null || { echo "expected valgrind on PATH, got none, try: apt-get install valgrind" \

@@ -3,6 +3,7 @@
 Environment variables:
     CMAKE_ARGS                  further arguments of the configure step
     CMAKE_BUILD_PARALLEL_LEVEL  compile jobs at once (default 2: a kernel file needs much memory)
+    SPARSEINFER_CUDA            AUTO (default), ON or OFF: the optional library of CUDA C++ kernels
     SPARSEINFER_BUILD_DIR       the CMake build directory (default build/cmake-<python>-<platform>)
 """
 
@@ -26,6 +27,13 @@ def find_tool(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
 
 
+def replace(built: Path, target: Path) -> None:
+    """Copy a library over another; a process that has the old one mapped does not see it change."""
+    staged = target.with_suffix(".new" + target.suffix)
+    shutil.copy2(built, staged)
+    os.replace(staged, target)
+
+
 class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         cmake = find_tool("cmake")
@@ -45,6 +53,7 @@ class CMakeBuild(build_ext):
             "-DCMAKE_BUILD_TYPE=Release",
             "-DSPARSEINFER_PYTHON=ON",
             "-DSPARSEINFER_TESTS=OFF",
+            f"-DSPARSEINFER_CUDA={os.environ.get('SPARSEINFER_CUDA') or 'AUTO'}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
         ]
@@ -58,10 +67,13 @@ class CMakeBuild(build_ext):
 
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        # A process that has the old module mapped must not see it change: write, then rename.
-        staged = target.with_suffix(".new" + target.suffix)
-        shutil.copy2(build_dir / "python" / target.name, staged)
-        os.replace(staged, target)
+        replace(build_dir / "python" / target.name, target)
+        built = build_dir / "python" / "libsparseinfer_cuda.so"
+        installed = target.with_name(built.name)
+        if built.exists():
+            replace(built, installed)
+        else:
+            installed.unlink(missing_ok=True)  # of an earlier build with SPARSEINFER_CUDA=ON
 
 
 setup(ext_modules=[Extension("sparseinfer._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -1,4 +1,4 @@
-"""The one view of every kernel: the native table (csrc/kernels/registry.inc) and the Triton rows.
+"""The one view of every kernel: native (csrc/kernels/registry.inc), CUDA C++ and Triton rows.
 
 Selection, conformance tests, benchmarks, `sparseinfer doctor` and the README's support table all
 iterate `rows()`. Nothing registers itself by being imported.
@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import torch
 
-from sparseinfer import _C, triton
+from sparseinfer import _C, cuda, triton
 
 __all__ = ["Problem", "Row", "no_row", "rows", "select"]
 
@@ -44,7 +44,7 @@ class Problem:
 class Row:
     """One kernel: the format it reads, the operation, and where it runs.
 
-    `native_id` is the row's index in the native table, and None for a Triton kernel.
+    `native_id` is the row's index in the native table, and None for a GPU kernel.
     """
 
     name: str
@@ -67,6 +67,8 @@ class Row:
             reasons.append(f"expected op {problem.op}, got {self.op}; try another row")
         if problem.format != self.format:
             reasons.append(f"expected format {problem.format}, got {self.format}; try another row")
+        if self.isa == "mma_sp":
+            return [*reasons, cuda.UNPROVEN]
         if self.native_id is None:
             reasons += triton.unsupported_reasons(
                 problem.device, problem.dtype, n=problem.n, m=problem.m
@@ -84,6 +86,11 @@ class Row:
         device = torch.device(self.device)
         return self.unsupported_reasons(Problem(self.op, self.format, device=device))
 
+
+CUDA_ROWS: tuple[Row, ...] = (
+    Row("nm.linear.mma_sp", "nm", "linear", "float16, bfloat16", isa="mma_sp", device="cuda"),
+)
+"""The CUDA C++ kernels (csrc/cuda), best first; disabled until a GPU has proven them."""
 
 TRITON_ROWS: tuple[Row, ...] = (
     Row(
@@ -105,7 +112,7 @@ def _native_reasons() -> tuple[tuple[str, ...], ...]:
 
 @lru_cache(maxsize=1)
 def rows() -> tuple[Row, ...]:
-    """Every kernel row, best first: native rows, then Triton rows.
+    """Every kernel row, best first: native rows, then CUDA C++ and Triton rows.
 
     Example:
         >>> "panel.linear.scalar" in [row.name for row in rows()]
@@ -115,7 +122,7 @@ def rows() -> tuple[Row, ...]:
         Row(row["name"], row["format"], row["op"], row["dtype"], row["isa"], "cpu", native_id=index)
         for index, row in enumerate(_C.rows())
     )
-    return native + TRITON_ROWS
+    return native + CUDA_ROWS + TRITON_ROWS
 
 
 @lru_cache(maxsize=1024)
