@@ -22,6 +22,7 @@ __all__ = [
     "detect_pattern",
     "host_bytes",
     "info",
+    "kblock_for",
     "pack",
     "unpack",
 ]
@@ -32,8 +33,24 @@ FORMATS: tuple[str, ...] = ("panel", "csr", "nm")
 """Names of the packed formats."""
 
 
+FEW_TOKENS = 32
+"""So many tokens at most are computed by kernels that read a weight in one go."""
+
 MANY_TOKENS = -2
 """The `kblock` of a linear layer that is called with more than 32 tokens, and never with fewer."""
+
+BY_SHAPE = -1
+"""The `kblock` that suits calls of any size."""
+
+
+def kblock_for(fewest_tokens: int) -> int:
+    """The `kblock` to pack a linear layer with whose calls bring at least so many tokens.
+
+    Example:
+        >>> kblock_for(1), kblock_for(128)
+        (-1, -2)
+    """
+    return MANY_TOKENS if fewest_tokens > FEW_TOKENS else BY_SHAPE
 
 
 def check_format(name: str) -> None:
@@ -53,9 +70,8 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
 
     `weight` is float32 (nm: float16 and bfloat16 too, kept as such), `[M, K]` of a linear layer, or
     `[M, C/groups, kw]` or `[M, C/groups, kh, kw]` of a convolution. `params` are the format's:
-    `kblock` (panel: columns of a K block, 0 for one block, -1 for a choice by shape, `MANY_TOKENS` for
-    one that makes calls of more than 32 tokens faster and of fewer slower), `value_type`
-    (panel: `"bfloat16"` rounds the values, by 2^-9 of each at most, and computes in float32), `n`
+    `kblock` (panel: columns of a K block, 0 for one block, `BY_SHAPE` and `MANY_TOKENS` for a choice;
+    see `kblock_for`), `value_type` (panel: `"bfloat16"` rounds the values, by 2^-9 of each at most, and computes in float32), `n`
     and `m` (nm). Returns a one-dimensional uint8 tensor on the CPU. Values equal to 0.0 are
     dropped; NaN and Inf are kept.
 
