@@ -70,10 +70,10 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
 
     `weight` is float32 (nm: float16 and bfloat16 too, kept as such), `[M, K]` of a linear layer, or
     `[M, C/groups, kw]` or `[M, C/groups, kh, kw]` of a convolution. `params` are the format's:
-    `kblock` (panel: columns of a K block, 0 for one block, `BY_SHAPE` and `MANY_TOKENS` for a choice;
-    see `kblock_for`), `value_type` (panel: `"bfloat16"` rounds the values, by 2^-9 of each at most, and computes in float32), `n`
-    and `m` (nm). Returns a one-dimensional uint8 tensor on the CPU. Values equal to 0.0 are
-    dropped; NaN and Inf are kept.
+    `kblock` (panel: columns of a K block, 0 for one block, `BY_SHAPE` and `MANY_TOKENS` for a
+    choice; see `kblock_for`), `value_type` (panel: `"bfloat16"` rounds the values, by 2^-9 of each
+    at most, and computes in float32), `n` and `m` (nm). Returns a one-dimensional uint8 tensor on
+    the CPU. Values equal to 0.0 are dropped; NaN and Inf are kept.
 
     Raises:
         ValueError: the format is unknown, or cannot store this weight (panel: K > 65535; nm: a
