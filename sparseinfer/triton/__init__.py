@@ -17,7 +17,14 @@ from typing import Any
 
 import torch
 
-__all__ = ["VALUE_TYPES", "NmMeta", "interpreting", "unsupported_reasons"]
+__all__ = [
+    "VALUE_TYPES",
+    "NmMeta",
+    "interpreting",
+    "machine_reasons",
+    "nm_reasons",
+    "unsupported_reasons",
+]
 
 VALUE_TYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -124,26 +131,45 @@ def _device_reasons(device: torch.device) -> list[str]:
     return []
 
 
-def unsupported_reasons(
-    device: torch.device | str, dtype: torch.dtype, *, n: int = 2, m: int = 4
-) -> list[str]:
-    """Why the `nm.linear.triton` row cannot run such a problem; empty when it can.
+def machine_reasons(device: torch.device | str, dtype: torch.dtype) -> list[str]:
+    """Why no Triton kernel at all can run on inputs of `dtype` on `device`; empty when one can.
 
-    `device` and `dtype` are the input's, and `n`:`m` is the packed weight's pattern. Under
-    `TRITON_INTERPRET=1` every device is accepted: the interpreter runs on the host.
+    Under `TRITON_INTERPRET=1` every device is accepted: the interpreter runs on the host.
 
     Example:
-        >>> unsupported_reasons("cuda", torch.float64)[-1]
+        >>> machine_reasons("cuda", torch.float64)[-1]
         'expected input of float32, float16 or bfloat16, got float64; try input.float()'
     """
     reasons = _triton_reasons() + _device_reasons(torch.device(device))
-    if m != GROUP_COLUMNS or not 1 <= n <= m:
-        reasons.append(
-            f"expected 1:4, 2:4, 3:4 or 4:4 weights, got {n}:{m}; try packing with n=2, m=4"
-        )
     if dtype not in VALUE_TYPES.values():
         got = str(dtype).removeprefix("torch.")
         reasons.append(
             f"expected input of float32, float16 or bfloat16, got {got}; try input.float()"
         )
     return reasons
+
+
+def nm_reasons(n: int, m: int) -> list[str]:
+    """Why no Triton kernel can read an `n`:`m` weight; empty when one can.
+
+    Example:
+        >>> nm_reasons(4, 8)
+        ['expected 1:4, 2:4, 3:4 or 4:4 weights, got 4:8; try packing with n=2, m=4']
+    """
+    if m == GROUP_COLUMNS and 1 <= n <= m:
+        return []
+    return [f"expected 1:4, 2:4, 3:4 or 4:4 weights, got {n}:{m}; try packing with n=2, m=4"]
+
+
+def unsupported_reasons(
+    device: torch.device | str, dtype: torch.dtype, *, n: int = 2, m: int = 4
+) -> list[str]:
+    """Why the `nm.linear.triton` row cannot run such a problem; empty when it can.
+
+    `device` and `dtype` are the input's, and `n`:`m` is the packed weight's pattern.
+
+    Example:
+        >>> unsupported_reasons("cuda", torch.float16, n=4, m=8)[-1].split(";")[0]
+        'expected 1:4, 2:4, 3:4 or 4:4 weights, got 4:8'
+    """
+    return nm_reasons(n, m) + machine_reasons(device, dtype)
