@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparseinfer.activations import ACTIVATIONS, check_choice
-from sparseinfer.dispatch import device_call, same_device
+from sparseinfer.dispatch import device_call, same_device, takes_mixed
 from sparseinfer.handles import Handle, open_packed
 from sparseinfer.linear import BEST_ROW, NARROW, checked_bias, dtype_name, wrong_type
 from sparseinfer.registry import Row
@@ -127,9 +127,9 @@ def conv_cuda(
     expected = (out_channels, x.shape[1] // groups, *kernel_size)
     if handle.shape != expected or handle.weights.groups != groups:
         raise _mismatch(x, handle, out_channels, kernel_size, groups)
-    if x.dtype is not handle.dtype:
-        if x.dtype not in NARROW or handle.dtype is not torch.float32:
-            raise wrong_type(x.dtype, handle.dtype)
+    if x.dtype is not handle.dtype and (x.dtype not in NARROW or handle.dtype is not torch.float32):
+        raise wrong_type(x.dtype, handle.dtype)
+    if x.dtype is not handle.dtype and not takes_mixed("conv", handle.weights.format):
         wide = None if bias is None else bias.float()
         return conv_cuda(
             x.float(), packed, wide, out_channels, *options, threads, row

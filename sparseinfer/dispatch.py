@@ -9,9 +9,9 @@ from functools import partial
 from torch import Tensor
 
 from sparseinfer.handles import Handle
-from sparseinfer.registry import Problem, Row, bucket_of, select
+from sparseinfer.registry import TRITON_ROWS, Problem, Row, bucket_of, select
 
-__all__ = ["device_call", "problem_of", "same_device"]
+__all__ = ["device_call", "problem_of", "same_device", "takes_mixed"]
 
 _PARAMS = {field.name for field in fields(Problem)} - {"op", "format", "device", "dtype"}
 """Names that a packed buffer's params and a problem share: n and m of nm, and so on."""
@@ -64,6 +64,16 @@ def device_call(
         call = partial(chosen.load(), meta=handle.meta(chosen.meta))
         handle.device_calls[key] = call
     return call
+
+
+def takes_mixed(op: str, format: str) -> bool:
+    """Whether device rows of this format take float16 and bfloat16 inputs beside float32 values.
+
+    Example:
+        >>> takes_mixed("linear", "nm")
+        False
+    """
+    return any(row.mixed for row in TRITON_ROWS if (row.op, row.format) == (op, format))
 
 
 def same_device(x: Tensor, packed: Tensor, bias: Tensor | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparseinfer.dispatch import device_call, same_device
+from sparseinfer.dispatch import device_call, same_device, takes_mixed
 from sparseinfer.handles import Handle, open_packed
 from sparseinfer.registry import Row
 from sparseinfer.verbose import logged
@@ -198,9 +198,9 @@ def linear_cuda(
     """
     same_device(x, packed, bias)
     handle = open_packed(packed)
-    if x.dtype is not handle.dtype:
-        if x.dtype not in NARROW or handle.dtype is not _FLOAT32:
-            raise wrong_type(x.dtype, handle.dtype)
+    if x.dtype is not handle.dtype and (x.dtype not in NARROW or handle.dtype is not _FLOAT32):
+        raise wrong_type(x.dtype, handle.dtype)
+    if x.dtype is not handle.dtype and not takes_mixed("linear", handle.weights.format):
         wide = None if bias is None else bias.float()
         y = linear_cuda(x.float(), packed, wide, out_features, activation, threads, row)
         return y.to(x.dtype)

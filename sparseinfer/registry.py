@@ -68,7 +68,8 @@ class Row:
     `function(x, packed, bias, out_channels, kernel_size, stride, padding, dilation, groups,
     padding_mode, activation, meta=...)`; `meta` reads its description of the buffer from
     `formats.info`, `refuses` says why a problem is none for it without importing the kernel, and
-    it takes `least` to `most` tokens or pixels (None: any number).
+    it takes `least` to `most` tokens or pixels (None: any number). `mixed` tells that it takes
+    float16 and bfloat16 inputs beside float32 values by itself.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Row:
     refuses: Callable[[Problem], list[str]] | None = None
     least: int = 0
     most: int | None = None
+    mixed: bool = False
 
     def unsupported_reasons(self, problem: Problem) -> list[str]:
         """Why this row cannot run `problem` on this machine; empty when it can.
@@ -112,9 +114,10 @@ class Row:
 
     def machine_reasons(self) -> list[str]:
         """Why this row can run nothing at all on this machine; empty when it can run something."""
+        # Multiples that any row takes.
         problem = Problem(
             self.op, self.format, torch.device(self.device),
-            getattr(torch, self.dtype.split(",")[0]), N=max(1, self.least),
+            getattr(torch, self.dtype.split(",")[0]), M=64, K=64, N=max(1, self.least),
         )  # fmt: skip
         return self.unsupported_reasons(problem)
 

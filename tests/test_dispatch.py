@@ -15,14 +15,20 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sparseinfer import SparseConv2d, SparseLinear, formats, pack, registry
+from sparseinfer import SparseConv2d, SparseLinear, dispatch, formats, pack, registry
 from sparseinfer.conv import conv_cuda
+from sparseinfer.device_time import capture
 from sparseinfer.handles import open_packed
 from sparseinfer.linear import linear_cuda
 from sparseinfer.registry import EDGES, TRITON_ROWS, Problem, Row, bucket_of
 
 CUDA = torch.device("cuda")
+needs_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="no CUDA device; it would run modules compiled, captured, on streams, under autocast",
+)
 WEIGHT = torch.tensor([[1.0, 0, 2, 0], [0, 3, 0, 4]])
 
 
@@ -134,6 +140,122 @@ def test_float32_values_take_narrow_inputs(calls: list[tuple[str, Any]]) -> None
     assert y.dtype is torch.bfloat16
 
 
+def test_a_row_may_take_narrow_inputs_beside_float32_values_itself(
+    calls: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls.pop()
+    seen: list[torch.dtype] = []
+    any_row = registry.TRITON_ROWS[1]
+
+    def run(x: Tensor, packed: Tensor, bias: Any, rows: int, *_: Any, meta: Any) -> Tensor:
+        seen.append(x.dtype)
+        return x.new_zeros(*x.shape[:-1], rows)
+
+    monkeypatch.setattr(sys.modules["row_doubles"], "any", run)
+    for mixed in (False, True):
+        row = replace(any_row, mixed=mixed)
+        monkeypatch.setattr(dispatch, "TRITON_ROWS", (row,))
+        assert linear_cuda(torch.ones(3, 4).half(), pack(WEIGHT, "nm"), None, 2, row=row).dtype is (
+            torch.float16
+        )
+    assert seen == [torch.float32, torch.float16]
+
+
+# ---- under torch's tracers -----------------------------------------------------------------------
+
+
+def _fake_cuda(format: str) -> tuple[FakeTensorMode, Tensor, Tensor, Tensor]:
+    """A mode, and x, a packed weight and a bias that are fakes of a GPU's."""
+    mode = FakeTensorMode()
+    packed = pack(WEIGHT, format)
+    with mode:
+        return (
+            mode,
+            torch.empty(3, 4, device="cuda"),
+            torch.empty(packed.numel(), dtype=torch.uint8, device="cuda"),
+            torch.empty(2, device="cuda"),
+        )
+
+
+@pytest.mark.parametrize("format", ["panel", *sorted({row.format for row in TRITON_ROWS})])
+def test_fakes_are_the_same_for_every_format(format: str) -> None:
+    mode, x, packed, bias = _fake_cuda(format)
+    with mode:
+        y = torch.ops.sparseinfer.linear(x, packed, bias, 2, "relu", 0)
+    assert (y.shape, y.dtype, y.device.type) == ((3, 2), torch.float32, "cuda")
+    with mode, pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+        torch.ops.sparseinfer.linear(x, torch.empty(4, dtype=torch.uint8), bias, 2, "none", 0)
+
+
+def test_cuda_autocast_gives_its_own_type_under_a_tracer() -> None:
+    mode, x, packed, bias = _fake_cuda("nm")
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)  # torch.autocast turns itself off without a GPU
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    try:
+        with mode:
+            y = torch.ops.sparseinfer.linear(x, packed, bias, 2, "none", 0)
+    finally:
+        torch.set_autocast_enabled("cuda", before[0])
+        torch.set_autocast_dtype("cuda", before[1])
+    assert y.dtype is torch.bfloat16
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_module_on_a_gpu_under_all_that_torch_does_with_one(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    dense = nn.Linear(256, 128).to("cuda", dtype)
+    dense.weight.data *= torch.tensor([1.0, 0, 0, 1], device="cuda", dtype=dtype).repeat(64)
+    sparse = SparseLinear.from_dense(dense, "nm", n=2, m=4).to(dtype)
+    x = torch.randn(8, 256, device="cuda", dtype=dtype)
+    close: dict[str, Any] = {"rtol": 2e-2, "atol": 2e-2}
+    with torch.no_grad():
+        expected = dense(x)
+        torch.testing.assert_close(sparse(x), expected, **close)
+        compiled = torch.compile(sparse, fullgraph=True)
+        torch.testing.assert_close(compiled(x), expected, **close)
+        for autocast in (torch.float16, torch.bfloat16):
+            with torch.autocast("cuda", autocast):
+                assert sparse(x).dtype is dense(x).dtype is autocast
+        replay = capture(lambda: sparse(x), x.device)
+        x.normal_()
+        torch.testing.assert_close(replay(), dense(x), **close)
+        streams = [torch.cuda.Stream() for _ in range(3)]
+        outputs = []
+        for stream in streams:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                outputs.append(sparse(x))
+        torch.cuda.synchronize()
+        for output in outputs:
+            torch.testing.assert_close(output, dense(x), **close)
+        assert sparse(x[:0]).shape == (0, 128)
+    with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+        sparse(x.cpu())
+    with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+        sparse.cpu()(x)
+
+
+@needs_gpu
+def test_a_panel_module_moved_to_a_gpu_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError, match=r"try converting after the move, convert_to_sparse"):
+        SparseLinear.from_dense(nn.Linear(4, 2)).cuda()(torch.ones(1, 4, device="cuda"))
+
+
+@pytest.mark.skipif(
+    torch.cuda.device_count() < 2,
+    reason="fewer than two CUDA devices; it would run a module on one that is not the current",
+)
+def test_a_module_on_another_gpu_than_the_current_one() -> None:
+    dense = nn.Linear(4, 2).to("cuda:1")
+    dense.weight.data = WEIGHT.to("cuda:1")
+    x = torch.randn(3, 4, device="cuda:1")
+    with torch.no_grad(), torch.cuda.device(0):
+        y = SparseLinear.from_dense(dense, "nm", n=2, m=4)(x)
+        torch.testing.assert_close(y, dense(x), rtol=1e-3, atol=1e-3)
+
+
 def test_zero_tokens_and_no_dimensions(calls: list[tuple[str, Any]]) -> None:
     calls.pop()
     packed = pack(WEIGHT, "nm")
@@ -171,6 +293,27 @@ def test_a_panel_weight_on_a_gpu_says_which_formats_run_there() -> None:
     assert "panel.linear.scalar: expected a CPU tensor, got cuda" in refusal
     on_mps = str(registry.no_row(Problem("linear", "panel", torch.device("mps"))))
     assert "try the dense layer, module.to_dense()" in on_mps
+
+
+def test_a_convolution_is_handed_to_its_row_with_its_geometry(
+    calls: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls.pop()
+    seen: list[Any] = []
+
+    def run(x: Tensor, packed: Tensor, bias: Any, *options: Any, meta: Any) -> Tensor:
+        seen.append(options)
+        return x.new_zeros(x.shape[0], options[0], 3, 2)
+
+    monkeypatch.setattr(sys.modules["row_doubles"], "any", run)
+    row = replace(registry.TRITON_ROWS[1], op="conv")
+    packed, x = pack(WEIGHT[:, :, None, None], "nm"), torch.ones(2, 4, 5, 4).half()
+    geometry = ((1, 1), (2, 2), (0,) * 4, (1, 1), 1)
+    y = conv_cuda(x, packed, torch.ones(2).half(), 2, *geometry, "zeros", "relu", row=row)
+    assert y.dtype is torch.float16 and y.shape == (2, 2, 3, 2)
+    assert seen == [(2, *geometry, "zeros", "relu")]
+    with pytest.raises(RuntimeError, match="expected .* channels"):
+        conv_cuda(x[:, :2], packed, None, 2, *geometry, row=row)
 
 
 def test_a_panel_convolution_finds_no_device_row() -> None:
