@@ -76,7 +76,7 @@ SHAPES = [
     (33, 70, 37),
     (70, 130, 67),
 ]
-BUCKETS = {"float32": (1, 64, 65), "float16": (1, 32, 64, 65), "bfloat16": (1, 32, 64, 65)}
+BUCKETS = {"float32": (1, 2, 64, 65)} | dict.fromkeys(["float16", "bfloat16"], (1, 2, 32, 64, 65))
 COMPILED = [
     (capability, dtype, bucket, list(checks.ACTIVATIONS)[i % 8], 1 + (i + 1) % 3)
     for capability in (80, 90)
@@ -136,6 +136,25 @@ def test_module(interpreted: Check, dtype: str) -> None:
 
 
 @needs_triton
+@pytest.mark.parametrize("tokens", [1, 2])
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+def test_splits_of_k(interpreted: Check, dtype: str, tokens: int) -> None:
+    interpreted(checks.check_splits, dtype, tokens, "cpu")
+
+
+@needs_triton
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_one_token_of_any_n(interpreted: Check, n: int) -> None:
+    for columns in (1, 2, 3, 5, 1030):  # 1030: the high nibbles hold a ragged group
+        interpreted(checks.check_oracle, "float16", (1, 3, columns), "none", True, n, "cpu")
+
+
+@needs_triton
+def test_derived_of_a_buffer(interpreted: Check) -> None:
+    interpreted(checks.check_lane_plane_is_kept)
+
+
+@needs_triton
 def test_errors_and_examples(interpreted: Check, compiled: Check) -> None:
     interpreted(checks.check_errors)
     interpreted(checks.check_examples)
@@ -182,6 +201,9 @@ def test_on_gpu(compiled: Check, dtype: str) -> None:
         compiled(checks.check_activation_curve, dtype, activation, "cuda")
     compiled(checks.check_nonfinite_and_zeros, dtype, "cuda")
     compiled(checks.check_layouts, dtype, "cuda")
+    compiled(checks.check_splits, dtype, 1, "cuda")
+    compiled(checks.check_splits, dtype, 2, "cuda")
+    compiled(checks.check_graph, dtype)
     compiled(checks.check_module, dtype, "cuda")
 
 

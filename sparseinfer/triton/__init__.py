@@ -12,10 +12,12 @@ import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from sparseinfer.triton.derived import Derived
 
 __all__ = ["VALUE_TYPES", "NmMeta", "interpreting", "unsupported_reasons"]
 
@@ -29,6 +31,9 @@ VALUE_TYPES: dict[str, torch.dtype] = {
 GROUP_COLUMNS = 4
 """The m of N:M that the kernels expand: a group becomes two nested `tl.join`s of two lanes each."""
 
+DEFAULT_SMS = 132
+"""Multiprocessors of an H100 or H200, for which the tiles are chosen."""
+
 MIN_TRITON = (3, 2)
 MIN_CAPABILITY = (8, 0)
 
@@ -39,7 +44,9 @@ class NmMeta:
 
     `values` and `positions` are byte offsets into the buffer of `n` value planes [M][G] of type
     `dtype` and of `n` uint8 position planes [M][G], with M = `out_features` rows of
-    G = ceil(K / m) groups and K = `in_features`.
+    G = ceil(K / m) groups and K = `in_features`. `sms`, the device's multiprocessors, decides with
+    the shape how K is split among programs; `derived` keeps the lane plane of the one buffer that
+    this describes.
 
     Example:
         >>> NmMeta(8, 6, n=2, m=4, dtype=torch.float16, values=128, positions=192).groups
@@ -53,6 +60,8 @@ class NmMeta:
     dtype: torch.dtype
     values: int
     positions: int
+    sms: int = DEFAULT_SMS
+    derived: Derived = field(default_factory=Derived, init=False, repr=False, compare=False)
 
     @property
     def groups(self) -> int:
@@ -60,7 +69,7 @@ class NmMeta:
         return -(-self.in_features // self.m)
 
     @classmethod
-    def from_info(cls, info: Mapping[str, Any]) -> NmMeta:
+    def from_info(cls, info: Mapping[str, Any], sms: int = DEFAULT_SMS) -> NmMeta:
         """Read the description from what `sparseinfer.formats.info` returns for an `nm` buffer.
 
         Raises:
@@ -85,6 +94,7 @@ class NmMeta:
             dtype=VALUE_TYPES[info["value_type"]],
             values=int(info["sections"]["values"]),
             positions=int(info["sections"]["positions"]),
+            sms=sms,
         )
 
 
