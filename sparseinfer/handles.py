@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparseinfer import _C, formats
 from sparseinfer.triton import NmMeta
+from sparseinfer.triton.csr_rows import CsrMeta
 
 __all__ = ["Handle", "open_packed"]
 
@@ -67,6 +68,11 @@ class Handle:
     def nm_meta(self) -> NmMeta:
         """Where the planes of an nm buffer lie, as the Triton kernels take it."""
         return NmMeta.from_info(self.info)
+
+    @cached_property
+    def csr_meta(self) -> CsrMeta:
+        """Where the sections of a csr buffer lie, as the Triton kernel takes it."""
+        return CsrMeta.from_info(self.info)
 
 
 _HANDLES: dict[int, Handle] = {}

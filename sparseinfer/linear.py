@@ -183,6 +183,10 @@ def linear_cuda(
             n=info["params"].get("n", 2), m=info["params"].get("m", 4),
         )
     )  # fmt: skip
+    if info["format"] == "csr":
+        from sparseinfer.triton.csr_linear import csr_linear
+
+        return csr_linear(x, packed, bias, out_features, activation, meta=handle.csr_meta)
     from sparseinfer.triton.nm_linear import nm_linear
 
     return nm_linear(x, packed, bias, out_features, activation, meta=handle.nm_meta)

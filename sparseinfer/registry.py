@@ -67,6 +67,8 @@ class Row:
             reasons.append(f"expected op {problem.op}, got {self.op}; try another row")
         if problem.format != self.format:
             reasons.append(f"expected format {problem.format}, got {self.format}; try another row")
+        if self.native_id is None and self.format == "csr":
+            return reasons + triton.csr_reasons(problem.device, problem.dtype)
         if self.native_id is None:
             reasons += triton.unsupported_reasons(
                 problem.device, problem.dtype, n=problem.n, m=problem.m
@@ -89,6 +91,14 @@ TRITON_ROWS: tuple[Row, ...] = (
     Row(
         "nm.linear.triton",
         "nm",
+        "linear",
+        "float32, float16, bfloat16",
+        isa="triton",
+        device="cuda",
+    ),
+    Row(
+        "csr.linear.triton",
+        "csr",
         "linear",
         "float32, float16, bfloat16",
         isa="triton",

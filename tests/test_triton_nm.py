@@ -29,11 +29,11 @@ from sparseinfer.triton import NmMeta, unsupported_reasons
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
-    reason="Triton is not installed; it would run the nm kernel in Triton's interpreter",
+    reason="Triton is not installed; it would run the kernels in Triton's interpreter",
 )
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0),
-    reason="no CUDA device of compute capability 8.0; it would run the compiled nm kernel",
+    reason="no CUDA device of compute capability 8.0; it would run the compiled kernels",
 )
 
 Check = Callable[..., None]
@@ -171,7 +171,7 @@ def _assembler() -> str | None:
 
 needs_assembler = pytest.mark.skipif(
     _assembler() is None,
-    reason="no ptxas, Triton's or the system's; it would compile the nm kernel for sm_80 and sm_90",
+    reason="no ptxas, Triton's or the system's; it would compile the kernels for sm_80 and sm_90",
 )
 
 

@@ -19,7 +19,14 @@ import torch
 
 from sparseinfer.triton.derived import Derived
 
-__all__ = ["VALUE_TYPES", "NmMeta", "interpreting", "unsupported_reasons"]
+__all__ = [
+    "VALUE_TYPES",
+    "NmMeta",
+    "csr_reasons",
+    "device_reasons",
+    "interpreting",
+    "unsupported_reasons",
+]
 
 VALUE_TYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -134,6 +141,16 @@ def _device_reasons(device: torch.device) -> list[str]:
     return []
 
 
+def device_reasons(device: torch.device | str) -> list[str]:
+    """Why no Triton kernel runs with tensors on `device`; empty when it can.
+
+    Example:
+        >>> device_reasons("meta") == [] or "meta" in device_reasons("meta")[-1]
+        True
+    """
+    return _triton_reasons() + _device_reasons(torch.device(device))
+
+
 def unsupported_reasons(
     device: torch.device | str, dtype: torch.dtype, *, n: int = 2, m: int = 4
 ) -> list[str]:
@@ -146,14 +163,26 @@ def unsupported_reasons(
         >>> unsupported_reasons("cuda", torch.float64)[-1]
         'expected input of float32, float16 or bfloat16, got float64; try input.float()'
     """
-    reasons = _triton_reasons() + _device_reasons(torch.device(device))
+    reasons = device_reasons(device)
     if m != GROUP_COLUMNS or not 1 <= n <= m:
         reasons.append(
             f"expected 1:4, 2:4, 3:4 or 4:4 weights, got {n}:{m}; try packing with n=2, m=4"
         )
-    if dtype not in VALUE_TYPES.values():
-        got = str(dtype).removeprefix("torch.")
-        reasons.append(
-            f"expected input of float32, float16 or bfloat16, got {got}; try input.float()"
-        )
-    return reasons
+    return reasons + _type_reasons(dtype)
+
+
+def csr_reasons(device: torch.device | str, dtype: torch.dtype) -> list[str]:
+    """Why the `csr.linear.triton` row cannot run on such an input; empty when it can.
+
+    Example:
+        >>> csr_reasons("cuda", torch.float64)[-1].split(",")[-1]
+        ' got float64; try input.float()'
+    """
+    return device_reasons(device) + _type_reasons(dtype)
+
+
+def _type_reasons(dtype: torch.dtype) -> list[str]:
+    if dtype in VALUE_TYPES.values():
+        return []
+    got = str(dtype).removeprefix("torch.")
+    return [f"expected input of float32, float16 or bfloat16, got {got}; try input.float()"]
