@@ -23,6 +23,7 @@ __all__ = [
     "VALUE_TYPES",
     "NmMeta",
     "csr_reasons",
+    "cuda_reasons",
     "device_reasons",
     "interpreting",
     "unsupported_reasons",
@@ -127,9 +128,13 @@ def _triton_reasons() -> list[str]:
     return []
 
 
-def _device_reasons(device: torch.device) -> list[str]:
-    if interpreting():
-        return []
+def cuda_reasons(device: torch.device) -> list[str]:
+    """Why nothing of ours runs on `device`, Triton or not; empty when it can.
+
+    Example:
+        >>> cuda_reasons(torch.device("cpu"))[0].split(";")[0]
+        'expected a CUDA device, got cpu'
+    """
     if device.type != "cuda":
         return [f"expected a CUDA device, got {device.type}; try moving the module with .cuda()"]
     if not torch.cuda.is_available():
@@ -148,7 +153,7 @@ def device_reasons(device: torch.device | str) -> list[str]:
         >>> device_reasons("meta") == [] or "meta" in device_reasons("meta")[-1]
         True
     """
-    return _triton_reasons() + _device_reasons(torch.device(device))
+    return _triton_reasons() + ([] if interpreting() else cuda_reasons(torch.device(device)))
 
 
 def unsupported_reasons(
