@@ -26,6 +26,7 @@ __all__ = [
     "cuda_reasons",
     "device_reasons",
     "interpreting",
+    "multiprocessors",
     "unsupported_reasons",
 ]
 
@@ -44,6 +45,18 @@ DEFAULT_SMS = 132
 
 MIN_TRITON = (3, 2)
 MIN_CAPABILITY = (8, 0)
+
+
+def multiprocessors(device: torch.device) -> int:
+    """How many `device` has; `DEFAULT_SMS` where it is no GPU.
+
+    Example:
+        >>> multiprocessors(torch.device("cpu"))
+        132
+    """
+    if device.type != "cuda":
+        return DEFAULT_SMS
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @dataclass(frozen=True)
