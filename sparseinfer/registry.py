@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from sparseinfer import _C, triton
+from sparseinfer import _C, cusparselt, triton
+from sparseinfer.triton.csr_rows import CsrMeta
 
 __all__ = ["EDGES", "Problem", "Row", "bucket_of", "no_row", "rows", "select"]
 
@@ -67,9 +68,9 @@ class Row:
     `function(x, packed, bias, out_features, activation, meta=...)` or, for a convolution,
     `function(x, packed, bias, out_channels, kernel_size, stride, padding, dilation, groups,
     padding_mode, activation, meta=...)`; `meta` reads its description of the buffer from
-    `formats.info`, `refuses` says why a problem is none for it without importing the kernel, and
-    it takes `least` to `most` tokens or pixels (None: any number). `mixed` tells that it takes
-    float16 and bfloat16 inputs beside float32 values by itself.
+    `formats.info` and the device's multiprocessors, `refuses` says why a problem is none for it
+    without importing the kernel, and it takes `least` to `most` tokens or pixels (None: any
+    number). `mixed` tells that it takes float16 and bfloat16 inputs beside float32 values itself.
     """
 
     name: str
@@ -80,7 +81,7 @@ class Row:
     device: str
     native_id: int | None = None
     kernel: str = ""
-    meta: Callable[[Mapping[str, Any]], Any] | None = None
+    meta: Callable[[Mapping[str, Any], int], Any] | None = None
     refuses: Callable[[Problem], list[str]] | None = None
     least: int = 0
     most: int | None = None
@@ -140,11 +141,34 @@ class Row:
         return function
 
 
+def _cusparselt(problem: Problem) -> list[str]:
+    return cusparselt.unsupported_reasons(
+        problem.device, problem.dtype, M=problem.M, K=problem.K, N=problem.N, n=problem.n,
+        m=problem.m,
+    )  # fmt: skip
+
+
+def _csr(problem: Problem) -> list[str]:
+    return triton.csr_reasons(problem.device, problem.dtype)
+
+
 def _any_nm(problem: Problem) -> list[str]:
     return triton.unsupported_reasons(problem.device, problem.dtype, n=problem.n, m=problem.m)
 
 
 TRITON_ROWS: tuple[Row, ...] = (
+    Row(
+        "nm.linear.cusparselt",
+        "nm",
+        "linear",
+        "float16, bfloat16",
+        isa="cusparselt",
+        device="cuda",
+        kernel="sparseinfer.cusparselt:cusparselt_linear",
+        meta=triton.NmMeta.from_info,
+        refuses=_cusparselt,
+        least=cusparselt.MIN_TOKENS,
+    ),
     Row(
         "nm.linear.triton",
         "nm",
@@ -156,8 +180,20 @@ TRITON_ROWS: tuple[Row, ...] = (
         meta=triton.NmMeta.from_info,
         refuses=_any_nm,
     ),
+    Row(
+        "csr.linear.triton",
+        "csr",
+        "linear",
+        "float32, float16, bfloat16",
+        isa="triton",
+        device="cuda",
+        kernel="sparseinfer.triton.csr_linear:csr_linear",
+        meta=CsrMeta.from_info,
+        refuses=_csr,
+        mixed=True,
+    ),
 )
-"""The device kernels (one file each in sparseinfer/triton), best first within a format."""
+"""The GPU kernels, best first: torch's for prompts, and Triton's, one file each."""
 
 
 @lru_cache(maxsize=1)

@@ -23,6 +23,8 @@ from sparseinfer import formats, pack, registry
 LIMITS = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes of shared memory that a program may take, by compute capability."""
 
+SMS = 132
+
 _POINTERS = {
     torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.uint8: "*u8",
     torch.int8: "*i8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64",
@@ -31,12 +33,15 @@ _POINTERS = {
 
 def compile_row(name: str, capability: int, dtype: str, tokens: int) -> list[str]:
     """Compile every kernel that the row launches at N = `tokens`; their names, one a launch."""
-    row = next(row for row in registry.TRITON_ROWS if row.name == name)
-    launches = _launches(row, capability, getattr(torch, dtype), tokens)
+    launches = _launches(_row(name), capability, getattr(torch, dtype), tokens)
     assert launches, f"{name} launched nothing at N = {tokens}"
     for kernel, arguments, options in launches:
         _compile(kernel, capability, arguments, options)
     return [kernel.fn.__name__ for kernel, _, _ in launches]
+
+
+def _row(name: str) -> registry.Row:
+    return next(row for row in registry.TRITON_ROWS if row.name == name)
 
 
 def _weight(format: str) -> torch.Tensor:
@@ -67,7 +72,7 @@ def _launches(
     weight = _weight(row.format)
     packed = pack(weight.to(dtype), row.format)
     assert row.meta is not None
-    meta = row.meta(formats.info(packed))
+    meta = row.meta(formats.info(packed), SMS)
     tensors = torch.ones(tokens, 256, dtype=dtype), packed, torch.ones(128, dtype=dtype)
     x, buffer, bias = (tensor.as_subclass(Posing) for tensor in tensors)
     function = row.load()
@@ -103,6 +108,7 @@ def _pretended(capability: int) -> Iterator[None]:
             (torch.cuda, "is_available", lambda: True),
             (torch.cuda, "get_device_capability", lambda *_: divmod(capability, 10)),
             (torch.cuda, "device", lambda *_: contextlib.nullcontext()),
+            (torch.cuda, "current_stream", lambda *_: mock.Mock()),
         ):
             stack.enter_context(mock.patch.object(target, name, value))
         yield
@@ -168,8 +174,7 @@ def stack_bytes(cubin: bytes) -> int | None:
 
 def too_much_shared_memory_is_found() -> str:
     """What a kernel with tiles beyond any limit is told."""
-    row = registry.TRITON_ROWS[0]
-    kernel, arguments, options = _launches(row, 80, torch.float16, 512)[0]
+    kernel, arguments, options = _launches(_row("nm.linear.triton"), 80, torch.float16, 512)[0]
     with mock.patch.dict(LIMITS, {80: 1}):
         try:
             _compile(kernel, 80, arguments, options)
@@ -180,7 +185,7 @@ def too_much_shared_memory_is_found() -> str:
 
 def a_spill_is_found() -> str:
     """What a kernel whose stack is taken for 8 bytes is told."""
-    kernel, arguments, options = _launches(registry.TRITON_ROWS[0], 80, torch.float16, 512)[0]
+    kernel, arguments, options = _launches(_row("nm.linear.triton"), 80, torch.float16, 512)[0]
     with mock.patch(f"{__name__}.stack_bytes", lambda cubin: 8):
         try:
             _compile(kernel, 80, arguments, options)

@@ -27,6 +27,7 @@ from sparseinfer.registry import TRITON_ROWS
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
+NM_ROW = next(row for row in TRITON_ROWS if row.name == "nm.linear.triton")
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
@@ -175,7 +176,7 @@ def test_the_check_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None
     for function in (exact, off, broken):
         setattr(module, function.__name__, function)
     monkeypatch.setitem(sys.modules, "wrong_row", module)
-    row = replace(TRITON_ROWS[0], refuses=lambda problem: [], least=0, most=None)
+    row = replace(NM_ROW, refuses=lambda problem: [], least=0, most=None)
     outcomes = {
         name: list(correctness.check(replace(row, kernel=f"wrong_row:{name}"), CPU, tiny=True))
         for name in ("exact", "off", "broken")
@@ -188,7 +189,7 @@ def test_the_check_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(("least", "most"), [(0, None), (0, 64), (256, None)])
 def test_a_row_is_checked_at_both_sides_of_every_edge(least: int, most: int | None) -> None:
-    tokens = correctness._tokens(replace(TRITON_ROWS[0], least=least, most=most), tiny=False)
+    tokens = correctness._tokens(replace(NM_ROW, least=least, most=most), tiny=False)
     assert tokens == [n for n in (1, 2, 16, 17, 64, 65, 255, 256) if least <= n <= (most or n)]
 
 

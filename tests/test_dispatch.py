@@ -25,6 +25,7 @@ from sparseinfer.linear import linear_cuda
 from sparseinfer.registry import EDGES, TRITON_ROWS, Problem, Row, bucket_of
 
 CUDA = torch.device("cuda")
+NM_ROW = next(row for row in TRITON_ROWS if row.name == "nm.linear.triton")
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(),
     reason="no CUDA device; it would run modules compiled, captured, on streams, under autocast",
@@ -53,7 +54,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, Any]]]:
     module = types.ModuleType("row_doubles")
     module.few, module.any = kernel("few"), kernel("any")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "row_doubles", module)
-    row = replace(TRITON_ROWS[0], refuses=refuses, meta=lambda info: dict(info))
+    row = replace(NM_ROW, refuses=refuses, meta=lambda info, sms: dict(info))
     doubles = (
         replace(row, name="few", kernel="row_doubles:few", most=64),
         replace(row, name="any", kernel="row_doubles:any"),
@@ -89,7 +90,7 @@ def test_buckets_end_at_their_edges() -> None:
 
 
 def test_a_row_says_which_n_it_takes() -> None:
-    row = replace(TRITON_ROWS[0], least=256, refuses=lambda problem: [])
+    row = replace(NM_ROW, least=256, refuses=lambda problem: [])
     problem = Problem("linear", "nm", CUDA, torch.float16, N=8)
     assert row.unsupported_reasons(problem) == ["expected N >= 256, got 8; try a larger batch"]
     assert not row.unsupported_reasons(replace(problem, N=256)) and not row.machine_reasons()
@@ -312,7 +313,7 @@ def test_a_convolution_is_handed_to_its_row_with_its_geometry(
     y = conv_cuda(x, packed, torch.ones(2).half(), 2, *geometry, "zeros", "relu", row=row)
     assert y.dtype is torch.float16 and y.shape == (2, 2, 3, 2)
     assert seen == [(2, *geometry, "zeros", "relu")]
-    with pytest.raises(RuntimeError, match="expected .* channels"):
+    with pytest.raises(RuntimeError, match=r"expected .* channels"):
         conv_cuda(x[:, :2], packed, None, 2, *geometry, row=row)
 
 
