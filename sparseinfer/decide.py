@@ -8,12 +8,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from sparseinfer import cost, registry
+from sparseinfer.candidates import formats_for, pack_params, platform
+from sparseinfer.device_time import Rotation, Timer, cache_bytes, copies_for
 from sparseinfer.kinds import kind_named
 from sparseinfer.measure import CONFIDENCE, Comparison, weigh
 from sparseinfer.observe import Input, Observation
@@ -25,8 +28,7 @@ from sparseinfer.weights import build_dense
 
 __all__ = ["Decider", "bucket"]
 
-_DEFAULT_FORMATS = {"cpu": ("panel", "csr"), "cuda": ("nm",)}
-"""By device. On the CPU, csr is only for what panel cannot store (K > 65535)."""
+_PLATFORMS = ("cpu", "cuda")
 
 LAYER_BUDGET_S = 0.3
 """Seconds to measure one format of a layer: a ResNet-50 then converts in well under a minute."""
@@ -35,6 +37,9 @@ OVERHEAD_BUDGET_S = 0.1
 
 MOST_INPUTS = 4
 """Distinct inputs of a layer that are measured: those with the most elements over all calls."""
+
+MANY_TOKENS = 256
+"""N from which on a GPU's arithmetic, and no longer the weight's memory, takes the time."""
 
 SHORT_CALL_MS = 0.1
 """Only calls that take less are so short that their overhead can decide."""
@@ -65,6 +70,7 @@ class Decider:
     channels_last: bool = False
     layers: int = 1
     until: float = math.inf
+    timer: Timer | None = None
 
     def decide(self, layer: Layer) -> tuple[Replacement | None, LayerReport]:
         """The sparse replacement of `layer`, None where it stays dense, and the reason."""
@@ -74,7 +80,11 @@ class Decider:
             return None, result
         dense = layer.dense().eval()
         best: tuple[Candidate, Replacement] | None = None
-        for name in self.formats or _DEFAULT_FORMATS[layer.device.type]:
+        names, why_none = formats_for(layer, platform(layer.device))
+        if not names and self.formats is None:
+            result.reason = why_none
+            return None, result
+        for name in self.formats or names:
             candidate, sparse = _pack(layer, dense, name)
             result.candidates.append(candidate)
             if sparse is None:
@@ -82,7 +92,7 @@ class Decider:
             self._time(layer, dense, sparse, candidate, result)
             if best is None or candidate.certain > best[0].certain:
                 best = candidate, sparse
-            if self.formats is None:
+            if self.formats is None and platform(layer.device) == "cpu":
                 break
         if best is None:
             result.reason = "; ".join(
@@ -95,9 +105,9 @@ class Decider:
         """Why no candidate is worth packing; empty where some are."""
         if layer.blocked:
             return layer.blocked
-        if layer.device.type not in _DEFAULT_FORMATS:
+        if platform(layer.device) not in _PLATFORMS:
             return f"its weight is on {layer.device.type}, where no kernel runs"
-        if layer.device.type == "cpu" and layer.dtype is not torch.float32:
+        if platform(layer.device) == "cpu" and layer.dtype is not torch.float32:
             return f"its weight is {_name(layer.dtype)}, and the CPU kernels compute in float32"
         if self.observation is not None:
             met = {given.dtype for given in self.observation.inputs[layer.module]}
@@ -132,6 +142,8 @@ class Decider:
         if layer.nonfinite:
             result.reason += f"; {layer.nonfinite} NaN or Inf weights, kept"
         if not gains:
+            if platform(layer.device) == "cuda":
+                result.reason += _memory_choice(layer, candidate, result.N)
             return None, result
         result.format = candidate.format
         return sparse, result
@@ -146,7 +158,7 @@ class Decider:
                 self._measure(layer, dense, sparse, candidate, result, met)
             else:
                 candidate.reason = "the example inputs never reach it, so it could not be measured"
-        elif layer.device.type == "cpu":
+        elif platform(layer.device) == "cpu":
             self._model(layer, candidate, result)
         else:
             candidate.reason = (
@@ -203,12 +215,16 @@ class Decider:
                 "dtype": _name(given.dtype),
             },
         }
+        if platform(layer.device) == "cuda":
+            problem["timed"] = getattr(self.timer, "name", "clock")
         left_s = self.until - time.monotonic()
         if left_s <= 0 and self.tuner.recall(problem) is None:
             return None
 
         def make() -> tuple[Callable[[], object], Callable[[], object]]:
             x = given.make(layer.device)
+            if platform(layer.device) == "cuda":
+                return _rotated("dense", dense, x), _rotated(name, sparse, x)
             if not (self.channels_last and len(layer.shape) == x.dim() == 4):
                 return lambda: dense(x), lambda: sparse(x)
             moved = x.to(memory_format=torch.channels_last)
@@ -217,11 +233,11 @@ class Decider:
             return lambda: other(moved), lambda: sparse(x)
 
         share_s = left_s / (self.layers + 1) / inputs
-        return self.tuner.compare(problem, make, min(LAYER_BUDGET_S, share_s))
+        return self.tuner.compare(problem, make, min(LAYER_BUDGET_S, share_s), sample=self.timer)
 
     def _overhead(self, layer: Layer, candidate: Candidate, calls: float) -> str:
         """Why a layer loses whose arithmetic would gain; empty where that is not so."""
-        if layer.kind not in _SMALLEST or layer.device.type != "cpu":
+        if layer.kind not in _SMALLEST or platform(layer.device) != "cpu":
             return ""
         build, shape = _SMALLEST[layer.kind]
 
@@ -297,9 +313,7 @@ def _overhead_reason(
 
 
 def _pack(layer: Layer, dense: nn.Module, name: str) -> tuple[Candidate, Replacement | None]:
-    params: dict[str, Any] = {}
-    if name == "nm" and layer.pattern is not None and layer.pattern.kind == "n:m":
-        params = dict(zip(("n", "m"), layer.pattern.sizes, strict=True))
+    params = pack_params(layer, name)
     kind = kind_named(layer.kind)
     try:
         registry.select(registry.Problem(kind.op, name, layer.device, layer.dtype, **params))
@@ -307,6 +321,32 @@ def _pack(layer: Layer, dense: nn.Module, name: str) -> tuple[Candidate, Replace
     except (RuntimeError, TypeError, ValueError) as refusal:
         return Candidate(name, reason=str(refusal).splitlines()[0]), None
     return Candidate(name, packed_bytes=sum(own.numel() for own in sparse.buffers())), sparse
+
+
+def _rotated(name: str, layer: nn.Module, x: torch.Tensor) -> Rotation:
+    """Calls of copies of `layer` that exceed the device's cache, each called once already."""
+    held = sum(own.numel() * own.itemsize for own in (*layer.parameters(), *layer.buffers()))
+    copies = [layer]
+    for _ in range(copies_for(held, cache_bytes(x.device)) - 1):
+        copies.append(copy.deepcopy(layer))
+    calls = [partial(own, x) for own in copies]
+    for call in calls:  # what a copy does at its first call is no part of its time
+        call()
+    return Rotation(name, calls)
+
+
+def _memory_choice(layer: Layer, candidate: Candidate, tokens: Sequence[int]) -> str:
+    """What a layer that stays dense could have been packed for; empty where it is not smaller."""
+    share = (candidate.packed_bytes or 0) / (layer.numel * layer.dtype.itemsize)
+    if not 0 < share < 1:
+        return ""
+    dense = ""
+    if tokens and max(tokens) >= MANY_TOKENS:
+        dense = f"; at N = {max(tokens)} dense tensor cores are hard to beat"
+    return (
+        f"{dense}; as {candidate.format} it would take {share:.0%} of the memory: "
+        f"formats={[candidate.format]!r} with min_speedup=0 converts it for that"
+    )
 
 
 def _tokens(dense: nn.Module, given: Input, layer: Layer) -> int:

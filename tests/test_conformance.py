@@ -68,7 +68,9 @@ def _linear(
         from sparseinfer.linear import linear_cuda
 
         b = None if bias is None else bias.to(device)
-        return linear_cuda(x.to(device), packed.to(device), b, m, activation).cpu()
+        forced = row if row.least <= n <= (row.most or n) else None
+        y = linear_cuda(x.to(device), packed.to(device), b, m, activation, row=forced)
+        return y.cpu()
     source = x.T if channel_major else x
     memory_x = torch.empty(source.numel() + shift)
     memory_x[shift:] = source.reshape(-1)

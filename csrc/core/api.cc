@@ -2,6 +2,7 @@
 #include <sparseinfer.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <string>
 
@@ -141,6 +142,17 @@ si_status si_pack(const float* weight, const si_weight_desc* desc, const si_pack
 }
 
 void si_free(void* blob) { std::free(blob); }
+
+si_status si_seal(void* blob, size_t bytes) {
+  return guarded([&] {
+    si::BlobHeader header{};
+    require(blob != nullptr && bytes >= sizeof header, SI_ERR_ARGUMENT, "si_seal: no buffer, or less than a header");
+    std::memcpy(&header, blob, sizeof header);
+    require(header.total_bytes == bytes && bytes % 8 == 0, SI_ERR_ARGUMENT,
+            "si_seal: expected the size that the header gives");
+    si::seal_blob(static_cast<uint8_t*>(blob));
+  });
+}
 
 si_status si_inspect(const void* blob, size_t bytes, si_weight_info* out) {
   return guarded([&] {

@@ -122,6 +122,17 @@ int main() {
   SI_CHECK_EQ(si_pack(weight.data(), &desc, &options, &blob, &bytes), SI_ERR_ARGUMENT);
   SI_CHECK_EQ(si_weights_open(nullptr, 0, nullptr), SI_ERR_ARGUMENT);
 
+  SI_CHECK_EQ(si_pack(weight.data(), &desc, &panel, &blob, &bytes), SI_OK);
+  auto* const words = static_cast<uint64_t*>(blob);
+  const uint64_t checksum = words[15];
+  words[15] = 0;
+  SI_CHECK_EQ(si_seal(blob, bytes), SI_OK);
+  SI_CHECK_EQ(words[15], checksum);
+  SI_CHECK_EQ(si_seal(nullptr, bytes), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_seal(blob, 127), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_seal(blob, bytes - 64), SI_ERR_ARGUMENT);
+  si_free(blob);
+
   size_t row = 0;
   SI_CHECK_EQ(si_select(SI_FORMAT_PANEL, SI_OP_CONV, &row), SI_OK);
   SI_CHECK_EQ(si_select(static_cast<si_format>(42), SI_OP_CONV, &row), SI_ERR_UNSUPPORTED);

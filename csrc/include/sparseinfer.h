@@ -108,6 +108,9 @@ typedef struct si_weight_info {
 SI_API si_status si_pack(const float* weight, const si_weight_desc* desc, const si_pack_options* options, void** blob,
                          size_t* bytes);
 SI_API void si_free(void* blob);
+/* Writes the checksum into the header of a buffer that was laid out elsewhere (on a GPU); nothing else of it is
+ * checked: si_inspect does that. */
+SI_API si_status si_seal(void* blob, size_t bytes);
 
 /* Validates the whole buffer; only then fills *out. The buffer must be 8-byte aligned. */
 SI_API si_status si_inspect(const void* blob, size_t bytes, si_weight_info* out);

@@ -116,6 +116,14 @@ Blob pack(const std::string& format, const py::array_t<float, py::array::c_style
   return Blob(static_cast<py::ssize_t>(bytes), static_cast<const uint8_t*>(blob), owner);
 }
 
+// In place: py::array_t would copy an array that is not contiguous, and seal the copy.
+void seal(py::array_t<uint8_t> blob) {
+  if (blob.ndim() != 1 || blob.strides(0) != 1) throw py::value_error("expected a contiguous 1-dimensional array");
+  uint8_t* const bytes = blob.mutable_data();
+  const auto count = static_cast<size_t>(blob.nbytes());
+  check(without_gil([&] { return si_seal(bytes, count); }));
+}
+
 py::array_t<float> unpack(const Blob& blob) {
   si_weight_info info{};
   check(si_inspect(blob.data(), static_cast<size_t>(blob.nbytes()), &info));
@@ -321,6 +329,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("threads_backend", &si_threads_backend);
   m.def("pack", &pack, py::arg("format"), py::arg("weight"), py::arg("groups") = 1, py::kw_only(),
         py::arg("kblock") = SI_KBLOCK_AUTO, py::arg("n") = 2, py::arg("m") = 4, py::arg("value_type") = "float32");
+  m.def("seal", &seal, py::arg("blob").noconvert(), "Writes the checksum into the header, in place.");
   m.def("unpack", &unpack, py::arg("blob"));
   m.def("info", &inspect, py::arg("blob"));
   py::class_<Weights> weights(m, "Weights");
