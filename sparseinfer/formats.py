@@ -27,8 +27,11 @@ __all__ = [
 
 _ALIGNMENT = 64
 
-FORMATS: tuple[str, ...] = ("panel", "csr", "nm")
+FORMATS: tuple[str, ...] = ("panel", "csr", "nm", "bsr")
 """Names of the packed formats."""
+
+BLOCKS: tuple[int, ...] = (16, 32, 64, 128)
+"""Edges of the blocks of a bsr weight."""
 
 
 def check_format(name: str) -> None:
@@ -46,16 +49,18 @@ def check_format(name: str) -> None:
 def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) -> Tensor:
     """Pack a dense weight into one buffer.
 
-    `weight` is float32 (nm: float16 and bfloat16 too, kept as such), `[M, K]` of a linear layer, or
-    `[M, C/groups, kw]` or `[M, C/groups, kh, kw]` of a convolution. `params` are the format's:
-    `kblock` (panel: columns of a K block, 0 for no blocks, -1 for a choice by shape), `value_type`
-    (panel: `"bfloat16"` rounds the values, by 2^-9 of each at most, and computes in float32), `n`
-    and `m` (nm). Returns a one-dimensional uint8 tensor on the CPU. Values equal to 0.0 are
-    dropped; NaN and Inf are kept.
+    `weight` is float32 (nm and bsr: float16 and bfloat16 too, kept as such), `[M, K]` of a linear
+    layer, or `[M, C/groups, kw]` or `[M, C/groups, kh, kw]` of a convolution. `params` are the
+    format's: `kblock` (panel: columns of a K block, 0 for no blocks, -1 for a choice by shape),
+    `value_type` (panel: `"bfloat16"` rounds the values, by 2^-9 of each at most, and computes in
+    float32), `n` and `m` (nm), `block` (bsr: edge of the square blocks, 16, 32, 64 or 128). For
+    bsr, a `torch.sparse` BSR tensor is a weight too, which sets `block`. Returns a one-dimensional
+    uint8 tensor on the CPU. Values equal to 0.0 are dropped; NaN and Inf are kept.
 
     Raises:
         ValueError: the format is unknown, or cannot store this weight (panel: K > 65535; nm: a
-            group of m columns with more than n non-zeros).
+            group of m columns with more than n non-zeros; bsr: a BSR tensor whose blocks are not
+            square, of another size than `block`, or of none that the format has).
         TypeError: the weight has another dtype.
 
     Source: row-pattern panels follow Wilkinson, Cheshmi and Mehri Dehnavi, "Register Tiling for
@@ -67,7 +72,10 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
         (torch.uint8, 8)
     """
     check_format(format)
-    if format == "nm" and weight.dtype in (torch.float16, torch.bfloat16):
+    if format == "bsr" and weight.layout is torch.sparse_bsr:
+        params["block"] = _block_of(weight, params.get("block"))
+        weight = weight.to_dense()
+    if format in ("nm", "bsr") and weight.dtype in (torch.float16, torch.bfloat16):
         params.setdefault("value_type", str(weight.dtype).removeprefix("torch."))
         weight = weight.float()
     if weight.dtype is not torch.float32:
@@ -78,6 +86,17 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
     # never an inference tensor, so that a later change in place can be noticed.
     with torch.inference_mode(False):
         return torch.empty(blob.numel(), dtype=torch.uint8, device="cpu").copy_(blob)
+
+
+def _block_of(weight: Tensor, asked: int | None) -> int:
+    """The edge of a BSR tensor's blocks, which is to be that of the packed ones."""
+    height, width = weight.values().shape[-2:]
+    if height != width or height not in BLOCKS or (asked is not None and asked != height):
+        raise ValueError(
+            f"expected square blocks of {asked or '16, 32, 64 or 128'} in the BSR weight, got "
+            f"{height}x{width}; try weight.to_dense(), or to_sparse_bsr(64) of it"
+        )
+    return int(height)
 
 
 def unpack(packed: Tensor) -> Tensor:

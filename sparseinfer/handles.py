@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparseinfer import _C, formats
 from sparseinfer.triton import NmMeta
+from sparseinfer.triton.bsr_grid import BsrMeta
 from sparseinfer.triton.csr_rows import CsrMeta
 
 __all__ = ["Handle", "open_packed"]
@@ -68,6 +69,11 @@ class Handle:
     def nm_meta(self) -> NmMeta:
         """Where the planes of an nm buffer lie, as the Triton kernels take it."""
         return NmMeta.from_info(self.info)
+
+    @cached_property
+    def bsr_meta(self) -> BsrMeta:
+        """What a bsr buffer holds and where, as the Triton kernels take it."""
+        return BsrMeta.from_info(self.info)
 
     @cached_property
     def csr_meta(self) -> CsrMeta:

@@ -183,6 +183,10 @@ def linear_cuda(
             n=info["params"].get("n", 2), m=info["params"].get("m", 4),
         )
     )  # fmt: skip
+    if info["format"] == "bsr":
+        from sparseinfer.triton.bsr_linear import bsr_linear
+
+        return bsr_linear(x, packed, bias, out_features, activation, meta=handle.bsr_meta)
     if info["format"] == "csr":
         from sparseinfer.triton.csr_linear import csr_linear
 

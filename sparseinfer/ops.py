@@ -54,10 +54,21 @@ _SCHEMAS = (
 )
 
 
-def _conv_cuda(x: Tensor, packed: Tensor, *_: object) -> Tensor:
-    raise registry.no_row(
-        registry.Problem("conv", open_packed(packed).weights.format, x.device, x.dtype)
-    )
+def _conv_cuda(
+    x: Tensor, packed: Tensor, bias: Tensor | None, out_channels: int, kernel_size: Sequence[int],
+    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
+    padding_mode: str, activation: str, threads: int,
+) -> Tensor:  # fmt: skip
+    _check_devices(x, packed)
+    handle = open_packed(packed)
+    format = handle.weights.format
+    registry.select(registry.Problem("conv", format, x.device, x.dtype, groups=groups))
+    from sparseinfer.triton.bsr_conv import bsr_conv
+
+    return bsr_conv(
+        x, packed, bias, out_channels, kernel_size, stride, padding, dilation, groups,
+        padding_mode, activation, meta=handle.bsr_meta,
+    )  # fmt: skip
 
 
 def _linear_fake(

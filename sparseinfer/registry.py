@@ -67,6 +67,10 @@ class Row:
             reasons.append(f"expected op {problem.op}, got {self.op}; try another row")
         if problem.format != self.format:
             reasons.append(f"expected format {problem.format}, got {self.format}; try another row")
+        if self.native_id is None and self.format == "bsr":
+            return reasons + triton.block_reasons(
+                problem.device, problem.dtype, groups=problem.groups
+            )
         if self.native_id is None and self.format == "csr":
             return reasons + triton.csr_reasons(problem.device, problem.dtype)
         if self.native_id is None:
@@ -100,6 +104,22 @@ TRITON_ROWS: tuple[Row, ...] = (
         "csr.linear.triton",
         "csr",
         "linear",
+        "float32, float16, bfloat16",
+        isa="triton",
+        device="cuda",
+    ),
+    Row(
+        "bsr.linear.triton",
+        "bsr",
+        "linear",
+        "float32, float16, bfloat16",
+        isa="triton",
+        device="cuda",
+    ),
+    Row(
+        "bsr.conv.triton",
+        "bsr",
+        "conv",
         "float32, float16, bfloat16",
         isa="triton",
         device="cuda",
@@ -152,8 +172,10 @@ def no_row(problem: Problem) -> RuntimeError:
         >>> str(no_row(Problem("linear", "panel", torch.device("cuda")))).split(",")[0]
         'expected a kernel for linear in format panel on cuda with torch.float32'
     """
+    absent = triton.NO_KERNEL.get((problem.format, problem.op))
+    why = f": {absent}" if absent and problem.device.type == "cuda" else ""
     refusals = (f"  {row.name}: {'; '.join(row.unsupported_reasons(problem))}" for row in rows())
     return RuntimeError(
         f"expected a kernel for {problem.op} in format {problem.format} on {problem.device.type} "
-        f"with {problem.dtype}, got none; try another format. Rows:\n" + "\n".join(refusals)
+        f"with {problem.dtype}, got none{why}; try another format. Rows:\n" + "\n".join(refusals)
     )
