@@ -17,6 +17,7 @@ from sparseinfer import cost, registry
 from sparseinfer.kinds import kind_named
 from sparseinfer.measure import CONFIDENCE, Comparison, weigh
 from sparseinfer.observe import Input, Observation
+from sparseinfer.rates import CONTENDERS
 from sparseinfer.replace import Replacement
 from sparseinfer.report import Candidate, LayerReport, describe
 from sparseinfer.scan import Layer
@@ -146,12 +147,11 @@ class Decider:
                 self._measure(layer, dense, sparse, candidate, result, met)
             else:
                 candidate.reason = "the example inputs never reach it, so it could not be measured"
-        elif layer.device.type == "cpu":
+        elif layer.device.type == "cpu" and candidate.format in CONTENDERS:
             self._model(layer, candidate, result)
         else:
-            candidate.reason = (
-                f"there is no cost model for {layer.device.type}: pass example_inputs"
-            )
+            unknown = candidate.format if layer.device.type == "cpu" else layer.device.type
+            candidate.reason = f"there is no cost model for {unknown}: pass example_inputs"
 
     def _measure(
         self, layer: Layer, dense: nn.Module, sparse: Replacement, candidate: Candidate,
@@ -300,9 +300,15 @@ def _pack(layer: Layer, dense: nn.Module, name: str) -> tuple[Candidate, Replace
     params: dict[str, Any] = {}
     if name == "nm" and layer.pattern is not None and layer.pattern.kind == "n:m":
         params = dict(zip(("n", "m"), layer.pattern.sizes, strict=True))
+    weight = layer.module._parameters.get("weight")
+    if name == "bsr" and weight is not None and weight.layout is torch.sparse_bsr:
+        params = {"block": weight.values().shape[-1]}
     kind = kind_named(layer.kind)
     try:
-        registry.select(registry.Problem(kind.op, name, layer.device, layer.dtype, **params))
+        pattern = params if name == "nm" else {}
+        registry.select(registry.Problem(
+            kind.op, name, layer.device, layer.dtype, groups=layer.groups, **pattern
+        ))  # fmt: skip
         sparse = kind.sparse.from_dense(dense, name, **params).eval()
     except (RuntimeError, TypeError, ValueError) as refusal:
         return Candidate(name, reason=str(refusal).splitlines()[0]), None

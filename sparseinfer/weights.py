@@ -89,6 +89,8 @@ def rows_first(layer: nn.Module) -> Tensor | None:
         found = {name: effective(layer, name) for name in recurrent_weights.names(layer)}
         return side_by_side(layer, {name: w for name, w in found.items() if w is not None})
     weight = effective(layer, "weight")
+    if weight is not None and weight.layout is torch.sparse_bsr:
+        weight = weight.to_dense()
     if weight is None or conv1d_of_transformers(layer) is None:
         return weight
     return weight.t()
