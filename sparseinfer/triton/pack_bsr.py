@@ -51,8 +51,8 @@ def bsr_blob(
         )
     dense = weight.detach()
     if dense.isnan().any():  # whose bits torch does not keep when it narrows
-        host = dense.float().cpu().contiguous().numpy()
-        blob = _C.pack("bsr", host, groups, block=block, value_type=value_type)
+        plain = dense.float().cpu().contiguous().numpy()
+        blob = _C.pack("bsr", plain, groups, block=block, value_type=value_type)
         return torch.from_numpy(blob).to(weight.device, copy=True)
     values = dense.to(VALUE_TYPES[value_type])
     if (values.isinf() & dense.isfinite()).any():
