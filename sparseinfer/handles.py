@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from sparseinfer import _C, formats
-from sparseinfer.triton import NmMeta
+from sparseinfer.triton import NmMeta, multiprocessors
 from sparseinfer.triton.bsr_grid import BsrMeta
 from sparseinfer.triton.csr_rows import CsrMeta
 
@@ -26,8 +26,8 @@ class Handle:
     """A validated packed buffer, ready for kernels.
 
     `memory` is the host copy that was validated: the buffer itself where it is aligned and on the
-    CPU. `weights` is the native view of it, and `m` and `k` are the weight's rows and columns;
-    `linear_m` is `m`, or None where the weight is a convolution's.
+    CPU; `device` is the buffer's. `weights` is the native view of it, and `m` and `k` are the
+    weight's rows and columns; `linear_m` is `m`, or None where the weight is a convolution's.
     """
 
     def __init__(self, packed: Tensor) -> None:
@@ -40,6 +40,7 @@ class Handle:
         for size in self.shape[1:]:
             self.k *= size
         self.linear_m = self.m if len(self.shape) == 2 else None
+        self.device = packed.device
         self._reference = weakref.ref(packed, partial(_forget, id(packed)))
         # Holding the storage keeps its address from being given to other bytes while this entry
         # lives.
@@ -68,17 +69,17 @@ class Handle:
     @cached_property
     def nm_meta(self) -> NmMeta:
         """Where the planes of an nm buffer lie, as the Triton kernels take it."""
-        return NmMeta.from_info(self.info)
+        return NmMeta.from_info(self.info, multiprocessors(self.device))
 
     @cached_property
     def bsr_meta(self) -> BsrMeta:
         """What a bsr buffer holds and where, as the Triton kernels take it."""
-        return BsrMeta.from_info(self.info)
+        return BsrMeta.from_info(self.info, multiprocessors(self.device))
 
     @cached_property
     def csr_meta(self) -> CsrMeta:
         """Where the sections of a csr buffer lie, as the Triton kernel takes it."""
-        return CsrMeta.from_info(self.info)
+        return CsrMeta.from_info(self.info, multiprocessors(self.device))
 
 
 _HANDLES: dict[int, Handle] = {}

@@ -6,12 +6,12 @@ iterate `rows()`. Nothing registers itself by being imported.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 
-from sparseinfer import _C, triton
+from sparseinfer import _C, cusparselt, triton
 
 __all__ = ["Problem", "Row", "no_row", "rows", "select"]
 
@@ -67,6 +67,11 @@ class Row:
             reasons.append(f"expected op {problem.op}, got {self.op}; try another row")
         if problem.format != self.format:
             reasons.append(f"expected format {problem.format}, got {self.format}; try another row")
+        if self.isa == "cusparselt":
+            return reasons + cusparselt.unsupported_reasons(
+                problem.device, problem.dtype,
+                M=problem.M, K=problem.K, N=problem.N, n=problem.n, m=problem.m,
+            )  # fmt: skip
         if self.native_id is None and self.format == "bsr":
             return reasons + triton.block_reasons(
                 problem.device, problem.dtype, groups=problem.groups
@@ -87,8 +92,10 @@ class Row:
 
     def machine_reasons(self) -> list[str]:
         """Why this row can run nothing at all on this machine; empty when it can run something."""
-        device = torch.device(self.device)
-        return self.unsupported_reasons(Problem(self.op, self.format, device=device))
+        problem = Problem(self.op, self.format, device=torch.device(self.device))
+        if self.isa == "cusparselt":
+            problem = replace(problem, dtype=torch.float16, M=16, K=16, N=cusparselt.MIN_TOKENS)
+        return self.unsupported_reasons(problem)
 
 
 TRITON_ROWS: tuple[Row, ...] = (
@@ -98,6 +105,14 @@ TRITON_ROWS: tuple[Row, ...] = (
         "linear",
         "float32, float16, bfloat16",
         isa="triton",
+        device="cuda",
+    ),
+    Row(
+        "nm.linear.cusparselt",
+        "nm",
+        "linear",
+        "float16, bfloat16",
+        isa="cusparselt",
         device="cuda",
     ),
     Row(
@@ -125,7 +140,7 @@ TRITON_ROWS: tuple[Row, ...] = (
         device="cuda",
     ),
 )
-"""The Triton kernels (one file each in sparseinfer/triton), best first."""
+"""The GPU kernels, best first: Triton's (one file each in sparseinfer/triton), and torch's."""
 
 
 @lru_cache(maxsize=1)

@@ -234,6 +234,19 @@ def test_reasons_name_a_missing_or_old_triton(monkeypatch: pytest.MonkeyPatch) -
     assert "expected Triton >= 3.2, got 2.1.0" in reasons()[0]
 
 
+def test_multiprocessors_of_the_buffers_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparseinfer import formats
+    from sparseinfer.handles import open_packed
+
+    asked = []
+    monkeypatch.setattr("sparseinfer.handles.multiprocessors", lambda on: asked.append(on) or 7)
+    for name in ("nm", "csr"):
+        handle = open_packed(formats.pack(torch.eye(8), name))
+        meta = handle.nm_meta if name == "nm" else handle.csr_meta
+        assert meta.sms == 7
+    assert asked == [torch.device("cpu")] * 2
+
+
 def test_meta_refuses_another_format() -> None:
     with pytest.raises(ValueError, match="expected a packed buffer in the nm format, got csr"):
         NmMeta.from_info({"format": "csr"})

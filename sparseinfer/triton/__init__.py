@@ -25,8 +25,10 @@ __all__ = [
     "NmMeta",
     "block_reasons",
     "csr_reasons",
+    "cuda_reasons",
     "device_reasons",
     "interpreting",
+    "multiprocessors",
     "unsupported_reasons",
 ]
 
@@ -51,6 +53,18 @@ NO_KERNEL: dict[tuple[str, str], str] = {
 
 MIN_TRITON = (3, 2)
 MIN_CAPABILITY = (8, 0)
+
+
+def multiprocessors(device: torch.device) -> int:
+    """How many `device` has; `DEFAULT_SMS` where it is no GPU.
+
+    Example:
+        >>> multiprocessors(torch.device("cpu"))
+        132
+    """
+    if device.type != "cuda":
+        return DEFAULT_SMS
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @dataclass(frozen=True)
@@ -135,9 +149,13 @@ def _triton_reasons() -> list[str]:
     return []
 
 
-def _device_reasons(device: torch.device) -> list[str]:
-    if interpreting():
-        return []
+def cuda_reasons(device: torch.device) -> list[str]:
+    """Why nothing of ours runs on `device`, Triton or not; empty when it can.
+
+    Example:
+        >>> cuda_reasons(torch.device("cpu"))[0].split(";")[0]
+        'expected a CUDA device, got cpu'
+    """
     if device.type != "cuda":
         return [f"expected a CUDA device, got {device.type}; try moving the module with .cuda()"]
     if not torch.cuda.is_available():
@@ -156,7 +174,7 @@ def device_reasons(device: torch.device | str) -> list[str]:
         >>> device_reasons("meta") == [] or "meta" in device_reasons("meta")[-1]
         True
     """
-    return _triton_reasons() + _device_reasons(torch.device(device))
+    return _triton_reasons() + ([] if interpreting() else cuda_reasons(torch.device(device)))
 
 
 def unsupported_reasons(

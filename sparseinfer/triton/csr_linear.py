@@ -151,7 +151,7 @@ def csr_cuts_kernel(  # type: ignore[no-untyped-def]
 
 
 # Tokens of a block: the entries of a row that a program takes at once.
-BLOCK_ENTRIES = {1: 128, 2: 64, 4: 32, 8: 32, 16: 16}
+BLOCK_ENTRIES = {1: 128, 2: 64, 4: 64, 8: 64, 16: 32}
 MOST_TOKENS = 16
 NUM_WARPS = 4
 

@@ -207,7 +207,7 @@ def nm_linear(
     packed: torch.Tensor,
     bias: torch.Tensor | None,
     out_features: int,
-    activation: str,
+    activation: str = "none",
     *,
     meta: NmMeta,
 ) -> torch.Tensor:
