@@ -19,6 +19,7 @@ __all__ = ["bsr_blob"]
 HEADER = 128
 SLACK = 64
 BSR = 4
+MOST_ELEMENTS = 2**31 - 1
 BLOCKS = (16, 32, 64, 128)
 
 
@@ -50,7 +51,8 @@ def bsr_blob(
             f"expected a weight with elements, got shape {list(weight.shape)}; try another layer"
         )
     dense = weight.detach()
-    if dense.isnan().any():  # whose bits torch does not keep when it narrows
+    # Torch does not keep the bits of a NaN when it narrows, and finds at most so many non-zeros.
+    if dense.numel() > MOST_ELEMENTS or dense.isnan().any():
         plain = dense.float().cpu().contiguous().numpy()
         blob = _C.pack("bsr", plain, groups, block=block, value_type=value_type)
         return torch.from_numpy(blob).to(weight.device, copy=True)
