@@ -57,9 +57,9 @@ def test_linear_matches_float64(interpreted: Check, dtype: str, block: int) -> N
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_linear_activations_splits_values_and_layouts(interpreted: Check, dtype: str) -> None:
     for activation in ACTIVATIONS:
-        for tokens in (3, 70):
-            shape, biased = (tokens, 18, 21), tokens == 3
-            interpreted(checks.check_linear, dtype, shape, 16, 0.7, activation, biased, "cpu")
+        biased = activation != "relu"
+        interpreted(checks.check_linear, dtype, (3, 18, 21), 16, 0.7, activation, biased, "cpu")
+    interpreted(checks.check_linear, dtype, (70, 18, 21), 16, 0.7, "gelu", False, "cpu")
     interpreted(checks.check_split_rows, dtype, "cpu")
     interpreted(checks.check_values, dtype, "cpu")
     interpreted(checks.check_layouts, dtype, "cpu")
@@ -78,8 +78,9 @@ def test_convolutions_match_float64(interpreted: Check, dtype: str, name: str) -
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_convolutions_of_every_block(interpreted: Check, dtype: str) -> None:
     for block in BLOCKS:
-        for density in (0.0, 0.6, 1.0):
-            interpreted(checks.check_conv, dtype, "1x1", block, density, "none", "cpu")
+        interpreted(checks.check_conv, dtype, "1x1", block, 0.6, "none", "cpu")
+    for density in (0.0, 1.0):
+        interpreted(checks.check_conv, dtype, "1x1", 32, density, "relu", "cpu")
 
 
 @needs_triton
@@ -105,7 +106,10 @@ def test_errors_and_examples(interpreted: Check) -> None:
     interpreted(checks.check_examples)
 
 
-COMPILED = [(80, d, b) for d in DTYPES for b in (16, 128)] + [(90, "bfloat16", b) for b in BLOCKS]
+COMPILED = [
+    *((80, dtype, block) for dtype, block in zip(DTYPES, (16, 32, 128), strict=True)),
+    *((90, "bfloat16", block) for block in (16, 64, 128)),
+]
 
 
 @needs_assembler
