@@ -19,6 +19,7 @@ def pack(
     kblock: int = -1,
     n: int = 2,
     m: int = 4,
+    block: int = 64,
     value_type: str = "float32",
 ) -> npt.NDArray[np.uint8]: ...
 def seal(blob: npt.NDArray[np.uint8]) -> None: ...

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
+from sparseinfer.formats import BLOCKS
 from sparseinfer.kinds import kind_named
 from sparseinfer.scan import Layer
 
-__all__ = ["formats_for", "pack_params", "platform"]
+__all__ = ["block_for", "formats_for", "pack_params", "platform"]
 
 CPU_FORMATS = ("panel", "csr")
 """csr is only for what panel cannot store (K > 65535)."""
@@ -77,4 +78,24 @@ def pack_params(layer: Layer, format: str) -> dict[str, Any]:
     pattern = layer.pattern
     if format == "nm" and pattern is not None and pattern.kind == "n:m":
         return dict(zip(("n", "m"), pattern.sizes, strict=True))
+    if format == "bsr":
+        weight = layer.module._parameters.get("weight")
+        if weight is not None and weight.layout is torch.sparse_bsr:
+            return {"block": weight.values().shape[-1]}
+        if pattern is not None and pattern.kind == "block":
+            return {"block": block_for(pattern.sizes)}
     return {}
+
+
+def block_for(sizes: tuple[int, int]) -> int:
+    """The edge of bsr's blocks for a weight whose zeros come in blocks of `sizes`.
+
+    The largest that cuts them evenly: no zero is stored then, and a larger block is read faster.
+    Where none does, the smallest stores the fewest zeros.
+
+    Example:
+        >>> block_for((64, 64)), block_for((32, 96)), block_for((8, 8)), block_for((48, 48))
+        (64, 32, 16, 16)
+    """
+    fitting = [edge for edge in BLOCKS if all(size % edge == 0 for size in sizes)]
+    return max(fitting, default=min(BLOCKS))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sparseinfer.activations import ACTIVATIONS, check_choice
 from sparseinfer.dispatch import device_call, same_device, takes_mixed
@@ -123,6 +124,9 @@ def conv_cuda(
     same_device(x, packed, bias)
     options = (kernel_size, stride, padding, dilation, groups, padding_mode, activation)
     shape = conv_output_shape(x, out_channels, *options)
+    if padding_mode != "zeros":  # the rows know no other
+        x = functional.pad(x, (*padding[2:], *padding[:2]), padding_mode)
+        options = (kernel_size, stride, [0] * len(padding), dilation, groups, "zeros", activation)
     handle = open_packed(packed)
     expected = (out_channels, x.shape[1] // groups, *kernel_size)
     if handle.shape != expected or handle.weights.groups != groups:

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from sparseinfer.device_time import Rotation, Timer, cache_bytes, copies_for
 from sparseinfer.kinds import kind_named
 from sparseinfer.measure import CONFIDENCE, Comparison, weigh
 from sparseinfer.observe import Input, Observation
+from sparseinfer.rates import CONTENDERS
 from sparseinfer.replace import Replacement
 from sparseinfer.report import Candidate, LayerReport, describe
 from sparseinfer.scan import Layer
@@ -85,7 +86,7 @@ class Decider:
             result.reason = why_none
             return None, result
         for name in self.formats or names:
-            candidate, sparse = _pack(layer, dense, name)
+            candidate, sparse = _pack(layer, dense, name, pack_params(layer, name))
             result.candidates.append(candidate)
             if sparse is None:
                 continue
@@ -158,12 +159,11 @@ class Decider:
                 self._measure(layer, dense, sparse, candidate, result, met)
             else:
                 candidate.reason = "the example inputs never reach it, so it could not be measured"
-        elif platform(layer.device) == "cpu":
+        elif platform(layer.device) == "cpu" and candidate.format in CONTENDERS:
             self._model(layer, candidate, result)
         else:
-            candidate.reason = (
-                f"there is no cost model for {layer.device.type}: pass example_inputs"
-            )
+            unknown = candidate.format if layer.device.type == "cpu" else layer.device.type
+            candidate.reason = f"there is no cost model for {unknown}: pass example_inputs"
 
     def _measure(
         self, layer: Layer, dense: nn.Module, sparse: Replacement, candidate: Candidate,
@@ -312,11 +312,16 @@ def _overhead_reason(
     return f"{text} {relation} the {1e3 * gain:.2g} us that the kernel gains"
 
 
-def _pack(layer: Layer, dense: nn.Module, name: str) -> tuple[Candidate, Replacement | None]:
-    params = pack_params(layer, name)
+def _pack(
+    layer: Layer, dense: nn.Module, name: str, params: Mapping[str, Any]
+) -> tuple[Candidate, Replacement | None]:
     kind = kind_named(layer.kind)
     try:
-        registry.select(registry.Problem(kind.op, name, layer.device, layer.dtype, **params))
+        pattern = params if name == "nm" else {}
+        problem = registry.Problem(
+            kind.op, name, layer.device, layer.dtype, groups=layer.groups, **pattern
+        )
+        registry.select(problem)
         sparse = kind.sparse.from_dense(dense, name, **params).eval()
     except (RuntimeError, TypeError, ValueError) as refusal:
         return Candidate(name, reason=str(refusal).splitlines()[0]), None

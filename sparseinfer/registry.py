@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from sparseinfer import _C, cuda, cusparselt, triton
+from sparseinfer.triton.bsr_grid import BsrMeta
 from sparseinfer.triton.csr_rows import CsrMeta
 
 __all__ = ["EDGES", "Problem", "Row", "bucket_of", "no_row", "rows", "select"]
@@ -156,6 +157,10 @@ def _any_nm(problem: Problem) -> list[str]:
     return triton.unsupported_reasons(problem.device, problem.dtype, n=problem.n, m=problem.m)
 
 
+def _blocks(problem: Problem) -> list[str]:
+    return triton.block_reasons(problem.device, problem.dtype, groups=problem.groups)
+
+
 def _unproven(problem: Problem) -> list[str]:
     return [cuda.UNPROVEN]
 
@@ -208,6 +213,28 @@ TRITON_ROWS: tuple[Row, ...] = (
         meta=CsrMeta.from_info,
         refuses=_csr,
         mixed=True,
+    ),
+    Row(
+        "bsr.linear.triton",
+        "bsr",
+        "linear",
+        "float32, float16, bfloat16",
+        isa="triton",
+        device="cuda",
+        kernel="sparseinfer.triton.bsr_linear:bsr_linear",
+        meta=BsrMeta.from_info,
+        refuses=_blocks,
+    ),
+    Row(
+        "bsr.conv.triton",
+        "bsr",
+        "conv",
+        "float32, float16, bfloat16",
+        isa="triton",
+        device="cuda",
+        kernel="sparseinfer.triton.bsr_conv:bsr_conv",
+        meta=BsrMeta.from_info,
+        refuses=_blocks,
     ),
 )
 """The GPU kernels, best first: torch's for prompts, and Triton's, one file each."""
@@ -269,8 +296,10 @@ def no_row(problem: Problem) -> RuntimeError:
         )
     else:
         advice = "try the dense layer, module.to_dense()"
+    absent = triton.NO_KERNEL.get((problem.format, problem.op)) if device == "cuda" else None
+    why = f": {absent}" if absent else ""
     refusals = (f"  {row.name}: {'; '.join(row.unsupported_reasons(problem))}" for row in rows())
     return RuntimeError(
         f"expected a kernel for {problem.op} in format {problem.format} on {device} "
-        f"with {problem.dtype}, got none; {advice}. Rows:\n" + "\n".join(refusals)
+        f"with {problem.dtype}, got none{why}; {advice}. Rows:\n" + "\n".join(refusals)
     )

@@ -73,7 +73,7 @@ def test_bad_arguments() -> None:
     model = nn.Linear(4, 4)
     with pytest.raises(TypeError, match=r"expected an nn.Module, got OrderedDict"):
         convert_to_sparse(model.state_dict())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="expected a format of panel, csr, nm, got 'coo'"):
+    with pytest.raises(ValueError, match="expected a format of panel, csr, nm, bsr, got 'coo'"):
         convert_to_sparse(model, formats=["coo"])
     with pytest.raises(ValueError, match="min_speedup >= 0"):
         convert_to_sparse(model, min_speedup=-1)

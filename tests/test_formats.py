@@ -78,7 +78,12 @@ def test_nm_keeps_narrow_values(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("weight", "format", "error", "text"),
     [
-        (torch.ones(4, 4), "coo", ValueError, "expected a format of panel, csr, nm, got 'coo'"),
+        (
+            torch.ones(4, 4),
+            "coo",
+            ValueError,
+            "expected a format of panel, csr, nm, bsr, got 'coo'",
+        ),
         (torch.ones(4, 4).double(), "panel", TypeError, "expected a float32 weight"),
         (torch.ones(4, 4), "nm", ValueError, "4"),
         (torch.ones(1, 65536), "panel", ValueError, "65535"),

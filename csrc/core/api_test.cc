@@ -16,7 +16,7 @@ bool says(const char* part) { return std::strstr(si_last_error(), part) != nullp
 int main() {
   const std::vector<float> weight(6 * 10, 1.0f);
   const si_weight_desc desc{2, {6, 10, 0, 0}, 1};
-  const si_pack_options panel{SI_FORMAT_PANEL, SI_F32, 0, 0, 0};
+  const si_pack_options panel{SI_FORMAT_PANEL, SI_F32, 0, 0, 0, 0};
   const Packed packed(weight, desc, panel);
   const std::vector<float> x(40, 1.0f);
   std::vector<float> y(40);

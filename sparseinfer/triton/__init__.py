@@ -20,8 +20,10 @@ import torch
 from sparseinfer.triton.derived import Derived
 
 __all__ = [
+    "NO_KERNEL",
     "VALUE_TYPES",
     "NmMeta",
+    "block_reasons",
     "csr_reasons",
     "cuda_reasons",
     "device_reasons",
@@ -42,6 +44,12 @@ GROUP_COLUMNS = 4
 
 DEFAULT_SMS = 132
 """Multiprocessors of an H100 or H200, for which the tiles are chosen."""
+
+NO_KERNEL: dict[tuple[str, str], str] = {
+    ("nm", "conv"): "a 2:4 convolution stays dense, for expanding its weights saves memory traffic "
+    "only and cannot win when compute-bound",
+}
+"""Why there is no kernel on a GPU, by format and operation, where that is a choice."""
 
 MIN_TRITON = (3, 2)
 MIN_CAPABILITY = (8, 0)
@@ -197,6 +205,22 @@ def csr_reasons(device: torch.device | str, dtype: torch.dtype) -> list[str]:
         ' got float64; try input.float()'
     """
     return device_reasons(device) + _type_reasons(dtype)
+
+
+def block_reasons(device: torch.device | str, dtype: torch.dtype, *, groups: int = 1) -> list[str]:
+    """Why the `bsr` rows cannot run on such an input; empty when they can.
+
+    Example:
+        >>> block_reasons("cuda", torch.float16, groups=2)[-1]
+        'expected groups=1, got groups=2: a block would read one group; try format="panel" on a CPU'
+    """
+    reasons = device_reasons(device) + _type_reasons(dtype)
+    if groups != 1:
+        reasons.append(
+            f"expected groups=1, got groups={groups}: a block would read one group; "
+            'try format="panel" on a CPU'
+        )
+    return reasons
 
 
 def _type_reasons(dtype: torch.dtype) -> list[str]:
