@@ -16,14 +16,14 @@ from torch.nn.functional import pad
 
 from sparseinfer import _C
 
-__all__ = ["csr_blob", "nm_blob"]
+__all__ = ["blob", "csr_blob", "nm_blob"]
 
 _HEADER = struct.Struct("<8sIIII4IIIQQ8I2QQQ")
 _HEADER_BYTES = 128
 _CHECKSUM = slice(120, 128)
 _ALIGN = 64
 _VERSION = 1
-_FORMATS = {"csr": 1, "nm": 3}
+_FORMATS = {"csr": 1, "nm": 3, "bsr": 4}
 _VALUE_TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 _MOST_ELEMENTS = 2**31 - 1
 """What torch counts non-zeros of, on a GPU."""
@@ -51,7 +51,7 @@ def csr_blob(weight: Tensor, groups: int = 1) -> Tensor:
     nnz = len(columns)
     # Bits: u32 starts below 2^31 are int32's.
     sections = starts.to(torch.int32), columns.to(torch.int32), rows[kept]
-    return _blob("csr", weight, groups, "float32", nnz, (32,), (nnz, 0), sections)
+    return blob("csr", weight, groups, "float32", nnz, (32,), (nnz, 0), sections)
 
 
 def nm_blob(
@@ -99,7 +99,7 @@ def nm_blob(
         plane += stored
         fillers -= fills.to(torch.uint8)
     nnz = int(kept.sum())
-    return _blob("nm", weight, groups, value_type, nnz, (n, m), (0, 0), (planes[:n], positions[:n]))
+    return blob("nm", weight, groups, value_type, nnz, (n, m), (0, 0), (planes[:n], positions[:n]))
 
 
 def _has_shape(weight: Tensor, groups: int) -> bool:
@@ -141,7 +141,7 @@ def _bits(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(weight.isnan(), nan.to(torch.int16), weight.to(dtype).view(torch.int16))
 
 
-def _blob(
+def blob(
     format: str,
     weight: Tensor,
     groups: int,
@@ -162,12 +162,14 @@ def _blob(
         b"SPARSINF", _VERSION, _FORMATS[format], _VALUE_TYPES[value_type], weight.dim(), *shape,
         groups, 0, nnz, total, *params, *([0] * (8 - len(params))), *counts, 0, 0,
     )  # fmt: skip
-    blob = torch.zeros(total, dtype=torch.uint8, device=weight.device)
-    blob[:_HEADER_BYTES] = torch.frombuffer(bytearray(header), dtype=torch.uint8).to(blob.device)
+    packed = torch.zeros(total, dtype=torch.uint8, device=weight.device)
+    packed[:_HEADER_BYTES] = torch.frombuffer(bytearray(header), dtype=torch.uint8).to(
+        packed.device
+    )
     for offset, section in zip(offsets, sections, strict=True):
         size = section.numel() * section.element_size()
-        blob[offset : offset + size].view(section.dtype).copy_(section.reshape(-1))
-    host = blob.cpu()
+        packed[offset : offset + size].view(section.dtype).copy_(section.reshape(-1))
+    host = packed.cpu()
     _C.seal(host.numpy())
-    blob[_CHECKSUM] = host[_CHECKSUM].to(blob.device)
-    return blob
+    packed[_CHECKSUM] = host[_CHECKSUM].to(packed.device)
+    return packed

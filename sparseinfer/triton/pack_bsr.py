@@ -1,26 +1,23 @@
 """Packing a weight in the bsr format where it lies, in torch: the native packer's bytes.
 
-A GPU cuts, compares and compacts the blocks; the host only writes the header. The layout is that of
-csrc/formats/bsr/LAYOUT.md, which see.
+A GPU cuts, compares and compacts the blocks. The layout is that of csrc/formats/bsr/LAYOUT.md.
 """
 
 from __future__ import annotations
-
-import struct
 
 import torch
 from torch import Tensor
 
 from sparseinfer import _C
+from sparseinfer.packing import blob
 from sparseinfer.triton import VALUE_TYPES
 
-__all__ = ["bsr_blob"]
+__all__ = ["BLOCKS", "bsr_blob"]
 
-HEADER = 128
-SLACK = 64
-BSR = 4
 MOST_ELEMENTS = 2**31 - 1
+
 BLOCKS = (16, 32, 64, 128)
+"""Edges of the blocks of a bsr weight."""
 
 
 def bsr_blob(
@@ -54,8 +51,8 @@ def bsr_blob(
     # Torch does not keep the bits of a NaN when it narrows, and finds at most so many non-zeros.
     if dense.numel() > MOST_ELEMENTS or dense.isnan().any():
         plain = dense.float().cpu().contiguous().numpy()
-        blob = _C.pack("bsr", plain, groups, block=block, value_type=value_type)
-        return torch.from_numpy(blob).to(weight.device, copy=True)
+        packed = _C.pack("bsr", plain, groups, block=block, value_type=value_type)
+        return torch.from_numpy(packed).to(weight.device, copy=True)
     values = dense.to(VALUE_TYPES[value_type])
     if (values.isinf() & dense.isfinite()).any():
         raise ValueError(
@@ -76,21 +73,6 @@ def bsr_blob(
     starts = torch.nn.functional.pad(kept.sum(1).cumsum(0), (1, 0)).to(torch.int32)
     columns = kept.nonzero()[:, 1].to(torch.int32)
     nnz, blocks = int(torch.count_nonzero(stored)), len(stored)
-
-    sections = [part.contiguous().flatten().view(torch.uint8) for part in (starts, columns, stored)]
-    ends = [-(-(part.numel() + SLACK) // SLACK) * SLACK for part in sections]
-    packed = torch.zeros(HEADER + sum(ends), dtype=torch.uint8, device=weight.device)
-    at = HEADER
-    for part, size in zip(sections, ends, strict=True):
-        packed[at : at + part.numel()] = part
-        at += size
-    shape = (*weight.shape, 0, 0)[:4]
-    header = struct.pack(
-        "<8s10I2Q8I4Q", b"SPARSINF", 1, BSR, list(VALUE_TYPES).index(value_type), weight.dim(),
-        *shape, groups, 0, nnz, packed.numel(), block, *(0,) * 7, blocks, 0, 0, 0,
-    )  # fmt: skip
-    packed[:HEADER] = torch.frombuffer(bytearray(header), dtype=torch.uint8).to(packed.device)
-    host = packed.cpu()
-    _C.seal(host.numpy())
-    packed[:HEADER] = host[:HEADER].to(packed.device)
-    return packed
+    return blob(
+        "bsr", weight, groups, value_type, nnz, (block,), (blocks, 0), (starts, columns, stored)
+    )
