@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sparseinfer.formats import BLOCKS
+from sparseinfer.formats import BLOCKS, kblock_for
 from sparseinfer.kinds import kind_named
 from sparseinfer.scan import Layer
 
@@ -73,9 +73,14 @@ def formats_for(layer: Layer, device: str) -> tuple[tuple[str, ...], str]:
     )
 
 
-def pack_params(layer: Layer, format: str) -> dict[str, Any]:
-    """What `formats.pack` is told of the layer's pattern."""
+def pack_params(layer: Layer, format: str, fewest_tokens: int = 0) -> dict[str, Any]:
+    """What `formats.pack` is told of the layer: its pattern, and the least N of its calls.
+
+    `fewest_tokens` is 0 where that is not known.
+    """
     pattern = layer.pattern
+    if format == "panel" and layer.kind == "linear":
+        return {"kblock": kblock_for(fewest_tokens)}
     if format == "nm" and pattern is not None and pattern.kind == "n:m":
         return dict(zip(("n", "m"), pattern.sizes, strict=True))
     if format == "bsr":

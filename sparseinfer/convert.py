@@ -152,6 +152,7 @@ def convert_to_sparse(
             channels_last=guarantee is not None and guarantee.baseline == "channels_last",
             layers=len(layers),
             until=start + LAYERS_SHARE * budget_s,
+            generates=_generates(model),
             timer=timer_for(waits, baseline),
         )
         swaps: dict[nn.Module, Replacement] = {}
@@ -192,6 +193,11 @@ def timer_for(device: torch.device, baseline: str) -> Timer | None:
     if platform(device) != "cuda":
         return None
     return GraphTimer(device) if baseline == "cuda_graph" else EventTimer(device)
+
+
+def _generates(model: nn.Module) -> bool:
+    """Whether `model`, or what it wraps, makes a token at a time, as transformers' models do."""
+    return any(callable(getattr(module, "generate", None)) for module in model.modules())
 
 
 def _check_eager(model: nn.Module) -> None:

@@ -61,7 +61,8 @@ class Decider:
 
     `observation` is None where no example inputs were given: the cost model then decides.
     `channels_last` compares with the dense layer in that memory format. `layers` is how many there
-    are to decide, which share what time there is until `until` (of `time.monotonic`).
+    are to decide, which share what time there is until `until` (of `time.monotonic`). `generates`
+    tells that the model will be called with one token at a time, whatever its example inputs.
     """
 
     min_speedup: float
@@ -71,6 +72,7 @@ class Decider:
     channels_last: bool = False
     layers: int = 1
     until: float = math.inf
+    generates: bool = False
     timer: Timer | None = None
 
     def decide(self, layer: Layer) -> tuple[Replacement | None, LayerReport]:
@@ -85,12 +87,14 @@ class Decider:
         if not names and self.formats is None:
             result.reason = why_none
             return None, result
+        fewest = self._fewest_tokens(layer)
         for name in self.formats or names:
-            candidate, sparse = _pack(layer, dense, name, pack_params(layer, name))
+            params = pack_params(layer, name, fewest)
+            candidate, sparse = _pack(layer, dense, name, params)
             result.candidates.append(candidate)
             if sparse is None:
                 continue
-            self._time(layer, dense, sparse, candidate, result)
+            self._time(layer, dense, sparse, candidate, result, params)
             if best is None or candidate.certain > best[0].certain:
                 best = candidate, sparse
             if self.formats is None and platform(layer.device) == "cpu":
@@ -118,6 +122,13 @@ class Decider:
         if layer.nnz == layer.numel and self.min_speedup > 0 and self.formats is None:
             return "it has no zeros"
         return ""
+
+    def _fewest_tokens(self, layer: Layer) -> int:
+        """The least N of a linear layer's calls; 0 where that is not known."""
+        if self.observation is None or self.generates or layer.kind != "linear":
+            return 0
+        met = self.observation.inputs[layer.module]
+        return min((math.prod(given.shape[:-1]) for given in met), default=0)
 
     def _choose(
         self, layer: Layer, candidate: Candidate, sparse: Replacement, result: LayerReport
@@ -151,12 +162,12 @@ class Decider:
 
     def _time(
         self, layer: Layer, dense: nn.Module, sparse: Replacement, candidate: Candidate,
-        result: LayerReport,
+        result: LayerReport, params: Mapping[str, Any],
     ) -> None:  # fmt: skip
         if self.observation is not None:
             met = self.observation.inputs[layer.module]
             if met:
-                self._measure(layer, dense, sparse, candidate, result, met)
+                self._measure(layer, dense, sparse, candidate, result, met, params)
             else:
                 candidate.reason = "the example inputs never reach it, so it could not be measured"
         elif platform(layer.device) == "cpu" and candidate.format in CONTENDERS:
@@ -167,7 +178,7 @@ class Decider:
 
     def _measure(
         self, layer: Layer, dense: nn.Module, sparse: Replacement, candidate: Candidate,
-        result: LayerReport, met: Counter[Input],
+        result: LayerReport, met: Counter[Input], params: Mapping[str, Any],
     ) -> None:  # fmt: skip
         """Weigh inputs by how often they came: times are of one forward pass of the model."""
         assert self.observation is not None
@@ -175,7 +186,7 @@ class Decider:
         chosen = sorted(work, key=lambda given: -work[given])[:MOST_INPUTS]
         parts = []
         for given in chosen:
-            seen = self._compare(layer, dense, sparse, candidate.format, given, len(chosen))
+            seen = self._compare(layer, dense, sparse, candidate.format, params, given, len(chosen))
             if seen is None:
                 candidate.reason = (
                     "the time to measure was spent before its turn; try a larger budget_s"
@@ -195,8 +206,8 @@ class Decider:
             result.inputs += f", the {len(chosen)} largest of {len(met)}"
 
     def _compare(
-        self, layer: Layer, dense: nn.Module, sparse: Replacement, name: str, given: Input,
-        inputs: int,
+        self, layer: Layer, dense: nn.Module, sparse: Replacement, name: str,
+        params: Mapping[str, Any], given: Input, inputs: int,
     ) -> Comparison | None:  # fmt: skip
         """The comparison at one of `inputs` inputs; None where there is no time left for it."""
         density = bucket(layer.density)
@@ -207,6 +218,7 @@ class Decider:
             "strides": [parameter.stride() for parameter in dense.parameters()],
             "channels_last": self.channels_last,
             "format": name,
+            "params": dict(params),
             "density": density,
             "pattern": str(layer.pattern),
             "input": {
