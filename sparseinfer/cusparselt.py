@@ -25,6 +25,9 @@ MIN_TOKENS = 256
 
 WEIGHT_MULTIPLE = 16
 TOKENS_MULTIPLE = 8
+_ALGORITHMS: dict[tuple[object, ...], int] = {}
+"""What `search` found, by plan: the copies of a layer, and all layers of its shape, share it."""
+
 DTYPES = (torch.float16, torch.bfloat16)
 
 
@@ -65,7 +68,8 @@ def unsupported_reasons(
 def search(packed: Tensor, meta: NmMeta, tokens: int, biased: bool = False) -> int:
     """Find cuSPARSELt's fastest algorithm for N = `tokens`, and keep it for calls of like N.
 
-    It runs them all and waits for them: call it where a layer is prepared. Returns its number.
+    It runs them all and waits for them: call it where a layer is prepared. Returns its number, at
+    once where a weight of this shape and type has been searched for on this device.
 
     Raises:
         RuntimeError: torch's cuSPARSELt refuses the problem.
@@ -74,16 +78,16 @@ def search(packed: Tensor, meta: NmMeta, tokens: int, biased: bool = False) -> i
         >>> search(packed, meta, tokens=1024)  # doctest: +SKIP
         1
     """
+    plan = _plan(packed, meta, tokens, biased)
+    if plan in _ALGORITHMS:
+        return _ALGORITHMS[plan]
     padded = tokens + -tokens % TOKENS_MULTIPLE
     x = torch.zeros(padded, meta.in_features, dtype=meta.dtype, device=packed.device)
     bias = x.new_zeros(meta.out_features) if biased else None
-    made = _compressed(packed, meta)
-    return int(
-        meta.derived.get(
-            packed, _plan(tokens),
-            lambda: torch._cslt_sparse_mm_search(made, x.t(), bias=bias, transpose_result=True),
-        )
-    )  # fmt: skip
+    _ALGORITHMS[plan] = torch._cslt_sparse_mm_search(
+        _compressed(packed, meta), x.t(), bias=bias, transpose_result=True
+    )
+    return _ALGORITHMS[plan]
 
 
 def cusparselt_linear(
@@ -139,16 +143,17 @@ def cusparselt_linear(
         x2d.t(),
         bias=None if bias is None else bias.contiguous(),
         transpose_result=True,
-        alg_id=meta.derived.known(packed, _plan(tokens), 0),
+        alg_id=_ALGORITHMS.get(_plan(packed, meta, tokens, bias is not None), 0),
     )[:tokens]
     if activation != "none":
         y = activation_module(activation)(y)
     return y.reshape(*x.shape[:-1], out_features)
 
 
-def _plan(tokens: int) -> tuple[str, int]:
-    """The name under which the algorithm for N = `tokens` is kept: one for each power of two."""
-    return "cusparselt algorithm", max(tokens - 1, 0).bit_length()
+def _plan(packed: Tensor, meta: NmMeta, tokens: int, biased: bool) -> tuple[object, ...]:
+    """All that the choice of an algorithm depends on, with one N for each power of two."""
+    power = max(tokens - 1, 0).bit_length()
+    return packed.device, meta.dtype, meta.out_features, meta.in_features, biased, power
 
 
 def _compressed(packed: Tensor, meta: NmMeta) -> Tensor:

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,8 +17,10 @@ from torch import nn
 from sparseinfer import cost, registry
 from sparseinfer.candidates import formats_for, pack_params, platform
 from sparseinfer.device_time import Rotation, Timer, cache_bytes, copies_for
+from sparseinfer.dispatch import prepare
 from sparseinfer.kinds import kind_named
 from sparseinfer.measure import CONFIDENCE, Comparison, weigh
+from sparseinfer.modules import SparseLinear
 from sparseinfer.observe import Input, Observation
 from sparseinfer.rates import CONTENDERS
 from sparseinfer.replace import Replacement
@@ -87,10 +89,10 @@ class Decider:
         if not names and self.formats is None:
             result.reason = why_none
             return None, result
-        fewest = self._fewest_tokens(layer)
+        met = self._tokens_met(layer)
         for name in self.formats or names:
-            params = pack_params(layer, name, fewest)
-            candidate, sparse = _pack(layer, dense, name, params)
+            params = pack_params(layer, name, 0 if self.generates else min(met, default=0))
+            candidate, sparse = _pack(layer, dense, name, params, met)
             result.candidates.append(candidate)
             if sparse is None:
                 continue
@@ -123,12 +125,11 @@ class Decider:
             return "it has no zeros"
         return ""
 
-    def _fewest_tokens(self, layer: Layer) -> int:
-        """The least N of a linear layer's calls; 0 where that is not known."""
-        if self.observation is None or self.generates or layer.kind != "linear":
-            return 0
-        met = self.observation.inputs[layer.module]
-        return min((math.prod(given.shape[:-1]) for given in met), default=0)
+    def _tokens_met(self, layer: Layer) -> set[int]:
+        """Every N that a linear layer was seen with; none where that is not known."""
+        if self.observation is None or layer.kind != "linear":
+            return set()
+        return {math.prod(given.shape[:-1]) for given in self.observation.inputs[layer.module]}
 
     def _choose(
         self, layer: Layer, candidate: Candidate, sparse: Replacement, result: LayerReport
@@ -325,7 +326,7 @@ def _overhead_reason(
 
 
 def _pack(
-    layer: Layer, dense: nn.Module, name: str, params: Mapping[str, Any]
+    layer: Layer, dense: nn.Module, name: str, params: Mapping[str, Any], met: Collection[int]
 ) -> tuple[Candidate, Replacement | None]:
     kind = kind_named(layer.kind)
     try:
@@ -335,6 +336,9 @@ def _pack(
         )
         registry.select(problem)
         sparse = kind.sparse.from_dense(dense, name, **params).eval()
+        if platform(layer.device) == "cuda" and isinstance(sparse, SparseLinear):
+            for tokens in sorted(met):
+                prepare(sparse.packed, "linear", layer.dtype, tokens, sparse.bias is not None)
     except (RuntimeError, TypeError, ValueError) as refusal:
         return Candidate(name, reason=str(refusal).splitlines()[0]), None
     return Candidate(name, packed_bytes=sum(own.numel() for own in sparse.buffers())), sparse

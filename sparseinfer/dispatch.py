@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 
+import torch
 from torch import Tensor
 
-from sparseinfer.handles import Handle
+from sparseinfer.handles import Handle, open_packed
 from sparseinfer.registry import TRITON_ROWS, Problem, Row, bucket_of, select
 
-__all__ = ["device_call", "problem_of", "same_device", "takes_mixed"]
+__all__ = ["device_call", "prepare", "problem_of", "same_device", "takes_mixed"]
 
 _PARAMS = {field.name for field in fields(Problem)} - {"op", "format", "device", "dtype"}
 """Names that a packed buffer's params and a problem share: n and m of nm, and so on."""
@@ -67,6 +68,26 @@ def device_call(
         call = partial(chosen.load(), meta=handle.meta(chosen.meta))
         handle.device_calls[key] = call
     return call
+
+
+def prepare(packed: Tensor, op: str, dtype: torch.dtype, tokens: int, biased: bool) -> None:
+    """Let the row that will run `op` at N = `tokens` find out what its calls shall know.
+
+    Does nothing where no device row runs that, or where the row has nothing to find out.
+
+    Raises:
+        RuntimeError: the row's library refuses the problem.
+
+    Example:
+        >>> import torch
+        >>> from sparseinfer import pack
+        >>> prepare(pack(torch.eye(4)), "linear", torch.float32, tokens=512, biased=False)
+    """
+    handle = open_packed(packed)
+    problem = problem_of(handle, op, packed.new_empty(0, dtype=dtype), tokens)
+    row = next((row for row in TRITON_ROWS if not row.unsupported_reasons(problem)), None)
+    if row is not None and row.prepare is not None and row.meta is not None:
+        row.prepare(packed, handle.meta(row.meta), tokens, biased)
 
 
 def takes_mixed(op: str, format: str) -> bool:

@@ -72,6 +72,8 @@ class Row:
     `formats.info` and the device's multiprocessors, `refuses` says why a problem is none for it
     without importing the kernel, and it takes `least` to `most` tokens or pixels (None: any
     number). `mixed` tells that it takes float16 and bfloat16 inputs beside float32 values itself.
+    `prepare(packed, meta, tokens, biased)` finds out, where a layer is converted, what its calls of
+    N = `tokens` shall know.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Row:
     least: int = 0
     most: int | None = None
     mixed: bool = False
+    prepare: Callable[[torch.Tensor, Any, int, bool], object] | None = None
 
     def unsupported_reasons(self, problem: Problem) -> list[str]:
         """Why this row cannot run `problem` on this machine; empty when it can.
@@ -190,6 +193,7 @@ TRITON_ROWS: tuple[Row, ...] = (
         meta=triton.NmMeta.from_info,
         refuses=_cusparselt,
         least=cusparselt.MIN_TOKENS,
+        prepare=cusparselt.search,
     ),
     Row(
         "nm.linear.triton",

@@ -13,8 +13,9 @@ import torch
 from oracle import sparse_weight
 from torch import Tensor
 
-from sparseinfer import cusparselt, formats, pack, registry
+from sparseinfer import cusparselt, dispatch, formats, pack, registry
 from sparseinfer.cusparselt import cusparselt_linear, search, unsupported_reasons
+from sparseinfer.handles import open_packed
 from sparseinfer.triton import NmMeta
 
 
@@ -56,6 +57,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     monkeypatch.setattr(torch, "_cslt_sparse_mm_search", made.search)
     monkeypatch.setattr(torch.backends.cusparselt, "is_available", lambda: True)
     monkeypatch.setattr(cusparselt, "cuda_reasons", lambda device: [])
+    monkeypatch.setattr(cusparselt, "_ALGORITHMS", {})
     return made
 
 
@@ -83,14 +85,46 @@ def test_computes_the_layer(library: Library, dtype: torch.dtype, n: int) -> Non
 
 def test_the_algorithm_is_searched_once_and_never_in_a_call(library: Library) -> None:
     _, packed, meta = packed_nm(torch.bfloat16)
-    x = torch.ones(300, 64, dtype=torch.bfloat16)
+    x, bias = torch.ones(300, 64).bfloat16(), torch.zeros(32).bfloat16()
+    cusparselt_linear(x, packed, bias, 32, meta=meta)
+    assert search(packed, meta, 300, biased=True) == search(packed, meta, 512, biased=True) == 7
+    cusparselt_linear(x, packed, bias, 32, meta=meta)
+    cusparselt_linear(x[:256], packed, bias, 32, meta=meta)
     cusparselt_linear(x, packed, None, 32, meta=meta)
-    assert search(packed, meta, 300, biased=True) == 7
-    assert search(packed, meta, 512) == 7
-    cusparselt_linear(x, packed, None, 32, meta=meta)
-    cusparselt_linear(x[:256], packed, None, 32, meta=meta)
-    expected = [("compress", 0), ("multiply", 0), ("search", 0), ("multiply", 7), ("multiply", 0)]
-    assert library.calls == expected, "256 is another power of two: the default algorithm"
+    assert library.calls == [
+        ("compress", 0), ("multiply", 0), ("search", 0), ("multiply", 7),
+        ("multiply", 0),  # 256 is another power of two
+        ("multiply", 0),  # and no bias another problem: the default algorithm
+    ]  # fmt: skip
+
+
+def test_layers_of_one_shape_share_an_algorithm(library: Library) -> None:
+    _, packed, meta = packed_nm(torch.bfloat16)
+    search(packed, meta, 300)
+    other, other_meta = packed.clone(), NmMeta.from_info(formats.info(packed))
+    assert search(other, other_meta, 300) == 7
+    cusparselt_linear(torch.ones(300, 64).bfloat16(), other, None, 32, meta=other_meta)
+    _, halves, halves_meta = packed_nm(torch.float16)
+    search(halves, halves_meta, 300)
+    assert library.calls == [
+        ("compress", 0), ("search", 0),
+        ("compress", 0), ("multiply", 7),
+        ("compress", 0), ("search", 0),
+    ]  # fmt: skip
+
+
+def test_a_conversion_prepares_the_row_that_will_run(library: Library) -> None:
+    _, packed, _ = packed_nm(torch.bfloat16)
+    for tokens in (255, 300, 512):
+        dispatch.prepare(packed, "linear", torch.bfloat16, tokens, biased=False)
+    dispatch.prepare(packed, "linear", torch.float32, 300, biased=False)
+    dispatch.prepare(packed, "conv", torch.bfloat16, 300, biased=False)
+    assert library.calls == [("compress", 0), ("search", 0)]
+    row = next(row for row in registry.TRITON_ROWS if row.name == "nm.linear.cusparselt")
+    x = torch.ones(300, 64).bfloat16()
+    assert row.meta is not None
+    cusparselt_linear(x, packed, None, 32, meta=open_packed(packed).meta(row.meta))
+    assert library.calls[2:] == [("multiply", 7)], "what was prepared is what calls use"
 
 
 def test_reasons(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,10 +23,11 @@ from sparseinfer import (
     convert_to_sparse,
     decide,
     device_time,
+    formats,
     report,
     tuning,
 )
-from sparseinfer.candidates import formats_for, platform
+from sparseinfer.candidates import formats_for, pack_params, platform
 from sparseinfer.device_time import (
     MOST_COPIES,
     UNKNOWN_CACHE_BYTES,
@@ -189,6 +190,73 @@ def test_without_example_inputs_nothing_is_timed(on_gpu: Callable[..., Seconds])
     timer = on_gpu(dense=1.0, nm=0.5)
     model = convert_to_sparse(nn.Sequential(_linear(1.0, nm=(2, 4))))
     assert "no cost model" in report(model).layers[0].reason and not timer.seen
+
+
+@pytest.mark.parametrize(
+    ("weight", "block"),
+    [
+        (_blocks(256, 128), 128),
+        (_blocks(128, 64), 64),
+        (_blocks(64, 32), 32),
+        (_blocks(64, 16), 16),
+        (_blocks(64, 8), 16),
+        (_blocks(64, 16)[:50, :40], 16),
+    ],
+)
+def test_blocks_follow_the_pattern(weight: torch.Tensor, block: int) -> None:
+    layer = nn.Linear(*reversed(weight.shape))
+    layer.weight.data = weight.contiguous()
+    (found,) = _named(layer)
+    assert pack_params(found, "bsr") == {"block": block}
+    sparse = convert_to_sparse(nn.Sequential(layer), formats="bsr", min_speedup=0)[0]
+    assert isinstance(sparse, SparseLinear)
+    assert formats.info(sparse.packed)["params"]["block"] == block
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_blocks_of_a_bsr_tensor_are_its_own() -> None:
+    layer = nn.Linear(64, 64)
+    layer.weight = nn.Parameter(_blocks(block=32).to_sparse_bsr(16), requires_grad=False)
+    (found,) = _named(layer)
+    assert pack_params(found, "bsr") == {"block": 16}
+    unstructured = _named(_linear(0.5))[0]
+    assert pack_params(unstructured, "bsr") == {}, "the packer's own choice"
+
+
+# ---- what a row finds out before its first call --------------------------------------------------
+
+
+def test_rows_are_prepared_for_every_n_that_was_seen(
+    on_gpu: Callable[..., Seconds], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu(dense=2.0, nm=1.0)
+    prepared: list[Any] = []
+    monkeypatch.setattr(decide, "prepare", lambda packed, *given: prepared.append(given))
+    examples = [torch.randn(2, 300, 64), torch.randn(1, 64), torch.randn(2, 300, 64)]
+    convert_to_sparse(
+        nn.Sequential(_linear(1.0, nm=(2, 4))), example_inputs=examples, verify=False, cache=False
+    )
+    assert prepared == [
+        ("linear", torch.float32, 1, True), ("linear", torch.float32, 600, True),
+    ]  # fmt: skip
+
+
+def test_what_a_row_refuses_when_it_is_prepared_is_the_reason(
+    on_gpu: Callable[..., Seconds], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("cuSPARSELt refuses\nmore")
+
+    on_gpu(dense=2.0, nm=1.0)
+    monkeypatch.setattr(decide, "prepare", refuse)
+    layer, found = _converted(_linear(1.0, nm=(2, 4)))
+    assert type(layer) is nn.Linear and found.reason == "nm: cuSPARSELt refuses"
+
+
+def test_rows_are_not_prepared_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decide, "prepare", lambda *_: pytest.fail("prepared"))
+    layer, _ = _converted(_linear(1.0, nm=(2, 4)), n=300, formats="nm", min_speedup=0)
+    assert isinstance(layer, SparseLinear)
 
 
 # ---- how it is timed -----------------------------------------------------------------------------

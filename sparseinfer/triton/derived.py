@@ -29,13 +29,6 @@ class Derived:
         # One tuple, replaced whole: two threads may ask at once.
         self._of: tuple[weakref.ref[Tensor] | None, dict[Hashable, Any]] = (None, {})
 
-    def known(self, packed: Tensor, name: Hashable, default: Any) -> Any:
-        """What was made for `packed` under `name`; `default` where nothing was."""
-        reference, made = self._of
-        return (
-            made.get(name, default) if reference is not None and reference() is packed else default
-        )
-
     def get(self, packed: Tensor, name: Hashable, make: Callable[[], Any]) -> Any:
         """What `make()` gave for `packed` under `name`: called at first, remembered after."""
         reference, made = self._of
