@@ -25,6 +25,9 @@ LIMITS = {80: 163 * 1024, 90: 227 * 1024}
 
 SMS = 132
 
+KERNELS: dict[str, tuple[tuple[int, ...], ...]] = {"linear": ((),), "conv": ((1, 1), (3, 3))}
+"""Sizes of a weight beyond rows and columns that a row is called with."""
+
 _POINTERS = {
     torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.uint8: "*u8",
     torch.int8: "*i8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64",
@@ -32,7 +35,8 @@ _POINTERS = {
 
 
 def compile_row(name: str, capability: int, dtype: str, tokens: int) -> list[str]:
-    """Compile every kernel that the row launches at N = `tokens`; their names, one a launch."""
+    """Compile every kernel that the row launches at N = `tokens` (of a convolution: pixels); their
+    names, one a launch."""
     launches = _launches(_row(name), capability, getattr(torch, dtype), tokens)
     assert launches, f"{name} launched nothing at N = {tokens}"
     for kernel, arguments, options in launches:
@@ -69,17 +73,25 @@ def _launches(
         assert arguments.keys() == set(self.arg_names), self.arg_names
         caught.append((self, arguments, options))
 
-    weight = _weight(row.format)
-    packed = pack(weight.to(dtype), row.format)
     assert row.meta is not None
-    meta = row.meta(formats.info(packed), SMS)
-    tensors = torch.ones(tokens, 256, dtype=dtype), packed, torch.ones(128, dtype=dtype)
-    x, buffer, bias = (tensor.as_subclass(Posing) for tensor in tensors)
-    function = row.load()
-    with (
-        _pretended(capability), mock.patch.object(triton.JITFunction, "run", catch), OnCpu(),
-    ):  # fmt: skip
-        function(x, buffer, bias, 128, "gelu", meta=meta)
+    for kernel in KERNELS[row.op]:
+        weight = _weight(row.format)
+        given = torch.ones(tokens, 256, dtype=dtype)
+        geometry: tuple[Any, ...] = ()
+        if kernel:
+            weight = weight[:, :, None, None].expand(128, 256, *kernel)
+            given = given.T[None, :, None].contiguous()
+            ends = [size // 2 for size in kernel for _ in range(2)]
+            geometry = (kernel, (1, 1), ends, (1, 1), 1, "zeros")
+        packed = pack(weight.to(dtype), row.format)
+        meta = row.meta(formats.info(packed), SMS)
+        tensors = given, packed, torch.ones(128, dtype=dtype)
+        x, buffer, bias = (tensor.as_subclass(Posing) for tensor in tensors)
+        function = row.load()
+        with (
+            _pretended(capability), mock.patch.object(triton.JITFunction, "run", catch), OnCpu(),
+        ):  # fmt: skip
+            function(x, buffer, bias, 128, *geometry, "gelu", meta=meta)
     return caught
 
 

@@ -106,9 +106,9 @@ def test_errors_and_examples(interpreted: Check) -> None:
     interpreted(checks.check_examples)
 
 
-COMPILED = [
+COMPILED = [  # blocks of 64 are test_compiled_rows.py's
     *((80, dtype, block) for dtype, block in zip(DTYPES, (16, 32, 128), strict=True)),
-    *((90, "bfloat16", block) for block in (16, 64, 128)),
+    *(pytest.param(90, "bfloat16", block, marks=pytest.mark.slow) for block in (16, 32, 128)),
 ]
 
 
