@@ -128,7 +128,7 @@ def layers_of(problem: Problem, name: str, copies: int) -> list[nn.Module]:
         with torch.device("meta"):  # where no random number is drawn
             like = dense_kind(*args)
         return [build_dense(like, problem.weight.clone(), bias).eval() for _ in range(copies)]
-    packed = pack(case.weight_shape, problem.pattern, name).blob
+    packed = pack(case, problem.pattern, name).blob
     # A sparse weight is smaller: one copy more than as many bytes take.
     copies = 1 if copies == 1 else COLD_BYTES // packed.numel() + 2
     layers = [kind(*args, packed=packed.clone()) for _ in range(copies)]

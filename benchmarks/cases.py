@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sparseinfer.formats import BY_SHAPE, kblock_for
+
 SPARSITIES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)
 TOKENS = (1, 8, 128, 512)
 LARGE_N = 128
@@ -34,6 +36,11 @@ class LinearCase:
     def weight_shape(self) -> tuple[int, ...]:
         """Shape of the dense weight, [M, K]."""
         return (self.m, self.k)
+
+    @property
+    def kblock(self) -> int:
+        """Option of the panel format, as `convert_to_sparse` chooses it for inputs of N tokens."""
+        return kblock_for(self.n)
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,8 @@ class ConvCase:
     def weight_shape(self) -> tuple[int, ...]:
         """Shape of the dense weight, [M, C, kh, kw]."""
         return (self.m, self.c, self.kernel, self.kernel)
+
+    kblock = BY_SHAPE
 
 
 Case = LinearCase | ConvCase

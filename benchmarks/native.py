@@ -28,8 +28,8 @@ class Packed:
 
 
 @lru_cache(maxsize=4)
-def pack(shape: tuple[int, ...], pattern: Pattern, format_name: str) -> Packed:
-    """Pack the weight that ``make_weight`` returns.
+def pack(case: Case, pattern: Pattern, format_name: str) -> Packed:
+    """Pack the case's weight, which ``make_weight`` returns.
 
     Raises:
         ValueError: the format cannot store the weight.
@@ -37,7 +37,9 @@ def pack(shape: tuple[int, ...], pattern: Pattern, format_name: str) -> Packed:
     params: dict[str, Any] = {}
     if format_name == "nm" and pattern.n_of_m is not None:
         params = {"n": pattern.n_of_m[0], "m": pattern.n_of_m[1]}
-    weight = np.ascontiguousarray(make_weight(shape, pattern).numpy())
+    elif format_name == "panel":
+        params = {"kblock": case.kblock}
+    weight = np.ascontiguousarray(make_weight(case.weight_shape, pattern).numpy())
     # A tensor of its own: torch aligns it to 64 bytes.
     return Packed(torch.from_numpy(_C.pack(format_name, weight, **params)).clone())
 

@@ -60,7 +60,7 @@ def _kernel(
     problem: Problem, threads: int, format_name: str = "panel", name: str = "kernel",
     copies: int = 1,
 ) -> Candidate:  # fmt: skip
-    packed = pack(problem.case.weight_shape, problem.pattern, format_name)
+    packed = pack(problem.case, problem.pattern, format_name)
     run = NativeRun(problem, threads)
     every: list[Packed] = [packed, *(packed.copy() for _ in range(copies - 1))]
     return Candidate(
@@ -86,7 +86,7 @@ def _module(problem: Problem, threads: int) -> list[Candidate]:
     dense.load_state_dict({"weight": problem.weight, "bias": problem.bias})
     dense.eval()
     kind = SparseConv2d if isinstance(dense, nn.Conv2d) else SparseLinear
-    sparse = kind.from_dense(copy.deepcopy(dense), format="panel")
+    sparse = kind.from_dense(copy.deepcopy(dense), format="panel", kblock=case.kblock)
 
     def call_of(module: nn.Module) -> Callable[[], torch.Tensor]:
         x = problem.x
@@ -101,7 +101,7 @@ def _module(problem: Problem, threads: int) -> list[Candidate]:
 
 
 def _cold(problem: Problem, threads: int) -> list[Candidate]:
-    packed = pack(problem.case.weight_shape, problem.pattern, "panel")
+    packed = pack(problem.case, problem.pattern, "panel")
     # One copy more than fill the limit, so that a copy has left the cache when its turn is back.
     copies = COLD_BYTES // packed.blob.numel() + 2
     return [

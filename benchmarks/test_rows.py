@@ -63,7 +63,7 @@ def test_row(row: int, case: Case, benchmark: Any) -> None:
         pytest.skip("; ".join(facts["reasons"]))
     pattern = TWO_OF_FOUR if facts["format"] == "nm" else RANDOM
     problem = Problem(case, pattern)
-    packed = pack(case.weight_shape, pattern, facts["format"])
+    packed = pack(case, pattern, facts["format"])
     run = NativeRun(problem, THREADS, row)
     problem.verify(facts["name"], run.result(packed))
     benchmark.group = label(case, pattern)

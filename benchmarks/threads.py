@@ -77,7 +77,7 @@ def sparse_layer(case: Case) -> tuple[Problem, Packed, Call]:
         WrongResultError: the layer's result is beyond the rounding bound.
     """
     problem = Problem(case, PATTERN)
-    packed = pack(case.weight_shape, PATTERN, "panel")
+    packed = pack(case, PATTERN, "panel")
     layer: SparseLinear | SparseConv2d
     if isinstance(case, ConvCase):
         layer = SparseConv2d(

@@ -142,11 +142,14 @@ class Ours(_TorchEngine):
 
     def prepare(self, layer: Layer) -> Prepared:
         """Pack the weight once and copy it."""
+        from sparseinfer.formats import BY_SHAPE, kblock_for
         from sparseinfer.modules import SparseConv2d, SparseLinear
 
         kind = SparseLinear if layer.op == "linear" else SparseConv2d
+        # As `convert_to_sparse` chooses for such inputs.
+        kblock = kblock_for(layer.x.shape[0]) if layer.op == "linear" else BY_SHAPE
         with torch.inference_mode(False):
-            module: nn.Module = kind.from_dense(dense_module(layer), format="panel")
+            module: nn.Module = kind.from_dense(dense_module(layer), format="panel", kblock=kblock)
             size = sum(buffer.nbytes for buffer in module.buffers())
             modules = [module]
             modules += [copy.deepcopy(module) for _ in range(layer.copies(size) - 1)]
