@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.gpu.contest import Budget, Build, Case, contest, nbytes
-from benchmarks.gpu.layers import pruned
+from benchmarks.gpu.layers import options, pruned
 from benchmarks.gpu.rows import GpuResults, Missing
 from sparseinfer import pack
 from sparseinfer.conv import conv_cuda
@@ -50,7 +50,8 @@ def _contenders(
 ) -> list[tuple[str, Build]]:  # fmt: skip
     torch.manual_seed(0)
     flat = pruned(torch.randn(case.m, case.k, device=device), case.pattern, case.sparsity)
-    weight = flat.to(dtype).view(case.m, into, size, size)
+    # Blocks of channels in each tap, as bsr has them.
+    weight = flat.to(dtype).view(case.m, size, size, into).permute(0, 3, 1, 2).contiguous()
     x = torch.randn(batch, into, image, image, device=device, dtype=dtype)
     x = x.to(memory_format=torch.channels_last)
     pad = size // 2
@@ -60,7 +61,7 @@ def _contenders(
         return lambda: F.conv2d(x, own, padding=pad), nbytes(own)
 
     def bsr() -> tuple[Callable[[], object], int]:
-        own = pack(weight, "bsr").to(device)
+        own = pack(weight, "bsr", **options(case.pattern)).to(device)
         geometry = ((size, size), (1, 1), (pad,) * 4, (1, 1), 1)
         return lambda: conv_cuda(x, own, None, case.m, *geometry), nbytes(own)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.gpu.layers import pruned
+from benchmarks.gpu.layers import options, pruned
 from benchmarks.gpu.rows import Checked
 from sparseinfer import pack
 from sparseinfer.conv import conv_cuda
@@ -52,12 +52,12 @@ def _excess(row: Row, m: int, k: int, n: int, dtype: torch.dtype, device: torch.
     """The most that an output exceeds |y - y64| <= (K + 2) eps (|W| |x| + |b|) and its rounding."""
     torch.manual_seed(0)
     weight = pruned(torch.randn(m, k), PATTERNS[row.format], 0.9).to(dtype)
-    bias = torch.randn(m).to(dtype)
+    bias, told = torch.randn(m).to(dtype), options(PATTERNS[row.format])
     if row.op == "conv":
         side = max(3, round(n**0.5))
         kernels = weight.reshape(m, k, 1, 1)
         x = torch.randn(1, k, side, side).to(dtype)
-        packed = pack(kernels if dtype != torch.float32 else kernels.float(), row.format).to(device)
+        packed = pack(kernels, row.format, **told).to(device)
         y = conv_cuda(
             x.to(device), packed, bias.to(device), m, (1, 1), (1, 1), (0,) * 4, (1, 1), 1, row=row
         )
@@ -65,7 +65,7 @@ def _excess(row: Row, m: int, k: int, n: int, dtype: torch.dtype, device: torch.
         size = F.conv2d(x.double().abs(), kernels.double().abs(), bias.double().abs())
     else:
         x = torch.randn(n, k).to(dtype)
-        packed = pack(weight, row.format).to(device)
+        packed = pack(weight, row.format, **told).to(device)
         y = linear_cuda(x.to(device), packed, bias.to(device), m, row=row)
         exact = F.linear(x.double(), weight.double(), bias.double())
         size = F.linear(x.double().abs(), weight.double().abs(), bias.double().abs())

@@ -47,6 +47,16 @@ def pruned(weight: Tensor, pattern: str, sparsity: float) -> Tensor:
     return weight * kept
 
 
+def options(pattern: str) -> dict[str, int]:
+    """What a conversion would tell `pack` of a weight with this pattern.
+
+    Example:
+        >>> options("block32"), options("2:4")
+        ({'block': 32}, {})
+    """
+    return {"block": int(pattern.removeprefix("block"))} if pattern.startswith("block") else {}
+
+
 @dataclass
 class Weight:
     """A pruned weight, and what was packed from it once: packing takes longer than timing."""
@@ -74,7 +84,7 @@ def contenders(weight: Weight, x: Tensor) -> list[tuple[str, Build]]:
 
     def ours() -> tuple[Callable[[], object], int]:
         if weight.packed is None:
-            weight.packed = pack(held, format).to(held.device)
+            weight.packed = pack(held, format, **options(pattern)).to(held.device)
         own = copied(format, weight.packed)
         return lambda: linear_cuda(x, own, None, len(held)), nbytes(own)
 
