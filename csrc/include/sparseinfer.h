@@ -80,8 +80,8 @@ typedef struct si_weight_desc {
   int64_t groups;   /* divides M; 1 for linear */
 } si_weight_desc;
 
-/* Blocks where they pay: convolutions of many channels. MANY_TOKENS: and linear layers of many columns, which calls of more
-   than 32 tokens make faster, and calls of fewer slower. */
+/* Blocks where they pay: convolutions of many channels. MANY_TOKENS: and linear layers of many columns, which calls of
+   more than 32 tokens make faster, and calls of fewer slower. */
 #define SI_KBLOCK_AUTO (-1)
 #define SI_KBLOCK_MANY_TOKENS (-2)
 
