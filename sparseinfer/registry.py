@@ -91,6 +91,16 @@ class Row:
     mixed: bool = False
     prepare: Callable[[torch.Tensor, Any, int, bool], object] | None = None
 
+    @property
+    def off(self) -> bool:
+        """Whether it runs nowhere yet: it is listed for its reason alone.
+
+        Example:
+            >>> [row.name for row in rows() if row.off]
+            ['nm.linear.mma_sp']
+        """
+        return self.native_id is None and not self.kernel
+
     def unsupported_reasons(self, problem: Problem) -> list[str]:
         """Why this row cannot run `problem` on this machine; empty when it can.
 
