@@ -77,9 +77,11 @@ SHAPES = [
     (70, 130, 67),
 ]
 BUCKETS = {"float32": (1, 2, 64, 65)} | dict.fromkeys(["float16", "bfloat16"], (1, 2, 32, 64, 65))
-COMPILED = [
-    (capability, dtype, bucket, list(checks.ACTIVATIONS)[i % 8], 1 + (i + 1) % 3)
-    for capability in (80, 90)
+COMPILED = [  # the quick tests of test_compiled_rows.py are sm_90's
+    pytest.param(
+        capability, dtype, bucket, list(checks.ACTIVATIONS)[i % 8], 1 + (i + 1) % 3, marks=marks
+    )
+    for capability, marks in ((80, ()), (90, pytest.mark.slow))
     for i, (dtype, bucket) in enumerate((d, b) for d in checks.DTYPES for b in BUCKETS[d])
 ]
 
