@@ -262,7 +262,10 @@ def main(
     from sparseinfer.registry import rows
 
     results = from_json(results_file.read_text(encoding="utf-8"))
-    speedups, support = speedup_tables(results), support_table(rows())
+    speedups, support = (
+        speedup_tables(results),
+        support_table([row for row in rows() if not row.off]),
+    )
     if readme is None:
         print(speedups, support, sep="\n\n")
     else:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sparseinfer.activations import ACTIVATIONS, check_choice
+from sparseinfer.dispatch import device_call, same_device, takes_mixed
 from sparseinfer.handles import Handle, open_packed
-from sparseinfer.linear import BEST_ROW, NARROW, checked_bias, dtype_name
+from sparseinfer.linear import BEST_ROW, NARROW, checked_bias, dtype_name, wrong_type
+from sparseinfer.registry import Row
 from sparseinfer.verbose import logged
 
-__all__ = ["PADDING_MODES", "conv_cpu", "conv_output_shape"]
+__all__ = ["PADDING_MODES", "conv_cpu", "conv_cuda", "conv_output_shape"]
 
 PADDING_MODES: tuple[str, ...] = ("zeros", "reflect", "replicate", "circular")
 
@@ -83,6 +87,59 @@ def conv_cpu(
         threads or torch.get_num_threads(),
     )  # fmt: skip
     return y
+
+
+@logged("conv")
+def conv_cuda(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    out_channels: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    padding_mode: str = "zeros",
+    activation: str = "none",
+    threads: int = 0,
+    row: Row | None = None,
+) -> Tensor:
+    """Compute a 1-D or 2-D cross-correlation on a CUDA device with the best device row, or `row`.
+
+    Shapes are as in `conv_cpu`; x and bias are of the packed values' type, or float16 or bfloat16
+    beside float32 values, between conversions. `threads` has no meaning.
+
+    Raises:
+        RuntimeError: device, dtype, rank, channels or sizes do not fit, or no row can run.
+        ValueError: the packed buffer is not valid, or the activation or padding mode is unknown.
+
+    Example:
+        >>> from sparseinfer import pack
+        >>> packed, x = pack(torch.ones(1, 1, 1, 1)), torch.ones(1, 1, 2, 2)
+        >>> try: conv_cuda(x, packed, None, 1, (1, 1), (1, 1), (0,) * 4, (1, 1), 1)
+        ... except RuntimeError as error: print(str(error).split(",")[0])
+        expected a kernel for conv in format panel on cpu with torch.float32
+    """
+    same_device(x, packed, bias)
+    options = (kernel_size, stride, padding, dilation, groups, padding_mode, activation)
+    shape = conv_output_shape(x, out_channels, *options)
+    if padding_mode != "zeros":  # the rows know no other
+        x = functional.pad(x, (*padding[2:], *padding[:2]), padding_mode)
+        options = (kernel_size, stride, [0] * len(padding), dilation, groups, "zeros", activation)
+    handle = open_packed(packed)
+    expected = (out_channels, x.shape[1] // groups, *kernel_size)
+    if handle.shape != expected or handle.weights.groups != groups:
+        raise _mismatch(x, handle, out_channels, kernel_size, groups)
+    if x.dtype is not handle.dtype and (x.dtype not in NARROW or handle.dtype is not torch.float32):
+        raise wrong_type(x.dtype, handle.dtype)
+    if x.dtype is not handle.dtype and not takes_mixed("conv", handle.weights.format):
+        wide = None if bias is None else bias.float()
+        return conv_cuda(
+            x.float(), packed, wide, out_channels, *options, threads, row
+        ).to(x.dtype)  # fmt: skip
+    pixels = math.prod(shape) // max(1, out_channels)
+    return device_call(handle, "conv", x, pixels, row)(x, packed, bias, out_channels, *options)
 
 
 def conv_output_shape(

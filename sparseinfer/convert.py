@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparseinfer.candidates import platform
 from sparseinfer.decide import Decider
+from sparseinfer.device_time import EventTimer, GraphTimer, Timer
 from sparseinfer.formats import check_format
 from sparseinfer.guarantee import BASELINES, Guarantee
 from sparseinfer.measure import torch_threads
@@ -62,7 +64,9 @@ def convert_to_sparse(
         min_speedup: dense time over sparse time that a layer has to reach, with 95% confidence; 0
             converts all that can be. Less than 1 lets the whole model be as much slower too.
         formats: names of the packed formats to try, of `sparseinfer.formats.FORMATS`; None: panel
-            on the CPU (csr for what it cannot store), nm on CUDA.
+            on the CPU (csr for what it cannot store), on CUDA whichever of nm, bsr and csr suit
+            the pattern. Where none gains, a format named here with min_speedup=0 still saves
+            memory.
         inplace: change `model` itself. Use the returned model: where `model` is itself a layer, it
             is another object.
         threads: threads to measure with; None: `torch.get_num_threads()`. The converted model
@@ -71,7 +75,8 @@ def convert_to_sparse(
         baseline: what the model has to beat: `eager`, itself as it is with the example inputs as
             they are; `channels_last`, itself and its inputs in that memory format; `compile`,
             itself under `torch.compile`, and then the converted one is compiled too (single layers
-            are compared uncompiled); `auto`, the faster of the first two.
+            are compared uncompiled); `cuda_graph`, both replayed from CUDA graphs, layers and
+            whole, so that no launch counts; `auto`, the faster of the first two.
         verify: time the whole model and take layers back; False: measure only layer by layer.
         budget_s: seconds that measuring may take in all; layers whose turn comes later stay dense.
             Compiling is counted; a comparison under way is finished.
@@ -130,6 +135,11 @@ def convert_to_sparse(
         tuner = Tuner(
             used, waits, min_speedup, start + budget_s, None if folder is None else Cache(folder)
         )
+        if baseline == "cuda_graph" and platform(waits) != "cuda":
+            raise ValueError(
+                f"expected a model on CUDA for baseline='cuda_graph', got one on {waits}; "
+                "try model.cuda()"
+            )
         guarantee = None
         if example_inputs is not None:
             examples = list_examples(example_inputs)
@@ -142,6 +152,8 @@ def convert_to_sparse(
             channels_last=guarantee is not None and guarantee.baseline == "channels_last",
             layers=len(layers),
             until=start + LAYERS_SHARE * budget_s,
+            generates=_generates(model),
+            timer=timer_for(waits, baseline),
         )
         swaps: dict[nn.Module, Replacement] = {}
         decisions: dict[nn.Module, LayerReport] = {}
@@ -169,6 +181,23 @@ def convert_to_sparse(
     store(result, summary)
     _log.info(summary.sentence)
     return result
+
+
+def timer_for(device: torch.device, baseline: str) -> Timer | None:
+    """What times the layers on `device`: events as an eager model meets them, or graphs.
+
+    Example:
+        >>> timer_for(torch.device("cpu"), "eager") is None
+        True
+    """
+    if platform(device) != "cuda":
+        return None
+    return GraphTimer(device) if baseline == "cuda_graph" else EventTimer(device)
+
+
+def _generates(model: nn.Module) -> bool:
+    """Whether `model`, or what it wraps, makes a token at a time, as transformers' models do."""
+    return any(callable(getattr(module, "generate", None)) for module in model.modules())
 
 
 def _check_eager(model: nn.Module) -> None:

@@ -6,17 +6,23 @@ import copy
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from sparseinfer import cost, registry
+from sparseinfer.candidates import formats_for, pack_params, platform
+from sparseinfer.device_time import Rotation, Timer, cache_bytes, copies_for
+from sparseinfer.dispatch import prepare
 from sparseinfer.kinds import kind_named
 from sparseinfer.measure import CONFIDENCE, Comparison, weigh
+from sparseinfer.modules import SparseLinear
 from sparseinfer.observe import Input, Observation
+from sparseinfer.rates import CONTENDERS
 from sparseinfer.replace import Replacement
 from sparseinfer.report import Candidate, LayerReport, describe
 from sparseinfer.scan import Layer
@@ -25,8 +31,7 @@ from sparseinfer.weights import build_dense
 
 __all__ = ["Decider", "bucket"]
 
-_DEFAULT_FORMATS = {"cpu": ("panel", "csr"), "cuda": ("nm",)}
-"""By device. On the CPU, csr is only for what panel cannot store (K > 65535)."""
+_PLATFORMS = ("cpu", "cuda")
 
 LAYER_BUDGET_S = 0.3
 """Seconds to measure one format of a layer: a ResNet-50 then converts in well under a minute."""
@@ -35,6 +40,9 @@ OVERHEAD_BUDGET_S = 0.1
 
 MOST_INPUTS = 4
 """Distinct inputs of a layer that are measured: those with the most elements over all calls."""
+
+MANY_TOKENS = 256
+"""N from which on a GPU's arithmetic, and no longer the weight's memory, takes the time."""
 
 SHORT_CALL_MS = 0.1
 """Only calls that take less are so short that their overhead can decide."""
@@ -55,7 +63,8 @@ class Decider:
 
     `observation` is None where no example inputs were given: the cost model then decides.
     `channels_last` compares with the dense layer in that memory format. `layers` is how many there
-    are to decide, which share what time there is until `until` (of `time.monotonic`).
+    are to decide, which share what time there is until `until` (of `time.monotonic`). `generates`
+    tells that the model will be called with one token at a time, whatever its example inputs.
     """
 
     min_speedup: float
@@ -65,6 +74,8 @@ class Decider:
     channels_last: bool = False
     layers: int = 1
     until: float = math.inf
+    generates: bool = False
+    timer: Timer | None = None
 
     def decide(self, layer: Layer) -> tuple[Replacement | None, LayerReport]:
         """The sparse replacement of `layer`, None where it stays dense, and the reason."""
@@ -74,15 +85,21 @@ class Decider:
             return None, result
         dense = layer.dense().eval()
         best: tuple[Candidate, Replacement] | None = None
-        for name in self.formats or _DEFAULT_FORMATS[layer.device.type]:
-            candidate, sparse = _pack(layer, dense, name)
+        names, why_none = formats_for(layer, platform(layer.device))
+        if not names and self.formats is None:
+            result.reason = why_none
+            return None, result
+        met = self._tokens_met(layer)
+        for name in self.formats or names:
+            params = pack_params(layer, name, 0 if self.generates else min(met, default=0))
+            candidate, sparse = _pack(layer, dense, name, params, met)
             result.candidates.append(candidate)
             if sparse is None:
                 continue
-            self._time(layer, dense, sparse, candidate, result)
+            self._time(layer, dense, sparse, candidate, result, params)
             if best is None or candidate.certain > best[0].certain:
                 best = candidate, sparse
-            if self.formats is None:
+            if self.formats is None and platform(layer.device) == "cpu":
                 break
         if best is None:
             result.reason = "; ".join(
@@ -95,9 +112,9 @@ class Decider:
         """Why no candidate is worth packing; empty where some are."""
         if layer.blocked:
             return layer.blocked
-        if layer.device.type not in _DEFAULT_FORMATS:
+        if platform(layer.device) not in _PLATFORMS:
             return f"its weight is on {layer.device.type}, where no kernel runs"
-        if layer.device.type == "cpu" and layer.dtype is not torch.float32:
+        if platform(layer.device) == "cpu" and layer.dtype is not torch.float32:
             return f"its weight is {_name(layer.dtype)}, and the CPU kernels compute in float32"
         if self.observation is not None:
             met = {given.dtype for given in self.observation.inputs[layer.module]}
@@ -107,6 +124,12 @@ class Decider:
         if layer.nnz == layer.numel and self.min_speedup > 0 and self.formats is None:
             return "it has no zeros"
         return ""
+
+    def _tokens_met(self, layer: Layer) -> set[int]:
+        """Every N that a linear layer was seen with; none where that is not known."""
+        if self.observation is None or layer.kind != "linear":
+            return set()
+        return {math.prod(given.shape[:-1]) for given in self.observation.inputs[layer.module]}
 
     def _choose(
         self, layer: Layer, candidate: Candidate, sparse: Replacement, result: LayerReport
@@ -132,30 +155,31 @@ class Decider:
         if layer.nonfinite:
             result.reason += f"; {layer.nonfinite} NaN or Inf weights, kept"
         if not gains:
+            if platform(layer.device) == "cuda":
+                result.reason += _memory_choice(layer, candidate, result.N)
             return None, result
         result.format = candidate.format
         return sparse, result
 
     def _time(
         self, layer: Layer, dense: nn.Module, sparse: Replacement, candidate: Candidate,
-        result: LayerReport,
+        result: LayerReport, params: Mapping[str, Any],
     ) -> None:  # fmt: skip
         if self.observation is not None:
             met = self.observation.inputs[layer.module]
             if met:
-                self._measure(layer, dense, sparse, candidate, result, met)
+                self._measure(layer, dense, sparse, candidate, result, met, params)
             else:
                 candidate.reason = "the example inputs never reach it, so it could not be measured"
-        elif layer.device.type == "cpu":
+        elif platform(layer.device) == "cpu" and candidate.format in CONTENDERS:
             self._model(layer, candidate, result)
         else:
-            candidate.reason = (
-                f"there is no cost model for {layer.device.type}: pass example_inputs"
-            )
+            unknown = candidate.format if layer.device.type == "cpu" else layer.device.type
+            candidate.reason = f"there is no cost model for {unknown}: pass example_inputs"
 
     def _measure(
         self, layer: Layer, dense: nn.Module, sparse: Replacement, candidate: Candidate,
-        result: LayerReport, met: Counter[Input],
+        result: LayerReport, met: Counter[Input], params: Mapping[str, Any],
     ) -> None:  # fmt: skip
         """Weigh inputs by how often they came: times are of one forward pass of the model."""
         assert self.observation is not None
@@ -163,7 +187,7 @@ class Decider:
         chosen = sorted(work, key=lambda given: -work[given])[:MOST_INPUTS]
         parts = []
         for given in chosen:
-            seen = self._compare(layer, dense, sparse, candidate.format, given, len(chosen))
+            seen = self._compare(layer, dense, sparse, candidate.format, params, given, len(chosen))
             if seen is None:
                 candidate.reason = (
                     "the time to measure was spent before its turn; try a larger budget_s"
@@ -183,8 +207,8 @@ class Decider:
             result.inputs += f", the {len(chosen)} largest of {len(met)}"
 
     def _compare(
-        self, layer: Layer, dense: nn.Module, sparse: Replacement, name: str, given: Input,
-        inputs: int,
+        self, layer: Layer, dense: nn.Module, sparse: Replacement, name: str,
+        params: Mapping[str, Any], given: Input, inputs: int,
     ) -> Comparison | None:  # fmt: skip
         """The comparison at one of `inputs` inputs; None where there is no time left for it."""
         density = bucket(layer.density)
@@ -195,6 +219,7 @@ class Decider:
             "strides": [parameter.stride() for parameter in dense.parameters()],
             "channels_last": self.channels_last,
             "format": name,
+            "params": dict(params),
             "density": density,
             "pattern": str(layer.pattern),
             "input": {
@@ -203,12 +228,16 @@ class Decider:
                 "dtype": _name(given.dtype),
             },
         }
+        if platform(layer.device) == "cuda":
+            problem["timed"] = getattr(self.timer, "name", "clock")
         left_s = self.until - time.monotonic()
         if left_s <= 0 and self.tuner.recall(problem) is None:
             return None
 
         def make() -> tuple[Callable[[], object], Callable[[], object]]:
             x = given.make(layer.device)
+            if platform(layer.device) == "cuda":
+                return _rotated("dense", dense, x), _rotated(name, sparse, x)
             if not (self.channels_last and len(layer.shape) == x.dim() == 4):
                 return lambda: dense(x), lambda: sparse(x)
             moved = x.to(memory_format=torch.channels_last)
@@ -217,11 +246,11 @@ class Decider:
             return lambda: other(moved), lambda: sparse(x)
 
         share_s = left_s / (self.layers + 1) / inputs
-        return self.tuner.compare(problem, make, min(LAYER_BUDGET_S, share_s))
+        return self.tuner.compare(problem, make, min(LAYER_BUDGET_S, share_s), sample=self.timer)
 
     def _overhead(self, layer: Layer, candidate: Candidate, calls: float) -> str:
         """Why a layer loses whose arithmetic would gain; empty where that is not so."""
-        if layer.kind not in _SMALLEST or layer.device.type != "cpu":
+        if layer.kind not in _SMALLEST or platform(layer.device) != "cpu":
             return ""
         build, shape = _SMALLEST[layer.kind]
 
@@ -296,17 +325,49 @@ def _overhead_reason(
     return f"{text} {relation} the {1e3 * gain:.2g} us that the kernel gains"
 
 
-def _pack(layer: Layer, dense: nn.Module, name: str) -> tuple[Candidate, Replacement | None]:
-    params: dict[str, Any] = {}
-    if name == "nm" and layer.pattern is not None and layer.pattern.kind == "n:m":
-        params = dict(zip(("n", "m"), layer.pattern.sizes, strict=True))
+def _pack(
+    layer: Layer, dense: nn.Module, name: str, params: Mapping[str, Any], met: Collection[int]
+) -> tuple[Candidate, Replacement | None]:
     kind = kind_named(layer.kind)
     try:
-        registry.select(registry.Problem(kind.op, name, layer.device, layer.dtype, **params))
+        pattern = params if name == "nm" else {}
+        problem = registry.Problem(
+            kind.op, name, layer.device, layer.dtype, groups=layer.groups, **pattern
+        )
+        registry.select(problem)
         sparse = kind.sparse.from_dense(dense, name, **params).eval()
+        if platform(layer.device) == "cuda" and isinstance(sparse, SparseLinear):
+            for tokens in sorted(met):
+                prepare(sparse.packed, "linear", layer.dtype, tokens, sparse.bias is not None)
     except (RuntimeError, TypeError, ValueError) as refusal:
         return Candidate(name, reason=str(refusal).splitlines()[0]), None
     return Candidate(name, packed_bytes=sum(own.numel() for own in sparse.buffers())), sparse
+
+
+def _rotated(name: str, layer: nn.Module, x: torch.Tensor) -> Rotation:
+    """Calls of copies of `layer` that exceed the device's cache, each called once already."""
+    held = sum(own.numel() * own.itemsize for own in (*layer.parameters(), *layer.buffers()))
+    copies = [layer]
+    for _ in range(copies_for(held, cache_bytes(x.device)) - 1):
+        copies.append(copy.deepcopy(layer))
+    calls = [partial(own, x) for own in copies]
+    for call in calls:  # what a copy does at its first call is no part of its time
+        call()
+    return Rotation(name, calls)
+
+
+def _memory_choice(layer: Layer, candidate: Candidate, tokens: Sequence[int]) -> str:
+    """What a layer that stays dense could have been packed for; empty where it is not smaller."""
+    share = (candidate.packed_bytes or 0) / (layer.numel * layer.dtype.itemsize)
+    if not 0 < share < 1:
+        return ""
+    dense = ""
+    if tokens and max(tokens) >= MANY_TOKENS:
+        dense = f"; at N = {max(tokens)} dense tensor cores are hard to beat"
+    return (
+        f"{dense}; as {candidate.format} it would take {share:.0%} of the memory: "
+        f"formats={[candidate.format]!r} with min_speedup=0 converts it for that"
+    )
 
 
 def _tokens(dense: nn.Module, given: Input, layer: Layer) -> int:

@@ -6,15 +6,20 @@ written down byte by byte in `csrc/formats`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparseinfer import _C
+from sparseinfer.packing import csr_blob, nm_blob
 from sparseinfer.patterns import Pattern, detect_pattern
+from sparseinfer.torch_sparse import densified
+from sparseinfer.triton.pack_bsr import BLOCKS, bsr_blob
 
 __all__ = [
+    "BLOCKS",
     "FORMATS",
     "MANY_TOKENS",
     "Pattern",
@@ -29,7 +34,14 @@ __all__ = [
 
 _ALIGNMENT = 64
 
-FORMATS: tuple[str, ...] = ("panel", "csr", "nm")
+_ON_DEVICE: dict[str, Callable[..., Tensor]] = {
+    "csr": csr_blob,
+    "nm": nm_blob,
+    "bsr": bsr_blob,
+}
+"""Formats that a weight on another device than the CPU is packed in there."""
+
+FORMATS: tuple[str, ...] = ("panel", "csr", "nm", "bsr")
 """Names of the packed formats."""
 
 
@@ -66,18 +78,24 @@ def check_format(name: str) -> None:
 
 
 def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) -> Tensor:
-    """Pack a dense weight into one buffer.
+    """Pack a dense weight, or a sparse one of torch's, into one buffer.
 
-    `weight` is float32 (nm: float16 and bfloat16 too, kept as such), `[M, K]` of a linear layer, or
+    `weight` is float32 (nm and bsr: float16 and bfloat16 too, kept as such; csr: those too, stored
+    as float32, so that a GPU reads the values that they were), `[M, K]` of a linear layer, or
     `[M, C/groups, kw]` or `[M, C/groups, kh, kw]` of a convolution. `params` are the format's:
     `kblock` (panel: columns of a K block, 0 for one block, `BY_SHAPE` and `MANY_TOKENS` for a
     choice; see `kblock_for`), `value_type` (panel: `"bfloat16"` rounds the values, by 2^-9 of each
-    at most, and computes in float32), `n` and `m` (nm). Returns a one-dimensional uint8 tensor on
-    the CPU. Values equal to 0.0 are dropped; NaN and Inf are kept.
+    at most, and computes in float32), `n` and `m` (nm), `block` (bsr: edge of the square blocks,
+    16, 32, 64 or 128). Returns a one-dimensional uint8 tensor: nm, csr and bsr are packed on the
+    weight's device and stay there, panel is on the CPU. Values equal to 0.0 are dropped (bsr: where
+    all of a block are); NaN and Inf are kept. `torch.sparse` tensors and semi-structured ones are
+    read as the weights they stand for; a BSR one sets `block`.
 
     Raises:
         ValueError: the format is unknown, or cannot store this weight (panel: K > 65535; nm: a
-            group of m columns with more than n non-zeros).
+            group of m columns with more than n non-zeros; bsr: a BSR tensor whose blocks are not
+            square, of another size than `block`, or of none that the format has), or torch cannot
+            read a sparse one.
         TypeError: the weight has another dtype.
 
     Source: row-pattern panels follow Wilkinson, Cheshmi and Mehri Dehnavi, "Register Tiling for
@@ -89,17 +107,36 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
         (torch.uint8, 8)
     """
     check_format(format)
-    if format == "nm" and weight.dtype in (torch.float16, torch.bfloat16):
+    if format == "bsr" and weight.layout is torch.sparse_bsr:
+        params["block"] = _block_of(weight, params.get("block"))
+    weight = densified(weight)
+    if format == "csr" and weight.dtype in (torch.float16, torch.bfloat16):
+        weight = weight.float()
+    if format in ("nm", "bsr") and weight.dtype in (torch.float16, torch.bfloat16):
         params.setdefault("value_type", str(weight.dtype).removeprefix("torch."))
         weight = weight.float()
     if weight.dtype is not torch.float32:
         raise TypeError(f"expected a float32 weight, got {weight.dtype}; try weight.float()")
+    if format in _ON_DEVICE and weight.device.type != "cpu":
+        with torch.inference_mode(False), torch.no_grad():
+            return _ON_DEVICE[format](weight.detach(), groups, **params)
     dense = weight.detach().cpu().contiguous().numpy()
     blob = torch.from_numpy(_C.pack(format, dense, groups, **params))
     # A copy made by torch starts on a 64-byte boundary, so the kernels read it in place; and it is
     # never an inference tensor, so that a later change in place can be noticed.
     with torch.inference_mode(False):
         return torch.empty(blob.numel(), dtype=torch.uint8, device="cpu").copy_(blob)
+
+
+def _block_of(weight: Tensor, asked: int | None) -> int:
+    """The edge of a BSR tensor's blocks, which is to be that of the packed ones."""
+    height, width = weight.values().shape[-2:]
+    if height != width or height not in BLOCKS or (asked is not None and asked != height):
+        raise ValueError(
+            f"expected square blocks of {asked or '16, 32, 64 or 128'} in the BSR weight, got "
+            f"{height}x{width}; try weight.to_dense(), or to_sparse_bsr(64) of it"
+        )
+    return int(height)
 
 
 def unpack(packed: Tensor) -> Tensor:

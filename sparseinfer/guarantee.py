@@ -13,6 +13,7 @@ import time
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch.random import fork_rng
 from torch.utils._pytree import tree_flatten, tree_map
 
 from sparseinfer.decide import bucket
+from sparseinfer.device_time import capture
 from sparseinfer.measure import FEWEST, LOOKS, Comparison, nothing, summarize, weigh
 from sparseinfer.observe import Example
 from sparseinfer.replace import Replacement, lend, replace
@@ -37,7 +39,7 @@ Swaps = Mapping[nn.Module, Replacement]
 Put = Callable[[Swaps], nn.Module]
 """Puts replacements in, see `sparseinfer.replace.lend`."""
 
-BASELINES = ("eager", "channels_last", "compile", "auto")
+BASELINES = ("eager", "channels_last", "compile", "cuda_graph", "auto")
 
 TOLERANCE = 0.02
 """Share of the dense time that the converted model may take more: equal models differ by as much
@@ -58,7 +60,8 @@ class Guarantee:
 
     `baseline` is how the dense model is run: `eager`, as it is; `channels_last`, its weights and
     inputs in that memory format; `compile`, by `torch.compile`, and the converted one then too;
-    `auto`, the faster of the first two, which is measured.
+    `cuda_graph`, both as the replay of a CUDA graph; `auto`, the faster of the first two, which is
+    measured.
 
     Example:
         >>> tuner = Tuner(1, torch.device("cpu"), threshold=1.05)
@@ -112,7 +115,7 @@ class Guarantee:
                 back = {}
                 if self.tuner.left_s <= 0:
                     back = {module: f"{verdict}, and the time was spent" for module in swaps}
-                elif not in_place:
+                elif not in_place and self.baseline != "cuda_graph":  # a graph has no layers
                     in_place = self._in_place(put, swaps, layers)
                     back = _losing(in_place)
                 if not back and worst.speedup >= 1.0:
@@ -133,11 +136,19 @@ class Guarantee:
         """The model as it was against the model with `swaps`, at one example."""
         args, kwargs = example
         current: Any = self.model
+        graphs: dict[bool, Any] = {}
 
         def enter(replacements: Swaps) -> None:
             nonlocal current
             self._tick()
-            current = self._callable(put(replacements))
+            module = put(replacements)
+            if self.baseline != "cuda_graph":
+                current = self._callable(module)
+                return
+            is_sparse = bool(replacements)
+            if is_sparse not in graphs:
+                graphs[is_sparse] = capture(partial(module, *args, **kwargs), self.tuner.device)
+            current = graphs[is_sparse]
 
         def call() -> object:
             return current(*args, **kwargs)

@@ -9,13 +9,15 @@ allowed.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sparseinfer import _C, formats
-from sparseinfer.triton import NmMeta
+from sparseinfer.triton import multiprocessors
 
 __all__ = ["Handle", "open_packed"]
 
@@ -24,8 +26,9 @@ class Handle:
     """A validated packed buffer, ready for kernels.
 
     `memory` is the host copy that was validated: the buffer itself where it is aligned and on the
-    CPU. `weights` is the native view of it, and `m` and `k` are the weight's rows and columns;
-    `linear_m` is `m`, or None where the weight is a convolution's.
+    CPU; `device` is the buffer's. `weights` is the native view of it, and `m` and `k` are the
+    weight's rows and columns; `linear_m` is `m`, or None where the weight is a convolution's.
+    `device_calls` is where `sparseinfer.dispatch` keeps what it decided.
     """
 
     def __init__(self, packed: Tensor) -> None:
@@ -38,6 +41,9 @@ class Handle:
         for size in self.shape[1:]:
             self.k *= size
         self.linear_m = self.m if len(self.shape) == 2 else None
+        self.device_calls: dict[Any, Callable[..., Tensor]] = {}
+        self._metas: dict[Any, Any] = {}
+        self.device = packed.device
         self._reference = weakref.ref(packed, partial(_forget, id(packed)))
         # Holding the storage keeps its address from being given to other bytes while this entry
         # lives.
@@ -64,9 +70,17 @@ class Handle:
         return _C.info(self.memory.numpy())
 
     @cached_property
-    def nm_meta(self) -> NmMeta:
-        """Where the planes of an nm buffer lie, as the Triton kernels take it."""
-        return NmMeta.from_info(self.info)
+    def dtype(self) -> torch.dtype:
+        """The type of the values."""
+        found: torch.dtype = getattr(torch, self.info["value_type"])
+        return found
+
+    def meta(self, read: Callable[[Mapping[str, Any], int], Any]) -> Any:
+        """What `read` (a Meta's `from_info`) makes of `info` and the device's multiprocessors,
+        once: rows that share it share what it has derived."""
+        if read not in self._metas:
+            self._metas[read] = read(self.info, multiprocessors(self.device))
+        return self._metas[read]
 
 
 _HANDLES: dict[int, Handle] = {}

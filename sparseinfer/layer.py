@@ -21,7 +21,7 @@ _Layer = TypeVar("_Layer", bound="SparseLayer")
 THREADS_OF_TORCH = 0
 """The operators then ask `torch.get_num_threads()` at every call."""
 
-_OPTIONS = {"panel": ("kblock",), "csr": (), "nm": ("n", "m")}
+_OPTIONS = {"panel": ("kblock",), "csr": (), "nm": ("n", "m"), "bsr": ("block",)}
 """The parameters of `formats.pack` that a packed buffer tells."""
 
 

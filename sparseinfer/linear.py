@@ -5,11 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparseinfer import registry
+from sparseinfer.dispatch import device_call, same_device, takes_mixed
 from sparseinfer.handles import Handle, open_packed
+from sparseinfer.registry import Row
 from sparseinfer.verbose import logged
 
-__all__ = ["BEST_ROW", "NARROW", "checked_bias", "dtype_name", "linear_cpu", "linear_cuda"]
+__all__ = [
+    "BEST_ROW",
+    "NARROW",
+    "checked_bias",
+    "dtype_name",
+    "linear_cpu",
+    "linear_cuda",
+    "wrong_type",
+]
 
 BEST_ROW = -1
 """The native library takes its best usable row."""
@@ -128,6 +137,20 @@ def _mismatch(x: Tensor, handle: Handle) -> RuntimeError:
     )
 
 
+def wrong_type(got: torch.dtype, stored: torch.dtype) -> RuntimeError:
+    """The error for an input of another type than the values of a weight on a device.
+
+    Example:
+        >>> str(wrong_type(torch.float16, torch.bfloat16)).split(":")[0]
+        'mat1 and mat2 must have the same dtype, but got Half and BFloat16'
+    """
+    return RuntimeError(
+        f"mat1 and mat2 must have the same dtype, but got {dtype_name(got)} and "
+        f"{dtype_name(stored)}: expected an input of the packed values' type, got {got}; try "
+        f"input.to({stored}), or converting the dense model.to({got}) again"
+    )
+
+
 def checked_bias(bias: Tensor, m: int) -> Tensor:
     """Give a bias as contiguous memory.
 
@@ -154,11 +177,14 @@ def linear_cuda(
     out_features: int,
     activation: str = "none",
     threads: int = 0,
+    row: Row | None = None,
 ) -> Tensor:
-    """Compute act(x W^T + bias) on a CUDA device with the best Triton row.
+    """Compute act(x W^T + bias) on a CUDA device with the best device row, or with `row`.
 
-    `x` is `[..., K]` in float32, float16 or bfloat16, `bias` `[M]` with M = `out_features`; returns
-    `[..., M]`. The buffer is copied to the host once, to be validated; `threads` has no meaning.
+    `x` is `[..., K]` of the packed values' type (float32, float16 or bfloat16), `bias` `[M]` with
+    M = `out_features`; returns `[..., M]`. Values of float32 take float16 and bfloat16 too, as they
+    do on the CPU, between conversions. The buffer is copied to the host once, to be validated;
+    `threads` has no meaning.
 
     Raises:
         RuntimeError: device, dtype or the feature count do not fit, or no row can run.
@@ -170,19 +196,14 @@ def linear_cuda(
         >>> linear_cuda(torch.ones(4, device="cuda"), packed, None, 4)  # doctest: +SKIP
         tensor([1., 1., 1., 1.], device='cuda:0')
     """
-    if packed.device != x.device:
-        raise RuntimeError(
-            "Expected all tensors to be on the same device, but found at least two devices, "
-            f"{x.device} and {packed.device}; try input.to({str(packed.device)!r})"
-        )
+    same_device(x, packed, bias)
     handle = open_packed(packed)
-    info = handle.info
-    registry.select(
-        registry.Problem(
-            "linear", info["format"], x.device, x.dtype, M=handle.m, K=handle.k,
-            n=info["params"].get("n", 2), m=info["params"].get("m", 4),
-        )
-    )  # fmt: skip
-    from sparseinfer.triton.nm_linear import nm_linear
-
-    return nm_linear(x, packed, bias, out_features, activation, meta=handle.nm_meta)
+    if x.dtype is not handle.dtype and (x.dtype not in NARROW or handle.dtype is not _FLOAT32):
+        raise wrong_type(x.dtype, handle.dtype)
+    if x.dtype is not handle.dtype and not takes_mixed("linear", handle.weights.format):
+        wide = None if bias is None else bias.float()
+        y = linear_cuda(x.float(), packed, wide, out_features, activation, threads, row)
+        return y.to(x.dtype)
+    tokens = x.numel() // max(1, x.shape[-1]) if x.dim() else 1
+    call = device_call(handle, "linear", x, tokens, row)
+    return call(x, packed, bias, out_features, activation)

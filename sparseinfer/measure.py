@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -89,11 +90,13 @@ def compare(
     threshold: float | None = None,
     synchronize: Callable[[], None] = nothing,
     ready: tuple[Callable[[], None], Callable[[], None]] = (nothing, nothing),
+    sample: Callable[[Callable[[], object], int], float] | None = None,
 ) -> Comparison:
     """Time `dense` against `sparse` in interleaved rounds for about `budget_s` seconds.
 
     Each round times both, and the next one in the other order. `ready` is called before a sample of
-    either, outside its time. `synchronize` waits for a device that runs behind Python.
+    either, outside its time. `synchronize` waits for a device that runs behind Python. `sample`,
+    given a call and repeats, tells the seconds of one call; None: by Python's clock.
 
     The interval needs no assumption about how times are distributed (`median_interval`). It ends
     early where the interval leaves out `threshold`; so that looking several times does not add to
@@ -108,16 +111,17 @@ def compare(
     """
     start = time.perf_counter()
     sides = (dense, sparse)
+    take = sample or partial(_sample, synchronize=synchronize)
     repeats = []
     for call, enter in zip(sides, ready, strict=True):
         enter()
-        repeats.append(_repeats(call, synchronize))
+        repeats.append(_repeats(call, take))
     rounds: list[tuple[float, float]] = []
     while True:
         seconds = [0.0, 0.0]
         for side in (0, 1) if len(rounds) % 2 == 0 else (1, 0):
             ready[side]()
-            seconds[side] = _sample(sides[side], repeats[side], synchronize)
+            seconds[side] = take(sides[side], repeats[side])
         rounds.append((seconds[0], seconds[1]))
         spent = time.perf_counter() - start > budget_s and len(rounds) >= FEWEST
         if len(rounds) not in LOOKS and not spent:
@@ -193,9 +197,9 @@ def summarize(rounds: Sequence[tuple[float, float]]) -> Comparison:
     return Comparison(dense_ms, sparse_ms, statistics.median(ratios), low, high, len(counted))
 
 
-def _repeats(call: Callable[[], object], synchronize: Callable[[], None]) -> int:
+def _repeats(call: Callable[[], object], take: Callable[[Callable[[], object], int], float]) -> int:
     call()  # first use: caches, workspaces, thread pools, compiled kernels
-    return max(1, math.ceil(SAMPLE_S / max(1e-7, _sample(call, 1, synchronize))))
+    return max(1, math.ceil(SAMPLE_S / max(1e-7, take(call, 1))))
 
 
 def _sample(call: Callable[[], object], repeats: int, synchronize: Callable[[], None]) -> float:

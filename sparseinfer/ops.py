@@ -11,8 +11,9 @@
 both ends of each axis (top, bottom, left, right); `threads = 0` means `torch.get_num_threads()` at
 the time of the call. Outputs are contiguous. Input and bias have gradients, the weight has none.
 On the CPU the arithmetic is float32: inputs in float16 or bfloat16 (with a bias of that type) are
-converted, and so is the output; under CPU autocast the output has autocast's type, as that of a
-dense layer has.
+converted, and so is the output; under autocast the output has autocast's type, as that of a dense
+layer has. On CUDA the arithmetic is that of the packed values' type with float32 sums: inputs have
+that type, or are converted where the values are float32.
 The operators are defined with `torch.library.Library`, not `custom_op`, for its lower overhead: a
 call on a small layer costs as much as the arithmetic.
 
@@ -28,9 +29,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseinfer import autograd, formats, registry
+from sparseinfer import autograd, formats
 from sparseinfer.activations import ACTIVATIONS, check_choice
-from sparseinfer.conv import PADDING_MODES, conv_cpu, conv_output_shape
+from sparseinfer.conv import PADDING_MODES, conv_cpu, conv_cuda, conv_output_shape
+from sparseinfer.dispatch import same_device
 from sparseinfer.handles import open_packed
 from sparseinfer.linear import NARROW, linear_cpu, linear_cuda
 from sparseinfer.steps import recurrent_cpu, recurrent_fake
@@ -38,6 +40,7 @@ from sparseinfer.steps import recurrent_cpu, recurrent_fake
 __all__ = ["ACTIVATIONS", "PADDING_MODES"]
 
 _AUTOCAST_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+_AUTOCAST_CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
 
 _SCHEMAS = (
     "linear(Tensor x, Tensor packed, Tensor? bias, int out_features, str activation, int threads)"
@@ -54,16 +57,11 @@ _SCHEMAS = (
 )
 
 
-def _conv_cuda(x: Tensor, packed: Tensor, *_: object) -> Tensor:
-    raise registry.no_row(
-        registry.Problem("conv", open_packed(packed).weights.format, x.device, x.dtype)
-    )
-
-
 def _linear_fake(
     x: Tensor, packed: Tensor, bias: Tensor | None, out_features: int, activation: str, threads: int
 ) -> Tensor:
-    _check_devices(x, packed)
+    # A meta tensor brings a real one here, which would come out with memory nobody wrote.
+    same_device(x, packed)
     check_choice("activation", activation, ACTIVATIONS)
     return x.new_empty((*x.shape[:-1], out_features))
 
@@ -73,7 +71,7 @@ def _conv_fake(
     stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
     padding_mode: str, activation: str, threads: int,
 ) -> Tensor:  # fmt: skip
-    _check_devices(x, packed)
+    same_device(x, packed)
     return x.new_empty(
         conv_output_shape(
             x,
@@ -87,15 +85,6 @@ def _conv_fake(
             activation,
         )
     )
-
-
-def _check_devices(x: Tensor, packed: Tensor) -> None:
-    """A meta tensor brings a real one here, which would come out with memory nobody wrote."""
-    if x.device != packed.device:
-        raise RuntimeError(
-            "Expected all tensors to be on the same device, but found at least two devices, "
-            f"{x.device} and {packed.device}; try input.to({str(packed.device)!r})"
-        )
 
 
 def _dense_weight(packed: Tensor, shape: Sequence[int]) -> Tensor:
@@ -124,6 +113,31 @@ def _autocast(name: str) -> Callable[..., Tensor]:
     return kernel
 
 
+def _autocast_cuda(name: str) -> Callable[..., Tensor]:
+    """The kernel of an operator under CUDA autocast: input and bias become autocast's type, as a
+    dense layer's do, and the output has it. The packed values keep theirs."""
+    operator = getattr(torch.ops.sparseinfer, name).default
+
+    def kernel(x: Tensor, packed: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
+        dtype = torch.get_autocast_dtype("cuda")
+        stored = dtype
+        # A fake buffer tells no type: values of autocast's, or float32, need no other.
+        if type(packed) is Tensor and open_packed(packed).dtype in NARROW:
+            stored = open_packed(packed).dtype
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_CUDA):
+            y = operator(_cast(x, stored), packed, _cast(bias, stored), *options)
+        return y.to(dtype)
+
+    return kernel
+
+
+def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Any:
+    """Autocast leaves float64 and integers alone."""
+    if tensor is None or tensor.dtype not in (*NARROW, torch.float32):
+        return tensor
+    return tensor.to(dtype)
+
+
 def _widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in NARROW else tensor
 
@@ -137,10 +151,11 @@ def _define() -> torch.library.Library:
     torch.library.register_fake("sparseinfer::linear", _linear_fake, lib=library)
     for name in ("conv1d", "conv2d"):
         library.impl(name, conv_cpu, "CPU")
-        library.impl(name, _conv_cuda, "CUDA")
+        library.impl(name, conv_cuda, "CUDA")
         torch.library.register_fake(f"sparseinfer::{name}", _conv_fake, lib=library)
     for name in ("linear", "conv1d", "conv2d"):
         library.impl(name, _autocast(name), "AutocastCPU")
+        library.impl(name, _autocast_cuda(name), "AutocastCUDA")
     library.impl("recurrent", recurrent_cpu, "CPU")
     torch.library.register_fake("sparseinfer::recurrent", recurrent_fake, lib=library)
     for device in ("CPU", "CUDA"):

@@ -10,8 +10,14 @@ from torch import Tensor
 
 _NM_GROUPS = (4, 8, 16)
 """Lengths of the groups looked for, each twice the one before."""
-_BLOCKS = ((32, 32), (16, 16), (8, 8), (4, 4), (16, 1), (1, 16), (8, 1), (1, 8), (4, 1), (1, 4))
+_BLOCKS = (
+    *((edge, edge) for edge in (128, 64, 32, 16, 8, 4)),
+    (16, 1), (1, 16), (8, 1), (1, 8), (4, 1), (1, 4),
+)  # fmt: skip
 """Blocks looked for, output rows x input columns, largest first."""
+
+_FIRST_ROWS = 256
+"""Rows that rule out almost every block, in a fraction of the time that all rows take."""
 
 _FULL_GROUPS = 0.9
 """Share of the groups that must hold exactly n non-zeros for a weight to be called n:m: few random
@@ -92,7 +98,8 @@ def detect_pattern(weight: Tensor) -> Pattern:
     if nnz == used[0] * used[1] * taps:
         return found("channel")
     for sizes in _BLOCKS:
-        if _is_blocked(rows[: 8 * sizes[0]], *sizes) and _is_blocked(rows, *sizes):
+        first = rows[: min(8 * sizes[0], _FIRST_ROWS)]
+        if _is_blocked(first, *sizes) and _is_blocked(rows, *sizes):
             return found("block", sizes)
     nm = _nm(rows)
     if nm is not None:

@@ -146,7 +146,7 @@ class Tuner:
     @property
     def machine(self) -> dict[str, Any]:
         """What the comparisons hold for."""
-        return {**describe_machine(self.device.type), "threads": self.threads}
+        return {**describe_machine(str(self.device)), "threads": self.threads}
 
     @property
     def left_s(self) -> float:
@@ -188,6 +188,7 @@ class Tuner:
         budget_s: float,
         threshold: float | None = None,
         ready: tuple[Callable[[], None], Callable[[], None]] = (nothing, nothing),
+        sample: Callable[[Callable[[], object], int], float] | None = None,
     ) -> Comparison:
         """Recall the comparison of this problem, or measure it: `make` gives the two calls then."""
         found = self.recall(problem, threshold)
@@ -200,6 +201,7 @@ class Tuner:
                 threshold=self.threshold if threshold is None else threshold,
                 synchronize=self.synchronize,
                 ready=ready,
+                sample=sample,
             )
             self.keep(problem, found, threshold)
         return found
@@ -210,7 +212,7 @@ class Tuner:
             torch.cuda.synchronize(self.device)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def describe_machine(device: str = "cpu") -> dict[str, Any]:
     """What decides how fast both sides of a comparison run: processor, caches, kernels, torch.
 
@@ -218,7 +220,7 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
         >>> sorted(describe_machine())[:3]
         ['caches', 'cpu', 'features']
     """
-    found = {
+    found: dict[str, Any] = {
         "processor": platform.machine(),
         "cpu": machine.cpu_model(),
         "features": machine.cpu_features(),
@@ -230,9 +232,11 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
         "torch": torch.__version__,
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
     }
-    if device == "cuda":
+    if device.split(":")[0] == "cuda":
         sources = sorted(Path(triton.__file__).parent.glob("*.py"))
-        found["gpu"] = torch.cuda.get_device_name()
+        found["gpu"] = torch.cuda.get_device_name(device)
+        found["capability"] = list(torch.cuda.get_device_capability(device))
+        found["cuda"] = torch.version.cuda
         found["triton_kernels"] = hashlib.sha256(
             b"".join(source.read_bytes() for source in sources)
         ).hexdigest()[:16]

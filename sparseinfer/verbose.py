@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from sparseinfer import _C, registry
+from sparseinfer.dispatch import problem_of
 from sparseinfer.handles import open_packed
 
 __all__ = ["NAMES", "configure", "logged"]
@@ -99,7 +100,7 @@ def logged(op: str, on: bool | None = None) -> Callable[[_Operator], _Operator]:
                 if groups > 1:
                     text += f" in {groups} groups"
                 text += f", x {'x'.join(map(str, x.shape))} {str(x.dtype).removeprefix('torch.')}"
-                chosen = _row(op, weights.format, x, row)
+                chosen = _row(op, packed, x, row)
                 _dispatch.debug("%s on %s, %d threads: %s", text, x.device.type, threads, chosen)
             return operator(x, packed, *args, **kwargs)
 
@@ -108,12 +109,17 @@ def logged(op: str, on: bool | None = None) -> Callable[[_Operator], _Operator]:
     return decorate
 
 
-def _row(op: str, format: str, x: Tensor, row: int) -> str:
+def _row(op: str, packed: Tensor, x: Tensor, row: int | registry.Row) -> str:
     """The name of the row that runs, or why none does."""
+    if isinstance(row, registry.Row):
+        return row.name
+    handle = open_packed(packed)
     try:
         if x.device.type == "cpu":
-            return str(_C.rows()[_C.select(format, op) if row < 0 else row]["name"])
-        return registry.select(registry.Problem(op, format, x.device, x.dtype)).name
+            found = _C.select(handle.weights.format, op) if row < 0 else row
+            return str(_C.rows()[found]["name"])
+        tokens = x.numel() // max(1, x.shape[-1 if op == "linear" else 1])
+        return registry.select(problem_of(handle, op, x, tokens)).name
     except RuntimeError as refusal:
         return str(refusal).splitlines()[0]
 

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from sparseinfer import recurrent_weights
 from sparseinfer.recurrent_weights import rebuild, side_by_side
+from sparseinfer.torch_sparse import densified
 
 __all__ = [
     "build_dense", "by_outputs", "conv1d_of_transformers", "effective", "matrices",
@@ -26,11 +27,13 @@ def effective(layer: nn.Module, name: str) -> Tensor | None:
     """The tensor that `layer` computes with as its `weight` or `bias`; None where it has none.
 
     Reads `<name>_orig * <name>_mask` of `torch.nn.utils.prune` (the mask's hook present or not) and
-    `torch.nn.utils.parametrize` parametrizations, those of `torch.ao.pruning` among them.
+    `torch.nn.utils.parametrize` parametrizations, those of `torch.ao.pruning` among them. A sparse
+    tensor of torch's is read as the dense one that it stands for.
 
     Raises:
         ValueError: the tensor is computed by a hook (weight_norm, spectral_norm) and cannot be
-            read, or it belongs to a lazy layer that has not run yet.
+            read, it belongs to a lazy layer that has not run yet, or it is a sparse one that torch
+            cannot read on its device.
 
     Example:
         >>> from torch.nn.utils import prune
@@ -51,7 +54,7 @@ def effective(layer: nn.Module, name: str) -> Tensor | None:
                     f"expected {name} to have a shape, got an uninitialized parameter; try running "
                     "the model once before the conversion"
                 )
-            return None if tensor is None else tensor.detach()
+            return None if tensor is None else densified(tensor).detach()
     raise ValueError(
         f"expected {name} to be a parameter, masked or parametrized, got one computed by a hook; "
         f"try removing the hook (for weight_norm: torch.nn.utils.remove_weight_norm)"

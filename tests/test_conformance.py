@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sparseinfer import pack, registry
 from sparseinfer.activations import ACTIVATIONS
-from sparseinfer.conv import PADDING_MODES, conv_cpu
+from sparseinfer.conv import PADDING_MODES, conv_cpu, conv_cuda
 from sparseinfer.handles import open_packed
 from sparseinfer.linear import linear_cpu
 
@@ -68,7 +68,9 @@ def _linear(
         from sparseinfer.linear import linear_cuda
 
         b = None if bias is None else bias.to(device)
-        return linear_cuda(x.to(device), packed.to(device), b, m, activation).cpu()
+        forced = row if row.least <= n <= (row.most or n) else None
+        y = linear_cuda(x.to(device), packed.to(device), b, m, activation, row=forced)
+        return y.cpu()
     source = x.T if channel_major else x
     memory_x = torch.empty(source.numel() + shift)
     memory_x[shift:] = source.reshape(-1)
@@ -204,20 +206,34 @@ GEOMETRIES = [
 ]  # fmt: skip
 
 
+def _conv(
+    row: registry.Row, x: Tensor, packed: Tensor, bias: Tensor | None, *options: Any
+) -> Tensor:
+    if row.native_id is not None:
+        return conv_cpu(x, packed, bias, *options, row=row.native_id)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    b = None if bias is None else bias.to(device)
+    return conv_cuda(x.to(device), packed.to(device), b, *options, row=row).cpu()
+
+
 def _check_geometry(
     row: registry.Row, geometry: tuple[Any, ...], density: float = 0.4, bias: bool = True,
     activation: str = "none", threads: int = 1,
-) -> Tensor:  # fmt: skip
+) -> None:  # fmt: skip
     batch, groups, c, m, image, kernel, stride, padding, dilation, mode = geometry
     weight = _weight(row, (m * groups, c, *kernel), density)
     b = torch.randn(m * groups) if bias else None
     x = torch.randn(batch, c * groups, *image)
-    y = conv_cpu(
-        x, _pack(row, weight, groups), b, m * groups, kernel, stride, padding, dilation, groups,
-        mode, activation, threads, row=row.native_id,
+    arguments = (
+        row, x, _pack(row, weight, groups), b, m * groups, kernel, stride, padding, dilation,
+        groups, mode, activation, threads,
     )  # fmt: skip
+    if row.native_id is None and groups > 1:
+        with pytest.raises(RuntimeError, match=f"expected groups=1, got groups={groups}"):
+            _conv(*arguments)
+        return
+    y = _conv(*arguments)
     check_conv(y, x, weight, b, stride, padding, dilation, groups, mode, activation)
-    return y
 
 
 @conv_rows
@@ -271,15 +287,17 @@ def test_conv_is_exact_on_small_integers_with_any_threads(row: registry.Row) -> 
     for stride in ((1, 1), (2, 2)):
         expected = torch.nn.functional.conv2d(x, weight, stride=stride, padding=1)
         for threads in (1, 2, 5):
-            y = conv_cpu(
-                x, packed, None, 10, (3, 3), stride, (1,) * 4, (1, 1), 1, threads=threads,
-                row=row.native_id,
+            y = _conv(
+                row, x, packed, None, 10, (3, 3), stride, (1,) * 4, (1, 1), 1, "zeros", "none",
+                threads,
             )  # fmt: skip
             assert torch.equal(y, expected)
 
 
 @conv_rows
 def test_conv_writes_its_output_only(row: registry.Row) -> None:
+    if row.native_id is None:
+        pytest.skip("the caller gives no memory to a kernel on a GPU")
     weight = _weight(row, (7, 4, 3, 3), 0.4)
     handle = open_packed(packed := _pack(row, weight))
     assert packed.numel() == handle.weights.nbytes

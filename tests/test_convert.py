@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 import sparseinfer
-from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, cost, report
+from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, cost, formats, report
 from sparseinfer.measure import compare
 from sparseinfer.modules import SparseLayer
 
@@ -73,7 +73,7 @@ def test_bad_arguments() -> None:
     model = nn.Linear(4, 4)
     with pytest.raises(TypeError, match=r"expected an nn.Module, got OrderedDict"):
         convert_to_sparse(model.state_dict())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="expected a format of panel, csr, nm, got 'coo'"):
+    with pytest.raises(ValueError, match="expected a format of panel, csr, nm, bsr, got 'coo'"):
         convert_to_sparse(model, formats=["coo"])
     with pytest.raises(ValueError, match="min_speedup >= 0"):
         convert_to_sparse(model, min_speedup=-1)
@@ -461,3 +461,77 @@ def test_the_random_state_is_left_alone() -> None:
     before = torch.get_rng_state()
     convert_to_sparse(model, example_inputs=x)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---- packed for the tokens that come -------------------------------------------------------------
+
+
+class _Writes(nn.Module):
+    """What transformers' models are to a conversion: they have a `generate`."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+    def generate(self) -> None:
+        raise NotImplementedError
+
+
+def _wide(outputs: int = 64) -> nn.Linear:
+    layer = nn.Linear(768, outputs)
+    layer.weight.data = sparse_weight((outputs, 768), 0.2)
+    return layer
+
+
+def _of_tokens(model: nn.Module, examples: Any, **options: Any) -> nn.Module:
+    settings: dict[str, Any] = {"min_speedup": 0, "verify": False, "budget_s": 0.3, "cache": False}
+    return convert_to_sparse(model, example_inputs=examples, **settings | options)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "shapes", "kblock"),
+    [
+        (nn.Sequential, [(33, 768)], formats.MANY_TOKENS),
+        (nn.Sequential, [(2, 20, 768), (64, 768)], formats.MANY_TOKENS),
+        (nn.Sequential, [(32, 768)], formats.BY_SHAPE),
+        (nn.Sequential, [(64, 768), (1, 768)], formats.BY_SHAPE),
+        (nn.Sequential, [(768,)], formats.BY_SHAPE),
+        (_Writes, [(64, 768)], formats.BY_SHAPE),
+        (lambda layer: nn.Sequential(_Writes(layer)), [(64, 768)], formats.BY_SHAPE),
+    ],
+    ids=["33", "40 and 64", "32", "64 and 1", "a vector", "generates", "holds what generates"],
+)
+def test_a_layer_is_packed_for_its_fewest_tokens(wrap: Any, shapes: Any, kblock: int) -> None:
+    layer = _wide()
+    model = _of_tokens(wrap(layer), [torch.randn(shape) for shape in shapes])
+    (sparse,) = (module for module in model.modules() if isinstance(module, SparseLinear))
+    assert torch.equal(sparse.packed, formats.pack(layer.weight, kblock=kblock))
+
+
+def test_projections_of_an_attention_are_packed_for_their_tokens() -> None:
+    attention = nn.MultiheadAttention(768, 4, batch_first=True)
+    attention.out_proj.weight.data = sparse_weight((768, 768), 0.2)
+    weight = attention.out_proj.weight.detach().clone()
+    x = torch.randn(2, 40, 768)
+    model = _of_tokens(attention, (x, x, x))
+    (sparse,) = (m for m in model.modules() if isinstance(m, SparseLinear) and m.nnz < 768 * 768)
+    assert torch.equal(sparse.packed, formats.pack(weight, kblock=formats.MANY_TOKENS))
+
+
+def test_packing_is_by_shape_where_nothing_was_seen() -> None:
+    layer = _wide()
+    sparse = _of_tokens(nn.Sequential(layer), None)[0]
+    assert isinstance(sparse, SparseLinear)
+    assert torch.equal(sparse.packed, formats.pack(layer.weight))
+
+
+def test_timings_tell_the_two_packings_apart(tmp_path: Path) -> None:
+    layer, x = _wide(), torch.randn(64, 768)
+    for model in (nn.Sequential(layer), _Writes(layer)):
+        _of_tokens(model, x, cache=tmp_path, budget_s=5.0)
+    problems = [json.loads(path.read_text())["problem"] for path in tmp_path.iterdir()]
+    packed = [problem["params"] for problem in problems if "layer" in problem]
+    assert sorted(given["kblock"] for given in packed) == [formats.MANY_TOKENS, formats.BY_SHAPE]

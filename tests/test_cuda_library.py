@@ -27,6 +27,9 @@ def test_row_is_disabled_and_says_why() -> None:
     reasons = row.unsupported_reasons(problem)
     assert "expected a kernel that a GPU has proven, got one that has only been" in reasons[0]
     assert row.machine_reasons()
+    assert [other for other in registry.rows() if other.off] == [row]
+    with pytest.raises(ValueError, match=r"got nm\.linear\.mma_sp"):
+        row.load()
     assert "expected op conv" in row.unsupported_reasons(registry.Problem("conv", "nm"))[0]
 
 

@@ -78,7 +78,12 @@ def test_nm_keeps_narrow_values(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("weight", "format", "error", "text"),
     [
-        (torch.ones(4, 4), "coo", ValueError, "expected a format of panel, csr, nm, got 'coo'"),
+        (
+            torch.ones(4, 4),
+            "coo",
+            ValueError,
+            "expected a format of panel, csr, nm, bsr, got 'coo'",
+        ),
         (torch.ones(4, 4).double(), "panel", TypeError, "expected a float32 weight"),
         (torch.ones(4, 4), "nm", ValueError, "4"),
         (torch.ones(1, 65536), "panel", ValueError, "65535"),
@@ -102,9 +107,14 @@ def _rejected(blob: torch.Tensor) -> None:
         unpack(blob)
 
 
+def _small(format: str) -> torch.Tensor:
+    params = {"block": 16} if format == "bsr" else {}
+    return pack(sparse_weight((6, 20), 0.4, nm=(2, 4)), format, **params)
+
+
 @pytest.mark.parametrize("format", formats.FORMATS)
 def test_every_byte_flip_is_rejected(format: str) -> None:
-    packed = pack(sparse_weight((6, 20), 0.4, nm=(2, 4)), format)
+    packed = _small(format)
     for position in range(packed.numel()):
         for mask in (0x01, 0x80, 0xFF):
             damaged = packed.clone()
@@ -115,7 +125,7 @@ def test_every_byte_flip_is_rejected(format: str) -> None:
 
 @pytest.mark.parametrize("format", formats.FORMATS)
 def test_other_lengths_are_rejected(format: str) -> None:
-    packed = pack(sparse_weight((6, 20), 0.4, nm=(2, 4)), format)
+    packed = _small(format)
     for length in (*range(0, 130), *range(130, packed.numel(), 7), packed.numel() - 1):
         _rejected(packed[:length].clone())
     for extra in (1, 8, 64):
@@ -144,8 +154,7 @@ def _with_checksum(blob: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("format", formats.FORMATS)
 def test_forged_buffers_never_reach_a_kernel_out_of_bounds(format: str) -> None:
-    weight = sparse_weight((6, 20), 0.4, nm=(2, 4))
-    packed = pack(weight, format)
+    packed = _small(format)
     assert torch.equal(_with_checksum(packed.clone()), packed)
     x = torch.randn(3, 20)
     accepted = 0
@@ -170,8 +179,11 @@ def test_forged_buffers_never_reach_a_kernel_out_of_bounds(format: str) -> None:
 
 
 def _blocks(height: int, width: int) -> torch.Tensor:
-    kept = (torch.rand(64 // height, 64 // width) < 0.3).float()
-    return torch.randn(64, 64) * kept.repeat_interleave(height, 0).repeat_interleave(width, 1)
+    rows, columns = max(64, 2 * height), max(64, 2 * width)
+    kept = (torch.rand(rows // height, columns // width) < 0.3).float()
+    kept[:2, :2] = torch.eye(2)
+    kept = kept.repeat_interleave(height, 0).repeat_interleave(width, 1)
+    return torch.randn(rows, columns) * kept
 
 
 def _channels() -> torch.Tensor:
@@ -211,6 +223,11 @@ def _zeroed(shape: tuple[int, ...], rows: list[int], channels: list[int]) -> tor
         ("block 8x8", lambda: _blocks(8, 8)),
         ("block 8x1", lambda: _blocks(8, 1)),
         ("block 16x1", lambda: _blocks(16, 1)),
+        ("block 32x32", lambda: _blocks(32, 32)),
+        ("block 64x64", lambda: _blocks(64, 64)),
+        ("block 128x128", lambda: _blocks(128, 128)),
+        ("block 64x64", lambda: _blocks(64, 64)[:-7, :-9]),
+        ("block 64x64", lambda: _blocks(64, 64).view(128, 32, 2, 2)),
         ("block 16x1", lambda: _blocks(16, 1).view(64, 16, 2, 2)),
         ("channel: 2 rows, 3 inputs", _channels),
         ("channel: 1 row", lambda: _zeroed((8, 4, 3, 3), [5], [])),

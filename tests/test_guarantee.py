@@ -579,7 +579,9 @@ def test_torch_compile_runs_both() -> None:
 
 
 def test_bad_arguments(clock: Clock) -> None:
-    with pytest.raises(ValueError, match="expected a baseline of eager, channels_last, compile, a"):
+    with pytest.raises(
+        ValueError, match="expected a baseline of eager, channels_last, compile, cuda_graph, a"
+    ):
         convert_to_sparse(Net(clock), baseline="onnx")
     for budget in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="expected budget_s > 0"):

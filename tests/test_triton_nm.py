@@ -29,11 +29,11 @@ from sparseinfer.triton import NmMeta, unsupported_reasons
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
-    reason="Triton is not installed; it would run the nm kernel in Triton's interpreter",
+    reason="Triton is not installed; it would run the kernels in Triton's interpreter",
 )
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0),
-    reason="no CUDA device of compute capability 8.0; it would run the compiled nm kernel",
+    reason="no CUDA device of compute capability 8.0; it would run the compiled kernels",
 )
 
 Check = Callable[..., None]
@@ -76,10 +76,12 @@ SHAPES = [
     (33, 70, 37),
     (70, 130, 67),
 ]
-BUCKETS = {"float32": (1, 64, 65), "float16": (1, 32, 64, 65), "bfloat16": (1, 32, 64, 65)}
-COMPILED = [
-    (capability, dtype, bucket, list(checks.ACTIVATIONS)[i % 8], 1 + (i + 1) % 3)
-    for capability in (80, 90)
+BUCKETS = {"float32": (1, 2, 64, 65)} | dict.fromkeys(["float16", "bfloat16"], (1, 2, 32, 64, 65))
+COMPILED = [  # the quick tests of test_compiled_rows.py are sm_90's
+    pytest.param(
+        capability, dtype, bucket, list(checks.ACTIVATIONS)[i % 8], 1 + (i + 1) % 3, marks=marks
+    )
+    for capability, marks in ((80, ()), (90, pytest.mark.slow))
     for i, (dtype, bucket) in enumerate((d, b) for d in checks.DTYPES for b in BUCKETS[d])
 ]
 
@@ -136,6 +138,25 @@ def test_module(interpreted: Check, dtype: str) -> None:
 
 
 @needs_triton
+@pytest.mark.parametrize("tokens", [1, 2])
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+def test_splits_of_k(interpreted: Check, dtype: str, tokens: int) -> None:
+    interpreted(checks.check_splits, dtype, tokens, "cpu")
+
+
+@needs_triton
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_one_token_of_any_n(interpreted: Check, n: int) -> None:
+    for columns in (1, 2, 3, 5, 1030):  # 1030: the high nibbles hold a ragged group
+        interpreted(checks.check_oracle, "float16", (1, 3, columns), "none", True, n, "cpu")
+
+
+@needs_triton
+def test_derived_of_a_buffer(interpreted: Check) -> None:
+    interpreted(checks.check_lane_plane_is_kept)
+
+
+@needs_triton
 def test_errors_and_examples(interpreted: Check, compiled: Check) -> None:
     interpreted(checks.check_errors)
     interpreted(checks.check_examples)
@@ -152,7 +173,7 @@ def _assembler() -> str | None:
 
 needs_assembler = pytest.mark.skipif(
     _assembler() is None,
-    reason="no ptxas, Triton's or the system's; it would compile the nm kernel for sm_80 and sm_90",
+    reason="no ptxas, Triton's or the system's; it would compile the kernels for sm_80 and sm_90",
 )
 
 
@@ -182,6 +203,9 @@ def test_on_gpu(compiled: Check, dtype: str) -> None:
         compiled(checks.check_activation_curve, dtype, activation, "cuda")
     compiled(checks.check_nonfinite_and_zeros, dtype, "cuda")
     compiled(checks.check_layouts, dtype, "cuda")
+    compiled(checks.check_splits, dtype, 1, "cuda")
+    compiled(checks.check_splits, dtype, 2, "cuda")
+    compiled(checks.check_graph, dtype)
     compiled(checks.check_module, dtype, "cuda")
 
 
@@ -210,6 +234,20 @@ def test_reasons_name_a_missing_or_old_triton(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.1.0")
     assert "expected Triton >= 3.2, got 2.1.0" in reasons()[0]
+
+
+def test_multiprocessors_of_the_buffers_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparseinfer import formats
+    from sparseinfer.handles import open_packed
+    from sparseinfer.triton.csr_rows import CsrMeta
+
+    asked = []
+    monkeypatch.setattr("sparseinfer.handles.multiprocessors", lambda on: asked.append(on) or 7)
+    for name in ("nm", "csr"):
+        handle = open_packed(formats.pack(torch.eye(8), name))
+        meta = handle.meta(NmMeta.from_info) if name == "nm" else handle.meta(CsrMeta.from_info)
+        assert meta.sms == 7
+    assert asked == [torch.device("cpu")] * 2
 
 
 def test_meta_refuses_another_format() -> None:

@@ -7,9 +7,10 @@ because this module is also imported where Triton is not installed.
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -217,6 +218,63 @@ def check_layouts(dtype: str, device: str) -> None:
     assert torch.equal(no_columns, torch.relu(spread_bias).expand(6, 9))
 
 
+def check_splits(dtype: str, tokens: int, device: str) -> None:
+    """Any number of programs along K: within the bound, the same bits in every run, and exact on
+    integers."""
+    from sparseinfer.triton.nm_linear import nm_linear
+
+    generator = torch.Generator().manual_seed(2)
+    weight = prune_nm(torch.randn(7, 1800, generator=generator), 2, generator)
+    x = torch.randn(tokens, 1800, generator=generator).to(getattr(torch, dtype))
+    bias = torch.randn(7, generator=generator).to(x.dtype)
+    packed, meta = pack_nm(weight, 2, dtype)
+    whole, ones = (weight != 0).float(), torch.ones(tokens, 1800, dtype=x.dtype)
+    ones[:, ::2] = -1
+    counted, _ = pack_nm(whole, 2, dtype)
+    exact = ones.double() @ whole.double().T
+    for sms in (0, 1, 132):
+        layout = dataclasses.replace(meta, sms=sms)
+        tensors = x.to(device), packed.to(device), bias.to(device)
+        runs = [nm_linear(*tensors, 7, "silu", meta=layout).cpu() for _ in range(2)]
+        assert torch.equal(*runs), sms
+        assert_within(runs[0], x, weight, bias, "silu")
+        y = nm_linear(ones.to(device), counted.to(device), None, 7, "none", meta=layout).cpu()
+        assert torch.equal(y, exact.to(x.dtype)), sms
+
+
+def check_graph(dtype: str) -> None:
+    """A CUDA graph of a call replays it on new input: no synchronisation, nothing on the host."""
+    from sparseinfer.triton.nm_linear import nm_linear
+
+    generator = torch.Generator().manual_seed(2)
+    weight = prune_nm(torch.randn(70, 1800, generator=generator), 2, generator)
+    packed, meta = pack_nm(weight, 2, dtype)
+    packed = packed.cuda()
+    for tokens in (1, 3):
+        x = torch.zeros(tokens, 1800, dtype=getattr(torch, dtype), device="cuda")
+        nm_linear(x, packed, None, 70, "none", meta=meta)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = nm_linear(x, packed, None, 70, "none", meta=meta)
+        x.normal_()
+        graph.replay()
+        assert_within(y.cpu(), x.cpu(), weight, None, "none")
+
+
+def check_lane_plane_is_kept() -> None:
+    """It is made once a buffer, and anew for another one."""
+    from sparseinfer.triton.nm_linear import nm_linear
+
+    one, two = torch.tensor([[1.0, 0, 0, 0]]), torch.tensor([[0, 0, 0, 1.0]])
+    first, meta = pack_nm(one, 2, "float32")
+    second, _ = pack_nm(two, 2, "float32")
+    x = torch.arange(4.0)[None]
+    assert nm_linear(x, first, None, 1, "none", meta=meta).item() == 0
+    first[meta.positions : meta.positions + 2] = torch.tensor([2, 3], dtype=torch.uint8)
+    assert nm_linear(x, first, None, 1, "none", meta=meta).item() == 0, "kept"
+    assert nm_linear(x, second, None, 1, "none", meta=meta).item() == 3, "another buffer"
+
+
 def check_errors() -> None:
     from sparseinfer.triton.nm_linear import nm_linear
 
@@ -269,9 +327,9 @@ def check_cpu_tensors_without_interpreter() -> None:
 
 
 def check_examples() -> None:
-    import sparseinfer.triton.nm_linear as kernels
+    from sparseinfer.triton import arguments, derived, nm_lanes, nm_linear, split_sum
 
-    for module in (light, kernels):
+    for module in (light, arguments, derived, nm_lanes, nm_linear, split_sum):
         result = doctest.testmod(module, extraglobs={"torch": torch})
         assert result.attempted and not result.failed, result
 
@@ -322,38 +380,74 @@ def check_module(dtype: str, device: str) -> None:
 def compile_ahead(
     capability: int, dtype: str, bucket: int, activation: str, n: int, ragged: bool
 ) -> None:
-    """Compiles one configuration down to machine code, specialised as a launch would do it."""
+    """Compiles one configuration down to machine code, specialised as a launch would do it.
+
+    Whole, with the bias and the activation in it; and split, as partial sums, with their sum.
+    """
+    from sparseinfer.triton.nm_lanes import HALF
+    from sparseinfer.triton.nm_linear import config_for, nm_linear_kernel
+    from sparseinfer.triton.nm_vector import nm_vector_kernel
+    from sparseinfer.triton.split_sum import BLOCK, split_sum_kernel
+
+    config = config_for(bucket, getattr(torch, dtype))
+    kernel = nm_linear_kernel if config.block_n else nm_vector_kernel
+    element = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[dtype]
+    whole: dict[str, Any] = {
+        "KEPT": n,
+        "HAS_BIAS": True,
+        "ACTIVATION": activation,
+        "SPLIT": False,
+        "HALF": HALF,
+        "BLOCK_M": config.block_m,
+        "BLOCK_C": config.block_c,
+    }
+    if config.block_n:
+        whole |= {"DOT_IN_FP32": False, "BLOCK_N": config.block_n, "stride_xk": 1}
+    else:
+        whole |= {"stride_x": 1}
+    types = {f"{name}_ptr": element for name in ("x", "values", "bias", "y")} | {"lanes_ptr": "u8"}
+    unit = ("M", "G", "plane", "steps", "each") if ragged else ()
+    aligned = ("M", "K", "G", "C", "plane", "stride_xn")
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    compile_one(kernel, capability, types, whole, unit, () if ragged else aligned, options)
+    if bucket > 2:
+        return
+    split = whole | {"SPLIT": True, "HAS_BIAS": False, "ACTIVATION": "none"}
+    partial = types | {"y_ptr": "fp32"}
+    compile_one(kernel, capability, partial, split, unit, () if ragged else aligned, options)
+    finish = {"HAS_BIAS": True, "ACTIVATION": activation, "BLOCK": BLOCK}
+    types = {"partials_ptr": "fp32", "bias_ptr": element, "y_ptr": element}
+    aligned = () if ragged else ("M",)
+    compile_one(split_sum_kernel, capability, types, finish, (), aligned, {"num_warps": 4})
+
+
+def compile_one(
+    kernel: Any,
+    capability: int,
+    types: dict[str, str],
+    constants: dict[str, Any],
+    unit: Sequence[str],
+    aligned: Sequence[str],
+    options: dict[str, int],
+) -> None:
+    """Compiles `kernel` for pointers of `types`, with the arguments in `unit` equal to 1 and the
+    pointers and those in `aligned` divisible by 16; all others are 32-bit integers."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from sparseinfer.triton.nm_linear import config_for, nm_linear_kernel
-
-    config = config_for(bucket, getattr(torch, dtype))
-    # A launch turns arguments equal to 1 into constants: M = G = 1 is the extreme of it.
-    ones = ("M", "G", "plane") if ragged else ()
-    constants: dict[str, Any] = {name: 1 for name in ("stride_xk", *ones)} | {
-        "KEPT": n,
-        "HAS_BIAS": True,
-        "ACTIVATION": activation,
-        "DOT_IN_FP32": False,
-        "BLOCK_M": config.block_m,
-        "BLOCK_N": config.block_n,
-        "BLOCK_G": config.block_g,
-    }
-    pointers = ["x_ptr", "values_ptr", "bias_ptr", "y_ptr"]
-    element = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[dtype]
-    names = nm_linear_kernel.arg_names
-    signature = dict.fromkeys(names, "i32") | dict.fromkeys(pointers, f"*{element}")
-    signature |= {"positions_ptr": "*u8"} | dict.fromkeys(constants, "constexpr")
-    aligned = [] if ragged else [*pointers, "positions_ptr", "M", "K", "G", "plane", "stride_xn"]
-    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
-    kernel = triton.compile(
-        ASTSource(nm_linear_kernel, signature, constants, attributes),
+    names = kernel.arg_names
+    constants = constants | dict.fromkeys(unit, 1)
+    signature = dict.fromkeys(names, "i32") | {name: f"*{type}" for name, type in types.items()}
+    signature |= dict.fromkeys(constants, "constexpr")
+    divisible = [name for name in names if name in (*types, *aligned) and name not in constants]
+    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in divisible}
+    compiled = triton.compile(
+        ASTSource(kernel, signature, constants, attributes if aligned else {}),
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": config.num_warps, "num_stages": config.num_stages},
+        options=options,
     )
-    assert kernel.asm["cubin"]
+    assert compiled.asm["cubin"]
     # What a block may use on the smallest GPU of the family: 8.6 and 8.9 also run sm_80 code.
     limit = {80: 99, 90: 227}[capability] * 1024
-    assert kernel.metadata.shared <= limit, f"{kernel.metadata.shared} bytes of shared memory"
+    assert compiled.metadata.shared <= limit, f"{compiled.metadata.shared} bytes of shared memory"

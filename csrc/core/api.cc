@@ -2,6 +2,7 @@
 #include <sparseinfer.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <string>
 
@@ -119,12 +120,12 @@ si_status si_pack(const float* weight, const si_weight_desc* desc, const si_pack
             SI_ERR_ARGUMENT, "si_pack: null pointer");
     const si::WeightShape shape = si::check_desc(*desc);
     const si_value_type type = options->value_type;
-    const bool stored =
-        type == SI_F32 || options->format == SI_FORMAT_NM || (options->format == SI_FORMAT_PANEL && type == SI_BF16);
+    const bool stored = type == SI_F32 || options->format == SI_FORMAT_NM || options->format == SI_FORMAT_BSR ||
+                        (options->format == SI_FORMAT_PANEL && type == SI_BF16);
     if (!stored)
       fail(SI_ERR_ARGUMENT,
            "expected values of a type that the format stores: panel float32 and bfloat16, csr float32, "
-           "nm float32, float16 and bfloat16");
+           "nm and bsr float32, float16 and bfloat16");
     switch (options->format) {
       case SI_FORMAT_PANEL:
         *blob = si::panel_pack(weight, shape, options->kblock, type, bytes);
@@ -135,12 +136,26 @@ si_status si_pack(const float* weight, const si_weight_desc* desc, const si_pack
       case SI_FORMAT_NM:
         *blob = si::nm_pack(weight, shape, options->nm_n, options->nm_m, options->value_type, bytes);
         return;
+      case SI_FORMAT_BSR:
+        *blob = si::bsr_pack(weight, shape, options->block, options->value_type, bytes);
+        return;
     }
     fail(SI_ERR_ARGUMENT, "unknown format " + std::to_string(options->format));
   });
 }
 
 void si_free(void* blob) { std::free(blob); }
+
+si_status si_seal(void* blob, size_t bytes) {
+  return guarded([&] {
+    si::BlobHeader header{};
+    require(blob != nullptr && bytes >= sizeof header, SI_ERR_ARGUMENT, "si_seal: no buffer, or less than a header");
+    std::memcpy(&header, blob, sizeof header);
+    require(header.total_bytes == bytes && bytes % 8 == 0, SI_ERR_ARGUMENT,
+            "si_seal: expected the size that the header gives");
+    si::seal_blob(static_cast<uint8_t*>(blob));
+  });
+}
 
 si_status si_inspect(const void* blob, size_t bytes, si_weight_info* out) {
   return guarded([&] {
@@ -160,6 +175,8 @@ si_status si_unpack(const void* blob, size_t bytes, float* weight) {
         return si::csr_unpack(weights.csr, weight);
       case SI_FORMAT_NM:
         return si::nm_unpack(weights.nm, weight);
+      case SI_FORMAT_BSR:
+        return si::bsr_unpack(weights.bsr, weight);
     }
   });
 }

@@ -16,7 +16,7 @@ bool says(const char* part) { return std::strstr(si_last_error(), part) != nullp
 int main() {
   const std::vector<float> weight(6 * 10, 1.0f);
   const si_weight_desc desc{2, {6, 10, 0, 0}, 1};
-  const si_pack_options panel{SI_FORMAT_PANEL, SI_F32, 0, 0, 0};
+  const si_pack_options panel{SI_FORMAT_PANEL, SI_F32, 0, 0, 0, 0};
   const Packed packed(weight, desc, panel);
   const std::vector<float> x(40, 1.0f);
   std::vector<float> y(40);
@@ -121,6 +121,17 @@ int main() {
   options.format = static_cast<si_format>(42);
   SI_CHECK_EQ(si_pack(weight.data(), &desc, &options, &blob, &bytes), SI_ERR_ARGUMENT);
   SI_CHECK_EQ(si_weights_open(nullptr, 0, nullptr), SI_ERR_ARGUMENT);
+
+  SI_CHECK_EQ(si_pack(weight.data(), &desc, &panel, &blob, &bytes), SI_OK);
+  auto* const words = static_cast<uint64_t*>(blob);
+  const uint64_t checksum = words[15];
+  words[15] = 0;
+  SI_CHECK_EQ(si_seal(blob, bytes), SI_OK);
+  SI_CHECK_EQ(words[15], checksum);
+  SI_CHECK_EQ(si_seal(nullptr, bytes), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_seal(blob, 127), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_seal(blob, bytes - 64), SI_ERR_ARGUMENT);
+  si_free(blob);
 
   size_t row = 0;
   SI_CHECK_EQ(si_select(SI_FORMAT_PANEL, SI_OP_CONV, &row), SI_OK);

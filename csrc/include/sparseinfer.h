@@ -54,7 +54,7 @@ SI_API si_status si_isa(size_t index, si_isa_info* out);
 SI_API const char* si_threads_backend(void);
 
 typedef SI_ENUM(si_op){SI_OP_LINEAR = 0, SI_OP_CONV = 1} si_op;
-typedef SI_ENUM(si_format){SI_FORMAT_CSR = 1, SI_FORMAT_PANEL = 2, SI_FORMAT_NM = 3} si_format;
+typedef SI_ENUM(si_format){SI_FORMAT_CSR = 1, SI_FORMAT_PANEL = 2, SI_FORMAT_NM = 3, SI_FORMAT_BSR = 4} si_format;
 typedef SI_ENUM(si_value_type){SI_F32 = 0, SI_F16 = 1, SI_BF16 = 2} si_value_type;
 
 /* One line of the kernel registry, best first. */
@@ -80,16 +80,17 @@ typedef struct si_weight_desc {
   int64_t groups;   /* divides M; 1 for linear */
 } si_weight_desc;
 
-/* Blocks where they pay: convolutions of many channels. MANY_TOKENS: and linear layers of many columns, which calls of more
-   than 32 tokens make faster, and calls of fewer slower. */
+/* Blocks where they pay: convolutions of many channels. MANY_TOKENS: and linear layers of many columns, which calls of
+   more than 32 tokens make faster, and calls of fewer slower. */
 #define SI_KBLOCK_AUTO (-1)
 #define SI_KBLOCK_MANY_TOKENS (-2)
 
 typedef struct si_pack_options {
   si_format format;
-  si_value_type value_type; /* csr: F32; panel: F32 or BF16 (rounded; computed with in F32); nm: any */
+  si_value_type value_type; /* csr: F32; panel: F32 or BF16 (rounded; computed with in F32); nm and bsr: any */
   int32_t kblock;           /* panel: columns of a K block (a multiple of 16), 0 for one block, or as above */
   int32_t nm_n, nm_m;       /* nm: at most n non-zeros in every m consecutive columns */
+  int32_t block;            /* bsr: edge of the blocks, 16, 32, 64 or 128 */
 } si_pack_options;
 
 typedef struct si_weight_info {
@@ -98,9 +99,10 @@ typedef struct si_weight_info {
   si_weight_desc desc;
   int64_t nnz;
   uint64_t bytes;
-  int32_t params[4];    /* panel: R, g, index bits, kblock; csr: index bits; nm: n, m */
+  int32_t params[4];    /* panel: R, g, index bits, kblock; csr: index bits; nm: n, m; bsr: block,
+                           stored blocks */
   uint64_t sections[4]; /* byte offsets; panel: panels, indices, values; csr: rows, columns, values;
-                           nm: values, positions */
+                           nm: values, positions; bsr: rows, columns, values */
 } si_weight_info;
 
 /* Packs a dense row-major weight. *blob is released by si_free. A weight is zero when it compares equal to 0.0 (so is
@@ -108,6 +110,9 @@ typedef struct si_weight_info {
 SI_API si_status si_pack(const float* weight, const si_weight_desc* desc, const si_pack_options* options, void** blob,
                          size_t* bytes);
 SI_API void si_free(void* blob);
+/* Writes the checksum into the header of a buffer that was laid out elsewhere (on a GPU); nothing else of it is
+ * checked: si_inspect does that. */
+SI_API si_status si_seal(void* blob, size_t bytes);
 
 /* Validates the whole buffer; only then fills *out. The buffer must be 8-byte aligned. */
 SI_API si_status si_inspect(const void* blob, size_t bytes, si_weight_info* out);

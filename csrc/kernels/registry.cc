@@ -7,7 +7,7 @@ namespace si {
 namespace {
 
 namespace format_of {
-constexpr si_format panel = SI_FORMAT_PANEL, csr = SI_FORMAT_CSR, nm = SI_FORMAT_NM;
+constexpr si_format panel = SI_FORMAT_PANEL, csr = SI_FORMAT_CSR, nm = SI_FORMAT_NM, bsr = SI_FORMAT_BSR;
 }
 namespace op_of {
 constexpr si_op linear = SI_OP_LINEAR, conv = SI_OP_CONV;

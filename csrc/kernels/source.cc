@@ -6,9 +6,17 @@
 #include <thread>
 
 #include "core/cpu.h"
+#include "core/error.h"
 #include "core/parallel.h"
 
 namespace si {
+
+namespace {
+
+// No row of the registry brings such a weight here.
+[[noreturn]] void fail_untiled() { fail(SI_ERR_INTERNAL, "the bsr format has no tile kernels"); }
+
+}  // namespace
 
 int64_t TileSource::units_per_group() const {
   if (weights_.format == SI_FORMAT_PANEL) return weights_.panel.panels_per_group;
@@ -52,6 +60,7 @@ int64_t TileSource::cost(int64_t unit) const {
     case SI_FORMAT_CSR:
       return static_cast<int64_t>(weights_.csr.row[unit]) + unit * kUnit;
     case SI_FORMAT_NM:
+    case SI_FORMAT_BSR:
       break;
   }
   return unit;
@@ -86,6 +95,8 @@ void TileSource::tile(TileJob job, int64_t kstep) const {
       return isa_.csr_tile(weights_.csr, job);
     case SI_FORMAT_NM:
       return isa_.nm_tile(weights_.nm, job);
+    case SI_FORMAT_BSR:
+      fail_untiled();
   }
 }
 
@@ -97,6 +108,8 @@ void TileSource::vector(const VectorJob& job) const {
       return isa_.csr_vector(weights_.csr, job);
     case SI_FORMAT_NM:
       return isa_.nm_vector(weights_.nm, job);
+    case SI_FORMAT_BSR:
+      fail_untiled();
   }
 }
 

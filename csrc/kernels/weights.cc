@@ -20,6 +20,9 @@ si_weights open_weights(const void* blob, size_t bytes) {
     case SI_FORMAT_NM:
       weights.nm = nm_validate(header, blob, bytes);
       break;
+    case SI_FORMAT_BSR:
+      weights.bsr = bsr_validate(header, blob, bytes);
+      break;
     default:
       corrupt("unknown format " + std::to_string(header.format));
   }
@@ -46,6 +49,10 @@ si_weight_info describe(const si_weights& weights) {
       break;
     case SI_FORMAT_NM:
       nm_sections(weights.nm, weights.blob, info.sections);
+      break;
+    case SI_FORMAT_BSR:
+      info.params[1] = static_cast<int32_t>(weights.bsr.blocks);
+      bsr_sections(weights.bsr, weights.blob, info.sections);
       break;
   }
   return info;

@@ -3,6 +3,7 @@
 
 #include <sparseinfer.h>
 
+#include "formats/bsr/bsr.h"
 #include "formats/csr/csr.h"
 #include "formats/nm/nm.h"
 #include "formats/panel/panel.h"
@@ -17,6 +18,7 @@ struct si_weights {
   si::PanelView panel;
   si::CsrView csr;
   si::NmView nm;
+  si::BsrView bsr;
 };
 
 namespace si {

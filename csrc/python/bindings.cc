@@ -55,10 +55,22 @@ Value lookup(const char* what, const std::string& name, std::initializer_list<st
 }
 
 si_format format_of(const std::string& name) {
-  return lookup<si_format>("format", name, {{"panel", SI_FORMAT_PANEL}, {"csr", SI_FORMAT_CSR}, {"nm", SI_FORMAT_NM}});
+  return lookup<si_format>(
+      "format", name,
+      {{"panel", SI_FORMAT_PANEL}, {"csr", SI_FORMAT_CSR}, {"nm", SI_FORMAT_NM}, {"bsr", SI_FORMAT_BSR}});
 }
 const char* name_of(si_format format) {
-  return format == SI_FORMAT_PANEL ? "panel" : format == SI_FORMAT_CSR ? "csr" : "nm";
+  switch (format) {
+    case SI_FORMAT_PANEL:
+      return "panel";
+    case SI_FORMAT_CSR:
+      return "csr";
+    case SI_FORMAT_NM:
+      return "nm";
+    case SI_FORMAT_BSR:
+      break;
+  }
+  return "bsr";
 }
 si_op op_of(const std::string& name) {
   return lookup<si_op>("op", name, {{"linear", SI_OP_LINEAR}, {"conv", SI_OP_CONV}});
@@ -100,20 +112,28 @@ py::tuple shape_of(const si_weight_desc& desc) {
 }
 
 Blob pack(const std::string& format, const py::array_t<float, py::array::c_style>& weight, int64_t groups,
-          int32_t kblock, int32_t n, int32_t m, const std::string& value_type) {
+          int32_t kblock, int32_t n, int32_t m, int32_t block, const std::string& value_type) {
   si_weight_desc desc{};
   desc.ndim = static_cast<int32_t>(weight.ndim());
   if (desc.ndim < 2 || desc.ndim > 4)
     throw py::value_error("expected a weight of 2 to 4 dimensions, got " + std::to_string(desc.ndim));
   for (int i = 0; i < desc.ndim; ++i) desc.shape[i] = weight.shape(i);
   desc.groups = groups;
-  const si_pack_options options{format_of(format), value_type_of(value_type), kblock, n, m};
+  const si_pack_options options{format_of(format), value_type_of(value_type), kblock, n, m, block};
   void* blob = nullptr;
   size_t bytes = 0;
   check(without_gil([&] { return si_pack(weight.data(), &desc, &options, &blob, &bytes); }));
   // numpy keeps the capsule, which frees the buffer; the buffer keeps its 64-byte alignment.
   py::capsule owner(blob, [](void* p) { si_free(p); });
   return Blob(static_cast<py::ssize_t>(bytes), static_cast<const uint8_t*>(blob), owner);
+}
+
+// In place: py::array_t would copy an array that is not contiguous, and seal the copy.
+void seal(py::array_t<uint8_t> blob) {
+  if (blob.ndim() != 1 || blob.strides(0) != 1) throw py::value_error("expected a contiguous 1-dimensional array");
+  uint8_t* const bytes = blob.mutable_data();
+  const auto count = static_cast<size_t>(blob.nbytes());
+  check(without_gil([&] { return si_seal(bytes, count); }));
 }
 
 py::array_t<float> unpack(const Blob& blob) {
@@ -150,6 +170,10 @@ py::dict info_of(const si_weight_info& info) {
     case SI_FORMAT_NM:
       param_names = {"n", "m"};
       section_names = {"values", "positions"};
+      break;
+    case SI_FORMAT_BSR:
+      param_names = {"block", "blocks"};
+      section_names = {"rows", "columns", "values"};
       break;
   }
   for (size_t i = 0; i < param_names.size(); ++i) params[param_names[i]] = info.params[i];
@@ -320,7 +344,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("select", &select_row, py::arg("format"), py::arg("op"), "Id of the best row that runs here.");
   m.def("threads_backend", &si_threads_backend);
   m.def("pack", &pack, py::arg("format"), py::arg("weight"), py::arg("groups") = 1, py::kw_only(),
-        py::arg("kblock") = SI_KBLOCK_AUTO, py::arg("n") = 2, py::arg("m") = 4, py::arg("value_type") = "float32");
+        py::arg("kblock") = SI_KBLOCK_AUTO, py::arg("n") = 2, py::arg("m") = 4, py::arg("block") = 64,
+        py::arg("value_type") = "float32");
+  m.def("seal", &seal, py::arg("blob").noconvert(), "Writes the checksum into the header, in place.");
   m.def("unpack", &unpack, py::arg("blob"));
   m.def("info", &inspect, py::arg("blob"));
   py::class_<Weights> weights(m, "Weights");

@@ -34,7 +34,7 @@ si_status run(const Problem& p) {
   const bool conv = p.size != 0;
   const int64_t K = p.C * p.kernel * p.kernel, columns = conv ? p.size * p.size : p.n;
   const si_weight_desc desc{conv ? 4 : 2, {p.M, p.C, p.kernel, p.kernel}, 1};
-  const Packed packed(random.weight(p.M, K, p.density, false, 1, 1), desc, {SI_FORMAT_PANEL, SI_F32, 0, 2, 4});
+  const Packed packed(random.weight(p.M, K, p.density, false, 1, 1), desc, {SI_FORMAT_PANEL, SI_F32, 0, 2, 4, 16});
   const std::vector<float> x = random.tensor(p.C * columns, false), bias = random.tensor(p.M, false);
   std::vector<float> y(static_cast<size_t>(p.M * columns));
   if (!conv) {

@@ -12,12 +12,25 @@ import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-__all__ = ["VALUE_TYPES", "NmMeta", "interpreting", "unsupported_reasons"]
+from sparseinfer.triton.derived import Derived
+
+__all__ = [
+    "NO_KERNEL",
+    "VALUE_TYPES",
+    "NmMeta",
+    "block_reasons",
+    "csr_reasons",
+    "cuda_reasons",
+    "device_reasons",
+    "interpreting",
+    "multiprocessors",
+    "unsupported_reasons",
+]
 
 VALUE_TYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -29,8 +42,29 @@ VALUE_TYPES: dict[str, torch.dtype] = {
 GROUP_COLUMNS = 4
 """The m of N:M that the kernels expand: a group becomes two nested `tl.join`s of two lanes each."""
 
+DEFAULT_SMS = 132
+"""Multiprocessors of an H100 or H200, for which the tiles are chosen."""
+
+NO_KERNEL: dict[tuple[str, str], str] = {
+    ("nm", "conv"): "a 2:4 convolution stays dense, for expanding its weights saves memory traffic "
+    "only and cannot win when compute-bound",
+}
+"""Why there is no kernel on a GPU, by format and operation, where that is a choice."""
+
 MIN_TRITON = (3, 2)
 MIN_CAPABILITY = (8, 0)
+
+
+def multiprocessors(device: torch.device) -> int:
+    """How many `device` has; `DEFAULT_SMS` where it is no GPU.
+
+    Example:
+        >>> multiprocessors(torch.device("cpu"))
+        132
+    """
+    if device.type != "cuda":
+        return DEFAULT_SMS
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @dataclass(frozen=True)
@@ -39,7 +73,9 @@ class NmMeta:
 
     `values` and `positions` are byte offsets into the buffer of `n` value planes [M][G] of type
     `dtype` and of `n` uint8 position planes [M][G], with M = `out_features` rows of
-    G = ceil(K / m) groups and K = `in_features`.
+    G = ceil(K / m) groups and K = `in_features`. `sms`, the device's multiprocessors, decides with
+    the shape how K is split among programs; `derived` keeps the lane plane of the one buffer that
+    this describes.
 
     Example:
         >>> NmMeta(8, 6, n=2, m=4, dtype=torch.float16, values=128, positions=192).groups
@@ -53,6 +89,8 @@ class NmMeta:
     dtype: torch.dtype
     values: int
     positions: int
+    sms: int = DEFAULT_SMS
+    derived: Derived = field(default_factory=Derived, init=False, repr=False, compare=False)
 
     @property
     def groups(self) -> int:
@@ -60,7 +98,7 @@ class NmMeta:
         return -(-self.in_features // self.m)
 
     @classmethod
-    def from_info(cls, info: Mapping[str, Any]) -> NmMeta:
+    def from_info(cls, info: Mapping[str, Any], sms: int = DEFAULT_SMS) -> NmMeta:
         """Read the description from what `sparseinfer.formats.info` returns for an `nm` buffer.
 
         Raises:
@@ -85,6 +123,7 @@ class NmMeta:
             dtype=VALUE_TYPES[info["value_type"]],
             values=int(info["sections"]["values"]),
             positions=int(info["sections"]["positions"]),
+            sms=sms,
         )
 
 
@@ -110,9 +149,13 @@ def _triton_reasons() -> list[str]:
     return []
 
 
-def _device_reasons(device: torch.device) -> list[str]:
-    if interpreting():
-        return []
+def cuda_reasons(device: torch.device) -> list[str]:
+    """Why nothing of ours runs on `device`, Triton or not; empty when it can.
+
+    Example:
+        >>> cuda_reasons(torch.device("cpu"))[0].split(";")[0]
+        'expected a CUDA device, got cpu'
+    """
     if device.type != "cuda":
         return [f"expected a CUDA device, got {device.type}; try moving the module with .cuda()"]
     if not torch.cuda.is_available():
@@ -122,6 +165,16 @@ def _device_reasons(device: torch.device) -> list[str]:
         least, got = (".".join(map(str, c)) for c in (MIN_CAPABILITY, capability))
         return [f"expected compute capability >= {least}, got {got}; try a newer GPU"]
     return []
+
+
+def device_reasons(device: torch.device | str) -> list[str]:
+    """Why no Triton kernel runs with tensors on `device`; empty when it can.
+
+    Example:
+        >>> device_reasons("meta") == [] or "meta" in device_reasons("meta")[-1]
+        True
+    """
+    return _triton_reasons() + ([] if interpreting() else cuda_reasons(torch.device(device)))
 
 
 def unsupported_reasons(
@@ -136,14 +189,42 @@ def unsupported_reasons(
         >>> unsupported_reasons("cuda", torch.float64)[-1]
         'expected input of float32, float16 or bfloat16, got float64; try input.float()'
     """
-    reasons = _triton_reasons() + _device_reasons(torch.device(device))
+    reasons = device_reasons(device)
     if m != GROUP_COLUMNS or not 1 <= n <= m:
         reasons.append(
             f"expected 1:4, 2:4, 3:4 or 4:4 weights, got {n}:{m}; try packing with n=2, m=4"
         )
-    if dtype not in VALUE_TYPES.values():
-        got = str(dtype).removeprefix("torch.")
+    return reasons + _type_reasons(dtype)
+
+
+def csr_reasons(device: torch.device | str, dtype: torch.dtype) -> list[str]:
+    """Why the `csr.linear.triton` row cannot run on such an input; empty when it can.
+
+    Example:
+        >>> csr_reasons("cuda", torch.float64)[-1].split(",")[-1]
+        ' got float64; try input.float()'
+    """
+    return device_reasons(device) + _type_reasons(dtype)
+
+
+def block_reasons(device: torch.device | str, dtype: torch.dtype, *, groups: int = 1) -> list[str]:
+    """Why the `bsr` rows cannot run on such an input; empty when they can.
+
+    Example:
+        >>> block_reasons("cuda", torch.float16, groups=2)[-1]
+        'expected groups=1, got groups=2: a block would read one group; try format="panel" on a CPU'
+    """
+    reasons = device_reasons(device) + _type_reasons(dtype)
+    if groups != 1:
         reasons.append(
-            f"expected input of float32, float16 or bfloat16, got {got}; try input.float()"
+            f"expected groups=1, got groups={groups}: a block would read one group; "
+            'try format="panel" on a CPU'
         )
     return reasons
+
+
+def _type_reasons(dtype: torch.dtype) -> list[str]:
+    if dtype in VALUE_TYPES.values():
+        return []
+    got = str(dtype).removeprefix("torch.")
+    return [f"expected input of float32, float16 or bfloat16, got {got}; try input.float()"]

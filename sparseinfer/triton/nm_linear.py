@@ -1,15 +1,17 @@
 """N:M linear in Triton: y[N, M] = act(x[N, K] @ W[M, K]^T + bias), W read compressed.
 
-W is stored as n value planes and n uint8 position planes, each [M][G] with G = ceil(K / 4): plane i
-holds the i-th kept weight of every group of four columns and its place in the group. A program
-loads a tile of every plane, expands it in registers (a compare and a select for each lane of the
-group, two nested joins, a reshape) and feeds `tl.dot` with fp32 accumulation. W is the left
-operand, so that a decode's few tokens pad the narrow side of the matrix instruction. Triton has no
-sparse matrix instruction: what is saved is the memory traffic of W, so this is for small N.
+W is stored as n value planes [M][G] with G = ceil(K / 4): plane i holds the i-th kept weight of
+every group of four columns. The lane plane (`nm_lanes.py`), made from the buffer's positions once,
+says in a nibble which lanes of the group those are. One token takes `nm_vector.py`. For more, a
+program loads a tile of every plane, expands it in registers (selects, two nested joins, a reshape)
+and feeds `tl.dot` with fp32 accumulation. W is the left operand, so that a decode's few tokens pad
+the narrow side of the matrix instruction. Triton has no sparse matrix instruction: what is saved is
+the memory traffic of W, so this is for small N. Where rows and tokens give too few programs to keep
+the memory busy, K is split among more of them, and `split_sum.py` adds up in a fixed order.
 
 x may have any strides, y is contiguous and aliases nothing. Keeping the values apart from their
 positions follows the compressed 2:4 form of Mishra et al., "Accelerating Sparse Deep Neural
-Networks" (2021); here a position takes a byte, so that a plane is read without unpacking.
+Networks" (2021).
 """
 
 from __future__ import annotations
@@ -22,52 +24,57 @@ import torch
 import triton
 import triton.language as tl
 
-from sparseinfer.activations import ACTIVATIONS, check_choice
 from sparseinfer.triton import NmMeta, unsupported_reasons
+from sparseinfer.triton.activate import activate
+from sparseinfer.triton.arguments import check_linear, section
+from sparseinfer.triton.nm_lanes import HALF, bytes_read, lane_plane
+from sparseinfer.triton.nm_vector import nm_vector_kernel
+from sparseinfer.triton.split_sum import split_sum, steps_per_split
 
 
 @triton.jit
-def sigmoid(y):
-    # exp of a non-positive number cannot overflow.
-    e = tl.exp(-tl.abs(y))
-    return tl.where(y < 0, e, 1.0) / (1.0 + e)
-
-
-@triton.jit
-def tanh(y):
-    # Not libdevice's tanh, which the interpreter lacks. The quotient loses its digits near 0, so
-    # below 0.625 the odd polynomial of Cephes' tanhf is taken.
-    z = y * y
-    p = tl.fma(z, -5.70498872745e-3, 2.06390887954e-2)
-    p = tl.fma(z, p, -5.37397155531e-2)
-    p = tl.fma(z, p, 1.33314422036e-1)
-    p = tl.fma(z, p, -3.33332819422e-1)
-    near_zero = tl.fma(y * z, p, y)
-    e = tl.exp(-2.0 * tl.abs(y))
-    far = (1.0 - e) / (1.0 + e)
-    far = tl.where(y < 0, -far, far)
-    return tl.where(tl.abs(y) < 0.625, near_zero, far)
-
-
-@triton.jit
-def activate(y, ACTIVATION: tl.constexpr):  # type: ignore[no-untyped-def]
-    # Selects, not tl.maximum / tl.minimum: those drop NaN, which must reach the output.
-    if ACTIVATION == "relu":
-        y = tl.where(y < 0, 0.0, y)
-    elif ACTIVATION == "relu6":
-        y = tl.where(y < 0, 0.0, tl.where(y > 6.0, 6.0, y))
-    elif ACTIVATION == "gelu":
-        y = 0.5 * y * (1.0 + tl.math.erf(y * 0.7071067811865476))
-    elif ACTIVATION == "gelu_tanh":
-        # (1 + tanh(u)) / 2 = sigmoid(2u)
-        y = y * sigmoid(2.0 * 0.7978845608028654 * (y + 0.044715 * y * y * y))
-    elif ACTIVATION == "silu":
-        y = y * sigmoid(y)
-    elif ACTIVATION == "sigmoid":
-        y = sigmoid(y)
-    elif ACTIVATION == "tanh":
-        y = tanh(y)
-    return y
+def expand(  # type: ignore[no-untyped-def]
+    lanes,
+    at,
+    ok,
+    values_ptr,
+    plane,
+    KEPT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """A tile of W, dense: lane c of a group is the kept weight that stands there, or zero."""
+    in0 = (lanes & 1) != 0
+    in1 = (lanes & 2) != 0
+    in2 = (lanes & 4) != 0
+    in3 = (lanes & 8) != 0
+    v = tl.load(values_ptr + at, mask=ok, other=0.0)
+    zero = tl.zeros_like(v)
+    if KEPT == 1:
+        w0 = tl.where(in0, v, zero)
+        w1 = tl.where(in1, v, zero)
+        w2 = tl.where(in2, v, zero)
+        w3 = tl.where(in3, v, zero)
+    else:
+        # Exactly KEPT bits are set: how many lie below or above a lane tells whose it is.
+        u = tl.load(values_ptr + plane + at, mask=ok, other=0.0)
+        if KEPT == 2:
+            w0 = tl.where(in0, v, zero)
+            w1 = tl.where(in1, tl.where(in0, u, v), zero)
+            w2 = tl.where(in2, tl.where(in3, v, u), zero)
+            w3 = tl.where(in3, u, zero)
+        else:
+            t = tl.load(values_ptr + 2 * plane + at, mask=ok, other=0.0)
+            if KEPT == 3:
+                w0 = tl.where(in0, v, zero)
+                w1 = tl.where(in1, tl.where(in0, u, v), zero)
+                w2 = tl.where(in2, tl.where(in3, u, t), zero)
+                w3 = tl.where(in3, t, zero)
+            else:
+                w0, w1, w2 = v, u, t
+                w3 = tl.load(values_ptr + 3 * plane + at, mask=ok, other=0.0)
+    # A join appends the fastest axis, so lane 2a + b is element [.., a, b] of this nesting.
+    return tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (BLOCK_M, BLOCK_K))
 
 
 # N changes from call to call: specialised on, 1 and the multiples of 16 would compile anew.
@@ -75,100 +82,105 @@ def activate(y, ACTIVATION: tl.constexpr):  # type: ignore[no-untyped-def]
 def nm_linear_kernel(  # type: ignore[no-untyped-def]
     x_ptr,
     values_ptr,
-    positions_ptr,
+    lanes_ptr,
     bias_ptr,
     y_ptr,
     N,
     M,
     K,
     G,
+    C,
     plane,
     stride_xn,
     stride_xk,
+    steps,
+    each,
     KEPT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
+    SPLIT: tl.constexpr,
     DOT_IN_FP32: tl.constexpr,
+    HALF: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    BLOCK_G: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
-    BLOCK_K: tl.constexpr = 4 * BLOCK_G
+    BLOCK_K: tl.constexpr = 4 * BLOCK_C
     # One grid axis: a second one ends at 65535. Programs next to each other share the tile of x.
     tiles_m = tl.cdiv(M, BLOCK_M)
+    tiles_n = tl.cdiv(N, BLOCK_N)
     rows = (tl.program_id(0) % tiles_m) * BLOCK_M + tl.arange(0, BLOCK_M)
-    tokens = (tl.program_id(0) // tiles_m) * BLOCK_N + tl.arange(0, BLOCK_N)
+    tokens = (tl.program_id(0) // tiles_m % tiles_n) * BLOCK_N + tl.arange(0, BLOCK_N)
+    split = tl.program_id(0) // tiles_m // tiles_n
     row_ok = rows < M
     token_ok = tokens < N
     # 64 bits: rows times G and tokens times K exceed 2^31 for large layers and long prompts.
-    row_start = rows.to(tl.int64) * G
-    token_start = tokens.to(tl.int64) * stride_xn
+    row_start = rows.to(tl.int64)[:, None] * G
+    lane_start = rows.to(tl.int64)[:, None] * C
+    token_start = tokens.to(tl.int64)[None, :] * stride_xn
+    plane = tl.cast(plane, tl.int64)
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for g0 in range(0, G, BLOCK_G):
-        groups = g0 + tl.arange(0, BLOCK_G)
-        w_ok = row_ok[:, None] & (groups < G)[None, :]
-        w_at = row_start[:, None] + groups[None, :]
-
-        # Lane c of a group is the kept weight whose position is c, or zero. Masked groups are zero.
-        v = tl.load(values_ptr + w_at, mask=w_ok, other=0.0)
-        p = tl.load(positions_ptr + w_at, mask=w_ok, other=0)
-        zero = tl.zeros_like(v)
-        w0 = tl.where(p == 0, v, zero)
-        w1 = tl.where(p == 1, v, zero)
-        w2 = tl.where(p == 2, v, zero)
-        w3 = tl.where(p == 3, v, zero)
-        for i in tl.static_range(1, KEPT):
-            v = tl.load(values_ptr + i * plane + w_at, mask=w_ok, other=0.0)
-            p = tl.load(positions_ptr + i * plane + w_at, mask=w_ok, other=0)
-            w0 = tl.where(p == 0, v, w0)
-            w1 = tl.where(p == 1, v, w1)
-            w2 = tl.where(p == 2, v, w2)
-            w3 = tl.where(p == 3, v, w3)
-        # A join appends the fastest axis, so lane 2a + b is element [.., a, b] of this nesting.
-        w = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (BLOCK_M, BLOCK_K))
-
-        columns = 4 * g0 + tl.arange(0, BLOCK_K)
-        x = tl.load(
-            x_ptr + token_start[None, :] + columns.to(tl.int64)[:, None] * stride_xk,
-            mask=(columns < K)[:, None] & token_ok[None, :],
-            other=0.0,
+    for step in range(split * each, tl.minimum((split + 1) * each, steps)):
+        byte = step * BLOCK_C
+        both = tl.load(
+            lanes_ptr + lane_start + (byte + tl.arange(0, BLOCK_C))[None, :],
+            mask=row_ok[:, None],
+            other=0,
         )
-        if DOT_IN_FP32:
-            w = w.to(tl.float32)
-            x = x.to(tl.float32)
-        acc = tl.dot(w, x, acc, input_precision="ieee")
+        low = (byte // HALF) * (2 * HALF) + byte % HALF
+        for half in tl.static_range(2):
+            first = low + half * HALF
+            groups = first + tl.arange(0, BLOCK_C)
+            w = expand(
+                both >> (4 * half), row_start + groups[None, :],
+                row_ok[:, None] & (groups < G)[None, :], values_ptr, plane, KEPT, BLOCK_M, BLOCK_K,
+            )  # fmt: skip
+            columns = 4 * first + tl.arange(0, BLOCK_K)
+            x = tl.load(
+                x_ptr + token_start + columns.to(tl.int64)[:, None] * stride_xk,
+                mask=(columns < K)[:, None] & token_ok[None, :],
+                other=0.0,
+            )
+            if DOT_IN_FP32:
+                w = w.to(tl.float32)
+                x = x.to(tl.float32)
+            acc = tl.dot(w, x, acc, input_precision="ieee")
 
-    if HAS_BIAS:
-        acc += tl.load(bias_ptr + rows, mask=row_ok, other=0.0).to(tl.float32)[:, None]
-    y = activate(acc, ACTIVATION)
-    tl.store(
-        y_ptr + tokens.to(tl.int64)[None, :] * M + rows[:, None],
-        y.to(y_ptr.dtype.element_ty),
-        mask=row_ok[:, None] & token_ok[None, :],
-    )
+    at = tokens.to(tl.int64)[None, :] * M + rows[:, None]
+    ok = row_ok[:, None] & token_ok[None, :]
+    if SPLIT:
+        tl.store(y_ptr + split.to(tl.int64) * N * M + at, acc, mask=ok)
+    else:
+        if HAS_BIAS:
+            acc += tl.load(bias_ptr + rows, mask=row_ok, other=0.0).to(tl.float32)[:, None]
+        y = activate(acc, ACTIVATION)
+        tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=ok)
 
 
 @dataclass(frozen=True)
 class Config:
-    """Tile sizes (rows of W, tokens, groups of four columns) and launch options of one N bucket."""
+    """Tile sizes (rows of W, tokens, bytes of the lane plane: two groups of four columns each) and
+    launch options of one N bucket. `block_n` is 0 where one token takes the vector kernel."""
 
     block_m: int
     block_n: int
-    block_g: int
+    block_c: int
     num_warps: int
     num_stages: int
 
 
 # (largest N of the bucket, config); the last bucket is open. Fixed here, so no call ever tunes.
 HALF_CONFIGS = (
-    (16, Config(16, 16, 64, 4, 4)),
-    (32, Config(64, 32, 32, 4, 4)),
-    (64, Config(64, 64, 16, 4, 4)),
-    (None, Config(128, 128, 16, 8, 3)),
+    (1, Config(16, 0, 128, 4, 2)),
+    (16, Config(64, 16, 32, 4, 3)),
+    (32, Config(64, 32, 16, 4, 3)),
+    (64, Config(64, 64, 16, 4, 3)),
+    (None, Config(128, 128, 16, 8, 2)),
 )
 # fp32 with IEEE products has no tensor cores: both operand tiles live in registers and are smaller.
 FLOAT_CONFIGS = (
+    (1, Config(16, 0, 64, 4, 2)),
     (16, Config(32, 16, 8, 4, 3)),
     (64, Config(64, 32, 8, 4, 3)),
     (None, Config(64, 64, 8, 8, 3)),
@@ -179,7 +191,7 @@ def config_for(tokens: int, dtype: torch.dtype) -> Config:
     """The tile configuration for N = `tokens` and inputs of `dtype`.
 
     Example:
-        >>> config_for(1, torch.float16).block_n
+        >>> config_for(2, torch.float16).block_n
         16
     """
     table = FLOAT_CONFIGS if dtype == torch.float32 else HALF_CONFIGS
@@ -190,103 +202,22 @@ def config_for(tokens: int, dtype: torch.dtype) -> Config:
 INTERPRETED = not isinstance(nm_linear_kernel, triton.JITFunction)
 
 
-def _check(
-    x: torch.Tensor,
-    packed: torch.Tensor,
-    bias: torch.Tensor | None,
-    out_features: int,
-    activation: str,
-    meta: NmMeta,
-) -> None:
-    tensors = {"input": x, "packed weight": packed} | ({} if bias is None else {"bias": bias})
-    if len({t.device for t in tensors.values()}) > 1:
-        got = ", ".join(f"{t.device} ({name})" for name, t in tensors.items())
-        raise RuntimeError(
-            "Expected all tensors to be on the same device, but got "
-            f"{got}; try input.to('{packed.device}')"
-        )
-    if x.dim() == 0:
-        raise RuntimeError(
-            "both arguments to linear need to be at least 1D, but they are 0D and 2D; "
-            "try input.reshape(1)"
-        )
-    if x.dtype != meta.dtype:
-        raise RuntimeError(
-            f"mat1 and mat2 must have the same dtype, but got {x.dtype} and {meta.dtype}: expected "
-            f"an input of the packed values' type; try input.to({meta.dtype})"
-        )
-    if x.shape[-1] != meta.in_features:
-        tokens = math.prod(x.shape[:-1])
-        raise RuntimeError(
-            f"mat1 and mat2 shapes cannot be multiplied ({tokens}x{x.shape[-1]} and "
-            f"{meta.in_features}x{out_features}): expected {meta.in_features} features in the "
-            f"input's last dimension, got {x.shape[-1]}; try the input this layer was converted for"
-        )
-    if out_features != meta.out_features:
-        raise RuntimeError(
-            f"expected out_features of the packed weight, {meta.out_features}, got {out_features}; "
-            "try the weight that this layer was built with"
-        )
-    if bias is not None and bias.dtype != x.dtype:
-        raise RuntimeError(
-            f"expected bias and input to have the same dtype, got {bias.dtype} and {x.dtype}; "
-            f"try bias.to({x.dtype})"
-        )
-    if bias is not None and tuple(bias.shape) != (out_features,):
-        raise RuntimeError(
-            f"expected bias of shape ({out_features},), got {tuple(bias.shape)}; "
-            "try one value for each output feature"
-        )
-    check_choice("activation", activation, ACTIVATIONS)
-    if packed.dtype != torch.uint8 or packed.dim() != 1 or not packed.is_contiguous():
-        raise ValueError(
-            f"expected the packed weight as contiguous 1-D uint8, got {packed.dim()}-D "
-            f"{packed.dtype} of strides {packed.stride()}; try the buffer of formats.pack"
-        )
-    if reasons := unsupported_reasons(x.device, x.dtype, n=meta.n, m=meta.m):
-        raise RuntimeError(f"nm.linear.triton cannot run this problem: {'; '.join(reasons)}")
-    if not INTERPRETED and x.device.type != "cuda":
-        raise RuntimeError(
-            "expected TRITON_INTERPRET=1 in the environment before the kernels were first used, "
-            f"got it afterwards with tensors on {x.device}; try setting it when Python starts"
-        )
-
-
-def _planes(
-    packed: torch.Tensor, out_features: int, meta: NmMeta
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Views of all value planes and all position planes of the packed buffer, each flat."""
-    count = meta.n * out_features * meta.groups
-    values_end = meta.values + count * meta.dtype.itemsize
-    needed = max(values_end, meta.positions + count)
-    if packed.numel() < needed:
-        raise ValueError(
-            f"expected a packed weight of at least {needed} bytes, got {packed.numel()}; "
-            "try meta=NmMeta.from_info(formats.info(packed))"
-        )
-    if (packed.storage_offset() + meta.values) % meta.dtype.itemsize:
-        raise ValueError(
-            f"expected values at a multiple of {meta.dtype.itemsize} bytes, got byte "
-            f"{packed.storage_offset() + meta.values} of the storage; try packed.clone()"
-        )
-    values = packed[meta.values : values_end].view(meta.dtype)
-    return values, packed[meta.positions : meta.positions + count]
-
-
 def nm_linear(
     x: torch.Tensor,
     packed: torch.Tensor,
     bias: torch.Tensor | None,
     out_features: int,
-    activation: str,
+    activation: str = "none",
     *,
     meta: NmMeta,
 ) -> torch.Tensor:
     """Linear layer act(x W^T + bias) on a CUDA device, with W read in place from N:M planes.
 
     Products of float32 are IEEE (no TF32), sums are float32 for every type, and the activation is
-    applied before the one rounding to the output's type. The packed buffer is taken as validated:
-    positions are only compared, so a corrupt one gives wrong numbers but reads nothing outside it.
+    applied before the one rounding to the output's type. Nothing depends on how programs are
+    scheduled: equal inputs give equal bits. The packed buffer is taken as validated: a corrupt
+    position gives wrong numbers but nothing outside the buffer is read. The first call with a
+    buffer makes its lane plane and waits for it; later ones wait for nothing.
 
     Args:
         x: input [..., K] of the packed values' type, any strides.
@@ -318,39 +249,57 @@ def nm_linear(
         >>> nm_linear(x, packed, None, 1, "none", meta=meta).item()
         3020.0
     """
-    _check(x, packed, bias, out_features, activation, meta)
-    values, positions = _planes(packed, out_features, meta)
+    check_linear(
+        "nm.linear.triton", x, packed, bias, out_features, activation,
+        shape=(meta.out_features, meta.in_features), dtype=meta.dtype,
+        reasons=unsupported_reasons(x.device, x.dtype, n=meta.n, m=meta.m), interpreted=INTERPRETED,
+    )  # fmt: skip
+    count = meta.n * out_features * meta.groups
+    positions = section(packed, meta.positions, count, torch.uint8)
+    values = section(packed, meta.values, count, meta.dtype)
     tokens = math.prod(x.shape[:-1])
     y = torch.empty((*x.shape[:-1], out_features), dtype=x.dtype, device=x.device)
     if y.numel() == 0:
         return y
+    lanes = meta.derived.get(
+        packed, "lanes", lambda: lane_plane(positions.view(meta.n, out_features, meta.groups))
+    )
     x2d = x.reshape(tokens, meta.in_features)
     config = config_for(tokens, x.dtype)
-    grid = (triton.cdiv(out_features, config.block_m) * triton.cdiv(tokens, config.block_n),)
+    tiles = triton.cdiv(out_features, config.block_m)
+    if config.block_n:
+        tiles *= triton.cdiv(tokens, config.block_n)
+    steps = triton.cdiv(bytes_read(meta.groups), config.block_c)
+    each = steps_per_split(steps, tiles, meta.sms)
+    splits = max(triton.cdiv(steps, each), 1)
+    out = y
+    if splits > 1:
+        out = torch.empty((splits, tokens, out_features), dtype=torch.float32, device=x.device)
+    shared = {
+        "KEPT": meta.n,
+        "HAS_BIAS": bias is not None and splits == 1,
+        "ACTIVATION": activation if splits == 1 else "none",
+        "SPLIT": splits > 1,
+        "HALF": HALF,
+        "BLOCK_M": config.block_m,
+        "BLOCK_C": config.block_c,
+        "num_warps": config.num_warps,
+        "num_stages": config.num_stages,
+    }
+    pointers = x2d, values, lanes, x if bias is None else bias.contiguous(), out
+    sizes = out_features, meta.in_features, meta.groups, lanes.shape[1], out_features * meta.groups
     # Triton launches on the current device, which need not be the tensors'.
     with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
-        nm_linear_kernel[grid](
-            x2d,
-            values,
-            positions,
-            x if bias is None else bias.contiguous(),
-            y,
-            tokens,
-            out_features,
-            meta.in_features,
-            meta.groups,
-            out_features * meta.groups,
-            x2d.stride(0),
-            x2d.stride(1),
-            KEPT=meta.n,
-            HAS_BIAS=bias is not None,
-            ACTIVATION=activation,
-            # The interpreter's dot is NumPy's matmul, which takes bfloat16's bits for integers.
-            DOT_IN_FP32=INTERPRETED,
-            BLOCK_M=config.block_m,
-            BLOCK_N=config.block_n,
-            BLOCK_G=config.block_g,
-            num_warps=config.num_warps,
-            num_stages=config.num_stages,
-        )
+        if config.block_n:
+            nm_linear_kernel[(tiles * splits,)](
+                *pointers, tokens, *sizes, x2d.stride(0), x2d.stride(1), steps, each,
+                # The interpreter's dot is NumPy's matmul, which takes bfloat16's bits for integers.
+                DOT_IN_FP32=INTERPRETED, BLOCK_N=config.block_n, **shared,
+            )  # fmt: skip
+        else:
+            nm_vector_kernel[(tiles * splits,)](
+                *pointers, *sizes, x2d.stride(1), steps, each, **shared
+            )
+        if splits > 1:
+            split_sum(out, bias, y, activation)
     return y

@@ -1,10 +1,10 @@
 #include "formats/nm/nm.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "core/error.h"
+#include "formats/values.h"
 
 namespace si {
 
@@ -24,8 +24,6 @@ int32_t columns_in_group(const WeightShape& shape, int32_t m, int64_t group) {
   return static_cast<int32_t>(std::min<int64_t>(m, shape.K() - group * m));
 }
 
-size_t value_bytes(si_value_type type) { return type == SI_F32 ? sizeof(float) : sizeof(uint16_t); }
-
 Layout layout_of(const WeightShape& shape, int32_t n, int32_t m, si_value_type type) {
   const auto entries = static_cast<uint64_t>(n * shape.M() * groups_in_row(shape, m));
   Layout layout{};
@@ -33,26 +31,6 @@ Layout layout_of(const WeightShape& shape, int32_t n, int32_t m, si_value_type t
   layout.position = layout.plan.add(entries, sizeof(uint8_t));
   return layout;
 }
-
-uint32_t encode(float weight, si_value_type type) {
-  if (type == SI_F16) return float_to_half(weight);
-  if (type == SI_BF16) return float_to_bfloat16(weight);
-  return float_bits(weight);
-}
-
-uint32_t load_bits(const void* values, int64_t at, si_value_type type) {
-  return type == SI_F32 ? static_cast<const uint32_t*>(values)[at] : static_cast<const uint16_t*>(values)[at];
-}
-
-void store_bits(void* values, int64_t at, si_value_type type, uint32_t bits) {
-  if (type == SI_F32)
-    static_cast<uint32_t*>(values)[at] = bits;
-  else
-    static_cast<uint16_t*>(values)[at] = static_cast<uint16_t>(bits);
-}
-
-// Of the value's bits: false for 0 and for -0.
-bool is_nonzero(uint32_t bits, si_value_type type) { return (bits & (type == SI_F32 ? 0x7fffffffu : 0x7fffu)) != 0; }
 
 int count_ones(uint32_t word) {
   int ones = 0;
@@ -66,31 +44,14 @@ uint32_t fill_positions(uint32_t kept, int32_t n) {
   return kept;
 }
 
-const char* type_name(si_value_type type) { return type == SI_F16 ? "float16" : "bfloat16"; }
-
 // One group's columns in the value type; returns the set of the non-zero ones.
 uint32_t encode_group(const float* weight, int32_t columns, si_value_type type, uint32_t* bits) {
   uint32_t kept = 0;
   for (int32_t c = 0; c < columns; ++c) {
-    bits[c] = encode(weight[c], type);
+    bits[c] = encode_value(weight[c], type);
     kept |= static_cast<uint32_t>(is_nonzero(bits[c], type)) << c;
   }
   return kept;
-}
-
-// A weight that is finite must not become Inf: the layer would compute nothing else.
-void check_range(const float* weight, const WeightShape& shape, si_value_type type) {
-  if (type == SI_F32) return;
-  const int64_t M = shape.M(), K = shape.K();
-  for (int64_t i = 0; i < M * K; ++i) {
-    if (!std::isfinite(weight[i])) continue;
-    const float stored =
-        type == SI_F16 ? half_to_float(float_to_half(weight[i])) : bfloat16_to_float(float_to_bfloat16(weight[i]));
-    if (std::isfinite(stored)) continue;
-    fail(SI_ERR_ARGUMENT, std::string("expected weights in the range of ") + type_name(type) + ", got " +
-                              std::to_string(weight[i]) + " in row " + std::to_string(i / K) + ", column " +
-                              std::to_string(i % K) + "; try float32");
-  }
 }
 
 // Returns the number of non-zeros, or throws an error that counts the groups with more than n.

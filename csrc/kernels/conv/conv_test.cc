@@ -36,7 +36,7 @@ void run(size_t row, const si_row_info& info, const Case& c) {
     desc.shape[3] = 0;
   }
   const si_value_type type = c.bfloat16 && info.format == SI_FORMAT_PANEL ? SI_BF16 : SI_F32;
-  const si_pack_options options{info.format, type, info.format == SI_FORMAT_PANEL ? c.kblock : 0, 2, 4};
+  const si_pack_options options{info.format, type, info.format == SI_FORMAT_PANEL ? c.kblock : 0, 2, 4, 16};
   const Packed packed(weight, desc, options);
   const std::vector<float> bias = random.tensor(c.M, c.integers);
   const std::vector<float> x = random.tensor(c.batch * c.channels * c.h * c.w, c.integers);

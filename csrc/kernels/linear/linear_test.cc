@@ -28,7 +28,7 @@ void run(size_t row, const si_row_info& info, const Case& c) {
   keep_rows(weight, c.K, c.kept);
   const si_weight_desc desc{2, {c.M, c.K, 0, 0}, 1};
   const si_value_type type = c.bfloat16 && info.format == SI_FORMAT_PANEL ? SI_BF16 : SI_F32;
-  const si_pack_options options{info.format, type, info.format == SI_FORMAT_PANEL ? c.kblock : 0, 2, 4};
+  const si_pack_options options{info.format, type, info.format == SI_FORMAT_PANEL ? c.kblock : 0, 2, 4, 16};
   const Packed packed(weight, desc, options);
   const std::vector<float> bias = random.tensor(c.M, c.integers);
 
@@ -85,7 +85,7 @@ void run(size_t row, const si_row_info& info, const Case& c) {
 void run_extremes(size_t row, const si_row_info& info) {
   const std::vector<float> x{-3.4e38f, -1e30f, -1e9f, -104.0f, -88.6f, -88.3f, -87.4f, 0.0f,
                              3.4e38f,  1e30f,  1e9f,  104.0f,  88.6f,  88.3f,  87.4f,  1e-30f};
-  const Packed packed({1.0f}, {2, {1, 1, 0, 0}, 1}, {info.format, SI_F32, 0, 2, 4});
+  const Packed packed({1.0f}, {2, {1, 1, 0, 0}, 1}, {info.format, SI_F32, 0, 2, 4, 16});
   for (int activation = SI_ACT_NONE; activation <= SI_ACT_TANH; ++activation)
     for (size_t n : {size_t{1}, x.size()})
       for (size_t first = 0; first < x.size(); first += n) {

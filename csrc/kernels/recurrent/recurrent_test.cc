@@ -23,7 +23,7 @@ void run(size_t row, const si_row_info& info, const Case& c) {
   const int n = info.format == SI_FORMAT_NM ? 2 : 1 << 20, m = info.format == SI_FORMAT_NM ? 4 : 1 << 20;
   const std::vector<float> weight = random.weight(M, c.H, c.density, false, n, m);
   const si_weight_desc desc{2, {M, c.H, 0, 0}, 1};
-  const Packed packed(weight, desc, {info.format, SI_F32, 0, 2, 4});
+  const Packed packed(weight, desc, {info.format, SI_F32, 0, 2, 4, 16});
   const std::vector<float> bias = random.tensor(M, false);
   std::vector<int64_t> sizes;
   int64_t rows = c.steps * c.batch;
@@ -123,7 +123,7 @@ void run(size_t row, const si_row_info& info, const Case& c) {
 
 void test_errors() {
   const std::vector<float> weight(16, 1.0f);
-  const Packed packed(weight, {2, {8, 2, 0, 0}, 1}, {SI_FORMAT_PANEL, SI_F32, 0, 0, 0});
+  const Packed packed(weight, {2, {8, 2, 0, 0}, 1}, {SI_FORMAT_PANEL, SI_F32, 0, 0, 0, 0});
   float gates[16] = {}, h[4] = {}, c[4] = {}, y[4] = {};
   int64_t sizes[2] = {2, 1};
   const si_recurrent_args good{gates, nullptr, h, c, y, 1, 1, 8, 2, 1, 1, nullptr, SI_CELL_LSTM, 0, SI_ROW_BEST, 1};

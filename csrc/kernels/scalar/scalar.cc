@@ -50,6 +50,8 @@ void visit_weights(const si_weights& weights, Visit&& visit) {
       for (int64_t row = 0; row < weights.shape.M(); ++row)
         nm_visit(weights.nm, row, [&](int64_t k, float value) { visit(row, k, value); });
       return;
+    case SI_FORMAT_BSR:
+      return bsr_visit(weights.bsr, visit);
   }
 }
 
