@@ -73,14 +73,19 @@ def formats_for(layer: Layer, device: str) -> tuple[tuple[str, ...], str]:
     )
 
 
-def pack_params(layer: Layer, format: str, fewest_tokens: int = 0) -> dict[str, Any]:
+def pack_params(
+    layer: Layer, format: str, fewest_tokens: int = 0, value_type: str = "float32"
+) -> dict[str, Any]:
     """What `formats.pack` is told of the layer: its pattern, and the least N of its calls.
 
-    `fewest_tokens` is 0 where that is not known.
+    `fewest_tokens` is 0 where that is not known. `value_type` is that of panel's values.
     """
     pattern = layer.pattern
-    if format == "panel" and layer.kind == "linear":
-        return {"kblock": kblock_for(fewest_tokens)}
+    if format == "panel":
+        params: dict[str, Any] = {} if value_type == "float32" else {"value_type": value_type}
+        if layer.kind == "linear":
+            params["kblock"] = kblock_for(fewest_tokens)
+        return params
     if format == "nm" and pattern is not None and pattern.kind == "n:m":
         return dict(zip(("n", "m"), pattern.sizes, strict=True))
     if format == "bsr":

@@ -45,6 +45,7 @@ def convert_to_sparse(
     verify: bool = True,
     budget_s: float = 60.0,
     cache: bool | str | os.PathLike[str] = True,
+    value_type: str = "float32",
 ) -> nn.Module:
     """Replace the pruned linear and convolution layers of a model where sparse ones are faster.
 
@@ -82,6 +83,10 @@ def convert_to_sparse(
             Compiling is counted; a comparison under way is finished.
         cache: keep comparisons for later conversions: True: in `$SPARSEINFER_CACHE` (`off`:
             nowhere), else `~/.cache/sparseinfer`; a path: in that folder; False: nowhere.
+        value_type: of the weights that the panel format stores, on the CPU: `float32`, or
+            `bfloat16`, which rounds each by 2^-9 of it at most and halves the bytes of the values;
+            the arithmetic is float32 either way. Faster where weights come from memory: large
+            layers called with few tokens.
 
     Returns:
         The converted model: a copy, unless `inplace`.
@@ -89,8 +94,8 @@ def convert_to_sparse(
     Raises:
         TypeError: `model` is not an nn.Module, is compiled or scripted, or an example input is none
             of the above.
-        ValueError: a format or the baseline is unknown, min_speedup is negative or NaN, threads is
-            less than 1, budget_s is not positive, or the list of examples is empty.
+        ValueError: a format, the baseline or the value type is unknown, min_speedup is negative or
+            NaN, threads is less than 1, budget_s is not positive, or the list of examples is empty.
 
     Source: speed-up is decided by measurement, as in libxsmm's and ATLAS's empirical search
     (Whaley, Petitet and Dongarra, "Automated empirical optimizations of software and the ATLAS
@@ -118,6 +123,11 @@ def convert_to_sparse(
     if baseline not in BASELINES:
         raise ValueError(
             f"expected a baseline of {', '.join(BASELINES)}, got {baseline!r}; try baseline='eager'"
+        )
+    if value_type not in ("float32", "bfloat16"):
+        raise ValueError(
+            f"expected a value_type of float32 or bfloat16, got {value_type!r}; "
+            "try value_type='bfloat16'"
         )
     if not budget_s > 0:
         raise ValueError(f"expected budget_s > 0, got {budget_s}; try verify=False to measure less")
@@ -153,6 +163,7 @@ def convert_to_sparse(
             layers=len(layers),
             until=start + LAYERS_SHARE * budget_s,
             generates=_generates(model),
+            value_type=value_type,
             timer=timer_for(waits, baseline),
         )
         swaps: dict[nn.Module, Replacement] = {}

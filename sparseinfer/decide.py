@@ -65,6 +65,7 @@ class Decider:
     `channels_last` compares with the dense layer in that memory format. `layers` is how many there
     are to decide, which share what time there is until `until` (of `time.monotonic`). `generates`
     tells that the model will be called with one token at a time, whatever its example inputs.
+    `value_type` is that of the panel format's values.
     """
 
     min_speedup: float
@@ -75,6 +76,7 @@ class Decider:
     layers: int = 1
     until: float = math.inf
     generates: bool = False
+    value_type: str = "float32"
     timer: Timer | None = None
 
     def decide(self, layer: Layer) -> tuple[Replacement | None, LayerReport]:
@@ -91,7 +93,8 @@ class Decider:
             return None, result
         met = self._tokens_met(layer)
         for name in self.formats or names:
-            params = pack_params(layer, name, 0 if self.generates else min(met, default=0))
+            fewest = 0 if self.generates else min(met, default=0)
+            params = pack_params(layer, name, fewest, self.value_type)
             candidate, sparse = _pack(layer, dense, name, params, met)
             result.candidates.append(candidate)
             if sparse is None:

@@ -157,6 +157,49 @@ def test_forced_formats() -> None:
     assert both[0].format == max(tried, key=lambda candidate: candidate.certain).format
 
 
+class _Mixed(nn.Module):
+    """A convolution, a recurrence and two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(8, 16, 3, padding=1)
+        self.lstm = nn.LSTM(16, 24, batch_first=True)
+        self.linears = nn.Sequential(nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, _ = self.lstm(torch.relu(self.conv(x)).transpose(1, 2))
+        return self.linears(y)
+
+
+def test_values_as_bfloat16() -> None:
+    """Every sparse layer rounds its weights, and then computes in float32 what they give."""
+    model = _Mixed().eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data *= torch.rand_like(parameter) < 0.3
+    x = torch.randn(2, 8, 50)
+    rounded = copy.deepcopy(model)
+    for parameter in rounded.parameters():
+        if parameter.dim() > 1:
+            parameter.data = parameter.data.bfloat16().float()
+    for example in (None, x):
+        sparse = convert_to_sparse(
+            model,
+            example_inputs=example,
+            min_speedup=0,
+            verify=False,
+            cache=False,
+            value_type="bfloat16",
+        )
+        stored = [name for name in sparse.state_dict() if name.endswith("packed")]
+        assert len(stored) == 5
+        for name in stored:
+            assert formats.info(sparse.state_dict()[name])["value_type"] == "bfloat16"
+        torch.testing.assert_close(sparse(x), rounded(x), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="a value_type of float32 or bfloat16, got 'half'"):
+        convert_to_sparse(model, value_type="half")
+
+
 def test_what_panel_cannot_store_falls_to_csr() -> None:
     model = _prune(nn.Linear(65540, 2), 0.01)
     sparse = convert_to_sparse(model, min_speedup=0)
