@@ -170,7 +170,7 @@ CONV = (
     ConvCase(2048, 512, 7, 1),
 )
 
-COLD = (LinearCase(4096, 4096, 1),)
+COLD = (LinearCase(4096, 4096, 1), LinearCase(11008, 4096, 1))
 
 
 def promised(case: Case) -> bool:

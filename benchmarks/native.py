@@ -28,8 +28,8 @@ class Packed:
 
 
 @lru_cache(maxsize=4)
-def pack(case: Case, pattern: Pattern, format_name: str) -> Packed:
-    """Pack the case's weight, which ``make_weight`` returns.
+def pack(case: Case, pattern: Pattern, format_name: str, value_type: str = "float32") -> Packed:
+    """Pack the case's weight, which ``make_weight`` returns, with panel's values in a type.
 
     Raises:
         ValueError: the format cannot store the weight.
@@ -38,7 +38,7 @@ def pack(case: Case, pattern: Pattern, format_name: str) -> Packed:
     if format_name == "nm" and pattern.n_of_m is not None:
         params = {"n": pattern.n_of_m[0], "m": pattern.n_of_m[1]}
     elif format_name == "panel":
-        params = {"kblock": case.kblock}
+        params = {"kblock": case.kblock, "value_type": value_type}
     weight = np.ascontiguousarray(make_weight(case.weight_shape, pattern).numpy())
     # A tensor of its own: torch aligns it to 64 bytes.
     return Packed(torch.from_numpy(_C.pack(format_name, weight, **params)).clone())

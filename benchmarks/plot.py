@@ -20,8 +20,8 @@ from matplotlib.ticker import NullLocator
 from benchmarks.results import Results, Row, geometric_mean
 
 # Okabe and Ito's palette: told apart by readers with any colour vision.
-COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#E69F00")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#000000", "#CC79A7", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "X", "v", "P")
 
 LABEL_INCHES = 0.19
 """Distance between the labels of two lines."""

@@ -43,6 +43,11 @@ class Candidate:
     result: Callable[[], torch.Tensor]
     kernel: str | None = None
     packed_bytes: int | None = None
+    unit: float = 0.0
+    """Unit roundoff of the type that it rounds weights to; 0: none narrower than float32."""
+
+
+BFLOAT16_UNIT = 2.0**-9
 
 
 def _dense(problem: Problem, copies: int = 1) -> Candidate:
@@ -58,9 +63,9 @@ def _dense(problem: Problem, copies: int = 1) -> Candidate:
 
 def _kernel(
     problem: Problem, threads: int, format_name: str = "panel", name: str = "kernel",
-    copies: int = 1,
+    copies: int = 1, value_type: str = "float32",
 ) -> Candidate:  # fmt: skip
-    packed = pack(problem.case, problem.pattern, format_name)
+    packed = pack(problem.case, problem.pattern, format_name, value_type)
     run = NativeRun(problem, threads)
     every: list[Packed] = [packed, *(packed.copy() for _ in range(copies - 1))]
     return Candidate(
@@ -69,6 +74,7 @@ def _kernel(
         lambda: run.result(packed),
         best_row(format_name, problem.case),
         packed.blob.numel(),
+        BFLOAT16_UNIT if value_type == "bfloat16" else 0.0,
     )
 
 
@@ -101,13 +107,15 @@ def _module(problem: Problem, threads: int) -> list[Candidate]:
 
 
 def _cold(problem: Problem, threads: int) -> list[Candidate]:
-    packed = pack(problem.case, problem.pattern, "panel")
-    # One copy more than fill the limit, so that a copy has left the cache when its turn is back.
-    copies = COLD_BYTES // packed.blob.numel() + 2
-    return [
-        _dense(problem, COLD_BYTES // problem.dense_bytes + 1),
-        _kernel(problem, threads, copies=copies),
-    ]
+    candidates = [_dense(problem, COLD_BYTES // problem.dense_bytes + 1)]
+    for name, value_type in (("kernel", "float32"), ("kernel, bfloat16", "bfloat16")):
+        packed = pack(problem.case, problem.pattern, "panel", value_type)
+        # One copy more than fill the limit: a copy has left the cache when its turn is back.
+        copies = COLD_BYTES // packed.blob.numel() + 2
+        candidates.append(
+            _kernel(problem, threads, name=name, copies=copies, value_type=value_type)
+        )
+    return candidates
 
 
 def _torch_csr(problem: Problem) -> Candidate:
@@ -203,7 +211,7 @@ def measure(job: Job, threads: int, plan: Plan) -> list[Row]:
     candidates = suite.candidates(problem, threads)
     with torch.inference_mode():
         for candidate in candidates:
-            problem.verify(candidate.name, candidate.result())
+            problem.verify(candidate.name, candidate.result(), candidate.unit)
         contenders = [Contender(candidate.name, candidate.calls) for candidate in candidates]
         comparison = interleave(contenders, plan)
     dense, *others = candidates
@@ -212,7 +220,9 @@ def measure(job: Job, threads: int, plan: Plan) -> list[Row]:
             comparison,
             other.name,
             suite=job.suite,
-            group=job.case.group + (", cold" if job.suite == "cold" else ""),
+            group=job.case.group
+            + (", cold" if job.suite == "cold" else "")
+            + (", bfloat16 values" if other.unit else ""),
             case=job.case.name,
             op=job.case.op,
             m=job.case.m,

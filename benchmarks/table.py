@@ -21,6 +21,7 @@ GROUPS = (
     "linear N=8",
     "linear N=1",
     "linear N=1, cold",
+    "linear N=1, cold, bfloat16 values",
     "conv 3x3",
     "conv 1x1",
 )
@@ -169,8 +170,11 @@ def spread(rows: Sequence[Row]) -> float:
 
 
 def case_label(row: Row) -> str:
-    """Return a case's name, told apart where its weights were cold."""
-    return row.case + (", cold weights" if row.suite == "cold" else "")
+    """Return a case's name, told apart where its weights were cold, or rounded."""
+    if row.suite != "cold":
+        return row.case
+    rounded = ", values as bfloat16" if row.group.endswith("bfloat16 values") else ""
+    return f"{row.case}, cold weights{rounded}"
 
 
 def folded(title: str, body: str) -> str:
