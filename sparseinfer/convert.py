@@ -133,8 +133,9 @@ def convert_to_sparse(
         waits = next((device for device in devices if device.type == "cuda"), devices[0])
         start = time.monotonic()
         tuner = Tuner(
-            used, waits, min_speedup, start + budget_s, None if folder is None else Cache(folder)
-        )
+            used, waits, min_speedup, start + budget_s, None if folder is None else Cache(folder),
+            others={own.device for own in model.parameters()} - {waits},
+        )  # fmt: skip
         if baseline == "cuda_graph" and platform(waits) != "cuda":
             raise ValueError(
                 f"expected a model on CUDA for baseline='cuda_graph', got one on {waits}; "
@@ -153,7 +154,7 @@ def convert_to_sparse(
             layers=len(layers),
             until=start + LAYERS_SHARE * budget_s,
             generates=_generates(model),
-            timer=timer_for(waits, baseline),
+            timers={device: timer_for(device, baseline) for device in devices},
         )
         swaps: dict[nn.Module, Replacement] = {}
         decisions: dict[nn.Module, LayerReport] = {}

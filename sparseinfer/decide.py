@@ -7,7 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -65,6 +65,7 @@ class Decider:
     `channels_last` compares with the dense layer in that memory format. `layers` is how many there
     are to decide, which share what time there is until `until` (of `time.monotonic`). `generates`
     tells that the model will be called with one token at a time, whatever its example inputs.
+    `timers` time the layers of each device; None, or none: Python's clock.
     """
 
     min_speedup: float
@@ -75,7 +76,7 @@ class Decider:
     layers: int = 1
     until: float = math.inf
     generates: bool = False
-    timer: Timer | None = None
+    timers: Mapping[torch.device, Timer | None] = field(default_factory=dict)
 
     def decide(self, layer: Layer) -> tuple[Replacement | None, LayerReport]:
         """The sparse replacement of `layer`, None where it stays dense, and the reason."""
@@ -212,6 +213,7 @@ class Decider:
     ) -> Comparison | None:  # fmt: skip
         """The comparison at one of `inputs` inputs; None where there is no time left for it."""
         density = bucket(layer.density)
+        timer = self.timers.get(layer.device)
         problem = {
             "label": f"{layer.kind} {'x'.join(map(str, layer.shape))} {name} {density:g}",
             "layer": f"{layer.kind}({dense.extra_repr()})",
@@ -229,7 +231,7 @@ class Decider:
             },
         }
         if platform(layer.device) == "cuda":
-            problem["timed"] = getattr(self.timer, "name", "clock")
+            problem["timed"] = getattr(timer, "name", "clock")
         left_s = self.until - time.monotonic()
         if left_s <= 0 and self.tuner.recall(problem) is None:
             return None
@@ -246,7 +248,7 @@ class Decider:
             return lambda: other(moved), lambda: sparse(x)
 
         share_s = left_s / (self.layers + 1) / inputs
-        return self.tuner.compare(problem, make, min(LAYER_BUDGET_S, share_s), sample=self.timer)
+        return self.tuner.compare(problem, make, min(LAYER_BUDGET_S, share_s), sample=timer)
 
     def _overhead(self, layer: Layer, candidate: Candidate, calls: float) -> str:
         """Why a layer loses whose arithmetic would gain; empty where that is not so."""
