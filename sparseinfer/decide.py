@@ -360,7 +360,10 @@ def _rotated(name: str, layer: nn.Module, x: torch.Tensor) -> Rotation:
 
 def _memory_choice(layer: Layer, candidate: Candidate, tokens: Sequence[int]) -> str:
     """What a layer that stays dense could have been packed for; empty where it is not smaller."""
-    share = (candidate.packed_bytes or 0) / (layer.numel * layer.dtype.itemsize)
+    packed = (candidate.packed_bytes or 0) + _beside(
+        layer, candidate.format, max(tokens, default=0)
+    )
+    share = packed / (layer.numel * layer.dtype.itemsize)
     if not 0 < share < 1:
         return ""
     dense = ""
@@ -370,6 +373,18 @@ def _memory_choice(layer: Layer, candidate: Candidate, tokens: Sequence[int]) ->
         f"{dense}; as {candidate.format} it would take {share:.0%} of the memory: "
         f"formats={[candidate.format]!r} with min_speedup=0 converts it for that"
     )
+
+
+def _beside(layer: Layer, format: str, tokens: int) -> int:
+    """Bytes that a GPU's kernels make of a packed weight at their first calls, and keep."""
+    if format == "csr":  # narrow columns, and values in the type of x
+        return layer.nnz * (2 + layer.dtype.itemsize)
+    if format != "nm":
+        return 0
+    made = layer.numel // 8  # a nibble a group
+    if tokens >= MANY_TOKENS and layer.dtype is not torch.float32:  # cuSPARSELt's own form
+        made += layer.numel * layer.dtype.itemsize * 9 // 16
+    return made
 
 
 def _tokens(dense: nn.Module, given: Input, layer: Layer) -> int:

@@ -174,6 +174,22 @@ def test_dense_stays_where_nothing_wins_and_says_what_memory_it_costs(
     assert "tensor cores" not in few.reason and "of the memory" in few.reason
 
 
+@pytest.mark.parametrize(
+    ("format", "density", "tokens", "share"),
+    # csr in bfloat16: 8 and 4 bytes an entry against 2 a weight. nm: 6/8, 1/16 and 9/16 of dense.
+    [("csr", 0.2, 1, None), ("csr", 0.1, 1, 0.6), ("nm", 1.0, 16, 0.8125), ("nm", 1.0, 512, None)],
+)
+def test_memory_counts_what_the_kernels_keep_beside_the_buffer(
+    format: str, density: float, tokens: int, share: float | None
+) -> None:
+    dense = _linear(density, nm=(2, 4) if format == "nm" else None, size=512).bfloat16()
+    packed = formats.pack(dense.weight.detach(), format).numel()
+    text = decide._memory_choice(
+        _named(dense)[0], decide.Candidate(format, packed_bytes=packed), [tokens]
+    )
+    assert text == "" if share is None else f"it would take {share:.0%} of the memory" in text
+
+
 def test_every_device_has_a_timer_and_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, cpu = torch.device("cuda:0"), torch.device("cuda:1"), torch.device("cpu")
     waited: list[torch.device] = []

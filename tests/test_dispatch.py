@@ -391,6 +391,15 @@ def test_triton_of_a_distribution_of_another_name(
     assert len(triton._triton_reasons.__wrapped__()) == reasons
 
 
+@pytest.mark.parametrize("shape", [(2, 4, 1, 1), (3, 4)])
+def test_a_weight_of_another_shape_is_refused(
+    calls: list[tuple[str, Any]], shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(RuntimeError, match=r"weight of 2 rows and two dimensions, got \[.*; try"):
+        linear_cuda(torch.ones(1, 4), pack(torch.zeros(shape), "nm"), None, 2)
+    assert calls == [("asked", [])]
+
+
 def test_load_is_for_device_rows() -> None:
     native: Row = registry.rows()[0]
     with pytest.raises(ValueError, match="expected a device row"):
