@@ -143,8 +143,9 @@ def convert_to_sparse(
         waits = next((device for device in devices if device.type == "cuda"), devices[0])
         start = time.monotonic()
         tuner = Tuner(
-            used, waits, min_speedup, start + budget_s, None if folder is None else Cache(folder)
-        )
+            used, waits, min_speedup, start + budget_s, None if folder is None else Cache(folder),
+            others={own.device for own in model.parameters()} - {waits},
+        )  # fmt: skip
         if baseline == "cuda_graph" and platform(waits) != "cuda":
             raise ValueError(
                 f"expected a model on CUDA for baseline='cuda_graph', got one on {waits}; "
@@ -164,7 +165,7 @@ def convert_to_sparse(
             until=start + LAYERS_SHARE * budget_s,
             generates=_generates(model),
             value_type=value_type,
-            timer=timer_for(waits, baseline),
+            timers={device: timer_for(device, baseline) for device in devices},
         )
         swaps: dict[nn.Module, Replacement] = {}
         decisions: dict[nn.Module, LayerReport] = {}

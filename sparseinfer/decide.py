@@ -7,7 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -65,7 +65,8 @@ class Decider:
     `channels_last` compares with the dense layer in that memory format. `layers` is how many there
     are to decide, which share what time there is until `until` (of `time.monotonic`). `generates`
     tells that the model will be called with one token at a time, whatever its example inputs.
-    `value_type` is that of the panel format's values.
+    `value_type` is that of the panel format's values. `timers` time the layers of each device;
+    None, or none: Python's clock.
     """
 
     min_speedup: float
@@ -77,7 +78,7 @@ class Decider:
     until: float = math.inf
     generates: bool = False
     value_type: str = "float32"
-    timer: Timer | None = None
+    timers: Mapping[torch.device, Timer | None] = field(default_factory=dict)
 
     def decide(self, layer: Layer) -> tuple[Replacement | None, LayerReport]:
         """The sparse replacement of `layer`, None where it stays dense, and the reason."""
@@ -215,6 +216,7 @@ class Decider:
     ) -> Comparison | None:  # fmt: skip
         """The comparison at one of `inputs` inputs; None where there is no time left for it."""
         density = bucket(layer.density)
+        timer = self.timers.get(layer.device)
         problem = {
             "label": f"{layer.kind} {'x'.join(map(str, layer.shape))} {name} {density:g}",
             "layer": f"{layer.kind}({dense.extra_repr()})",
@@ -232,7 +234,7 @@ class Decider:
             },
         }
         if platform(layer.device) == "cuda":
-            problem["timed"] = getattr(self.timer, "name", "clock")
+            problem["timed"] = getattr(timer, "name", "clock")
         left_s = self.until - time.monotonic()
         if left_s <= 0 and self.tuner.recall(problem) is None:
             return None
@@ -249,7 +251,7 @@ class Decider:
             return lambda: other(moved), lambda: sparse(x)
 
         share_s = left_s / (self.layers + 1) / inputs
-        return self.tuner.compare(problem, make, min(LAYER_BUDGET_S, share_s), sample=self.timer)
+        return self.tuner.compare(problem, make, min(LAYER_BUDGET_S, share_s), sample=timer)
 
     def _overhead(self, layer: Layer, candidate: Candidate, calls: float) -> str:
         """Why a layer loses whose arithmetic would gain; empty where that is not so."""
@@ -361,7 +363,10 @@ def _rotated(name: str, layer: nn.Module, x: torch.Tensor) -> Rotation:
 
 def _memory_choice(layer: Layer, candidate: Candidate, tokens: Sequence[int]) -> str:
     """What a layer that stays dense could have been packed for; empty where it is not smaller."""
-    share = (candidate.packed_bytes or 0) / (layer.numel * layer.dtype.itemsize)
+    packed = (candidate.packed_bytes or 0) + _beside(
+        layer, candidate.format, max(tokens, default=0)
+    )
+    share = packed / (layer.numel * layer.dtype.itemsize)
     if not 0 < share < 1:
         return ""
     dense = ""
@@ -371,6 +376,18 @@ def _memory_choice(layer: Layer, candidate: Candidate, tokens: Sequence[int]) ->
         f"{dense}; as {candidate.format} it would take {share:.0%} of the memory: "
         f"formats={[candidate.format]!r} with min_speedup=0 converts it for that"
     )
+
+
+def _beside(layer: Layer, format: str, tokens: int) -> int:
+    """Bytes that a GPU's kernels make of a packed weight at their first calls, and keep."""
+    if format == "csr":  # narrow columns, and values in the type of x
+        return layer.nnz * (2 + layer.dtype.itemsize)
+    if format != "nm":
+        return 0
+    made = layer.numel // 8  # a nibble a group
+    if tokens >= MANY_TOKENS and layer.dtype is not torch.float32:  # cuSPARSELt's own form
+        made += layer.numel * layer.dtype.itemsize * 9 // 16
+    return made
 
 
 def _tokens(dense: nn.Module, given: Input, layer: Layer) -> int:

@@ -42,8 +42,9 @@ def device_call(
     """The kernel of a device row, bound to its description of the buffer.
 
     `row` forces one; None takes the best that runs. The choice is a look-up from the second call
-    of a bucket on: nothing is measured, copied to the host or waited for, so that a CUDA graph can
-    be captured once each of its buckets has been called.
+    of a bucket on: nothing is measured, copied to the host or waited for. A CUDA graph can be
+    captured once its calls have been made with the same shapes: a bucket chooses the row, but tiles
+    follow N more closely, and Triton compiles each of them at its first call.
 
     Raises:
         RuntimeError: no row can run the problem, or `row` cannot.

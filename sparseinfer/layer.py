@@ -143,7 +143,7 @@ class SparseLayer(nn.Module):
         """The dense weight, unpacked at every use and read-only: changing it changes nothing."""
         if torch.compiler.is_compiling():  # the compiler does not trace through the stand-in
             return self.dense_weight()
-        return PackedWeight(self.packed, self.weight_shape, self._restored)
+        return PackedWeight(self.packed, self.weight_shape, self._restored, self._value_type())
 
     @weight.setter
     def weight(self, value: Any) -> None:
@@ -182,10 +182,18 @@ class SparseLayer(nn.Module):
             Linear(in_features=8, out_features=4, bias=True)
         """
         bias = None if self.bias is None else self.bias.detach().clone()
-        dense = build_dense(self, self.dense_weight(), bias).requires_grad_()
+        dtype = self._value_type() if bias is None else bias.dtype
+        dense = build_dense(self, self.dense_weight().to(dtype), bias).requires_grad_()
         if self.activation == "none":
             return dense
         return nn.Sequential(dense, activation_module(self.activation)).train(self.training)
+
+    def _value_type(self) -> torch.dtype:
+        """The type of the weight that the packed one was, as far as the buffer tells."""
+        # panel rounds its values and computes in float32.
+        if self._is_valid() and self.format in ("nm", "bsr"):
+            return self.handle.dtype
+        return torch.float32
 
     def extra_repr(self) -> str:
         text = f"{self._geometry()}, bias={self.bias is not None}"

@@ -198,6 +198,11 @@ def linear_cuda(
     """
     same_device(x, packed, bias)
     handle = open_packed(packed)
+    if handle.linear_m != out_features:
+        raise RuntimeError(
+            f"expected a packed weight of {out_features} rows and two dimensions, got "
+            f"{list(handle.shape)}; try the weight that this layer was built with"
+        )
     if x.dtype is not handle.dtype and (x.dtype not in NARROW or handle.dtype is not _FLOAT32):
         raise wrong_type(x.dtype, handle.dtype)
     if x.dtype is not handle.dtype and not takes_mixed("linear", handle.weights.format):

@@ -94,7 +94,7 @@ def _empty(module: nn.Module) -> SparseLayer | None:
     weight, bias = rows_first(module), effective(module, "bias")
     assert weight is not None
     zeros = torch.zeros(weight.shape, dtype=torch.float32, device="cpu")
-    of_bias = None if bias is None else zeros.new_zeros(bias.shape)
+    of_bias = None if bias is None else zeros.new_zeros(bias.shape, dtype=bias.dtype)
     # csr stores any shape; what is loaded brings its own format.
     layer = kind.sparse.from_dense(build_dense(module, zeros, of_bias), "csr")
     return layer.to(weight.device).train(module.training)

@@ -25,9 +25,10 @@ _ANSWERED: frozenset[Any] = frozenset({
 
 
 class PackedWeight(Tensor):
-    """A float32 tensor of `shape` that stands for a packed one: every use of its values unpacks it.
+    """A tensor of `shape` that stands for a packed one: every use of its values unpacks it.
 
-    It is read-only: writing into it changes a copy. `restore` takes the unpacked tensor to `shape`.
+    It is read-only: writing into it changes a copy. `restore` takes the unpacked tensor to `shape`,
+    `dtype` is the type of its values.
 
     Example:
         >>> weight = PackedWeight(formats.pack(torch.eye(4)), (4, 4), lambda weight: weight)
@@ -40,10 +41,11 @@ class PackedWeight(Tensor):
 
     @staticmethod
     def __new__(
-        cls, packed: Tensor, shape: Sequence[int], restore: Callable[[Tensor], Tensor]
-    ) -> PackedWeight:
+        cls, packed: Tensor, shape: Sequence[int], restore: Callable[[Tensor], Tensor],
+        dtype: torch.dtype = torch.float32,
+    ) -> PackedWeight:  # fmt: skip
         weight = Tensor._make_wrapper_subclass(
-            cls, torch.Size(shape), dtype=torch.float32, device=packed.device
+            cls, torch.Size(shape), dtype=dtype, device=packed.device
         )
         weight.packed = packed
         weight.restore = restore
@@ -68,4 +70,4 @@ class PackedWeight(Tensor):
 def _unpacked(value: Any) -> Any:
     if not isinstance(value, PackedWeight):
         return value
-    return value.restore(formats.unpack(value.packed))
+    return value.restore(formats.unpack(value.packed)).to(value.dtype)

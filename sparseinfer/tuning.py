@@ -21,7 +21,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -130,8 +130,9 @@ class Cache:
 class Tuner:
     """The comparisons of one conversion: kept ones where there are, measured ones where not.
 
-    `threshold` is what they have to decide. `deadline` is a time of `time.monotonic`. `measured`
-    and `kept` count what came from either source.
+    `threshold` is what they have to decide. `deadline` is a time of `time.monotonic`. `others` are
+    the devices beside `device` that the model runs on. `measured` and `kept` count what came from
+    either source.
     """
 
     threads: int
@@ -141,6 +142,7 @@ class Tuner:
     cache: Cache | None = None
     measured: int = 0
     kept: int = 0
+    others: Collection[torch.device] = ()
     _known: dict[str, Comparison] = field(default_factory=dict)
 
     @property
@@ -207,9 +209,10 @@ class Tuner:
         return found
 
     def synchronize(self) -> None:
-        """Wait for the device, where it runs behind Python."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        """Wait for the devices that run behind Python."""
+        for device in (self.device, *self.others):
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
 
 
 @lru_cache(maxsize=16)

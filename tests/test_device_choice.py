@@ -28,6 +28,7 @@ from sparseinfer import (
     tuning,
 )
 from sparseinfer.candidates import formats_for, pack_params, platform
+from sparseinfer.decide import Decider
 from sparseinfer.device_time import (
     MOST_COPIES,
     UNKNOWN_CACHE_BYTES,
@@ -38,6 +39,7 @@ from sparseinfer.device_time import (
     capture,
     copies_for,
 )
+from sparseinfer.report import describe as report_of
 from sparseinfer.scan import scan
 
 needs_gpu = pytest.mark.skipif(
@@ -170,6 +172,44 @@ def test_dense_stays_where_nothing_wins_and_says_what_memory_it_costs(
     assert "of the memory: formats=['csr'] with min_speedup=0 converts it for that" in found.reason
     few = _converted(_linear(0.1), n=8)[1]
     assert "tensor cores" not in few.reason and "of the memory" in few.reason
+
+
+@pytest.mark.parametrize(
+    ("format", "density", "tokens", "share"),
+    # csr in bfloat16: 8 and 4 bytes an entry against 2 a weight. nm: 6/8, 1/16 and 9/16 of dense.
+    [("csr", 0.2, 1, None), ("csr", 0.1, 1, 0.6), ("nm", 1.0, 16, 0.8125), ("nm", 1.0, 512, None)],
+)
+def test_memory_counts_what_the_kernels_keep_beside_the_buffer(
+    format: str, density: float, tokens: int, share: float | None
+) -> None:
+    dense = _linear(density, nm=(2, 4) if format == "nm" else None, size=512).bfloat16()
+    packed = formats.pack(dense.weight.detach(), format).numel()
+    text = decide._memory_choice(
+        _named(dense)[0], decide.Candidate(format, packed_bytes=packed), [tokens]
+    )
+    assert text == "" if share is None else f"it would take {share:.0%} of the memory" in text
+
+
+def test_every_device_has_a_timer_and_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, cpu = torch.device("cuda:0"), torch.device("cuda:1"), torch.device("cpu")
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    tuning.Tuner(1, first, 1.05, others={second, cpu}).synchronize()
+    assert waited == [first, second]
+    made: list[decide.Decider] = []
+    layers = _named(_linear(0.1), _linear(0.1))
+    for layer, device in zip(layers, (first, second), strict=True):
+        object.__setattr__(layer, "device", device)
+    monkeypatch.setattr(convert, "scan", lambda model, examples: layers)
+    monkeypatch.setattr(
+        convert,
+        "Decider",
+        lambda *args, **options: made.append(Decider(*args, **options)) or made[0],
+    )
+    monkeypatch.setattr(Decider, "decide", lambda self, layer: (None, report_of(layer, reason="")))
+    convert_to_sparse(nn.Sequential(*(layer.module for layer in layers)))
+    timers = {device: timer and timer.device for device, timer in made[0].timers.items()}
+    assert timers == {first: first, second: second}
 
 
 def test_memory_is_a_choice(on_gpu: Callable[..., Seconds]) -> None:

@@ -5,6 +5,7 @@ Rows are doubles here and tensors are on the CPU; the kernels have tests of thei
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import sys
 import types
@@ -17,11 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sparseinfer import SparseConv2d, SparseLinear, dispatch, formats, pack, registry
+from sparseinfer import SparseConv2d, SparseLinear, dispatch, formats, pack, registry, triton
 from sparseinfer.conv import conv_cuda
 from sparseinfer.device_time import capture
 from sparseinfer.handles import open_packed
 from sparseinfer.linear import linear_cuda
+from sparseinfer.load import load_converted
 from sparseinfer.registry import EDGES, TRITON_ROWS, Problem, Row, bucket_of
 
 CUDA = torch.device("cuda")
@@ -346,6 +348,56 @@ def test_values_in_half_are_refused_on_the_cpu() -> None:
     assert open_packed(sparse.packed).dtype is torch.bfloat16
     with pytest.raises(RuntimeError, match="no CPU kernel computes in the value type of this nm"):
         sparse(torch.ones(1, 4, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_dense_layer_made_of_one_in_half_computes_in_half(bias: bool) -> None:
+    dense = nn.Linear(4, 2, bias).to(torch.bfloat16)
+    dense.weight.data = WEIGHT.bfloat16()
+    for format in ("nm", "csr") if bias else ("nm",):
+        sparse = SparseLinear.from_dense(dense, format)
+        # Models cast their inputs to it; csr keeps float32 and takes both.
+        expected = torch.bfloat16 if format == "nm" else torch.float32
+        assert sparse.weight.dtype is sparse.weight.sum().dtype is expected
+        x = torch.ones(1, 4, dtype=torch.bfloat16)
+        assert torch.equal(sparse.to_dense()(x), dense(x))
+
+
+def test_a_state_in_half_loads_into_a_fresh_model_in_half() -> None:
+    model = nn.Sequential(nn.Linear(4, 2)).to(torch.bfloat16)
+    model[0].weight.data = WEIGHT.bfloat16()
+    sparse = nn.Sequential(SparseLinear.from_dense(model[0], "nm"))
+    loaded = load_converted(model, sparse.state_dict())
+    assert loaded[0].bias.dtype is torch.bfloat16
+    assert torch.equal(loaded[0].bias, model[0].bias)
+
+
+@pytest.mark.parametrize(
+    ("owners", "version", "reasons"),
+    [({"triton": ["pytorch-triton"]}, "3.3.0+git1", 0), ({"triton": ["other"]}, "3.1.0", 1),
+     ({}, "none", 0)],
+)  # fmt: skip
+def test_triton_of_a_distribution_of_another_name(
+    monkeypatch: pytest.MonkeyPatch, owners: dict[str, list[str]], version: str, reasons: int
+) -> None:
+    def found(name: str) -> str:
+        if name == "triton":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.metadata, "version", found)
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: owners)
+    assert len(triton._triton_reasons.__wrapped__()) == reasons
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 1, 1), (3, 4)])
+def test_a_weight_of_another_shape_is_refused(
+    calls: list[tuple[str, Any]], shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(RuntimeError, match=r"weight of 2 rows and two dimensions, got \[.*; try"):
+        linear_cuda(torch.ones(1, 4), pack(torch.zeros(shape), "nm"), None, 2)
+    assert calls == [("asked", [])]
 
 
 def test_load_is_for_device_rows() -> None:

@@ -141,12 +141,22 @@ def interpreting() -> bool:
 def _triton_reasons() -> list[str]:
     if importlib.util.find_spec("triton") is None:
         return ["expected Triton, got none installed; try pip install triton"]
-    version = importlib.metadata.version("triton")
+    version = _triton_version()
     release = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
     if release < MIN_TRITON:
         least = ".".join(map(str, MIN_TRITON))
         return [f"expected Triton >= {least}, got {version}; try pip install -U triton"]
     return []
+
+
+def _triton_version() -> str:
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        # Nightly, ROCm and Windows builds are distributed under names of their own. One that no
+        # distribution owns was built by its user, and is taken.
+        names = importlib.metadata.packages_distributions().get("triton", ())
+        return next(map(importlib.metadata.version, names), ".".join(map(str, MIN_TRITON)))
 
 
 def cuda_reasons(device: torch.device) -> list[str]:
