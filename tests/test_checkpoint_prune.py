@@ -572,3 +572,15 @@ def test_in_real_architectures_exactly_the_layers_weights_are_taken():
         expected = {name for name in expected if name in state}
         taken = {choice.name for choice in choose(state) if choice.taken}
         assert taken == expected, architecture
+
+
+def test_what_is_tied_to_an_excluded_weight_is_left_too() -> None:
+    weight = torch.randn(8, 8)
+    state = {"a.weight": weight, "b.weight": weight, "c.weight": torch.randn(8, 8)}
+    rows = {
+        row.name: row for row in prune_state_dict(state, Recipe(amount=0.5, exclude=["a"])).rows
+    }
+    assert torch.count_nonzero(weight) == 64
+    assert not rows["b.weight"].pruned
+    assert rows["b.weight"].reason == "tied to a.weight, which --exclude matches"
+    assert rows["c.weight"].zeros == 32

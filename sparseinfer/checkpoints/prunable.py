@@ -57,7 +57,8 @@ def choose(
 
     `include` and `exclude` are glob patterns for names of tensors or of their layers. With
     `include` only what matches is taken; a pattern that matches nothing but tensors left by their
-    names or shapes takes those. `exclude` comes last.
+    names or shapes takes those. `exclude` comes last, and
+    leaves what is tied to a match, too.
 
     Raises:
         CheckpointError: a pattern matches no tensor, or nothing is left to prune.
@@ -82,6 +83,8 @@ def choose(
         for name in matched:
             wanted[name] = wanted.get(name, False) or overrides
     excluded = {name for pattern in exclude for name in patterns[pattern]}
+    # Zeros in the one would be zeros in the other.
+    spared = {_memory(tensors[name]): name for name in excluded}
     choices = []
     for name, tensor in tensors.items():
         verdict = verdicts[name]
@@ -92,6 +95,9 @@ def choose(
             taken, reason, forced = True, f"--include, though {reason}", True
         if name in excluded and taken:
             taken, reason, forced = False, "--exclude matches it", False
+        elif taken and _memory(tensor) in spared:
+            other = spared[_memory(tensor)]
+            taken, reason, forced = False, f"tied to {other}, which --exclude matches", False
         kind = str(tensor.dtype).removeprefix("torch.")
         choices.append(Choice(name, tuple(tensor.shape), kind, taken, reason, forced))
     if not any(choice.taken for choice in choices):
