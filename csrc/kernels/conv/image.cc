@@ -29,7 +29,7 @@ int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit;
 }  // namespace
 
 bool ConvImage::can_be_apart(const ConvGeometry& geometry) {
-  // An eighth more columns are garbage at most.
+  // A seventh more columns are garbage at most.
   return geometry.kw > 1 && geometry.kw <= kMostApart && round_up(geometry.ow, kHalfLine) * 7 <= geometry.ow * 8;
 }
 

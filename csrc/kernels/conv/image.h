@@ -5,13 +5,11 @@
 //   stride s   The padded input is split in s x s phase planes, plane (a, b) holding rows a, a + s, ... and columns
 //              b, b + s, ...; tap (kr, kc) lies in plane (kr d mod s, kc d mod s), so that each step of the output is a
 //              step of one element. Planes that no tap reads are left out (a 1x1 stride-2 kernel reads one of four).
-//   apart      Where a kernel's columns lie apart, each has a plane of its own (plane kc holds columns kc d, kc d + s,
-//   ...)
-//              and the pitch is a multiple of half a cache line: then every vector of a tile is read without straddling
-//              two lines, and no padding stands between rows. The price is kw copies of the image.
-//   zero pad   Else rows share their padding: the zeros left of row r + 1 are those right of row r, so pitch is ow + 1,
-//   not
-//              ow + 2, for a 3x3 kernel with padding 1: fewer garbage columns.
+//   apart      Each column of a kernel may have a plane of its own (plane kc holds columns kc d, kc d + s and so on),
+//              with a pitch of whole half cache lines: then every vector of a tile is read without straddling two
+//              lines, and no padding stands between rows. The price is kw copies of the image.
+//   zero pad   Else rows share their padding: the zeros left of row r + 1 are those right of row r, so pitch is
+//              ow + 1, not ow + 2, for a 3x3 kernel with padding 1: fewer garbage columns.
 #pragma once
 
 #include <vector>
