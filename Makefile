@@ -33,7 +33,7 @@ FORMATTED_SOURCES = $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.cu
 CTEST := ctest --output-on-failure --no-tests=error --timeout 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test native lint format sanitize tsan neon cuda counts bench wheel setup clean FORCE
+.PHONY: help demo test native lint format sanitize tsan neon cuda counts bench wheel docs setup clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -109,6 +109,9 @@ wheel: $(STAMPS)/dev.stamp ## Build dist/: the source distribution and a strippe
 	mv build/wheel/*.tar.gz dist
 	@du -b dist/*
 
+docs: $(STAMPS)/native.stamp $(STAMPS)/docs.stamp ## Build the pages of docs/ as a site in build/site; broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
 setup: $(STAMPS)/native.stamp $(STAMPS)/test.stamp $(STAMPS)/dev.stamp ## Install everything that the other targets need
 
 clean: ## Remove what was built; the virtual environment stays
@@ -150,7 +153,7 @@ $(STAMPS)/native.stamp: $(STAMPS)/tools.stamp $(NATIVE_SOURCES) CMakeLists.txt s
 	$(PY) setup.py --quiet build_ext --inplace
 	@touch $@
 
-# demo.stamp, test.stamp and dev.stamp: the package in editable form with the extra of that name.
+# demo.stamp, test.stamp, docs.stamp and dev.stamp: the package in editable form with the extra of that name.
 $(STAMPS)/%.stamp: $(STAMPS)/torch.stamp $(STAMPS)/tools.stamp pyproject.toml | $(STAMPS)/native.stamp
 	$(PIP) install --no-build-isolation --editable ".[$*]"
 	@touch $@
