@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.files import Shard, read_file, read_json, write_file
 from sparseinfer.checkpoints.plain import LAYOUT, Plain, make_plain
-from sparseinfer.checkpoints.staging import staged
+from sparseinfer.files import staged, staged_folder, sweep
 
 __all__ = ["CONFIG", "WEIGHTS", "Checkpoint", "open_checkpoint"]
 
@@ -94,7 +95,7 @@ class Checkpoint:
                 container = only.container
             target.parent.mkdir(parents=True, exist_ok=True)
             # Through a link, as downloads in a cache are, to the file itself.
-            with staged([target.resolve()]) as (unfinished,):
+            with staged([target]) as (unfinished,):
                 write_file(only, unfinished, container)
             return
         if target.suffix in _WEIGHT_SUFFIXES and not target.is_dir():
@@ -102,7 +103,14 @@ class Checkpoint:
                 f"{target}: expected a folder as output, as the input is one, got the name of a "
                 f"file; try {target.stem}"
             )
-        jobs = [(target / shard.path.name, partial(_write_shard, shard)) for shard in self.shards]
+        jobs = {shard.path.name: partial(_write_shard, shard) for shard in self.shards}
+        if self.config is not None:
+            jobs[CONFIG] = partial(_write_json, self.config)
+        in_place = target.exists() and os.path.samefile(target, self.folder)
+        if not in_place:
+            prepare_folder(target)
+            for entry in other_files(self.folder):
+                jobs.setdefault(entry.name, partial(shutil.copyfile, entry))
         if self.index is not None:
             home = {name: shard.path.name for name, _, shard in self.items()}
             content = {**self.index, "weight_map": home}
@@ -111,19 +119,11 @@ class Checkpoint:
                     tensor.numel() * tensor.element_size() for tensor in self.tensors.values()
                 )
                 content["metadata"] = {**content["metadata"], "total_size": size}
-            jobs.append((target / self.index_name, partial(_write_json, content)))
-        if self.config is not None:
-            jobs.append((target / CONFIG, partial(_write_json, self.config)))
-        if not (target.exists() and os.path.samefile(target, self.folder)):
-            prepare_folder(target)
-            there = {path for path, _ in jobs}
-            jobs += [
-                (target / entry.name, partial(shutil.copyfile, entry))
-                for entry in other_files(self.folder)
-                if target / entry.name not in there
-            ]
-        with staged([path.resolve() for path, _ in jobs]) as unfinished:
-            for (_, write), path in zip(jobs, unfinished, strict=True):
+            # The last to appear, as no reader takes shards without it for a checkpoint.
+            jobs[self.index_name] = partial(_write_json, content)
+        whole: Any = nullcontext(target) if target.is_dir() else staged_folder(target)
+        with whole as folder, staged([folder / name for name in jobs]) as unfinished:
+            for write, path in zip(jobs.values(), unfinished, strict=True):
                 write(path)
 
 
@@ -239,13 +239,15 @@ def _config(folder: Path) -> dict[str, Any] | None:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Create a folder for output, or prove that it is empty.
+    """Prove that a folder for output is not there yet, or empty.
 
     Raises:
         CheckpointError: it holds something.
-        OSError: it cannot be created.
+        OSError: it is no folder, or cannot be read.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not os.path.lexists(folder):
+        return
+    sweep(folder)
     there = sorted(entry.name for entry in folder.iterdir())
     if there:
         raise CheckpointError(

@@ -28,6 +28,7 @@ from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.prunable import Choice, choose
 from sparseinfer.checkpoints.sparse import save_sparse
 from sparseinfer.checkpoints.structure import parse_structure
+from sparseinfer.files import staged_folder
 from sparseinfer.progress import track
 from sparseinfer.prune.select import find_cut
 
@@ -246,9 +247,12 @@ def prune_checkpoint(
     if format == "sparse":
         if checkpoint.folder is not None and target.suffix != ".safetensors":
             prepare_folder(target)
-            for file in other_files(checkpoint.folder):
-                shutil.copyfile(file, target / file.name)
-        save_sparse(checkpoint.tensors, target, config=checkpoint.config)
+            with staged_folder(target) as folder:
+                for file in other_files(checkpoint.folder):
+                    shutil.copyfile(file, folder / file.name)
+                save_sparse(checkpoint.tensors, folder, config=checkpoint.config)
+        else:
+            save_sparse(checkpoint.tensors, target, config=checkpoint.config)
     else:
         checkpoint.write(target)
     result.output = str(target)

@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.files import unshared
 from sparseinfer.checkpoints.nesting import wrapper_prefix
 from sparseinfer.checkpoints.plain import LAYOUT, make_plain
-from sparseinfer.checkpoints.staging import staged
+from sparseinfer.files import staged, staged_folder
 from sparseinfer.modules import SparseLayer
 from sparseinfer.recurrent import SparseRecurrent
 from sparseinfer.recurrent_weights import names
@@ -114,29 +115,29 @@ def save_sparse(
         elements += tensor.numel()
         zeros += tensor.numel() - parts["compressed"].numel()
     metadata = {"format": "pt", LAYOUT: json.dumps({"tensors": layout, "aliases": aliases})}
-    as_file = path.suffix == ".safetensors"
-    folder = path.parent if as_file else path
-    folder.mkdir(parents=True, exist_ok=True)
-    targets = [path if as_file else folder / WEIGHTS]
-    if not as_file:
-        _refuse_other_weights(folder)
-        targets.append(folder / CONFIG)
-    with staged(targets) as unfinished:
-        safetensors.torch.save_file(unshared(stored), unfinished[0], metadata)
-        if not as_file:
-            full = {**_config_of(model, config)}
-            full["quantization_config"] = {
-                "quant_method": "compressed-tensors",
-                "version": KEYS_SINCE,
-                "sparsity_config": {
-                    "format": FORMAT,
-                    "global_sparsity": zeros / max(1, elements),
-                    "sparsity_structure": "unstructured",
-                    "targets": [name.rpartition(".")[0] for name in saved.compressed],
-                    "ignore": [],
-                },
-            }
-            unfinished[1].write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
+    if path.suffix == ".safetensors":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staged([path]) as (unfinished,):
+            safetensors.torch.save_file(unshared(stored), unfinished, metadata)
+        return saved
+    full = _config_of(model, config)
+    full["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "version": KEYS_SINCE,
+        "sparsity_config": {
+            "format": FORMAT,
+            "global_sparsity": zeros / max(1, elements),
+            "sparsity_structure": "unstructured",
+            "targets": [name.rpartition(".")[0] for name in saved.compressed],
+            "ignore": [],
+        },
+    }
+    if path.is_dir():
+        _refuse_other_weights(path)
+    whole: Any = nullcontext(path) if path.exists() else staged_folder(path)
+    with whole as folder, staged([folder / CONFIG, folder / WEIGHTS]) as (of_config, of_weights):
+        of_config.write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
+        safetensors.torch.save_file(unshared(stored), of_weights, metadata)
     return saved
 
 
