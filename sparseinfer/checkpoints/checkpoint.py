@@ -56,7 +56,7 @@ class Checkpoint:
         """Keys beside the state_dict (epoch, optimizer); safetensors cannot hold them."""
         return [key for shard in self.shards for key in shard.others]
 
-    def make_plain(self) -> Plain:
+    def make_plain(self, look: bool = False) -> Plain:
         """Make its state_dict plain, see `make_plain`; each tensor stays in the file it was in.
 
         Raises:
@@ -66,7 +66,7 @@ class Checkpoint:
         for shard in self.shards:
             metadata.update(shard.metadata)
             shard.metadata.pop(LAYOUT, None)
-        plain = make_plain({name: value for name, value, _ in self.items()}, metadata)
+        plain = make_plain({name: value for name, value, _ in self.items()}, metadata, look)
         home = {name: shard for name, _, shard in self.items()}
         for shard in self.shards:
             # The same dict: it lies in `root`, and may carry torch's _metadata.

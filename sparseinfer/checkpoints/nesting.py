@@ -47,7 +47,7 @@ def find_state_dict(root: Any, key: str | None = None) -> tuple[str, dict[str, A
             f"expected a state_dict, or a dict that holds one, got {type(root).__name__}; "
             "try torch.save(model.state_dict(), path)"
         )
-    found = dict(_candidates(root, "", 0))
+    found = dict(_candidates(root, "", 0, {}))
     if "" in found and not any(_last(path) in PREFERRED for path in found):
         return "", found[""]
     found.pop("", None)
@@ -87,16 +87,23 @@ def wrapper_prefix(names: Iterable[str]) -> str:
     return prefix
 
 
-def _candidates(value: dict[Any, Any], path: str, depth: int) -> Iterator[tuple[str, Any]]:
-    if any(isinstance(key, str) and _has_rows(item) for key, item in value.items()):
+def _candidates(
+    value: dict[Any, Any], path: str, depth: int, seen: dict[int, bool]
+) -> Iterator[tuple[str, Any]]:
+    # A dict that is there under many names, or within itself, is gone through once.
+    again = id(value) in seen
+    if not again:
+        rows = (isinstance(key, str) and _has_rows(item) for key, item in value.items())
+        seen[id(value)] = any(rows)
+    if seen[id(value)]:
         yield path, value
-    if depth == MAX_DEPTH:
+    if again or depth == MAX_DEPTH:
         return
     for key, item in value.items():
         if not isinstance(key, str) or not isinstance(item, dict):
             continue
         if not key.lower().startswith(NOT_THE_MODEL):
-            yield from _candidates(item, f"{path}.{key}" if path else key, depth + 1)
+            yield from _candidates(item, f"{path}.{key}" if path else key, depth + 1, seen)
 
 
 def _has_rows(value: Any) -> bool:
