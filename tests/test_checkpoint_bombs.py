@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import json
 import pickle
-import resource
 import struct
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from safetensors.torch import save_file
 from sparseinfer import pack
 from sparseinfer.checkpoints import CheckpointError, load_sparse, save_sparse
 from sparseinfer.checkpoints.facts import inspect_checkpoint
-from sparseinfer.formats import info
 
 STATE = {"fc.weight": torch.arange(12.0).reshape(3, 4)}
 
@@ -237,12 +235,8 @@ def test_parts_of_bitmasks_without_values(tmp_path, part, kind):
 
 
 def wide():
-    """A packed weight of 2^31 elements in less than a kilobyte."""
-    columns = 2**22
-    while True:
-        packed = pack(torch.zeros(1, columns), "csr")
-        assert packed.numel() < 1024
-        return packed
+    """A packed weight of 16 MB in less than a kilobyte."""
+    return pack(torch.zeros(1, 2**22), "csr")
 
 
 def test_a_packed_weight_that_would_take_much_is_looked_at_and_not_loaded(tmp_path):
@@ -262,9 +256,7 @@ def test_packed_weights_of_few_non_zeros_are_unpacked(tmp_path):
     torch.save({f"fc{i}.packed": pack(weight, "csr") for i in range(4)}, tmp_path / "model.pth")
     assert all(torch.equal(w, weight) for w in load_sparse(tmp_path / "model.pth").values())
     found = inspect_checkpoint(tmp_path / "model.pth").tensors
-    assert {facts.zeros for facts in found} == {
-        info(pack(weight))["shape"][0] ** 2 - int(weight.sum())
-    }
+    assert {facts.zeros for facts in found} == {512 * 512 - int(weight.sum())}
 
 
 # --- all of them at once, in a process of its own
@@ -290,4 +282,4 @@ def test_the_memory_that_hostile_files_take_is_bounded(tmp_path):
     """
     ran = [sys.executable, "-c", textwrap.dedent(script)]
     kilobytes = int(subprocess.run(ran, capture_output=True, check=True).stdout)
-    assert kilobytes < 300_000, resource.RLIMIT_AS
+    assert kilobytes < 300_000
