@@ -76,7 +76,7 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     target = Path(os.path.realpath(path))
     try:
         mode = target.stat().st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return target
     if stat.S_ISDIR(mode):
         text = "expected a file or none, got a folder; try a name in it"

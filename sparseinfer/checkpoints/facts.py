@@ -67,13 +67,15 @@ class Facts:
         """Tensors, elements, bytes, and the zeros of all and of the prunable elements."""
         prunable = [facts for facts in self.tensors if facts.prunable]
         elements = sum(facts.elements for facts in prunable)
+        zeros = sum(facts.zeros for facts in prunable)
         return {
             "tensors": len(self.tensors),
             "elements": sum(facts.elements for facts in self.tensors),
             "bytes": sum(facts.bytes for facts in self.tensors),
             "prunable_tensors": len(prunable),
             "prunable_elements": elements,
-            "sparsity": sum(facts.zeros for facts in prunable) / max(1, elements),
+            "zeros": zeros,
+            "sparsity": zeros / max(1, elements),
         }
 
     def to_dict(self) -> dict[str, Any]:

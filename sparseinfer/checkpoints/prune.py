@@ -197,6 +197,11 @@ def prune_state_dict(
                 f"pruning emptied {row.name}: all its {row.elements} weights are zero; "
                 "try a smaller --amount, or --exclude it"
             )
+    if recipe.amount and not any(row.zeros for row in rows if row.pruned):
+        raise CheckpointError(
+            f"expected an amount that prunes something, got {recipe.amount}, which prunes none of "
+            f"the {sum(tensor.numel() for tensor in tensors)} weights; try --amount 0.9"
+        )
     for text in emptied:
         warnings.warn(text, stacklevel=2)
     return Pruned(rows, emptied)
