@@ -105,7 +105,10 @@ def staged(targets: Sequence[Path]) -> Iterator[list[Path]]:
         unfinished = [stages[target.parent] / "new" / target.name for target in real]
         for path in unfinished:
             os.close(os.open(path, _NEW_FILE, 0o666))
-        yield unfinished
+        with ExitStack() as names:
+            for path, target in zip(unfinished, targets, strict=True):
+                names.enter_context(_named(path, target))
+            yield unfinished
         _commit(list(zip(unfinished, real, strict=True)), stages)
 
 
@@ -126,7 +129,8 @@ def staged_folder(folder: Path) -> Iterator[Path]:
         with _stage(folder.parent) as stage:
             unfinished = stage / "folder"
             unfinished.mkdir()
-            yield unfinished
+            with _named(unfinished, folder):
+                yield unfinished
             for path in unfinished.iterdir():
                 _make_durable(path)
             try:
@@ -140,7 +144,8 @@ def staged_folder(folder: Path) -> Iterator[Path]:
             _make_durable(folder.parent)
         return
     with _stage(folder) as stage:
-        yield stage / "new"
+        with _named(stage / "new", folder):
+            yield stage / "new"
         files = sorted((stage / "new").iterdir())
         pairs = [(path, check_target(folder / path.name)) for path in files]
         _commit(pairs, {folder: stage})
@@ -201,6 +206,18 @@ def _stage(folder: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
         if handle >= 0:
             os.close(handle)
+
+
+@contextmanager
+def _named(written: Path, given: Path) -> Iterator[None]:
+    """Let errors tell the name that was given, not the one that is written for the time being."""
+    try:
+        yield
+    except OSError as error:
+        path = os.fspath(written)
+        if isinstance(error.filename, str) and error.filename.startswith(path):
+            error.filename = os.fspath(given) + error.filename.removeprefix(path)
+        raise
 
 
 def _lock(stage: Path) -> int | None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.nesting import find_state_dict
 from sparseinfer.checkpoints.pickles import check_archive, check_stream
 from sparseinfer.checkpoints.tensors import check_tensors
+from sparseinfer.checkpoints.write import write_safetensors, write_torch
 
 __all__ = ["Shard", "is_safetensors", "read_file", "write_file"]
 
@@ -99,34 +99,16 @@ def read_file(path: Path, key: str | None = None) -> Shard:
 
 
 def write_file(shard: Shard, path: Path, container: str) -> None:
-    """Write a shard's content to `path`, as it is now; safetensors holds only its tensors."""
+    """Write a shard's content to `path`, as it is now; safetensors holds only its tensors.
+
+    Raises:
+        CheckpointError, OSError: as `write_safetensors`.
+    """
     if container == "torch":
-        torch.save(shard.root, path)
+        write_torch(shard.root, path)
         return
     tensors = {name: value for name, value in shard.tensors.items() if isinstance(value, Tensor)}
-    safetensors.torch.save_file(unshared(tensors), path, {"format": "pt", **shard.metadata})
-
-
-def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, contiguous and none in the memory of another, as safetensors wants them.
-
-    Example:
-        >>> row = torch.zeros(2, 2)
-        >>> apart = unshared({"a": row, "b": row[0]})
-        >>> apart["a"].data_ptr() == apart["b"].data_ptr()
-        False
-    """
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        own = tensor.detach().contiguous()
-        storage = own.untyped_storage()
-        whole = storage.nbytes() == own.numel() * own.element_size()
-        if storage.data_ptr() in seen or not whole:
-            own = own.clone()
-        seen.add(own.untyped_storage().data_ptr())
-        result[name] = own
-    return result
+    write_safetensors(tensors, path, {"format": "pt", **shard.metadata})
 
 
 def _check_regular(path: Path) -> None:
@@ -181,6 +163,8 @@ def _read_torch(path: Path) -> Any:
             raise
         # The unpickler meets arbitrary bytes, and raises whatever they lead to.
         except Exception as error:
+            if "can't allocate memory" in str(error):
+                raise MemoryError(str(error)) from error
             raise CheckpointError(f"{path}: {_refusal(error)}") from error
 
 

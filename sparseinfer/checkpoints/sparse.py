@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -19,9 +18,9 @@ from torch.nn.utils import parametrize
 from sparseinfer.checkpoints.bitmask import compress, compressed_bytes
 from sparseinfer.checkpoints.checkpoint import CONFIG, WEIGHTS, open_checkpoint
 from sparseinfer.checkpoints.errors import CheckpointError
-from sparseinfer.checkpoints.files import unshared
 from sparseinfer.checkpoints.nesting import wrapper_prefix
 from sparseinfer.checkpoints.plain import LAYOUT, make_plain
+from sparseinfer.checkpoints.write import write_safetensors
 from sparseinfer.files import staged, staged_folder
 from sparseinfer.modules import SparseLayer
 from sparseinfer.recurrent import SparseRecurrent
@@ -118,7 +117,7 @@ def save_sparse(
     if path.suffix == ".safetensors":
         path.parent.mkdir(parents=True, exist_ok=True)
         with staged([path]) as (unfinished,):
-            safetensors.torch.save_file(unshared(stored), unfinished, metadata)
+            write_safetensors(stored, unfinished, metadata)
         return saved
     full = _config_of(model, config)
     full["quantization_config"] = {
@@ -137,7 +136,7 @@ def save_sparse(
     whole: Any = nullcontext(path) if path.exists() else staged_folder(path)
     with whole as folder, staged([folder / CONFIG, folder / WEIGHTS]) as (of_config, of_weights):
         of_config.write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
-        safetensors.torch.save_file(unshared(stored), of_weights, metadata)
+        write_safetensors(stored, of_weights, metadata)
     return saved
 
 

@@ -229,6 +229,8 @@ def _show(result: Pruned, size: int) -> None:
         f"{elements:,} weights are zero.",
         highlight=False,
     )
+    if taken and all(row.zeros == row.zeros_before for row in taken):
+        out.print("Nothing was pruned: as many weights were zero before.", highlight=False)
     for text in result.warnings:
         out.print(f"warning: {fold(text)}", highlight=False)
     if result.output is None:
