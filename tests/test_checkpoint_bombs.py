@@ -103,7 +103,7 @@ def overlapping(path, count):
         start = archive.start_dir
     entries = b""
     for index in range(count):
-        name = f"model/data/{index}".encode()
+        name = f"model/data/{index}".encode() if index else b"model/data.pkl"
         entries += struct.pack(
             "<4s6H3I5H2I", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, entry.CRC, entry.file_size,
             entry.file_size, len(name), 0, 0, 0, 0, 0, entry.header_offset,

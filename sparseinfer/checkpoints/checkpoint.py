@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.files import Shard, read_file, read_json, write_file
+from sparseinfer.checkpoints.foreign import recognise_folder
 from sparseinfer.checkpoints.plain import LAYOUT, Plain, make_plain
 from sparseinfer.files import staged, staged_folder, sweep
 
@@ -189,9 +190,9 @@ def open_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Che
         if (path / name).is_file():
             shards = [read_file(path / name, key)]
             return Checkpoint(path, shards, folder=path, config=_config(path))
+    found = recognise_folder(path) or "none; try the path of a file"
     raise CheckpointError(
-        f"{path}: expected a folder with {' or '.join(_SINGLE)} or an index of either, got none; "
-        "try the path of a file"
+        f"{path}: expected a folder with {' or '.join(_SINGLE)} or an index of either, got {found}"
     )
 
 

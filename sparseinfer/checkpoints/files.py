@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.checkpoints.foreign import recognise
 from sparseinfer.checkpoints.nesting import find_state_dict
 from sparseinfer.checkpoints.pickles import check_archive, check_stream
 from sparseinfer.checkpoints.tensors import check_tensors
@@ -72,6 +73,11 @@ def read_file(path: Path, key: str | None = None) -> Shard:
             it holds no state_dict; a tensor has no memory behind it.
     """
     _check_regular(path)
+    foreign = recognise(path)
+    if foreign is not None:
+        raise CheckpointError(
+            f"{path}: expected a file by torch.save or safetensors, got {foreign}"
+        )
     if is_safetensors(path):
         tensors, metadata = _read_safetensors(path)
         if key is not None:

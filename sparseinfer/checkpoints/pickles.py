@@ -46,7 +46,7 @@ def check_archive(stream: BinaryIO, size: int) -> None:
     """Check a zip archive by torch.save: its members lie apart, its tensors within them.
 
     Raises:
-        CheckpointError: it is damaged, compressed or TorchScript, or declares more than it holds.
+        CheckpointError: it is damaged or compressed, or declares more than it holds.
     """
     try:
         with zipfile.ZipFile(stream) as archive:
@@ -105,11 +105,6 @@ class _Bounded:
 
 def _check_members(members: Sequence[zipfile.ZipInfo], size: int) -> None:
     names = [member.filename for member in members]
-    if any(name.endswith("constants.pkl") for name in names):
-        raise CheckpointError(
-            "expected a state_dict, got a TorchScript archive; "
-            "try torch.save(torch.jit.load(path).state_dict(), 'state.pth')"
-        )
     # torch.save stores; a compressed member could grow a thousandfold.
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise CheckpointError(
