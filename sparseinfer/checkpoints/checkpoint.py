@@ -17,6 +17,7 @@ from torch import Tensor
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.files import Shard, read_file, read_json, write_file
 from sparseinfer.checkpoints.foreign import recognise_folder
+from sparseinfer.checkpoints.masks import masks_beside
 from sparseinfer.checkpoints.plain import LAYOUT, Plain, make_plain
 from sparseinfer.files import staged, staged_folder, sweep
 
@@ -67,7 +68,14 @@ class Checkpoint:
         for shard in self.shards:
             metadata.update(shard.metadata)
             shard.metadata.pop(LAYOUT, None)
-        plain = make_plain({name: value for name, value, _ in self.items()}, metadata, look)
+        entries = {name: value for name, value, _ in self.items()}
+        notes = []
+        for shard in self.shards:
+            masks, left = masks_beside(shard.root, shard.tensors)
+            notes += left
+            entries.update({f"{name}_mask": mask for name, mask in masks.items()})
+        plain = make_plain(entries, metadata, look)
+        plain.notes += notes
         home = {name: shard for name, _, shard in self.items()}
         for shard in self.shards:
             # The same dict: it lies in `root`, and may carry torch's _metadata.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -53,7 +53,8 @@ class TensorFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """A checkpoint: its tensors, how it is contained, and what lies beside the state_dict."""
+    """A checkpoint: its tensors, how it is contained, what lies beside the state_dict, and notes on
+    masks that were not applied."""
 
     path: str
     container: str
@@ -61,6 +62,7 @@ class Facts:
     key: str
     others: list[str]
     tensors: list[TensorFacts]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def totals(self) -> dict[str, Any]:
@@ -129,7 +131,9 @@ def inspect_checkpoint(
         )
     first = checkpoint.shards[0]
     others = checkpoint.others
-    return Facts(str(path), first.container, len(checkpoint.shards), first.key, others, found)
+    return Facts(
+        str(path), first.container, len(checkpoint.shards), first.key, others, found, plain.notes
+    )
 
 
 def _facts(choice: Choice, tensor: Tensor, stored: str, size: int) -> TensorFacts:

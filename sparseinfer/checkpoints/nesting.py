@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.checkpoints.masks import refuse_masks_alone
 
 __all__ = ["find_state_dict", "wrapper_prefix"]
 
@@ -17,7 +18,7 @@ PREFERRED = (
 )  # fmt: skip
 """Keys under which training scripts keep the state_dict, the most telling first."""
 
-NOT_THE_MODEL = ("optim", "sched", "scaler", "ema", "amp", "loss")
+NOT_THE_MODEL = ("optim", "sched", "scaler", "ema", "amp", "loss", "mask")
 """Beginnings of keys whose tensors belong to training."""
 
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
@@ -47,6 +48,7 @@ def find_state_dict(root: Any, key: str | None = None) -> tuple[str, dict[str, A
             f"expected a state_dict, or a dict that holds one, got {type(root).__name__}; "
             "try torch.save(model.state_dict(), path)"
         )
+    refuse_masks_alone(root)
     found = dict(_candidates(root, "", 0, {}))
     if "" in found and not any(_last(path) in PREFERRED for path in found):
         return "", found[""]

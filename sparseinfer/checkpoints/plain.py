@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparseinfer.checkpoints.bitmask import MAX_DIMS, PARTS, decompress
 from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.checkpoints.masks import is_mask_of, weight_of
 from sparseinfer.checkpoints.tensors import identity, is_plain
 from sparseinfer.formats import info, unpack
 
@@ -43,7 +44,7 @@ class Plain:
     `sources` maps a name to `mask`, `parametrization`, `sparse-bitmask`, `sparse-24-bitmask` or
     `packed`, the form in which it was stored, with the bytes it took as `stored_bytes`. `looked_at`
     has what `info` tells of packed weights that were not unpacked; their tensors are on the meta
-    device.
+    device. `masks` are those that were applied, `notes` tell of others that were not.
     """
 
     tensors: dict[str, Any] = field(default_factory=dict)
@@ -51,6 +52,8 @@ class Plain:
     sources: dict[str, str] = field(default_factory=dict)
     stored_bytes: dict[str, int] = field(default_factory=dict)
     looked_at: dict[str, dict[str, Any]] = field(default_factory=dict)
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def _put(self, name: str, value: Any) -> None:
         if name in self.tensors:
@@ -72,11 +75,12 @@ def make_plain(
 ) -> Plain:
     """Give every weight its plain name and its dense, effective value; all else stays as it is.
 
-    Understood are `weight_orig` with `weight_mask` (torch.nn.utils.prune), `parametrizations` with
-    nothing but masks (torch.ao.pruning), compressed-tensors' sparse-bitmask and sparse-24-bitmask
-    with keys of before and since version 0.9, and sparseinfer's packed buffers. Tensors tied before
-    stay tied. `metadata` is that of a safetensors header. With `look`, packed weights that would
-    take many times their bytes are not unpacked but described.
+    Understood are `weight_orig` with `weight_mask` (torch.nn.utils.prune), `weight` with a mask of
+    zeros and ones called `weight_mask` or `mask` beside it, `parametrizations` with nothing but
+    masks (torch.ao.pruning), compressed-tensors' sparse-bitmask and sparse-24-bitmask with keys of
+    before and since version 0.9, and sparseinfer's packed buffers. Tensors tied before stay tied.
+    `metadata` is that of a safetensors header. With `look`, packed weights that would take many
+    times their bytes are not unpacked but described.
 
     Raises:
         CheckpointError: parts of a weight do not fit together, a plain name occurs twice, or packed
@@ -96,6 +100,15 @@ def make_plain(
     by_original = {masks[0]: name for name, masks in pairs.items()}
     first_of = {next(iter(keys.values())): prefix for prefix, keys in groups.items()}
     result = Plain()
+    for name, (original, *masks) in pairs.items():
+        if original == name:
+            result.masks.update({mask: entries[mask] for mask in masks})
+    for key, value in entries.items():
+        if key.endswith("_mask") and key not in taken and isinstance(value, Tensor):
+            result.notes.append(
+                f"{key}: not applied, for it is no mask of zeros and ones in the shape of a weight "
+                f"{weight_of(key)} that keeps any of it"
+            )
     products: dict[tuple[Any, ...], Tensor] = {}
     room = _Room(_LOOK_TIMES if look else _MOST_TIMES)
     for key, value in entries.items():
@@ -200,6 +213,10 @@ def _masked(entries: Mapping[str, Any]) -> dict[str, list[str]]:
         if found is not None:
             prefix, name, _ = found.groups()
             parametrized.setdefault(f"{prefix}.{name}" if prefix else name, []).append(key)
+    for key, value in entries.items():
+        weight = weight_of(key)
+        if weight is not None and weight not in pairs and is_mask_of(value, entries.get(weight)):
+            pairs[weight] = [weight, key]
     for name, keys in parametrized.items():
         originals = [key for key in keys if key.endswith(".original")]
         masks = [key for key in keys if key not in originals]

@@ -197,11 +197,6 @@ def prune_state_dict(
                 f"pruning emptied {row.name}: all its {row.elements} weights are zero; "
                 "try a smaller --amount, or --exclude it"
             )
-    if recipe.amount and not any(row.zeros for row in rows if row.pruned):
-        raise CheckpointError(
-            f"expected an amount that prunes something, got {recipe.amount}, which prunes none of "
-            f"the {sum(tensor.numel() for tensor in tensors)} weights; try --amount 0.9"
-        )
     for text in emptied:
         warnings.warn(text, stacklevel=2)
     return Pruned(rows, emptied)
@@ -239,9 +234,16 @@ def prune_checkpoint(
     _one_of("format", format, FORMATS)
     checkpoint = open_checkpoint(path, key)
     target = _target(checkpoint, output, in_place, format)
-    checkpoint.make_plain()
+    plain = checkpoint.make_plain()
     state = {name: value for name, value, _ in checkpoint.items()}
     result = prune_state_dict(state, recipe, progress)
+    taken = [row for row in result.rows if row.pruned]
+    if recipe.amount and not any(row.zeros for row in taken):
+        raise CheckpointError(
+            f"expected an amount that prunes something, got {recipe.amount}, which prunes none of "
+            f"the {sum(row.elements for row in taken)} weights; try --amount 0.9"
+        )
+    result.warnings += plain.notes
     if target is None:
         return result
     container = container_for(target, checkpoint.shards[0].container)

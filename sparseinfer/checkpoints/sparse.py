@@ -25,6 +25,7 @@ from sparseinfer.files import staged, staged_folder
 from sparseinfer.modules import SparseLayer
 from sparseinfer.recurrent import SparseRecurrent
 from sparseinfer.recurrent_weights import names
+from sparseinfer.tied import with_tied
 from sparseinfer.weights import effective
 
 __all__ = ["Saved", "load_sparse", "load_sparse_into", "save_sparse"]
@@ -151,11 +152,24 @@ def load_sparse(path: str | os.PathLike[str], key: str | None = None) -> dict[st
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or its parts do not fit together.
     """
+    return _load(path, key)[0]
+
+
+def _load(
+    path: str | os.PathLike[str], key: str | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The state_dict, and the masks that were applied to it."""
     checkpoint = open_checkpoint(path, key)
-    checkpoint.make_plain()
+    plain = checkpoint.make_plain()
+    for text in plain.notes:
+        warnings.warn(text, stacklevel=3)
     tensors = checkpoint.tensors
     prefix = wrapper_prefix(tensors)
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    found, masks = (
+        {name.removeprefix(prefix): tensor for name, tensor in each.items()}
+        for each in (tensors, plain.masks)
+    )
+    return found, masks
 
 
 def load_sparse_into(
@@ -175,18 +189,18 @@ def load_sparse_into(
         >>> load_sparse_into(nn.Linear(4, 4), saved.path)
         Linear(in_features=4, out_features=4, bias=True)
     """
-    state = load_sparse(path, key)
+    state, masks = _load(path, key)
     own = model.state_dict()
+    # A model of the tool that saved the file holds its masks.
+    state.update({name: mask for name, mask in masks.items() if name in own})
     for name, tensor in state.items():
         if name in own and own[name].shape != tensor.shape:
             raise CheckpointError(
                 f"{path}: {name}: expected the shape {list(own[name].shape)} of the model, got "
                 f"{list(tensor.shape)}; try the model that was saved"
             )
-    held = {own[name].data_ptr() for name in state if name in own} - {0}
-    missing = [
-        name for name, value in own.items() if name not in state and value.data_ptr() not in held
-    ]
+    state = with_tied(model, state)
+    missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
     if missing or unexpected:
         what, names = ("a tensor", missing) if missing else ("no tensor", unexpected)

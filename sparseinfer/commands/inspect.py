@@ -82,5 +82,7 @@ def _show(facts: Facts) -> None:
         f"elements, {percent(totals['zeros'], totals['prunable_elements'])} of them zero.",
         highlight=False,
     )
+    for text in facts.notes:
+        out.print(f"warning: {fold(text)}", highlight=False)
     if facts.others:
         out.print(f"Beside the state_dict: {fold(', '.join(facts.others))}.", highlight=False)
