@@ -33,6 +33,7 @@ def is_mask_of(mask: Any, weight: Any) -> bool:
     """Whether a tensor is a mask of another: of its shape, of zeros and ones, ones for what stays.
 
     Example:
+        >>> import torch
         >>> is_mask_of(torch.eye(2), torch.ones(2, 2)), is_mask_of(torch.ones(2), torch.ones(2, 2))
         (True, False)
     """
@@ -56,6 +57,7 @@ def masks_beside(root: Any, state: Mapping[str, Any]) -> tuple[dict[str, Tensor]
     Understood are `{weight: mask}` and NNI's `{layer: {"weight": mask, "bias": mask}}`.
 
     Example:
+        >>> import torch
         >>> state = {"fc.weight": torch.ones(1, 2)}
         >>> mask = torch.tensor([[0.0, 1.0]])
         >>> masks_beside({"state_dict": state, "masks": {"fc": {"weight": mask}}}, state)
