@@ -11,6 +11,8 @@ SLOW ?= 0
 WERROR ?= 0
 # --record: `make counts` writes the counts instead of comparing them.
 COUNTS ?=
+# How long `make fuzz` feeds each of its targets.
+FUZZ_SECONDS ?= 25
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
@@ -33,7 +35,7 @@ FORMATTED_SOURCES = $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.cu
 CTEST := ctest --output-on-failure --no-tests=error --timeout 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test native lint format sanitize tsan neon cuda counts bench wheel docs setup clean FORCE
+.PHONY: help demo test native lint format sanitize tsan neon fuzz cuda counts bench wheel docs setup clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -83,6 +85,11 @@ tsan: $(STAMPS)/tools.stamp ## Run the C++ tests of threads under ThreadSanitize
 neon: neon-configured ## Cross-compile for 64-bit ARM and run the C++ tests under qemu
 	cmake --build build-neon
 	$(CTEST) --test-dir build-neon
+
+fuzz: fuzz-files ## Feed damaged input to everything that reads some, FUZZ_SECONDS each
+.PHONY: fuzz-files
+fuzz-files: $(STAMPS)/native.stamp $(STAMPS)/test.stamp
+	$(PY) -m tests.fuzz.files --seconds $(FUZZ_SECONDS)
 
 cuda: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Compile the CUDA kernels for sm_80 and sm_90a and look at their code (needs nvcc, no GPU)
 	@command -v nvcc >/dev/null || { echo "expected nvcc on PATH, got none, try: https://developer.nvidia.com/cuda-downloads" >&2; \

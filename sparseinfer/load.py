@@ -17,6 +17,7 @@ from sparseinfer.projections import projections
 from sparseinfer.recurrent import RECURRENT, SparseRecurrent
 from sparseinfer.recurrent_weights import names, rebuild
 from sparseinfer.replace import Replacement, replace
+from sparseinfer.tied import with_tied
 from sparseinfer.weights import build_dense, effective, rows_first
 
 __all__ = ["load_converted"]
@@ -38,7 +39,8 @@ def load_converted(
             device and loaded with `assign=True`, it takes no memory of its own.
         state: the `state_dict()` of a converted model, or the file it was saved in: by `torch.save`
             (read with `weights_only=True`), or by safetensors where the name ends in
-            `.safetensors`.
+            `.safetensors`; or a folder as `save_pretrained` writes it. Tensors that the model ties
+            may stand in it once.
         strict: raise where keys are missing or unexpected; otherwise they are logged as warnings.
         assign: keep the tensors of `state` instead of copying them, as `nn.Module.load_state_dict`.
 
@@ -68,6 +70,7 @@ def load_converted(
         raise TypeError(
             f"expected a state_dict, got {type(entries).__name__}; try model.state_dict()"
         )
+    entries = with_tied(model, entries)
     swaps: dict[nn.Module, Replacement] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, nn.MultiheadAttention):
@@ -130,6 +133,10 @@ def _empty_recurrent(module: nn.RNNBase) -> SparseRecurrent:
 
 
 def _read(path: Path) -> Any:
+    if path.is_dir() or path.name.endswith(".index.json"):
+        from sparseinfer.checkpoints import open_checkpoint
+
+        return {name: value for name, value, _ in open_checkpoint(path).items()}
     if path.suffix != ".safetensors":
         return torch.load(path, map_location="cpu", weights_only=True)
     try:

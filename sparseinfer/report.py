@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -18,6 +17,7 @@ from rich.text import Text
 from torch import nn
 
 from sparseinfer import tables
+from sparseinfer.files import write_text
 from sparseinfer.measure import CONFIDENCE, Comparison
 from sparseinfer.modules import SparseLayer
 from sparseinfer.patterns import detect_pattern
@@ -257,10 +257,7 @@ class Report:
         """
         text = json.dumps(self.to_dict(), indent=1)
         if path is not None:
-            target = Path(path)
-            unfinished = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-            unfinished.write_text(text + "\n", encoding="utf-8")
-            os.replace(unfinished, target)
+            write_text(path, text + "\n")
         return text
 
     def table(self) -> Table:

@@ -2,15 +2,14 @@
 
 A file holds one comparison: `machine` and `problem` say what was measured where, `comparison` holds
 the medians, the interval and the rounds, so that any `min_speedup` can be decided from it. Its name
-is a hash of machine and problem; files are written under another name and renamed, so several
-processes may share a folder. The folder is `$SPARSEINFER_CACHE` (`off`: none), else
+is a hash of machine and problem; files appear whole (`sparseinfer.files`), so several processes may
+share a folder. The folder is `$SPARSEINFER_CACHE` (`off`: none), else
 `$XDG_CACHE_HOME/sparseinfer`, else `~/.cache/sparseinfer`; it may be deleted, or copied to
 identical machines, at any time.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -19,7 +18,6 @@ import os
 import platform
 import re
 import stat
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
@@ -30,6 +28,7 @@ from typing import Any
 import torch
 
 from sparseinfer import _C, machine, triton
+from sparseinfer.files import write_text
 from sparseinfer.measure import Comparison, compare, nothing
 
 __all__ = ["Cache", "Problem", "Tuner", "cache_folder", "describe_machine", "read_text"]
@@ -114,16 +113,12 @@ class Cache:
         entry = {
             "sparseinfer": VERSION, **_key(machine, problem), "comparison": asdict(comparison),
         }  # fmt: skip
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            unfinished.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
-            os.replace(unfinished, path)
+            write_text(path, json.dumps(entry, indent=1) + "\n")
         except OSError as error:
             self._writable = False
             _log.warning("keeps no timings in %s: %s; try cache=False", self.folder, error)
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
 
 
 @dataclass

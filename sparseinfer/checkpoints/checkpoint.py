@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.files import Shard, read_file, read_json, write_file
+from sparseinfer.checkpoints.foreign import recognise_folder
+from sparseinfer.checkpoints.masks import masks_beside
 from sparseinfer.checkpoints.plain import LAYOUT, Plain, make_plain
-from sparseinfer.checkpoints.staging import staged
+from sparseinfer.files import staged, staged_folder, sweep
 
 __all__ = ["CONFIG", "WEIGHTS", "Checkpoint", "open_checkpoint"]
 
@@ -55,7 +58,7 @@ class Checkpoint:
         """Keys beside the state_dict (epoch, optimizer); safetensors cannot hold them."""
         return [key for shard in self.shards for key in shard.others]
 
-    def make_plain(self) -> Plain:
+    def make_plain(self, look: bool = False) -> Plain:
         """Make its state_dict plain, see `make_plain`; each tensor stays in the file it was in.
 
         Raises:
@@ -65,7 +68,14 @@ class Checkpoint:
         for shard in self.shards:
             metadata.update(shard.metadata)
             shard.metadata.pop(LAYOUT, None)
-        plain = make_plain({name: value for name, value, _ in self.items()}, metadata)
+        entries = {name: value for name, value, _ in self.items()}
+        notes = []
+        for shard in self.shards:
+            masks, left = masks_beside(shard.root, shard.tensors)
+            notes += left
+            entries.update({f"{name}_mask": mask for name, mask in masks.items()})
+        plain = make_plain(entries, metadata, look)
+        plain.notes += notes
         home = {name: shard for name, _, shard in self.items()}
         for shard in self.shards:
             # The same dict: it lies in `root`, and may carry torch's _metadata.
@@ -94,7 +104,7 @@ class Checkpoint:
                 container = only.container
             target.parent.mkdir(parents=True, exist_ok=True)
             # Through a link, as downloads in a cache are, to the file itself.
-            with staged([target.resolve()]) as (unfinished,):
+            with staged([target]) as (unfinished,):
                 write_file(only, unfinished, container)
             return
         if target.suffix in _WEIGHT_SUFFIXES and not target.is_dir():
@@ -102,7 +112,14 @@ class Checkpoint:
                 f"{target}: expected a folder as output, as the input is one, got the name of a "
                 f"file; try {target.stem}"
             )
-        jobs = [(target / shard.path.name, partial(_write_shard, shard)) for shard in self.shards]
+        jobs = {shard.path.name: partial(_write_shard, shard) for shard in self.shards}
+        if self.config is not None:
+            jobs[CONFIG] = partial(_write_json, self.config)
+        in_place = target.exists() and os.path.samefile(target, self.folder)
+        if not in_place:
+            prepare_folder(target)
+            for entry in other_files(self.folder):
+                jobs.setdefault(entry.name, partial(shutil.copyfile, entry))
         if self.index is not None:
             home = {name: shard.path.name for name, _, shard in self.items()}
             content = {**self.index, "weight_map": home}
@@ -111,19 +128,11 @@ class Checkpoint:
                     tensor.numel() * tensor.element_size() for tensor in self.tensors.values()
                 )
                 content["metadata"] = {**content["metadata"], "total_size": size}
-            jobs.append((target / self.index_name, partial(_write_json, content)))
-        if self.config is not None:
-            jobs.append((target / CONFIG, partial(_write_json, self.config)))
-        if not (target.exists() and os.path.samefile(target, self.folder)):
-            prepare_folder(target)
-            there = {path for path, _ in jobs}
-            jobs += [
-                (target / entry.name, partial(shutil.copyfile, entry))
-                for entry in other_files(self.folder)
-                if target / entry.name not in there
-            ]
-        with staged([path.resolve() for path, _ in jobs]) as unfinished:
-            for (_, write), path in zip(jobs, unfinished, strict=True):
+            # The last to appear, as no reader takes shards without it for a checkpoint.
+            jobs[self.index_name] = partial(_write_json, content)
+        whole: Any = nullcontext(target) if target.is_dir() else staged_folder(target)
+        with whole as folder, staged([folder / name for name in jobs]) as unfinished:
+            for write, path in zip(jobs.values(), unfinished, strict=True):
                 write(path)
 
 
@@ -189,9 +198,9 @@ def open_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Che
         if (path / name).is_file():
             shards = [read_file(path / name, key)]
             return Checkpoint(path, shards, folder=path, config=_config(path))
+    found = recognise_folder(path) or "none; try the path of a file"
     raise CheckpointError(
-        f"{path}: expected a folder with {' or '.join(_SINGLE)} or an index of either, got none; "
-        "try the path of a file"
+        f"{path}: expected a folder with {' or '.join(_SINGLE)} or an index of either, got {found}"
     )
 
 
@@ -239,13 +248,15 @@ def _config(folder: Path) -> dict[str, Any] | None:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Create a folder for output, or prove that it is empty.
+    """Prove that a folder for output is not there yet, or empty.
 
     Raises:
         CheckpointError: it holds something.
-        OSError: it cannot be created.
+        OSError: it is no folder, or cannot be read.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not os.path.lexists(folder):
+        return
+    sweep(folder)
     there = sorted(entry.name for entry in folder.iterdir())
     if there:
         raise CheckpointError(

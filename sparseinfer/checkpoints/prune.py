@@ -28,6 +28,7 @@ from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.prunable import Choice, choose
 from sparseinfer.checkpoints.sparse import save_sparse
 from sparseinfer.checkpoints.structure import parse_structure
+from sparseinfer.files import staged_folder
 from sparseinfer.progress import track
 from sparseinfer.prune.select import find_cut
 
@@ -233,9 +234,16 @@ def prune_checkpoint(
     _one_of("format", format, FORMATS)
     checkpoint = open_checkpoint(path, key)
     target = _target(checkpoint, output, in_place, format)
-    checkpoint.make_plain()
+    plain = checkpoint.make_plain()
     state = {name: value for name, value, _ in checkpoint.items()}
     result = prune_state_dict(state, recipe, progress)
+    taken = [row for row in result.rows if row.pruned]
+    if recipe.amount and not any(row.zeros for row in taken):
+        raise CheckpointError(
+            f"expected an amount that prunes something, got {recipe.amount}, which prunes none of "
+            f"the {sum(row.elements for row in taken)} weights; try --amount 0.9"
+        )
+    result.warnings += plain.notes
     if target is None:
         return result
     container = container_for(target, checkpoint.shards[0].container)
@@ -246,9 +254,12 @@ def prune_checkpoint(
     if format == "sparse":
         if checkpoint.folder is not None and target.suffix != ".safetensors":
             prepare_folder(target)
-            for file in other_files(checkpoint.folder):
-                shutil.copyfile(file, target / file.name)
-        save_sparse(checkpoint.tensors, target, config=checkpoint.config)
+            with staged_folder(target) as folder:
+                for file in other_files(checkpoint.folder):
+                    shutil.copyfile(file, folder / file.name)
+                save_sparse(checkpoint.tensors, folder, config=checkpoint.config)
+        else:
+            save_sparse(checkpoint.tensors, target, config=checkpoint.config)
     else:
         checkpoint.write(target)
     result.output = str(target)

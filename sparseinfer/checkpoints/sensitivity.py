@@ -15,7 +15,7 @@ from torch import Tensor
 from sparseinfer.checkpoints.checkpoint import open_checkpoint
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.prunable import choose
-from sparseinfer.checkpoints.staging import staged
+from sparseinfer.files import write_bytes
 from sparseinfer.progress import track
 
 __all__ = ["SPARSITIES", "Sensitivity", "magnitude_errors", "scan_checkpoint"]
@@ -69,8 +69,7 @@ class Sensitivity:
         stream = io.BytesIO()
         figure.savefig(stream, format=kind)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with staged([target]) as (unfinished,):
-            unfinished.write_bytes(stream.getvalue())
+        write_bytes(target, stream.getvalue())
 
 
 _LEGEND_ROWS = 20

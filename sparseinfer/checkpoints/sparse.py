@@ -6,11 +6,11 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -18,13 +18,14 @@ from torch.nn.utils import parametrize
 from sparseinfer.checkpoints.bitmask import compress, compressed_bytes
 from sparseinfer.checkpoints.checkpoint import CONFIG, WEIGHTS, open_checkpoint
 from sparseinfer.checkpoints.errors import CheckpointError
-from sparseinfer.checkpoints.files import unshared
 from sparseinfer.checkpoints.nesting import wrapper_prefix
 from sparseinfer.checkpoints.plain import LAYOUT, make_plain
-from sparseinfer.checkpoints.staging import staged
+from sparseinfer.checkpoints.write import write_safetensors
+from sparseinfer.files import staged, staged_folder
 from sparseinfer.modules import SparseLayer
 from sparseinfer.recurrent import SparseRecurrent
 from sparseinfer.recurrent_weights import names
+from sparseinfer.tied import with_tied
 from sparseinfer.weights import effective
 
 __all__ = ["Saved", "load_sparse", "load_sparse_into", "save_sparse"]
@@ -114,29 +115,29 @@ def save_sparse(
         elements += tensor.numel()
         zeros += tensor.numel() - parts["compressed"].numel()
     metadata = {"format": "pt", LAYOUT: json.dumps({"tensors": layout, "aliases": aliases})}
-    as_file = path.suffix == ".safetensors"
-    folder = path.parent if as_file else path
-    folder.mkdir(parents=True, exist_ok=True)
-    targets = [path if as_file else folder / WEIGHTS]
-    if not as_file:
-        _refuse_other_weights(folder)
-        targets.append(folder / CONFIG)
-    with staged(targets) as unfinished:
-        safetensors.torch.save_file(unshared(stored), unfinished[0], metadata)
-        if not as_file:
-            full = {**_config_of(model, config)}
-            full["quantization_config"] = {
-                "quant_method": "compressed-tensors",
-                "version": KEYS_SINCE,
-                "sparsity_config": {
-                    "format": FORMAT,
-                    "global_sparsity": zeros / max(1, elements),
-                    "sparsity_structure": "unstructured",
-                    "targets": [name.rpartition(".")[0] for name in saved.compressed],
-                    "ignore": [],
-                },
-            }
-            unfinished[1].write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
+    if path.suffix == ".safetensors":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staged([path]) as (unfinished,):
+            write_safetensors(stored, unfinished, metadata)
+        return saved
+    full = _config_of(model, config)
+    full["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "version": KEYS_SINCE,
+        "sparsity_config": {
+            "format": FORMAT,
+            "global_sparsity": zeros / max(1, elements),
+            "sparsity_structure": "unstructured",
+            "targets": [name.rpartition(".")[0] for name in saved.compressed],
+            "ignore": [],
+        },
+    }
+    if path.is_dir():
+        _refuse_other_weights(path)
+    whole: Any = nullcontext(path) if path.exists() else staged_folder(path)
+    with whole as folder, staged([folder / CONFIG, folder / WEIGHTS]) as (of_config, of_weights):
+        of_config.write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
+        write_safetensors(stored, of_weights, metadata)
     return saved
 
 
@@ -151,11 +152,24 @@ def load_sparse(path: str | os.PathLike[str], key: str | None = None) -> dict[st
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or its parts do not fit together.
     """
+    return _load(path, key)[0]
+
+
+def _load(
+    path: str | os.PathLike[str], key: str | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The state_dict, and the masks that were applied to it."""
     checkpoint = open_checkpoint(path, key)
-    checkpoint.make_plain()
+    plain = checkpoint.make_plain()
+    for text in plain.notes:
+        warnings.warn(text, stacklevel=3)
     tensors = checkpoint.tensors
     prefix = wrapper_prefix(tensors)
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    found, masks = (
+        {name.removeprefix(prefix): tensor for name, tensor in each.items()}
+        for each in (tensors, plain.masks)
+    )
+    return found, masks
 
 
 def load_sparse_into(
@@ -175,18 +189,18 @@ def load_sparse_into(
         >>> load_sparse_into(nn.Linear(4, 4), saved.path)
         Linear(in_features=4, out_features=4, bias=True)
     """
-    state = load_sparse(path, key)
+    state, masks = _load(path, key)
     own = model.state_dict()
+    # A model of the tool that saved the file holds its masks.
+    state.update({name: mask for name, mask in masks.items() if name in own})
     for name, tensor in state.items():
         if name in own and own[name].shape != tensor.shape:
             raise CheckpointError(
                 f"{path}: {name}: expected the shape {list(own[name].shape)} of the model, got "
                 f"{list(tensor.shape)}; try the model that was saved"
             )
-    held = {own[name].data_ptr() for name in state if name in own} - {0}
-    missing = [
-        name for name, value in own.items() if name not in state and value.data_ptr() not in held
-    ]
+    state = with_tied(model, state)
+    missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
     if missing or unexpected:
         what, names = ("a tensor", missing) if missing else ("no tensor", unexpected)

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
-from sparseinfer.commands.output import UserError, console, user_errors
+from sparseinfer.commands.output import UserError, check_output, console, fold, user_errors
 
 if TYPE_CHECKING:
     from sparseinfer.checkpoints.sensitivity import Sensitivity
@@ -48,6 +47,9 @@ def sensitivity(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw it: a .png, .svg or .pdf file.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the file of --plot if there is one.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell how much each layer's weight loses at each sparsity, by magnitude, without data.
@@ -60,6 +62,8 @@ def sensitivity(
         raise UserError(
             f"expected numbers with commas between, got {sparsities!r}; try 0.5,0.8,0.9"
         ) from error
+    if plot is not None:
+        check_output(plot, force)
     with user_errors():
         from sparseinfer.checkpoints.sensitivity import scan_checkpoint
 
@@ -85,8 +89,8 @@ def _show(found: Sensitivity, plot: Path | None) -> None:
     for sparsity in found.sparsities:
         table.add_column(f"{sparsity:.0%}", justify="right")
     for name, errors in found.errors.items():
-        table.add_row(escape(name), *(f"{error:.3f}" for error in errors))
+        table.add_row(fold(name), *(f"{error:.3f}" for error in errors))
     out = console()
     out.print(table)
     if plot is not None:
-        out.print(f"Written: {escape(str(plot))}.", highlight=False)
+        out.print(f"Written: {fold(str(plot))}.", highlight=False)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparseinfer.files import staged
 from sparseinfer.prune.amounts import check_sparsity
 from sparseinfer.prune.layercosts import layer_costs
 from sparseinfer.prune.pruner import Pruner
@@ -113,7 +114,11 @@ class Sensitivity:
         axis.set_xlabel("sparsity of the one layer pruned")
         axis.set_ylabel("accuracy")
         axis.legend(fontsize=8, ncols=2)
-        figure.savefig(path)
+        target = Path(path)
+        if not target.suffix:
+            target = target.with_name(f"{target.name}.png")
+        with staged([target]) as (unfinished,):
+            figure.savefig(unfinished, format=target.suffix.removeprefix("."))
 
 
 def scan_sensitivity(
