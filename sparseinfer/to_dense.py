@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from sparseinfer.attention import SparseMultiheadAttention
 from sparseinfer.modules import SparseLayer, SparseLinear
+from sparseinfer.pretrained import forget_pretrained
 from sparseinfer.recurrent import SparseRecurrent
 from sparseinfer.replace import HOOKS
 from sparseinfer.report import forget
@@ -81,6 +82,7 @@ def to_dense(model: nn.Module, inplace: bool = False) -> nn.Module:
                 parent._modules[name] = found[child]
     result = found.get(result, result)
     forget(result)
+    forget_pretrained(result)
     _restore_fast_paths(result, set(found.values()))
     return result
 
