@@ -1,6 +1,6 @@
 """What transformers' `from_pretrained` needs to know of sparse models: a quantizer of its own.
 
-Imported once transformers is, see `sparseinfer.pretrained`.
+Imported once transformers is, see `sparseinfer.pretrained`; it registers itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers.core_model_loading import ConversionOps, WeightConverter
+from transformers.quantizers import auto
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -24,11 +25,12 @@ __all__ = ["SparseinferConfig", "SparseinferHfQuantizer"]
 
 
 class SparseinferConfig(QuantizationConfigMixin):
-    """The `quantization_config` of a sparse model: the name of the file with its weights, and
-    either the names and bytes of packed ones or the `sparsity_config` of compressed ones."""
+    """The `quantization_config` of a sparse model: the name of the file with its weights (None: the
+    usual one), and either the names and bytes of packed ones or the `sparsity_config` of compressed
+    ones."""
 
     def __init__(
-        self, weights: str = WEIGHTS_FILE, packed: Mapping[str, int] | None = None,
+        self, weights: str | None = WEIGHTS_FILE, packed: Mapping[str, int] | None = None,
         sparsity_config: Mapping[str, Any] | None = None, **others: Any,
     ) -> None:  # fmt: skip
         self.quant_method = METHOD  # type: ignore[assignment]  # theirs is an enum of their own
@@ -56,7 +58,8 @@ class SparseinferHfQuantizer(HfQuantizer):
 
     def update_attn_implementation(self, config: Any) -> Any:
         # The one call before transformers looks for the file.
-        config.transformers_weights = self.quantization_config.weights
+        if self.quantization_config.weights is not None:
+            config.transformers_weights = self.quantization_config.weights
         return config
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
@@ -68,7 +71,7 @@ class SparseinferHfQuantizer(HfQuantizer):
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        del model.config.transformers_weights
+        vars(model.config).pop("transformers_weights", None)
         for name, layer in model.named_modules():
             if isinstance(layer, SparseLayer):
                 try:
@@ -84,8 +87,27 @@ class SparseinferHfQuantizer(HfQuantizer):
     def get_weight_conversions(self) -> list[Any]:
         if self.quantization_config.packed:
             return []
-        sources = [rf"\.{part}$" for part in PARTS]
-        return [WeightConverter(sources, ".weight", [_Decompress(self)])]
+        return [WeightConverter([*_SOURCES.values()], ".weight", [_Decompress(self)])]
+
+
+def _sparse_too(other: Any) -> Any:
+    """The config class of compressed-tensors, `other`, which no longer reads sparse formats, for
+    all but those."""
+
+    class Config(other):  # type: ignore[misc]
+        @classmethod
+        def from_dict(cls, config_dict: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            sparsity = config_dict.get("sparsity_config") or {}
+            if sparsity.get("format") in _FORMATS and not config_dict.get("config_groups"):
+                return SparseinferConfig(None, sparsity_config=sparsity)
+            return other.from_dict(config_dict, *args, **kwargs)
+
+    return Config
+
+
+_FORMATS = "sparse-bitmask", "sparse-24-bitmask"
+_SOURCES = {part: rf"(?:\.weight)?\.{part}$" for part in PARTS}
+"""Keys of a weight's parts, of before and since compressed-tensors 0.9."""
 
 
 class _Decompress(ConversionOps):
@@ -99,9 +121,8 @@ class _Decompress(ConversionOps):
         **context: Any,
     ) -> dict[str, Any]:  # fmt: skip
         model, full_layer_name = context["model"], context["full_layer_name"]
-        parts = {
-            part: input_dict[rf"\.{part}$"][0] for part in PARTS if rf"\.{part}$" in input_dict
-        }
+        found = {part: input_dict.get(source) for part, source in _SOURCES.items()}
+        parts = {part: tensors[0] for part, tensors in found.items() if tensors}
         weight = model.get_parameter(full_layer_name)
         dense = decompress(parts, full_layer_name).to(weight.dtype)
         return {full_layer_name: dense.reshape(weight.shape)}
@@ -119,3 +140,9 @@ def _names_in(model: Any, names: Mapping[str, int]) -> dict[str, int]:
                 found[own] = size
                 break
     return found
+
+
+auto.register_quantization_config(METHOD)(SparseinferConfig)
+auto.register_quantizer(METHOD)(SparseinferHfQuantizer)
+_known: Any = auto.AUTO_QUANTIZATION_CONFIG_MAPPING
+_known["compressed-tensors"] = _sparse_too(_known["compressed-tensors"])

@@ -9,6 +9,7 @@ raises.
 
 from __future__ import annotations
 
+import importlib
 import os
 from functools import partial
 from pathlib import Path
@@ -115,10 +116,7 @@ def _save_pretrained(
 
 def _register(quantizers: ModuleType) -> None:
     if hasattr(quantizers, "register_quantizer"):
-        from sparseinfer.hf_quantizer import SparseinferConfig, SparseinferHfQuantizer
-
-        quantizers.register_quantization_config(METHOD)(SparseinferConfig)
-        quantizers.register_quantizer(METHOD)(SparseinferHfQuantizer)
+        importlib.import_module("sparseinfer.hf_quantizer")
 
 
 when_imported("transformers.quantizers.auto", _register)

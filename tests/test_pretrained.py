@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import sparseinfer
@@ -157,6 +158,24 @@ def test_save_sparse_of_a_converted_model_comes_back(tmp_path: Path, kind: str) 
     assert torch.equal(again(TOKENS)[0], model(TOKENS)[0])
 
 
+@pytest.mark.parametrize("keys", ["before 0.9", "since 0.9"])
+def test_folders_of_compressed_tensors_come_back(tmp_path: Path, keys: str) -> None:
+    """compressed-tensors itself no longer reads them."""
+    model = build("llama")
+    sparseinfer.save_sparse(model, tmp_path, exact_layout=True)
+    path = tmp_path / "model.safetensors"
+    if keys == "before 0.9":
+        parts = ("compressed", "bitmask", "shape", "row_offsets")
+        tensors = {
+            f"{name.rpartition('.')[0]}.weight.{name.rpartition('.')[2]}"
+            if name.endswith(parts) else name: value.clone()
+            for name, value in load_file(path).items()
+        }  # fmt: skip
+        save_file(tensors, path, {"format": "pt"})
+    loaded = type(model).from_pretrained(tmp_path)
+    assert torch.equal(loaded(TOKENS)[0], model(TOKENS)[0])
+
+
 def test_a_folder_that_transformers_saved_is_no_checkpoint_of_plain_names(tmp_path: Path) -> None:
     sparse = sparseinfer.convert_to_sparse(build("llama"), min_speedup=0)
     sparse.save_pretrained(tmp_path)
@@ -245,8 +264,6 @@ def test_the_type_that_is_asked_for(tmp_path: Path, dtype: str) -> None:
 
 
 def test_a_packed_weight_of_a_file_is_validated(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     sparse = sparseinfer.convert_to_sparse(build("bert"), min_speedup=0)
     sparse.save_pretrained(tmp_path)
     path = tmp_path / "model.sparseinfer.safetensors"
