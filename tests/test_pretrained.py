@@ -324,10 +324,7 @@ def test_sentence_transformers_come_back(tmp_path: Path, imports: str) -> None:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Linear):
-                threshold = (
-                    module.weight.abs().flatten().kthvalue(module.weight.numel() // 2).values
-                )
-                module.weight *= module.weight.abs() > threshold
+                module.weight *= module.weight.abs() > module.weight.abs().median()
     sparse = sparseinfer.convert_to_sparse(model, min_speedup=0)
     assert sparse_layers(sparse) > 30
     sparse.save(str(tmp_path / "saved"))
@@ -338,7 +335,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 model = SentenceTransformer({str(tmp_path / "saved")!r}, device="cpu")
 found = model.encode({SENTENCES!r}, convert_to_tensor=True)
-print(bool(torch.equal(found, torch.load({str(tmp_path / "expected")!r}))))
+expected = torch.load({str(tmp_path / "expected")!r})
+print(torch.allclose(found, expected, atol=1e-6))  # Dense comes back dense: to rounding
 """
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True,
