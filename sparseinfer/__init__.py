@@ -67,5 +67,6 @@ __all__ = [
     "pack",
     "report",
     "save_sparse",
+    "to_dense",
     "unpack",
 ]

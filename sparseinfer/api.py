@@ -9,6 +9,7 @@ from sparseinfer.load import load_converted
 from sparseinfer.modules import SparseConv1d, SparseConv2d, SparseLinear
 from sparseinfer.recurrent import SparseGRU, SparseLSTM, SparseRNN
 from sparseinfer.report import LayerReport, Report, report
+from sparseinfer.to_dense import to_dense
 from sparseinfer.transposed import SparseConvTranspose1d, SparseConvTranspose2d
 
 __version__ = version()
@@ -33,5 +34,6 @@ __all__ = [
     "pack",
     "report",
     "save_sparse",
+    "to_dense",
     "unpack",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparseinfer.fx import Proxy, leaf
 from sparseinfer.modules import SparseLayer, SparseLinear
 from sparseinfer.projections import projections
 
@@ -119,6 +120,11 @@ class SparseMultiheadAttention(nn.Module):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """See `nn.MultiheadAttention.forward`."""
+        if isinstance(query, Proxy):
+            return leaf(  # type: ignore[no-any-return]
+                self, query, key, value, key_padding_mask, need_weights, attn_mask,
+                average_attn_weights, is_causal,
+            )  # fmt: skip
         _check_inputs(query, key, value)
         if is_causal and attn_mask is None:
             raise RuntimeError(

@@ -18,6 +18,7 @@ from sparseinfer.formats import check_format
 from sparseinfer.guarantee import BASELINES, Guarantee
 from sparseinfer.measure import torch_threads
 from sparseinfer.observe import list_examples, observe, separate_attentions
+from sparseinfer.pretrained import keep_pretrained
 from sparseinfer.progress import Bar
 from sparseinfer.replace import Replacement, replace
 from sparseinfer.report import LayerReport, Report, describe_sparse, store
@@ -191,6 +192,7 @@ def convert_to_sparse(
         tuner.measured, tuner.kept,
     )  # fmt: skip
     store(result, summary)
+    keep_pretrained(result)
     _log.info(summary.sentence)
     return result
 

@@ -1,9 +1,10 @@
 """Validated views of packed buffers: every buffer is checked before a kernel reads it.
 
 A buffer is validated at first sight and again whenever it may have changed: another tensor, other
-memory, another length, or an in-place write (torch counts those in `Tensor._version`). Writes
-behind torch's back (through `Tensor.numpy()` or a raw pointer) cannot be noticed and are not
-allowed.
+memory, another length, or an in-place write (torch counts those in `Tensor._version`). Memory that
+others may write (a mapped file, shared memory, an array of numpy's) is copied first, and the copy
+is what kernels read. Writes behind torch's back into memory of its own (through `Tensor.data`,
+`Tensor.numpy()` or a raw pointer) cannot be noticed and are not allowed.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ __all__ = ["Handle", "open_packed"]
 class Handle:
     """A validated packed buffer, ready for kernels.
 
-    `memory` is the host copy that was validated: the buffer itself where it is aligned and on the
-    CPU; `device` is the buffer's. `weights` is the native view of it, and `m` and `k` are the
-    weight's rows and columns; `linear_m` is `m`, or None where the weight is a convolution's.
-    `device_calls` is where `sparseinfer.dispatch` keeps what it decided.
+    `memory` is the host copy that was validated: the buffer itself where it is aligned, on the CPU
+    and nobody else's; `device` is the buffer's. `weights` is the native view of it, and `m` and `k`
+    are the weight's rows and columns; `linear_m` is `m`, or None where the weight is a
+    convolution's. `device_calls` is where `sparseinfer.dispatch` keeps what it decided.
     """
 
     def __init__(self, packed: Tensor) -> None:
@@ -67,7 +68,7 @@ class Handle:
     @cached_property
     def info(self) -> dict[str, Any]:
         """What `sparseinfer.formats.info` says of the buffer."""
-        return _C.info(self.memory.numpy())
+        return _C.info(formats.as_array(self.memory))
 
     @cached_property
     def dtype(self) -> torch.dtype:

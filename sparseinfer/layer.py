@@ -235,6 +235,21 @@ class SparseLayer(nn.Module):
             with torch.inference_mode(False):
                 self._buffers["packed"] = self.packed.clone()
 
+    def adopt_packed(self, packed: Any) -> None:
+        """Take a packed weight over, which is copied where others may change its memory.
+
+        Raises:
+            TypeError: `packed` is not a tensor.
+            ValueError: it is not a valid packed weight of this layer's shape.
+
+        Example:
+            >>> from sparseinfer import SparseLinear, pack
+            >>> SparseLinear(4, 4).adopt_packed(pack(torch.eye(4)))
+        """
+        packed = _copied(packed)
+        self._check_packed(packed)
+        self._buffers["packed"] = packed
+
     def _apply(self: _Layer, fn: Callable[..., Any], recurse: bool = True) -> _Layer:
         super()._apply(fn, recurse)
         self._own_packed()
@@ -244,6 +259,7 @@ class SparseLayer(nn.Module):
         super().__setstate__(state)
         self._own_packed()
         if self._is_real():
+            self._buffers["packed"] = _copied(self.packed)
             open_packed(self.packed)
 
     def _load_from_state_dict(
@@ -259,6 +275,7 @@ class SparseLayer(nn.Module):
         source, missing = "packed", []
         try:
             if key in entries:
+                entries[key] = _copied(entries[key])  # first: what was validated stays as it was
                 self._check_packed(entries[key])
             else:
                 for name in ("weight", "bias"):
@@ -317,3 +334,11 @@ class SparseLayer(nn.Module):
         with torch.no_grad():
             arranged = self._arranged(self, weight.to(dtype))
             return formats.pack(arranged, format, self.groups, **params)
+
+
+def _copied(packed: Any) -> Any:
+    """A packed weight in memory of this process: itself where it is that already."""
+    if type(packed) is not Tensor or packed.device.type != "cpu" or formats.is_own(packed):
+        return packed
+    with torch.inference_mode(False):
+        return packed.clone()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.common_types import _size_1_t, _size_2_t
 
 from sparseinfer import ops
+from sparseinfer.fx import Proxy, leaf
 from sparseinfer.layer import THREADS_OF_TORCH, SparseLayer
 
 __all__ = ["SparseConv1d", "SparseConv2d", "SparseLayer", "SparseLinear"]
@@ -55,6 +56,8 @@ class SparseLinear(SparseLayer):
         return cls(module.in_features, module.out_features, bias, "", activation, packed)  # type: ignore[arg-type]
 
     def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return leaf(self, input)  # type: ignore[no-any-return]
         # As self.packed and self.bias, at a fifth of the time.
         bias = self._parameters["bias"] if "bias" in self._parameters else self.bias
         return _linear(
@@ -157,6 +160,8 @@ class SparseConv1d(_SparseConv):
         )  # fmt: skip
 
     def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return leaf(self, input)  # type: ignore[no-any-return]
         if input.dim() == 2:
             return self.forward(input.unsqueeze(0)).squeeze(0)
         return ops.conv1d(input, *self._options())
@@ -204,6 +209,8 @@ class SparseConv2d(_SparseConv):
         )  # fmt: skip
 
     def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return leaf(self, input)  # type: ignore[no-any-return]
         if input.dim() == 3:
             return self.forward(input.unsqueeze(0)).squeeze(0)
         return ops.conv2d(input, *self._options())

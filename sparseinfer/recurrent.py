@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
+from torch.onnx import is_in_onnx_export
 
+from sparseinfer.fx import Proxy, leaf
 from sparseinfer.handles import open_packed
 from sparseinfer.layer import THREADS_OF_TORCH
 from sparseinfer.linear import linear_cpu
 from sparseinfer.modules import SparseLinear
+from sparseinfer.onnx import unpacked
 from sparseinfer.recurrent_weights import matrix_shape, names, parts, side_by_side
 from sparseinfer.shortcut import unobserved
 from sparseinfer.steps import recurrent_cpu
@@ -107,6 +110,8 @@ class SparseRecurrent(nn.Module):
 
     def forward(self, input: Any, hx: Any = None) -> tuple[Any, State]:
         """See the forward of torch's layer."""
+        if isinstance(input, Proxy):
+            return leaf(self, input, hx)  # type: ignore[no-any-return]
         sizes = unsorted = None
         if isinstance(input, PackedSequence):
             x, sizes, order, unsorted = input
@@ -171,6 +176,8 @@ class SparseRecurrent(nn.Module):
     def _computed(
         self, x: Tensor, states: list[Tensor], sizes: Tensor | None
     ) -> tuple[Tensor, ...]:
+        if is_in_onnx_export():  # which knows torch's layers
+            return self._unpacked(x, states, sizes, self._biases())
         learned = [x, *states, *self.parameters()]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned):
             if torch.compiler.is_compiling() or (self.training and self.dropout > 0.0):
@@ -237,7 +244,7 @@ class SparseRecurrent(nn.Module):
         flat = []
         for number, (part, suffix) in enumerate(parts(self)):
             layer: Any = self.get_submodule(f"{part}_{suffix}")
-            weight = torch.ops.sparseinfer.dense_weight(layer.packed, layer.weight_shape)
+            weight = unpacked(layer.packed, layer.weight_shape)
             flat.append(weight.to(x.dtype))
             if self.bias and part == "hh":
                 flat += biases[number - 1 : number + 1]

@@ -24,17 +24,18 @@ from sparseinfer.recurrent_weights import names
 from sparseinfer.scan import evaluating
 from sparseinfer.weights import build_dense
 
-__all__ = ["Replacement", "lend", "replace"]
+__all__ = ["HOOKS", "Replacement", "lend", "replace"]
 
 Replacement = SparseLayer | SparseRecurrent
 
-_HOOKS = (
+HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
     "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
     "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook",
     "_state_dict_hooks", "_state_dict_pre_hooks",
     "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
 )  # fmt: skip
+"""Attributes in which a module keeps its hooks."""
 
 _NOT_CARRIED = (
     "weight", "bias", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight",
@@ -191,7 +192,7 @@ def lend(
 
 
 def _own_hooks(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: copy.copy(value) if key in _HOOKS else value for key, value in attributes.items()}
+    return {key: copy.copy(value) if key in HOOKS else value for key, value in attributes.items()}
 
 
 def _shared_bias(dense: nn.Module, sparse: nn.Module) -> nn.Parameter | None:
@@ -212,7 +213,7 @@ def _portable(dense: nn.Module, sparse: nn.Module) -> dict[str, Any]:
     return {
         key: value
         for key, value in vars(dense).items()
-        if key in _HOOKS or (key not in plain and key not in not_carried)
+        if key in HOOKS or (key not in plain and key not in not_carried)
     }
 
 

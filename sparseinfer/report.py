@@ -24,7 +24,7 @@ from sparseinfer.patterns import detect_pattern
 from sparseinfer.scan import Layer, scan
 from sparseinfer.weights import by_outputs
 
-__all__ = ["Candidate", "LayerReport", "Report", "Whole", "describe", "report", "store"]
+__all__ = ["Candidate", "LayerReport", "Report", "Whole", "describe", "forget", "report", "store"]
 
 _ATTRIBUTE = "_sparseinfer_report"
 DENSE = "dense"
@@ -318,6 +318,11 @@ def report(model: nn.Module) -> Report:
 def store(model: nn.Module, result: Report) -> None:
     """Keep a report on the model as plain data, which deepcopy and pickle take along."""
     setattr(model, _ATTRIBUTE, result.to_dict())
+
+
+def forget(model: nn.Module) -> None:
+    """Take off the report that a model keeps, where there is one."""
+    vars(model).pop(_ATTRIBUTE, None)
 
 
 def describe(layer: Layer, reason: str) -> LayerReport:

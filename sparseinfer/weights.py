@@ -15,11 +15,11 @@ from sparseinfer.recurrent_weights import rebuild, side_by_side
 from sparseinfer.torch_sparse import densified
 
 __all__ = [
-    "build_dense", "by_outputs", "conv1d_of_transformers", "effective", "matrices",
-    "owned_parameters", "rows_first", "take_masked", "unusual_tensors",
+    "CONV1D_MODULES", "build_dense", "by_outputs", "conv1d_of_transformers", "effective",
+    "matrices", "owned_parameters", "rows_first", "take_masked", "unusual_tensors",
 ]  # fmt: skip
 
-_CONV1D_MODULES = ("transformers.pytorch_utils", "transformers.modeling_utils")
+CONV1D_MODULES = ("transformers.pytorch_utils", "transformers.modeling_utils")
 """Where transformers defines its Conv1D now, and where it did before 4.19."""
 
 
@@ -118,7 +118,7 @@ def conv1d_of_transformers(layer: nn.Module) -> type[nn.Module] | None:
         True
     """
     for cls in type(layer).__mro__:
-        if cls.__qualname__ == "Conv1D" and cls.__module__ in _CONV1D_MODULES:
+        if cls.__qualname__ == "Conv1D" and cls.__module__ in CONV1D_MODULES:
             return cls
     return None
 

@@ -20,12 +20,13 @@ from sparseinfer.checkpoints.foreign import recognise_folder
 from sparseinfer.checkpoints.masks import masks_beside
 from sparseinfer.checkpoints.plain import LAYOUT, Plain, make_plain
 from sparseinfer.files import staged, staged_folder, sweep
+from sparseinfer.pretrained import METHOD, WEIGHTS_FILE
 
 __all__ = ["CONFIG", "WEIGHTS", "Checkpoint", "open_checkpoint"]
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-_SINGLE = (WEIGHTS, "pytorch_model.bin")
+_SINGLE = (WEIGHTS, "pytorch_model.bin", WEIGHTS_FILE)
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx"}
 """Files of a folder that hold weights: they are written anew or left out, never copied."""
@@ -85,6 +86,9 @@ class Checkpoint:
         unpacked = any(source.startswith("sparse-") for source in plain.sources.values())
         if unpacked and self.config is not None:
             self.config = without_sparsity(self.config)
+        for shard in self.shards:
+            if shard.path.name == WEIGHTS_FILE:  # now dense, under the name that all find
+                shard.path = shard.path.with_name(WEIGHTS)
         return plain
 
     def write(self, target: Path) -> None:
@@ -134,6 +138,8 @@ class Checkpoint:
         with whole as folder, staged([folder / name for name in jobs]) as unfinished:
             for write, path in zip(jobs.values(), unfinished, strict=True):
                 write(path)
+        if WEIGHTS in jobs:
+            (target / WEIGHTS_FILE).unlink(missing_ok=True)  # what the new file replaces
 
 
 def _write_shard(shard: Shard, path: Path) -> None:
@@ -165,6 +171,8 @@ def without_sparsity(config: dict[str, Any]) -> dict[str, Any]:
         {}
     """
     result = dict(config)
+    if _of(result):
+        del result["quantization_config"]
     for key in ("quantization_config", "compression_config"):
         if isinstance(result.get(key), dict) and "sparsity_config" in result[key]:
             rest = {
@@ -173,6 +181,12 @@ def without_sparsity(config: dict[str, Any]) -> dict[str, Any]:
             if not rest.keys() <= {"quant_method", "version", "transform_config"}:
                 result[key] = rest
     return result
+
+
+def _of(config: dict[str, Any]) -> dict[str, Any]:
+    """Our own quantization_config in a config.json; empty where there is none."""
+    found = config.get("quantization_config")
+    return found if isinstance(found, dict) and found.get("quant_method") == METHOD else {}
 
 
 def open_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Checkpoint:
@@ -194,10 +208,16 @@ def open_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Che
     for name in _INDEXES:
         if (path / name).is_file():
             return _open_index(path / name, key)
+    config = _config(path)
+    if config is not None and _of(config).get("packed"):
+        raise CheckpointError(
+            f"{path}: expected weights under their plain names, got a converted model that "
+            "transformers saved; try from_pretrained, and sparseinfer.to_dense"
+        )
     for name in _SINGLE:
         if (path / name).is_file():
             shards = [read_file(path / name, key)]
-            return Checkpoint(path, shards, folder=path, config=_config(path))
+            return Checkpoint(path, shards, folder=path, config=config)
     found = recognise_folder(path) or "none; try the path of a file"
     raise CheckpointError(
         f"{path}: expected a folder with {' or '.join(_SINGLE)} or an index of either, got {found}"

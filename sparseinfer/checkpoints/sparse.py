@@ -23,6 +23,7 @@ from sparseinfer.checkpoints.plain import LAYOUT, make_plain
 from sparseinfer.checkpoints.write import write_safetensors
 from sparseinfer.files import staged, staged_folder
 from sparseinfer.modules import SparseLayer
+from sparseinfer.pretrained import METHOD, WEIGHTS_FILE
 from sparseinfer.recurrent import SparseRecurrent
 from sparseinfer.recurrent_weights import names
 from sparseinfer.tied import with_tied
@@ -57,15 +58,19 @@ def save_sparse(
     """Save a pruned model or state_dict in compressed-tensors' sparse-bitmask, in safetensors.
 
     A path that ends in `.safetensors` becomes a file, any other a folder with `model.safetensors`
-    and `config.json` (of a transformers model: its own, with a quantization_config). Weights of two
-    or more dimensions with enough zeros are compressed; all else is stored as it is. Masks and
-    sparseinfer's packed weights (see `convert_to_sparse`) are accepted. Tied tensors are stored
-    once. The file appears whole or not at all.
+    and `config.json`. Weights of two or more dimensions with enough zeros are compressed; all else
+    is stored as it is. Masks and sparseinfer's packed weights (see `convert_to_sparse`) are
+    accepted. Tied tensors are stored once. The file appears whole or not at all.
+
+    The folder of a transformers model has its own config with a quantization_config, and is read by
+    `from_pretrained` where sparseinfer is imported; elsewhere that finds no weights and raises, for
+    they are in `model.sparseinfer.safetensors`.
 
     compressed-tensors knows two-dimensional tensors called `<module>.weight`. Convolution weights
     are stored as `[M, K]` and RNN weights under their own names, with shape and name in the
     metadata for `load_sparse`; `exact_layout` leaves these dense, so that compressed-tensors
-    restores every tensor as it was.
+    restores every tensor as it was, and keeps to its name and config for a transformers model too
+    (compressed-tensors has read sparse-bitmask up to its version 0.12).
 
     Args:
         model: a module, or the state_dict of one.
@@ -93,7 +98,12 @@ def save_sparse(
             f"try {path.with_suffix('.safetensors').name}"
         )
     state = make_plain(_state_of(model)).tensors
+    as_file = path.suffix == ".safetensors"
+    full = {} if as_file else _config_of(model, config)
+    of_transformers = "model_type" in full and not exact_layout
     tensors, aliases = _untied(state)
+    if of_transformers:
+        _write_twice_what_transformers_does_not_tie(model, state, tensors, aliases)
     saved = Saved(path)
     stored: dict[str, Tensor] = {}
     layout: dict[str, Any] = {}
@@ -102,7 +112,8 @@ def save_sparse(
         size = tensor.numel() * tensor.element_size()
         saved.dense_bytes += size
         parts, exact = _compressed(name, tensor, tensors, stored)
-        if parts is None or (exact_layout and not exact):
+        plain_name = name.endswith(".weight") if of_transformers else exact or not exact_layout
+        if parts is None or not plain_name:
             stored[name] = tensor
             saved.stored_bytes += size
             continue
@@ -115,15 +126,17 @@ def save_sparse(
         elements += tensor.numel()
         zeros += tensor.numel() - parts["compressed"].numel()
     metadata = {"format": "pt", LAYOUT: json.dumps({"tensors": layout, "aliases": aliases})}
-    if path.suffix == ".safetensors":
+    if as_file:
         path.parent.mkdir(parents=True, exist_ok=True)
         with staged([path]) as (unfinished,):
             write_safetensors(stored, unfinished, metadata)
         return saved
-    full = _config_of(model, config)
+    weights = WEIGHTS_FILE if of_transformers else WEIGHTS
+    reader: dict[str, Any] = {"quant_method": "compressed-tensors", "version": KEYS_SINCE}
+    if of_transformers:
+        reader = {"quant_method": METHOD, "weights": weights}
     full["quantization_config"] = {
-        "quant_method": "compressed-tensors",
-        "version": KEYS_SINCE,
+        **reader,
         "sparsity_config": {
             "format": FORMAT,
             "global_sparsity": zeros / max(1, elements),
@@ -133,9 +146,9 @@ def save_sparse(
         },
     }
     if path.is_dir():
-        _refuse_other_weights(path)
+        _refuse_other_weights(path, weights)
     whole: Any = nullcontext(path) if path.exists() else staged_folder(path)
-    with whole as folder, staged([folder / CONFIG, folder / WEIGHTS]) as (of_config, of_weights):
+    with whole as folder, staged([folder / CONFIG, folder / weights]) as (of_config, of_weights):
         of_config.write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
         write_safetensors(stored, of_weights, metadata)
     return saved
@@ -234,6 +247,8 @@ def _state_of(model: nn.Module | Mapping[str, Any]) -> dict[str, Any]:
                     weight = getattr(module, tensor_name).detach()
                 elif isinstance(module, SparseLayer):
                     weight = module.dense_weight()
+                    if "nf" in vars(module):  # it stands for transformers' Conv1D
+                        weight = weight.t().contiguous()
                 else:
                     weight = effective(module, tensor_name)
                 assert weight is not None
@@ -334,12 +349,23 @@ def _config_of(model: Any, given: Mapping[str, Any] | None) -> dict[str, Any]:
     return config
 
 
-def _refuse_other_weights(folder: Path) -> None:
+def _write_twice_what_transformers_does_not_tie(
+    model: Any, state: Mapping[str, Any], tensors: dict[str, Tensor], aliases: dict[str, str]
+) -> None:
+    """`from_pretrained` ties what the model's class says, and would start the rest at random."""
+    if not isinstance(model, nn.Module):
+        return
+    told: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {})
+    for alias in [alias for alias in aliases if alias not in {*told, *told.values()}]:
+        tensors[alias] = state[alias].detach().clone()
+        del aliases[alias]
+
+
+def _refuse_other_weights(folder: Path, own: str) -> None:
     for entry in sorted(folder.iterdir()):
-        if entry.name != WEIGHTS and (
+        if entry.name != own and (
             entry.name.endswith(".index.json") or entry.suffix in (*_PICKLES, ".safetensors")
         ):
             raise CheckpointError(
-                f"{folder}: expected no weights beside {WEIGHTS}, got {entry.name}; "
-                "try another folder"
+                f"{folder}: expected no weights beside {own}, got {entry.name}; try another folder"
             )
