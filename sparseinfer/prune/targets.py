@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from sparseinfer.prune.takeover import take_over
+from sparseinfer.prune.takeover import carried_mask, make_plain, stored_parameter
 
 __all__ = ["PRUNABLE_TYPES", "Target", "find_targets", "unwrap"]
 
@@ -67,8 +67,8 @@ def find_targets(
     Linear, convolution (transposed too), recurrent and attention weights, wherever nested; never a
     bias, a normalisation or an embedding. `targets` and `ignore` are types, names ("encoder.0"),
     full names ("encoder.0.weight") or globs ("encoder.*"); a weight that any of its tied names
-    ignores is ignored. Masks of torch.nn.utils.prune, and parametrizations that are masks, are
-    taken off; what they pruned is in the masks returned, and the parameter stays the same object.
+    ignores is ignored. Masks that weights to prune carry (see `carried_mask`) are taken off and
+    returned, and the parameters stay the same objects.
 
     Raises:
         ValueError: a name matches no prunable weight, nothing is left to prune, a weight is
@@ -82,19 +82,19 @@ def find_targets(
     """
     root = unwrap(model)
     wanted, ignored = _entries(targets), _entries(ignore)
-    masks: dict[str, Tensor] = {}
-    by_id: dict[int, Target] = {}
+    by_id: dict[object, Target] = {}
+    holders: dict[object, list[tuple[nn.Module, str, str]]] = {}
+    stored_names: set[str] = set()
     for name, module in root.named_modules(remove_duplicate=False):
         for attribute, output_dim, bias in _weights(module):
             full = f"{name}.{attribute}" if name else attribute
-            mask = take_over(module, attribute, full)
-            weight = module.get_parameter(attribute)
-            target = by_id.setdefault(
-                id(weight), Target(full, module, attribute, [], output_dim, bias)
-            )
+            stored = stored_parameter(module, attribute)
+            key: object = (id(module), attribute) if stored is None else id(stored[1])
+            if stored is not None:
+                stored_names.add(f"{name}.{stored[0]}" if name else stored[0])
+            target = by_id.setdefault(key, Target(full, module, attribute, [], output_dim, bias))
             target.aliases.append(full)
-            if mask is not None:
-                masks[target.name] = masks[target.name] & mask if target.name in masks else mask
+            holders.setdefault(key, []).append((module, attribute, full))
     found = list(by_id.values())
     if not found:
         raise ValueError(
@@ -105,9 +105,11 @@ def find_targets(
         for entry in entries or ():
             if not any(_fits(target, entry) for target in found):
                 raise _unknown(option, entry, found)
-    shared = _shared(root, by_id)
+    shared = _shared(root, by_id, stored_names)
+    masks: dict[str, Tensor] = {}
+    carried: list[tuple[nn.Module, str, Tensor]] = []
     kept, skipped = [], {}
-    for target in found:
+    for key, target in by_id.items():
         if wanted is not None and not any(_fits(target, entry) for entry in wanted):
             skipped[target.name] = "not among targets"
         elif any(_fits(target, entry) for entry in ignored or ()):
@@ -122,11 +124,19 @@ def find_targets(
             skipped[target.name] = f"the same parameter as {other}, which is never pruned"
         else:
             kept.append(target)
+            for module, attribute, full in holders[key]:
+                mask = carried_mask(module, attribute, full)
+                if mask is not None:
+                    carried.append((module, attribute, mask))
+                    masks[target.name] = masks.get(target.name, mask) & mask
     if not kept:
         raise ValueError(
             f"expected something to prune, got none of {[target.name for target in found]}, "
             "try fewer names in ignore"
         )
+    # Last, and of these alone: what is refused or left out keeps its masks.
+    for module, attribute, mask in carried:
+        make_plain(module, attribute, mask)
     return kept, masks, skipped
 
 
@@ -183,11 +193,13 @@ def _is_transposed_linear(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
 
 
-def _shared(root: nn.Module, by_id: dict[int, Target]) -> dict[str, str]:
+def _shared(
+    root: nn.Module, by_id: Mapping[object, Target], stored_names: Collection[str]
+) -> dict[str, str]:
     """Targets whose parameter also sits where nothing may be pruned, and where that is."""
     shared = {}
     for name, parameter in root.named_parameters(remove_duplicate=False):
         target = by_id.get(id(parameter))
-        if target is not None and name not in target.aliases:
+        if target is not None and name not in stored_names:
             shared[target.name] = name
     return shared
