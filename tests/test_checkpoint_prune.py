@@ -23,8 +23,8 @@ from sparseinfer.checkpoints import (
     prune_state_dict,
 )
 from sparseinfer.checkpoints.plain import make_plain
-from sparseinfer.checkpoints.structure import parse_structure
 from sparseinfer.patterns import detect_pattern
+from sparseinfer.prune.structures import parse_structure
 
 
 class Zoo(nn.Module):
@@ -241,18 +241,20 @@ def test_two_in_four(method, shape):
     state = weights(fc=shape)
     original = state["fc.weight"].clone()
     prune_state_dict(state, Recipe(method, structure="2:4"))
-    kept = state["fc.weight"].reshape(-1, 4) != 0
+    kept = state["fc.weight"].movedim(1, -1).reshape(-1, 4) != 0
     assert bool((kept.sum(1) == 2).all())
     assert str(detect_pattern(state["fc.weight"])) == "2:4"
     if method == "magnitude":
-        largest = original.reshape(-1, 4).abs().topk(2).indices
+        largest = original.movedim(1, -1).reshape(-1, 4).abs().topk(2).indices
         assert bool(kept.gather(1, largest).all())
 
 
-def test_columns_beyond_the_last_whole_group_are_kept():
-    state = weights(fc=(3, 7))
+def test_channels_beyond_the_last_whole_group_are_a_group_as_if_padded():
+    state = weights(fc=(3, 7), conv=(4, 3, 2, 2), depthwise=(6, 1, 3, 3))
     prune_state_dict(state, Recipe(structure="1:4"))
-    assert zeros(state)["fc.weight"] == 9 and bool((state["fc.weight"][:, 4:] != 0).all())
+    assert (state["fc.weight"][:, 4:] != 0).sum(1).tolist() == [1, 1, 1]
+    assert set((state["conv.weight"] != 0).sum(1).flatten().tolist()) == {1}
+    assert zeros(state)["depthwise.weight"] == 0
 
 
 @pytest.mark.parametrize(("structure", "pattern"), [("4x1", "block 4x1"), ("1x4", "block 1x4")])
@@ -363,7 +365,7 @@ def test_the_bar_counts_each_look_at_a_tensor(monkeypatch, recipe):
 
 
 def test_structures_are_written_as_they_are_read():
-    for text in ("unstructured", "2:4", "4x1"):
+    for text in ("unstructured", "2:4", "4x1", "filters", "channels"):
         assert str(parse_structure(text)) == text
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sparseinfer.checkpoints.errors import CheckpointError
 
-__all__ = ["Choice", "choose"]
+__all__ = ["Choice", "choose", "output_dim"]
 
 _WEIGHT = re.compile(
     r"^(weight|weight_(ih|hh|hr)(_l\d+(_reverse)?)?|in_proj_weight|[qkv]_proj_weight)$"
@@ -107,6 +107,25 @@ def choose(
             f"({left.name}: {left.reason}); try --include with a name"
         )
     return choices
+
+
+def output_dim(name: str, entries: Mapping[str, Any]) -> int:
+    """The dimension of a weight's output rows: 0, or 1 where its bias has as many elements.
+
+    So are transposed convolutions and transformers' Conv1D (GPT-2) told apart from other layers, as
+    far as their files tell: not where a weight is square or has no bias.
+
+    Example:
+        >>> state = {"c_attn.weight": torch.ones(4, 12), "c_attn.bias": torch.ones(12)}
+        >>> output_dim("c_attn.weight", state)
+        1
+    """
+    layer, _, own = name.rpartition(".")
+    bias = entries.get(f"{layer}.bias".lstrip("."))
+    if own != "weight" or not isinstance(bias, Tensor) or bias.dim() != 1:
+        return 0
+    rows, columns = entries[name].shape[:2]
+    return int(bias.numel() == columns != rows)
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from sparseinfer.checkpoints.checkpoint import (
     prepare_folder,
 )
 from sparseinfer.checkpoints.errors import CheckpointError
-from sparseinfer.checkpoints.prunable import Choice, choose
+from sparseinfer.checkpoints.prunable import Choice, choose, output_dim
 from sparseinfer.checkpoints.sparse import save_sparse
-from sparseinfer.checkpoints.structure import parse_structure
 from sparseinfer.progress import track
 from sparseinfer.prune.select import find_cut
+from sparseinfer.prune.structures import NM, Structure, Unstructured, parse_structure
 
 __all__ = ["METHODS", "Pruned", "Recipe", "Row", "prune_checkpoint", "prune_state_dict"]
 
@@ -44,12 +44,14 @@ class Recipe:
 
     Args:
         method: `magnitude` prunes the smallest |w|, `random` any, `threshold` each |w| <= amount.
-        amount: a fraction (float, 0 <= amount < 1) or a count (int) of the weights; for blocks, a
-            fraction of the blocks or a count of weights; the threshold for `threshold`; None for
-            N:M, which sets it. Weights that are zero already count as pruned first.
+        amount: a fraction (float, 0 <= amount < 1) or a count (int) of the weights; for blocks,
+            filters and channels a fraction of them or a count of weights; the threshold for
+            `threshold`; None for N:M, which sets it. Weights that are zero already count as pruned
+            first.
         scope: `global` ranks all weights together, `layer` each tensor by itself; it changes
             nothing for `threshold`.
-        structure: `unstructured`, N:M as `2:4` (2 of 4 kept), or blocks as `4x1`.
+        structure: as `parse_structure` reads it: `unstructured`, N:M along input channels as `2:4`
+            (2 of 4 kept), blocks as `4x1` (output rows x input columns), `filters`, `channels`.
         include, exclude: see `choose`.
         seed: of `random`.
 
@@ -72,9 +74,9 @@ class Recipe:
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)
         _one_of("scope", self.scope, SCOPES)
-        kind = parse_structure(self.structure).kind
+        structure = _structure(self)
         amount = self.amount
-        if kind == "n:m":
+        if isinstance(structure, NM):
             if self.method == "threshold":
                 raise CheckpointError(
                     f"expected --method magnitude or random with {self.structure}, got threshold; "
@@ -89,7 +91,7 @@ class Recipe:
         if amount is None:
             raise CheckpointError("expected an --amount, got none; try --amount 0.9")
         if self.method == "threshold":
-            if kind != "unstructured":
+            if not isinstance(structure, Unstructured):
                 raise CheckpointError(
                     f"expected --structure unstructured with threshold, got {self.structure}; "
                     "try --method magnitude"
@@ -178,7 +180,10 @@ def prune_state_dict(
                     f"try --exclude {choice.name}"
                 )
             tensor = tensor.detach()
-            weights.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), tensor)
+            memory = tensor.data_ptr(), tensor.shape, tensor.stride()
+            # As a structure sees it, output rows first: a view of the same memory.
+            rows_first = tensor.transpose(0, output_dim(choice.name, state))
+            weights.setdefault(memory, rows_first)
     tensors = list(weights.values())
     _check_count(recipe, [tensor.numel() for tensor in tensors])
     before = {choice.name: _zeros(state[choice.name]) for choice in choices}
@@ -279,14 +284,14 @@ def _target(
 
 def _looks(tensors: list[Tensor], recipe: Recipe) -> int:
     """How often tensors are looked at: what the bar counts."""
-    once = recipe.method == "threshold" or parse_structure(recipe.structure).kind == "n:m"
+    once = recipe.method == "threshold" or isinstance(_structure(recipe), NM)
     wide = recipe.method == "random" or any(t.dtype is torch.float64 for t in tensors)
     return len(tensors) * (1 if once else 6 if wide else 4)
 
 
 def _masks(tensors: list[Tensor], recipe: Recipe, ticks: Iterator[int]) -> Iterator[Tensor]:
     """For each tensor the mask of what is pruned; `ticks` is advanced at each look at a tensor."""
-    structure = parse_structure(recipe.structure)
+    structure = _structure(recipe)
     if recipe.method == "threshold":
         for tensor in tensors:
             next(ticks)
@@ -294,21 +299,34 @@ def _masks(tensors: list[Tensor], recipe: Recipe, ticks: Iterator[int]) -> Itera
             yield tensor.abs() <= torch.tensor(recipe.amount, dtype=tensor.dtype)
         return
     magnitudes = _Magnitudes(tensors, recipe, ticks)
-    if structure.kind == "n:m":
+    if isinstance(structure, NM):
         for magnitude in magnitudes:
-            yield structure.n_of_m(magnitude)
+            held = structure.alive(torch.ones_like(magnitude, dtype=torch.bool))
+            kept = structure.keep(structure.reduce(magnitude), held)
+            yield ~structure.expand(kept, magnitude.shape)
         return
-    scores = _Lazy(magnitudes, structure.scores)
+    scores = _Lazy(magnitudes, structure.reduce)
     groups = [[index] for index in range(len(tensors))]
     if recipe.scope == "global":
         groups = [list(range(len(tensors)))]
     for group in groups:
         members = _Lazy(group, scores.__getitem__)
-        units = sum(structure.units(tensors[index].shape) for index in group)
+        units = sum(_units(structure, tensors[index].shape) for index in group)
         weights = sum(tensors[index].numel() for index in group)
         cut = find_cut(members, _count(recipe.amount, units, weights))
         for index, mask in zip(group, cut.apply(members), strict=True):
-            yield structure.spread(mask, tensors[index].shape)
+            yield structure.expand(mask, tensors[index].shape)
+
+
+def _structure(recipe: Recipe) -> Structure:
+    try:
+        return parse_structure(recipe.structure)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _units(structure: Structure, shape: torch.Size) -> int:
+    return structure.reduce(torch.empty(shape, device="meta")).numel()
 
 
 class _Lazy(Sequence[Tensor]):

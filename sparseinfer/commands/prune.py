@@ -56,7 +56,8 @@ def prune(
         str,
         typer.Option(
             metavar="NAME",
-            help="unstructured; 2:4 (2 of 4 kept); or blocks as 4x1 (output rows x input columns).",
+            help="unstructured; 2:4 (2 of every 4 input channels kept); blocks as 4x1 (output rows "
+            "x input columns); filters; channels.",
         ),
     ] = "unstructured",
     include: Annotated[
