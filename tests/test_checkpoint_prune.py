@@ -257,6 +257,22 @@ def test_channels_beyond_the_last_whole_group_are_a_group_as_if_padded():
     assert zeros(state)["depthwise.weight"] == 0
 
 
+def test_a_weight_in_which_n_of_m_finds_nothing_is_left_with_that_reason():
+    state = {**weights(depthwise=(6, 1, 3, 3), two=(4, 2, 3), fc=(4, 8)), "scale": torch.ones(3)}
+    rows = {row.name: row for row in prune_state_dict(state, Recipe(structure="2:4")).rows}
+    assert rows["depthwise.weight"].reason == "1 input channel, and 2:4 keeps 2"
+    assert rows["two.weight"].reason == "2 input channels, and 2:4 keeps 2"
+    assert [name for name, row in rows.items() if row.pruned] == ["fc.weight"]
+
+
+def test_a_layer_that_loses_over_99_percent_is_warned_of():
+    state = weights(a=(40, 40), b=(40, 40))
+    state["a.weight"].view(-1)[5:] *= 1e-6
+    with pytest.warns(UserWarning, match=r"left 5 of the 1,600 weights of a\.weight; try"):
+        found = prune_state_dict(state, Recipe(amount=1595))
+    assert len(found.warnings) == 1
+
+
 @pytest.mark.parametrize(("structure", "pattern"), [("4x1", "block 4x1"), ("1x4", "block 1x4")])
 def test_blocks(structure, pattern):
     state = weights(fc=(32, 36), conv=(8, 4, 3, 3))

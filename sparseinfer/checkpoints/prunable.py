@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.prune.names import matches
 
 __all__ = ["Choice", "choose", "output_dim"]
 
@@ -55,10 +55,10 @@ def choose(
     one dimension (biases, norms, scales), integers, and norms with running statistics. Left by
     their names or shapes are other norms, embeddings and output layers tied to one.
 
-    `include` and `exclude` are glob patterns for names of tensors or of their layers. With
-    `include` only what matches is taken; a pattern that matches nothing but tensors left by their
-    names or shapes takes those. `exclude` comes last, and
-    leaves what is tied to a match, too.
+    `include` and `exclude` are names of tensors, of layers or of modules ("encoder" takes all
+    within it), or globs of them, as a `Pruner` reads them. With `include` only what matches is
+    taken; a pattern that matches nothing but tensors left by their names or shapes takes those.
+    `exclude` comes last, and leaves what is tied to a match, too.
 
     Raises:
         CheckpointError: a pattern matches no tensor, or nothing is left to prune.
@@ -212,11 +212,7 @@ def _memory(tensor: Tensor) -> object:
 
 
 def _matched(pattern: str, names: Mapping[str, Tensor]) -> list[str]:
-    found = [
-        name
-        for name in names
-        if fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[0], pattern)
-    ]
+    found = [name for name in names if matches(pattern, name)]
     if not found:
         shown = ", ".join(list(names)[:5])
         raise CheckpointError(

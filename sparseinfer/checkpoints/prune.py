@@ -6,9 +6,9 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -25,11 +25,12 @@ from sparseinfer.checkpoints.checkpoint import (
     prepare_folder,
 )
 from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.checkpoints.masks import looks, masks, structure_of
 from sparseinfer.checkpoints.prunable import Choice, choose, output_dim
 from sparseinfer.checkpoints.sparse import save_sparse
 from sparseinfer.progress import track
-from sparseinfer.prune.select import find_cut
-from sparseinfer.prune.structures import NM, Structure, Unstructured, parse_structure
+from sparseinfer.prune.structures import NM, Unstructured
+from sparseinfer.prune.summary import NEARLY_ALL
 
 __all__ = ["METHODS", "Pruned", "Recipe", "Row", "prune_checkpoint", "prune_state_dict"]
 
@@ -74,7 +75,7 @@ class Recipe:
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)
         _one_of("scope", self.scope, SCOPES)
-        structure = _structure(self)
+        structure = structure_of(self)
         amount = self.amount
         if isinstance(structure, NM):
             if self.method == "threshold":
@@ -152,7 +153,7 @@ def prune_state_dict(
 ) -> Pruned:
     """Prune a plain state_dict in place: tensors that share memory stay tied, and count once.
 
-    Warns of each layer that it empties.
+    Warns of each layer that it empties, or leaves less than 1% of.
 
     Raises:
         CheckpointError: a pattern matches nothing, nothing is prunable, a weight holds NaN or Inf,
@@ -168,7 +169,7 @@ def prune_state_dict(
         >>> state["fc.weight"].tolist()
         [[0.0, -2.0], [3.0, 0.0]]
     """
-    choices = choose(state, recipe.include, recipe.exclude)
+    choices = _spare(choose(state, recipe.include, recipe.exclude), state, recipe)
     weights: dict[object, Tensor] = {}
     for choice in choices:
         tensor = state[choice.name]
@@ -187,20 +188,25 @@ def prune_state_dict(
     tensors = list(weights.values())
     _check_count(recipe, [tensor.numel() for tensor in tensors])
     before = {choice.name: _zeros(state[choice.name]) for choice in choices}
-    bar = track(count(), _looks(tensors, recipe), "pruning", progress)
+    bar = track(count(), looks(tensors, recipe), "pruning", progress)
     ticks = cast("Generator[int, None, None]", bar)
     with torch.no_grad(), closing(ticks):
-        for tensor, mask in zip(tensors, _masks(tensors, recipe, ticks), strict=True):
+        for tensor, mask in zip(tensors, masks(tensors, recipe, ticks), strict=True):
             tensor.masked_fill_(mask, 0)
     rows, emptied = [], []
     for choice in choices:
         row = _row(choice, state[choice.name], before[choice.name])
         rows.append(row)
-        if row.pruned and row.zeros == row.elements > row.zeros_before:
-            emptied.append(
-                f"pruning emptied {row.name}: all its {row.elements} weights are zero; "
-                "try a smaller --amount, or --exclude it"
-            )
+        if not row.pruned or row.zeros == row.zeros_before:
+            continue
+        if row.zeros == row.elements:
+            what = f"pruning emptied {row.name}: all its {row.elements} weights are zero"
+        elif row.sparsity > NEARLY_ALL:
+            left = row.elements - row.zeros
+            what = f"pruning left {left:,} of the {row.elements:,} weights of {row.name}"
+        else:
+            continue
+        emptied.append(f"{what}; try a smaller --amount, or --exclude it")
     for text in emptied:
         warnings.warn(text, stacklevel=2)
     return Pruned(rows, emptied)
@@ -282,83 +288,19 @@ def _target(
     return target
 
 
-def _looks(tensors: list[Tensor], recipe: Recipe) -> int:
-    """How often tensors are looked at: what the bar counts."""
-    once = recipe.method == "threshold" or isinstance(_structure(recipe), NM)
-    wide = recipe.method == "random" or any(t.dtype is torch.float64 for t in tensors)
-    return len(tensors) * (1 if once else 6 if wide else 4)
-
-
-def _masks(tensors: list[Tensor], recipe: Recipe, ticks: Iterator[int]) -> Iterator[Tensor]:
-    """For each tensor the mask of what is pruned; `ticks` is advanced at each look at a tensor."""
-    structure = _structure(recipe)
-    if recipe.method == "threshold":
-        for tensor in tensors:
-            next(ticks)
-            # In the weight's own precision: a float32 weight written as 0.1 is pruned at 0.1.
-            yield tensor.abs() <= torch.tensor(recipe.amount, dtype=tensor.dtype)
-        return
-    magnitudes = _Magnitudes(tensors, recipe, ticks)
-    if isinstance(structure, NM):
-        for magnitude in magnitudes:
-            held = structure.alive(torch.ones_like(magnitude, dtype=torch.bool))
-            kept = structure.keep(structure.reduce(magnitude), held)
-            yield ~structure.expand(kept, magnitude.shape)
-        return
-    scores = _Lazy(magnitudes, structure.reduce)
-    groups = [[index] for index in range(len(tensors))]
-    if recipe.scope == "global":
-        groups = [list(range(len(tensors)))]
-    for group in groups:
-        members = _Lazy(group, scores.__getitem__)
-        units = sum(_units(structure, tensors[index].shape) for index in group)
-        weights = sum(tensors[index].numel() for index in group)
-        cut = find_cut(members, _count(recipe.amount, units, weights))
-        for index, mask in zip(group, cut.apply(members), strict=True):
-            yield structure.expand(mask, tensors[index].shape)
-
-
-def _structure(recipe: Recipe) -> Structure:
-    try:
-        return parse_structure(recipe.structure)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
-
-
-def _units(structure: Structure, shape: torch.Size) -> int:
-    return structure.reduce(torch.empty(shape, device="meta")).numel()
-
-
-class _Lazy(Sequence[Tensor]):
-    """Items computed when they are asked for, so that one at a time is in memory."""
-
-    def __init__(self, items: Sequence[Any], compute: Callable[[Any], Tensor]) -> None:
-        self.items, self.compute = items, compute
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.compute(self.items[index])
-
-
-class _Magnitudes(_Lazy):
-    """|w| of each tensor; for `random`, numbers that depend on the seed and the place alone."""
-
-    def __init__(self, tensors: list[Tensor], recipe: Recipe, ticks: Iterator[int]) -> None:
-        super().__init__(list(enumerate(tensors)), self._magnitude)
-        self.recipe, self.ticks = recipe, ticks
-
-    def _magnitude(self, item: tuple[int, Tensor]) -> Tensor:
-        index, tensor = item
-        next(self.ticks)
-        if self.recipe.method == "magnitude":
-            # A half keeps its value in float32, and sums over a block do not overflow there.
-            return (tensor if tensor.dtype is torch.float64 else tensor.float()).abs()
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + index)
-        drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
-        # Zeros that are there go first, so an amount is one of all weights for every method.
-        return drawn.to(tensor.device).masked_fill_(tensor == 0, 0)
+def _spare(choices: list[Choice], state: Mapping[str, Any], recipe: Recipe) -> list[Choice]:
+    """The choices, without the weights in which N:M finds nothing to prune."""
+    structure = structure_of(recipe)
+    if not isinstance(structure, NM):
+        return choices
+    made = []
+    for choice in choices:
+        if choice.taken:
+            rows_first = state[choice.name].transpose(0, output_dim(choice.name, state))
+            reason = structure.spared(rows_first.shape)
+            choice = replace(choice, taken=False, reason=reason) if reason else choice
+        made.append(choice)
+    return made
 
 
 def _check_count(recipe: Recipe, sizes: list[int]) -> None:
@@ -371,13 +313,6 @@ def _check_count(recipe: Recipe, sizes: list[int]) -> None:
             f"expected a count below the {least} weights there are{where}, got {recipe.amount}; "
             "try a fraction such as 0.9"
         )
-
-
-def _count(amount: float | int | None, units: int, weights: int) -> int:
-    assert amount is not None
-    if isinstance(amount, float):
-        return round(amount * units)
-    return round(amount * units / weights)
 
 
 def _row(choice: Choice, tensor: Tensor, before: int) -> Row:

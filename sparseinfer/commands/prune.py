@@ -64,11 +64,13 @@ def prune(
         list[str] | None,
         typer.Option(
             metavar="GLOB",
-            help="Only tensors or layers of this name; what a guess left out alone is taken.",
+            help="Only tensors, layers or modules of this name; what a guess left out alone is "
+            "taken.",
         ),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="No tensors or layers of this name.")
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="No tensors, layers or modules of this name."),
     ] = None,
     out: Annotated[
         Path | None,

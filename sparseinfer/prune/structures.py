@@ -203,6 +203,16 @@ class NM:
         """The fraction that it prunes where m divides the channels."""
         return 1.0 - self.n / self.m
 
+    def spared(self, shape: torch.Size) -> str:
+        """Why a weight [output, input, ...] loses nothing; empty where it may.
+
+        Example:
+            >>> NM(2, 4).spared(torch.Size([32, 1, 3, 3]))
+            '1 input channel, and 2:4 keeps 2'
+        """
+        channels = f"{shape[1]} input channel{'s'[: shape[1] > 1]}"
+        return f"{channels}, and {self} keeps {self.n}" if shape[1] <= self.n else ""
+
     def reduce(self, scores: Tensor) -> Tensor:
         """Rows [groups, m] of neighbours; padding scores 0."""
         moved = scores.detach().movedim(1, -1)
