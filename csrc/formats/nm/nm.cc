@@ -54,26 +54,19 @@ uint32_t fill_positions(uint32_t kept, int32_t n) {
   return kept;
 }
 
-// Calls visit(row, tap, of_tap, weight, channels) for every group: its first weight, how many it has; they lie `taps`
-// apart.
-template <class Visit>
-void visit_groups(const float* weight, const WeightShape& shape, const NmColumns& columns, int32_t m, Visit&& visit) {
-  const int64_t groups = groups_in_tap(columns, m);
-  for (int64_t row = 0; row < shape.M(); ++row)
-    for (int64_t tap = 0; tap < columns.taps; ++tap)
-      for (int64_t of_tap = 0; of_tap < groups; ++of_tap)
-        visit(row, tap, of_tap, weight + row * shape.K() + of_tap * m * columns.taps + tap,
-              channels_in_group(columns, m, of_tap));
-}
-
-// One group's weights in the value type; returns the set of the non-zero ones.
-uint32_t encode_group(const float* weight, int64_t step, int32_t channels, si_value_type type, uint32_t* bits) {
+// One group's weights, which lie `step` apart, in the value type; returns the set of the non-zero ones.
+inline uint32_t encode_steps(const float* weight, int64_t step, int32_t channels, si_value_type type, uint32_t* bits) {
   uint32_t kept = 0;
   for (int32_t c = 0; c < channels; ++c) {
     bits[c] = encode_value(weight[c * step], type);
     kept |= static_cast<uint32_t>(is_nonzero(bits[c], type)) << c;
   }
   return kept;
+}
+
+uint32_t encode_group(const float* weight, int64_t taps, int32_t channels, si_value_type type, uint32_t* bits) {
+  // A step that the compiler knows takes half the time.
+  return taps == 1 ? encode_steps(weight, 1, channels, type, bits) : encode_steps(weight, taps, channels, type, bits);
 }
 
 // "row 1, columns 4-7", or "row 1, kernel position (0, 2), input channels 4-7".
@@ -93,17 +86,21 @@ std::string place(const WeightShape& shape, const NmColumns& columns, int64_t ro
 // Returns the number of non-zeros, or throws an error that counts the groups with more than n.
 uint64_t count_nonzeros(const float* weight, const WeightShape& shape, const NmColumns& columns, int32_t n, int32_t m,
                         si_value_type type) {
+  const int64_t M = shape.M(), K = shape.K(), groups = groups_in_tap(columns, m);
   uint32_t bits[kNmMaxM];
   uint64_t nnz = 0, too_full = 0;
   std::string first;
-  visit_groups(
-      weight, shape, columns, m, [&](int64_t row, int64_t tap, int64_t of_tap, const float* group, int32_t channels) {
-        const int kept = count_ones(encode_group(group, columns.taps, channels, type, bits));
+  for (int64_t row = 0; row < M; ++row)
+    for (int64_t tap = 0; tap < columns.taps; ++tap)
+      for (int64_t group = 0; group < groups; ++group) {
+        const int64_t channel = group * m;
+        const int32_t channels = channels_in_group(columns, m, group);
+        const float* start = weight + row * K + channel * columns.taps + tap;
+        const int kept = count_ones(encode_group(start, columns.taps, channels, type, bits));
         nnz += static_cast<uint64_t>(kept);
         if (kept > n && too_full++ == 0)
-          first =
-              place(shape, columns, row, tap, of_tap * m, of_tap * m + channels - 1) + " with " + std::to_string(kept);
-      });
+          first = place(shape, columns, row, tap, channel, channel + channels - 1) + " with " + std::to_string(kept);
+      }
   if (too_full != 0)
     fail(SI_ERR_ARGUMENT, "expected at most " + std::to_string(n) + " non-zero" + (n == 1 ? "" : "s") + " in every " +
                               std::to_string(m) + " consecutive " + (columns.taps > 1 ? "input channels" : "columns") +
@@ -138,21 +135,25 @@ uint8_t* nm_pack(const float* weight, const WeightShape& shape, int32_t n, int32
   void* values = blob.get() + layout.value;
   uint8_t* positions = blob.get() + layout.position;
 
-  const int64_t groups = groups_in_tap(columns, m), plane = shape.M() * columns.taps * groups;
+  const int64_t M = shape.M(), K = shape.K(), groups = groups_in_tap(columns, m);
+  const int64_t plane = M * columns.taps * groups;
   uint32_t bits[kNmMaxM];
-  visit_groups(weight, shape, columns, m,
-               [&](int64_t row, int64_t tap, int64_t of_tap, const float* group, int32_t channels) {
-                 const uint32_t kept = encode_group(group, columns.taps, channels, value_type, bits);
-                 check_unchanged(count_ones(kept) <= n);
-                 const uint32_t stored = fill_positions(kept, n);
-                 int64_t at = (row * columns.taps + tap) * groups + of_tap;
-                 for (int32_t position = 0; position < m; ++position) {
-                   if ((stored >> position & 1) == 0) continue;
-                   positions[at] = static_cast<uint8_t>(position);
-                   store_bits(values, at, value_type, (kept >> position & 1) != 0 ? bits[position] : 0);
-                   at += plane;
-                 }
-               });
+  for (int64_t row = 0; row < M; ++row)
+    for (int64_t tap = 0; tap < columns.taps; ++tap)
+      for (int64_t group = 0; group < groups; ++group) {
+        const int32_t channels = channels_in_group(columns, m, group);
+        const float* start = weight + row * K + group * m * columns.taps + tap;
+        const uint32_t kept = encode_group(start, columns.taps, channels, value_type, bits);
+        check_unchanged(count_ones(kept) <= n);
+        const uint32_t stored = fill_positions(kept, n);
+        int64_t at = (row * columns.taps + tap) * groups + group;
+        for (int32_t position = 0; position < m; ++position) {
+          if ((stored >> position & 1) == 0) continue;
+          positions[at] = static_cast<uint8_t>(position);
+          store_bits(values, at, value_type, (kept >> position & 1) != 0 ? bits[position] : 0);
+          at += plane;
+        }
+      }
   seal_blob(blob.get());
   *bytes = layout.plan.total();
   return blob.release();
