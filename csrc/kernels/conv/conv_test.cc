@@ -32,10 +32,10 @@ void run(size_t row, const si_row_info& info, const Case& c) {
   // Rows of input channels, one for each output row and kernel position, put in their places.
   const std::vector<float> rows = random.weight(c.M * taps, group_channels, c.density, c.integers, n, m);
   std::vector<float> weight(rows.size());
-  for (int64_t row = 0; row < c.M; ++row)
+  for (int64_t output = 0; output < c.M; ++output)
     for (int64_t k = 0; k < K; ++k)
-      weight[static_cast<size_t>(row * K + k)] =
-          rows[static_cast<size_t>((row * taps + k % taps) * group_channels + k / taps)];
+      weight[static_cast<size_t>(output * K + k)] =
+          rows[static_cast<size_t>((output * taps + k % taps) * group_channels + k / taps)];
   if (c.bfloat16) round_to_bfloat16(weight);
   keep_rows(weight, K, c.kept);
   si_weight_desc desc{c.ndim, {c.M, group_channels, c.kh, c.kw}, c.groups};
