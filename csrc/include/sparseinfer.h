@@ -89,7 +89,7 @@ typedef struct si_pack_options {
   si_format format;
   si_value_type value_type; /* csr: F32; panel: F32 or BF16 (rounded; computed with in F32); nm and bsr: any */
   int32_t kblock;           /* panel: columns of a K block (a multiple of 16), 0 for one block, or as above */
-  int32_t nm_n, nm_m;       /* nm: at most n non-zeros in every m consecutive columns */
+  int32_t nm_n, nm_m;       /* nm: at most n non-zeros in every m consecutive input channels */
   int32_t block;            /* bsr: edge of the blocks, 16, 32, 64 or 128 */
 } si_pack_options;
 
@@ -99,8 +99,8 @@ typedef struct si_weight_info {
   si_weight_desc desc;
   int64_t nnz;
   uint64_t bytes;
-  int32_t params[4];    /* panel: R, g, index bits, kblock; csr: index bits; nm: n, m; bsr: block,
-                           stored blocks */
+  int32_t params[4];    /* panel: R, g, index bits, kblock; csr: index bits; nm: n, m, order of the
+                           columns (csrc/formats/nm/LAYOUT.md); bsr: block, stored blocks */
   uint64_t sections[4]; /* byte offsets; panel: panels, indices, values; csr: rows, columns, values;
                            nm: values, positions; bsr: rows, columns, values */
 } si_weight_info;

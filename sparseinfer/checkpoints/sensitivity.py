@@ -18,13 +18,13 @@ from sparseinfer.checkpoints.prunable import choose
 from sparseinfer.files import write_bytes
 from sparseinfer.progress import track
 
-__all__ = ["SPARSITIES", "Sensitivity", "magnitude_errors", "scan_checkpoint"]
+__all__ = ["SPARSITIES", "WeightErrors", "magnitude_errors", "scan_checkpoint"]
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class WeightErrors:
     """`errors[name][i]` is the error of a weight pruned to `sparsities[i]`, 0 to 1."""
 
     sparsities: list[float]
@@ -106,7 +106,7 @@ def scan_checkpoint(
     exclude: Sequence[str] = (),
     key: str | None = None,
     progress: bool | None = False,
-) -> Sensitivity:
+) -> WeightErrors:
     """Compute `magnitude_errors` of every prunable weight of a checkpoint (see `choose`).
 
     It needs no model and no data, and so says what a weight loses, not what that costs in accuracy.
@@ -131,4 +131,4 @@ def scan_checkpoint(
                 f"{name}: expected finite weights, got {bad} NaN or Inf; try --exclude {name}"
             )
         errors[name] = magnitude_errors(state[name], sparsities)
-    return Sensitivity(list(sparsities), errors)
+    return WeightErrors(list(sparsities), errors)

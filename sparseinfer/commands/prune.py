@@ -67,18 +67,21 @@ def prune(
         str,
         typer.Option(
             metavar="NAME",
-            help="unstructured; 2:4 (2 of 4 kept); or blocks as 4x1 (output rows x input columns).",
+            help="unstructured; 2:4 (2 of every 4 input channels kept); blocks as 4x1 (output rows "
+            "x input columns); filters; channels.",
         ),
     ] = "unstructured",
     include: Annotated[
         list[str] | None,
         typer.Option(
             metavar="GLOB",
-            help="Only tensors or layers of this name; what a guess left out alone is taken.",
+            help="Only tensors, layers or modules of this name; what a guess left out alone is "
+            "taken.",
         ),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="No tensors or layers of this name.")
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="No tensors, layers or modules of this name."),
     ] = None,
     out: Annotated[
         Path | None,

@@ -13,7 +13,7 @@ from rich.table import Table
 from sparseinfer.commands.output import UserError, check_output, console, fold, user_errors
 
 if TYPE_CHECKING:
-    from sparseinfer.checkpoints.sensitivity import Sensitivity
+    from sparseinfer.checkpoints.sensitivity import WeightErrors
 
 __all__ = ["sensitivity"]
 
@@ -35,10 +35,11 @@ def sensitivity(
     ] = "0.5,0.6,0.7,0.8,0.9,0.95",
     include: Annotated[
         list[str] | None,
-        typer.Option(metavar="GLOB", help="Only tensors or layers of this name."),
+        typer.Option(metavar="GLOB", help="Only tensors, layers or modules of this name."),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="No tensors or layers of this name.")
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="No tensors, layers or modules of this name."),
     ] = None,
     key: Annotated[
         str | None,
@@ -83,7 +84,7 @@ def sensitivity(
         _show(found, plot)
 
 
-def _show(found: Sensitivity, plot: Path | None) -> None:
+def _show(found: WeightErrors, plot: Path | None) -> None:
     table = Table(box=box.SIMPLE_HEAD, title="relative error of each weight", title_justify="left")
     table.add_column("tensor", overflow="fold", min_width=16)
     for sparsity in found.sparsities:
