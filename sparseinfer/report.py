@@ -35,7 +35,8 @@ class Candidate:
     """A format tried for a layer: milliseconds a forward pass, bytes, or why it cannot be.
 
     `speedup` is dense over sparse, within `low` to `high` (see `sparseinfer.measure`) where it was
-    measured.
+    measured. `params` is what the weight was packed with, and `doubt` why the figures are not
+    believed; empty where they are.
     """
 
     format: str
@@ -46,10 +47,14 @@ class Candidate:
     low: float | None = None
     high: float | None = None
     reason: str = ""
+    params: dict[str, Any] = field(default_factory=dict)
+    doubt: str = ""
 
     @property
     def certain(self) -> float:
         """The speed-up to rely on: the lower bound, the model's guess, or 0 where there is none."""
+        if self.doubt:
+            return 0.0
         return self.low or self.speedup or 0.0
 
 
@@ -59,8 +64,8 @@ class LayerReport:
 
     `format` is `dense` where the layer was left alone, and `reason` says why it is so in either
     case. `timing` is `measured`, `modelled` or empty; `inputs` says at which inputs and `N` at how
-    many tokens or pixels. `dense_ms`, `sparse_ms`, `speedup`, `low` and `high` are those of the
-    best candidate.
+    many tokens or pixels. `dense_ms`, `sparse_ms`, `speedup`, `low`, `high` and `params` are those
+    of the best candidate. `occupancy` tells which rows, channels and panels hold non-zeros.
     """
 
     name: str
@@ -84,6 +89,8 @@ class LayerReport:
     low: float | None = None
     high: float | None = None
     candidates: list[Candidate] = field(default_factory=list)
+    params: dict[str, Any] = field(default_factory=dict)
+    occupancy: str = ""
 
     @property
     def is_sparse(self) -> bool:
@@ -137,7 +144,9 @@ class Report:
     """The report of a model: `layers`, and how they were timed.
 
     `whole` is None where the whole model was not timed. `measured` and `kept` count the comparisons
-    that were measured, and those that the tuning cache had.
+    that were measured, and those that the tuning cache had. `busy` is the share of the measured
+    time in which other programs had the processor, `load` the system's load average then, and
+    `doubted` how many comparisons are in doubt, none of which is kept.
 
     Example:
         >>> Report(layers=[]).sentence
@@ -152,6 +161,9 @@ class Report:
     whole: Whole | None = None
     measured: int = 0
     kept: int = 0
+    busy: float = 0.0
+    load: float | None = None
+    doubted: int = 0
 
     @property
     def totals(self) -> dict[str, Any]:
