@@ -12,6 +12,7 @@ from functools import partial
 import torch
 
 from sparseinfer.clock import Clock, Watch
+from sparseinfer.switches import switching
 
 __all__ = [
     "CONFIDENCE",
@@ -266,6 +267,9 @@ def _sample(
 def torch_threads(threads: int | None) -> Iterator[int]:
     """Run with `torch.set_num_threads(threads)` (None: as it is), and set it back afterwards.
 
+    One thread at a time: the number is the whole process's, and so are the times measured meanwhile
+    (`sparseinfer.switches`).
+
     Raises:
         ValueError: `threads` is less than 1.
 
@@ -273,16 +277,17 @@ def torch_threads(threads: int | None) -> Iterator[int]:
         >>> with torch_threads(1) as threads: threads
         1
     """
-    before = torch.get_num_threads()
-    if threads is None:
-        yield before
-        return
-    if threads < 1:
+    if threads is not None and threads < 1:
         raise ValueError(
             f"expected threads >= 1, got {threads}; try threads=None for torch's number"
         )
-    torch.set_num_threads(threads)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(before)
+    with switching():
+        before = torch.get_num_threads()
+        if threads is None:
+            yield before
+            return
+        torch.set_num_threads(threads)
+        try:
+            yield threads
+        finally:
+            torch.set_num_threads(before)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.nesting import find_state_dict
+from sparseinfer.switches import switching
 
 __all__ = ["Shard", "is_safetensors", "read_file", "write_file"]
 
@@ -158,7 +159,7 @@ def _read_torch(path: Path) -> Any:
         if stream.read(4) == _ZIP:
             _check_zip(path)
     try:
-        with warnings.catch_warnings():
+        with switching(), warnings.catch_warnings():
             # torch comments on the pickle's protocol.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
