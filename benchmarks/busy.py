@@ -36,11 +36,11 @@ def network(layers: int, size: int, density: float) -> nn.Sequential:
         2
     """
     torch.manual_seed(0)
-    model = nn.Sequential(*(nn.Linear(size, size) for _ in range(layers))).eval()
+    linear = [nn.Linear(size, size) for _ in range(layers)]
     with torch.no_grad():
-        for layer in model:
-            layer.weight *= torch.rand_like(layer.weight) < density
-    return model
+        for layer in linear:
+            layer.weight *= torch.rand(size, size) < density
+    return nn.Sequential(*linear).eval()
 
 
 @contextmanager
