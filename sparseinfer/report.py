@@ -59,10 +59,12 @@ class Candidate:
 
     @property
     def certain(self) -> float:
-        """The speed-up to rely on: the lower bound, the model's guess, or 0 where there is none."""
-        if self.doubt:
-            return 0.0
-        return self.low or self.speedup or 0.0
+        """The speed-up to rely on: the lower bound, the model's guess, or 0 where there is none.
+
+        A gain that is not believed is none.
+        """
+        found = self.low or self.speedup or 0.0
+        return min(1.0, found) if self.doubt else found
 
 
 @dataclass

@@ -210,6 +210,15 @@ def test_nonsense_of_a_busy_machine_is_not_believed_and_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_who_asks_for_less_than_a_gain_gets_a_layer_that_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, tmp_path: Path
+) -> None:
+    found = _convert(
+        monkeypatch, clock, lambda layer: (2e-3, 0.858), tmp_path, min_speedup=0.5, verify=False
+    )
+    assert found.totals["sparse_layers"] == 2 and list(tmp_path.iterdir()) == []
+
+
 def test_of_equal_layers_the_one_that_took_long_is_timed_again(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, tmp_path: Path
 ) -> None:
