@@ -109,6 +109,7 @@ def compare(
     sample: Callable[[Callable[[], object], int], float] | None = None,
     clock: Clock | None = None,
     watch: Watch | None = None,
+    alone: bool = False,
 ) -> Comparison:
     """Time `dense` against `sparse` in interleaved rounds for about `budget_s` seconds.
 
@@ -119,7 +120,8 @@ def compare(
 
     `watch` adds up what of the time others had the processor (None: not watched). A round that
     they interrupted is run again, while the budget lasts. Where fewer than `FEWEST` remain all
-    count, and the comparison is in doubt.
+    count, and the comparison is in doubt. `alone` tells that the calls run on the calling thread
+    alone: what others took of it is then known, and is left out of the time.
 
     The interval needs no assumption about how times are distributed (`median_interval`). It ends
     early where the interval leaves out `threshold`; so that looking several times does not add to
@@ -135,7 +137,7 @@ def compare(
     clock = clock or Clock()
     start = clock.wall()
     sides = (dense, sparse)
-    take = sample or partial(_sample, synchronize=synchronize, clock=clock)
+    take = sample or partial(_sample, synchronize=synchronize, clock=clock, alone=alone)
     repeats = []
     for call, enter in zip(sides, ready, strict=True):
         enter()
@@ -148,7 +150,7 @@ def compare(
             ready[side]()
             work = partial(take, sides[side], repeats[side])
             seconds[side], hit = (work(), False) if watch is None else watch.run(work)
-            disturbed = disturbed or hit
+            disturbed = disturbed or (hit and not alone)
         (interrupted if disturbed else rounds).append((seconds[0], seconds[1]))
         late = clock.wall() - start > budget_s or len(interrupted) == MOST_INTERRUPTED
         spent = late and len(rounds) + len(interrupted) >= FEWEST
@@ -253,14 +255,18 @@ def _repeats(call: Callable[[], object], take: Callable[[Callable[[], object], i
 
 
 def _sample(
-    call: Callable[[], object], repeats: int, synchronize: Callable[[], None], clock: Clock
-) -> float:
+    call: Callable[[], object], repeats: int, synchronize: Callable[[], None], clock: Clock,
+    alone: bool,
+) -> float:  # fmt: skip
     synchronize()
-    start = clock.wall()
+    start, ran, preemptions = clock.wall(), clock.thread(), clock.preemptions()
     for _ in range(repeats):
         call()
     synchronize()
-    return (clock.wall() - start) / repeats
+    spent = clock.wall() - start
+    if alone and clock.preemptions() > preemptions:
+        spent = min(spent, clock.thread() - ran)
+    return spent / repeats
 
 
 @contextmanager

@@ -279,6 +279,7 @@ class Tuner:
                 clock=self.clock,
                 # A device that runs behind Python leaves the thread to wait, and others to run.
                 watch=self.watch if self.device.type == "cpu" else None,
+                alone=self.threads == 1 and self.device.type == "cpu",
             )
             tries.append(replace(found, doubt=found.doubt or implausible(found)))
         found = tries[-1] if not tries[-1].doubt else min(tries, key=lambda one: one.low)

@@ -78,6 +78,15 @@ def test_where_every_round_is_interrupted_the_comparison_is_in_doubt(clock: Cloc
     assert watch.share > 0.9
 
 
+def test_on_one_thread_what_others_took_is_left_out(clock: Clock) -> None:
+    watch = clocks.Watch(clock)
+    found = compare(
+        lambda: clock.run(0.002, others=0.86), lambda: clock.run(0.001), budget_s=1e9,
+        clock=clock, watch=watch, alone=True,
+    )  # fmt: skip
+    assert found.speedup == pytest.approx(2.0) and found.doubt == "" and watch.share > 0.9
+
+
 def test_waiting_is_no_interruption(clock: Clock) -> None:
     """A thread that sleeps has no processor either, but nobody took it away."""
     watch = clocks.Watch(clock)
@@ -185,7 +194,7 @@ def _convert(
     monkeypatch.setattr(nn.Linear, "forward", timed_dense)
     monkeypatch.setattr(SparseLinear, "forward", timed_sparse)
     x = torch.randn(4, 32)
-    return report(convert_to_sparse(Net(), example_inputs=x, cache=folder, **options))
+    return report(convert_to_sparse(Net(), example_inputs=x, cache=folder, threads=2, **options))
 
 
 def test_a_quiet_machine_is_not_called_busy(
