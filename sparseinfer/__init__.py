@@ -4,6 +4,21 @@ import sparseinfer
 
 sparse = sparseinfer.convert_to_sparse(model, example_inputs=x)
 print(sparseinfer.report(sparse))
+
+convert_to_sparse           a pruned model in, the same model out, sparse where that is faster
+report                      what was decided for every layer, and why: a Report
+Report, LayerReport         the report, and one layer of it
+load_converted              the state_dict of a converted model, into a new one
+save_sparse                 weights of a pruned model as a compressed-tensors checkpoint
+load_sparse                 such a checkpoint as a state_dict
+load_sparse_into            such a checkpoint into a model
+pack, unpack                a weight as a packed buffer, and back
+SparseLinear                the sparse layers, by the dense ones whose place they take:
+SparseConv1d, SparseConv2d, SparseConvTranspose1d, SparseConvTranspose2d,
+SparseLSTM, SparseGRU, SparseRNN, SparseMultiheadAttention
+sparseinfer.prune           pruning while training: Pruner, schedules, criteria, sensitivity
+
+On the command line: sparseinfer --help. Where something does not load: sparseinfer doctor.
 """
 
 # ruff: noqa: F405

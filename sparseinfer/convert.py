@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from sparseinfer.candidates import platform
+from sparseinfer.clock import Clock
 from sparseinfer.decide import Decider
 from sparseinfer.device_time import EventTimer, GraphTimer, Timer
 from sparseinfer.formats import check_format
@@ -22,7 +22,8 @@ from sparseinfer.pretrained import keep_pretrained
 from sparseinfer.progress import Bar
 from sparseinfer.replace import Replacement, replace
 from sparseinfer.report import LayerReport, Report, describe_sparse, store
-from sparseinfer.scan import scan
+from sparseinfer.review import review
+from sparseinfer.scan import Layer, scan
 from sparseinfer.tuning import Cache, Tuner, cache_folder
 
 __all__ = ["convert_to_sparse"]
@@ -142,10 +143,11 @@ def convert_to_sparse(
         seen = None if example_inputs is None else observe(model, modules, example_inputs)
         devices = [layer.device for layer in layers] or [torch.device("cpu")]
         waits = next((device for device in devices if device.type == "cuda"), devices[0])
-        start = time.monotonic()
+        clock = Clock()
+        start = clock.wall()
         tuner = Tuner(
             used, waits, min_speedup, start + budget_s, None if folder is None else Cache(folder),
-            others={own.device for own in model.parameters()} - {waits},
+            others={own.device for own in model.parameters()} - {waits}, clock=clock,
         )  # fmt: skip
         if baseline == "cuda_graph" and platform(waits) != "cuda":
             raise ValueError(
@@ -171,16 +173,27 @@ def convert_to_sparse(
         swaps: dict[nn.Module, Replacement] = {}
         decisions: dict[nn.Module, LayerReport] = {}
         whole = None
+
+        def decide(layer: Layer) -> None:
+            sparse, decisions[layer.module] = decider.decide(layer)
+            swaps.pop(layer.module, None)
+            if sparse is not None:
+                swaps[layer.module] = sparse
+            bar.tick()
+
         with Bar("converting", len(layers) + 1, progress) as bar:
             for layer in layers:
-                sparse, decisions[layer.module] = decider.decide(layer)
-                if sparse is not None:
-                    swaps[layer.module] = sparse
+                decide(layer)
                 bar.advance()
+            # A GPU's layers are timed with their weights in memory, the model as it comes.
+            at_hand = platform(waits) == "cpu" and decider.left_s > 0
+            if guarantee is not None and tuner.measured and at_hand:
+                review(decider, decisions, guarantee.dense_ms(), decide)
             if guarantee is not None and verify:
                 bar.describe("timing the whole model")
                 whole = guarantee.keep(swaps, decisions, bar.tick)
             bar.advance()
+        tuner.flush()
         for decision in decisions.values():
             _log.debug("%s: %s (%s)", decision.name, decision.format, decision.reason)
         for module, sparse in swaps.items():
@@ -189,7 +202,7 @@ def convert_to_sparse(
         result = replace(model, swaps, inplace)
     summary = Report(
         [*decisions.values(), *already], True, used, str(devices[0]), min_speedup, whole,
-        tuner.measured, tuner.kept,
+        tuner.measured, tuner.kept, tuner.watch.share, tuner.clock.load(), tuner.doubted,
     )  # fmt: skip
     store(result, summary)
     keep_pretrained(result)

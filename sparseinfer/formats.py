@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sparseinfer import _C
+from sparseinfer.machine import check_isa
 from sparseinfer.packing import csr_blob, nm_blob
 from sparseinfer.patterns import Pattern, detect_pattern
 from sparseinfer.torch_sparse import densified
@@ -34,6 +35,9 @@ __all__ = [
     "pack",
     "unpack",
 ]
+
+# Everything that computes comes by here; the doctor asks the machine and goes on.
+check_isa()
 
 _ALIGNMENT = 64
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import time
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,10 +21,12 @@ from torch.nn.parameter import is_lazy
 from torch.random import fork_rng
 from torch.utils._pytree import tree_flatten, tree_map
 
-from sparseinfer.decide import bucket
+from sparseinfer.clock import Watch
 from sparseinfer.device_time import capture
-from sparseinfer.measure import FEWEST, LOOKS, Comparison, nothing, summarize, weigh
+from sparseinfer.measure import FEWEST, LOOKS, Comparison, conclude, nothing, weigh
 from sparseinfer.observe import Example
+from sparseinfer.occupancy import bucket
+from sparseinfer.plausible import beyond_layers
 from sparseinfer.replace import Replacement, lend, replace
 from sparseinfer.report import DENSE, LayerReport, Whole
 from sparseinfer.scan import evaluating
@@ -39,6 +40,8 @@ Swaps = Mapping[nn.Module, Replacement]
 Put = Callable[[Swaps], nn.Module]
 """Puts replacements in, see `sparseinfer.replace.lend`."""
 
+_Rounds = dict[nn.Module, list[tuple[float, float]]]
+
 BASELINES = ("eager", "channels_last", "compile", "cuda_graph", "auto")
 
 TOLERANCE = 0.02
@@ -47,6 +50,9 @@ from one process to the next."""
 
 CHECK_SHARE = 1 / 3
 """Share of the time left that one timing of the model may take; it ends once it is certain."""
+
+DENSE_BUDGET_S = 0.05
+"""Seconds to find how long the dense model takes at the least."""
 
 IN_PLACE_BUDGET_S = 3.0
 """Seconds to time the layers inside the model."""
@@ -157,11 +163,14 @@ class Guarantee:
         if self.baseline == "channels_last":
             dense = self._call_other(example)
         return self.tuner.compare(
-            self._problem(example, self.baseline, _choices(swaps, layers)),
+            self._problem([(example, 1.0)], self.baseline, _choices(swaps, layers)),
             lambda: (dense, call),
             self._budget_s(),
             self.required,
             (lambda: enter({}), lambda: enter(swaps)),
+            implausible=lambda found: beyond_layers(
+                found, [layers[module].speedup or 0.0 for module in swaps]
+            ),
         )
 
     def _in_place(
@@ -171,7 +180,7 @@ class Guarantee:
         choices = _choices(swaps, layers)
         problems = {
             module: {
-                **self._problem(self.examples[0][0], self.baseline, choices),
+                **self._problem(self.examples, self.baseline, choices),
                 "label": f"in place {type(self.model).__name__} {layers[module].name}",
                 "layer": layers[module].name,
             }
@@ -180,29 +189,41 @@ class Guarantee:
         known = {module: self.tuner.recall(problem, 1.0) for module, problem in problems.items()}
         if None not in known.values():
             return {module: found for module, found in known.items() if found is not None}
-        rounds = self._rounds_in_place(put, swaps)
-        found = {module: summarize(seconds) for module, seconds in rounds.items() if seconds}
+        rounds, interrupted = self._rounds_in_place(put, swaps)
+        found = {
+            module: conclude(rounds[module], interrupted[module])
+            for module in swaps
+            if rounds[module] or interrupted[module]
+        }
         for module, comparison in found.items():
             self.tuner.keep(problems[module], comparison, threshold=1.0)
         return found
 
-    def _rounds_in_place(
-        self, put: Put, swaps: Swaps
-    ) -> dict[nn.Module, list[tuple[float, float]]]:
-        """Seconds that each layer takes a pass over the examples, dense and sparse, by rounds."""
+    def _rounds_in_place(self, put: Put, swaps: Swaps) -> tuple[_Rounds, _Rounds]:
+        """Seconds that each layer takes a pass over the examples, dense and sparse, by rounds.
+
+        Those in which others had the processor are apart, the second of the two.
+        """
+        clock = self.tuner.clock
         spent: dict[nn.Module, float] = {}
         since: dict[nn.Module, float] = {}
 
         def start(module: nn.Module, args: object) -> None:
             self.tuner.synchronize()
-            since[module] = time.perf_counter()
+            since[module] = clock.wall()
 
         def stop(module: nn.Module, args: object, output: object) -> None:
             self.tuner.synchronize()
-            spent[module] = spent.get(module, 0.0) + time.perf_counter() - since[module]
+            spent[module] = spent.get(module, 0.0) + clock.wall() - since[module]
 
-        rounds: dict[nn.Module, list[tuple[float, float]]] = {module: [] for module in swaps}
-        end = time.monotonic() + min(IN_PLACE_BUDGET_S, self.tuner.left_s)
+        def run(replacements: Swaps) -> None:
+            current = put(replacements)
+            for (args, kwargs), _ in self.examples:
+                current(*args, **kwargs)
+
+        rounds: _Rounds = {module: [] for module in swaps}
+        interrupted: _Rounds = {module: [] for module in swaps}
+        end = clock.wall() + min(IN_PLACE_BUDGET_S, self.tuner.left_s)
         with ExitStack() as stack:
             for module in (*swaps, *swaps.values()):
                 for handle in (
@@ -213,19 +234,41 @@ class Guarantee:
             for turn in range(LOOKS[-1] + 1):
                 self._tick()
                 spent.clear()
+                watch = Watch(clock)
+                disturbed = False
                 for replacements in ({}, swaps) if turn % 2 else (swaps, {}):
-                    current = put(replacements)
-                    for (args, kwargs), _ in self.examples:
-                        current(*args, **kwargs)
+                    disturbed = watch.run(partial(run, replacements))[1] or disturbed
                 if turn == 0:  # the first one warms up
                     continue
+                if self.tuner.device.type == "cpu":
+                    self.tuner.watch.add(watch)
+                else:  # the thread waits for the device there
+                    disturbed = False
                 for module, sparse in swaps.items():
                     # A model may choose among its layers anew at every call.
                     if module in spent and sparse in spent:
-                        rounds[module].append((spent[module], spent[sparse]))
-                if turn >= FEWEST and time.monotonic() > end:
+                        seconds = spent[module], spent[sparse]
+                        (interrupted if disturbed else rounds)[module].append(seconds)
+                if turn >= FEWEST and clock.wall() > end:
                     break
-        return rounds
+        return rounds, interrupted
+
+    def dense_ms(self) -> float:
+        """Milliseconds of a pass of the dense model, the least of a few, over its examples."""
+        clock = self.tuner.clock
+        total = 0.0
+        with evaluating(self.model), fork_rng(devices=[]):
+            for (args, kwargs), share in self.examples:
+                seconds: list[float] = []
+                end = clock.wall() + DENSE_BUDGET_S
+                while len(seconds) < FEWEST or (clock.wall() < end and len(seconds) < LOOKS[-1]):
+                    self.tuner.synchronize()
+                    start = clock.wall()
+                    self.model(*args, **kwargs)
+                    self.tuner.synchronize()
+                    seconds.append(clock.wall() - start)
+                total += share * min(seconds)
+        return 1e3 * total
 
     def _faster_format(self) -> str:
         """The faster of `eager` and `channels_last`, by the lower bound of the latter's gain."""
@@ -236,7 +279,7 @@ class Guarantee:
                 (
                     share,
                     self.tuner.compare(
-                        self._problem(example, "contiguous against channels_last", "none"),
+                        self._problem([(example, 1.0)], "contiguous against channels_last", "none"),
                         lambda example=example: (  # type: ignore[misc]
                             lambda: self.model(*example[0], **example[1]),
                             self._call_other(example),
@@ -267,13 +310,15 @@ class Guarantee:
     def _budget_s(self) -> float:
         return CHECK_SHARE * max(0.0, self.tuner.left_s) / len(self.examples)
 
-    def _problem(self, example: Example, baseline: str, choices: str) -> Problem:
+    def _problem(
+        self, examples: Sequence[tuple[Example, float]], baseline: str, choices: str
+    ) -> Problem:
         return {
             "label": f"model {type(self.model).__name__} {baseline}",
             "model": self._model_key,
             "baseline": baseline,
             "sparse": choices,
-            "example": _signature(example),
+            "examples": [[*_signature(example), share] for example, share in examples],
         }
 
 
@@ -281,7 +326,8 @@ def fingerprint(model: nn.Module) -> str:
     """A hash of what decides how long a model takes, but for the values of its weights.
 
     That is the class, the printed settings, the plain attributes and the code of every module, that
-    of all methods of its class included, and the shapes, strides and types of its tensors.
+    of all methods of its class and of its hooks included, and the shapes, strides and types of its
+    tensors.
 
     Example:
         >>> fingerprint(nn.Linear(4, 4)) == fingerprint(nn.Linear(4, 4))
@@ -300,6 +346,9 @@ def fingerprint(model: nn.Module) -> str:
                     digest.update(key.encode())
                     _digest_code(digest, getattr(member, "__code__", None))
         _digest_code(digest, getattr(vars(module).get("forward"), "__code__", None))
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+            digest.update(getattr(hook, "__qualname__", type(hook).__qualname__).encode())
+            _digest_code(digest, getattr(hook, "__code__", None))
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
                 digest.update(f"{key} {_describe(tensor)}".encode())
@@ -334,7 +383,8 @@ def _plain(value: Any) -> str:
 def _choices(swaps: Swaps, layers: Mapping[nn.Module, LayerReport]) -> str:
     """Which layers run sparse, how, and at which inputs: their number, and a hash."""
     lines = [
-        f"{found.name} {found.format} {bucket(1 - found.sparsity):g} {found.inputs}"
+        f"{found.name} {found.format} {sorted(found.params.items())} {found.pattern} "
+        f"{bucket(1 - found.sparsity):g} {found.occupancy} {found.inputs}"
         for found in (layers[module] for module in swaps)
     ]
     digest = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]

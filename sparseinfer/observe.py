@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sparseinfer.projections import Projection
 from sparseinfer.scan import evaluating
+from sparseinfer.switches import switching
 
 __all__ = ["Example", "Input", "Observation", "list_examples", "observe", "separate_attentions"]
 
@@ -123,16 +124,17 @@ def _run(model: nn.Module, examples: Sequence[Example], hooks: Sequence[Removabl
 
     Torch's inference fast paths would pass by the hooks.
     """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with evaluating(model), fork_rng(devices=[]):
-            for args, kwargs in examples:
-                model(*args, **kwargs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for hook in hooks:
-            hook.remove()
+    with switching():
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with evaluating(model), fork_rng(devices=[]):
+                for args, kwargs in examples:
+                    model(*args, **kwargs)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            for hook in hooks:
+                hook.remove()
 
 
 def list_examples(example_inputs: Any) -> list[Example]:

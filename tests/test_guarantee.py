@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,17 +22,17 @@ from sparseinfer import (
     convert,
     convert_to_sparse,
     cost,
-    decide,
     guarantee,
     measure,
     tuning,
 )
+from sparseinfer import clock as clocks
 from sparseinfer import report as report_of
 from sparseinfer.guarantee import TOLERANCE, fingerprint
 from sparseinfer.report import LayerReport, Report
 
 
-class Clock:
+class Clock(clocks.Clock):
     """Time that passes as layers run.
 
     `dense` and `sparse` are the milliseconds of a layer by its name, alone; `inside` those of a
@@ -48,6 +47,17 @@ class Clock:
         self.sparse: dict[str, float] = {}
         self.inside: dict[str, float] = {}
         self.forwards = 0
+
+    def wall(self) -> float:
+        return self.now
+
+    thread = wall
+
+    def preemptions(self) -> int:
+        return 0
+
+    def load(self) -> float | None:
+        return None
 
     def run(self, features: int, is_sparse: bool) -> None:
         name = self.names[features]
@@ -92,10 +102,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock.names = {8: "a", 9: "b", 10: "c"}
     clock.dense = dict.fromkeys("abc", 2.0)
     clock.sparse = dict.fromkeys("abc", 1.0)
-    time = SimpleNamespace(perf_counter=lambda: clock.now, monotonic=lambda: clock.now)
-    for module in (convert, decide, guarantee, measure, tuning):
-        if hasattr(module, "time"):
-            monkeypatch.setattr(module, "time", time)
+    monkeypatch.setattr(convert, "Clock", lambda: clock)
     for cls in (nn.Linear, SparseLinear):
         monkeypatch.setattr(cls, "forward", _timed(clock, cls.forward, cls is SparseLinear))
     return clock
@@ -349,7 +356,7 @@ def test_the_bar_is_told_while_the_model_is_timed_but_not_within_a_timing(clock:
     model = Net(clock)
     layers = {layer: _report(name) for name, layer in model.named_children()}
     swaps: Any = {layer: SparseLinear.from_dense(layer).eval() for layer in layers}
-    tuner = tuning.Tuner(1, torch.device("cpu"), 1.05)
+    tuner = tuning.Tuner(1, torch.device("cpu"), 1.05, clock=clock)
     whole = guarantee.Guarantee(model, [((X,), {})], tuner, "eager", 1.05).keep(swaps, layers, tick)
     assert ticks > 2 * measure.LOOKS[0]
     assert whole.reverted == ["b"] and whole.dense_ms == pytest.approx(6.0)

@@ -22,6 +22,7 @@ from sparseinfer.checkpoints.nesting import find_state_dict
 from sparseinfer.checkpoints.pickles import check_archive, check_stream
 from sparseinfer.checkpoints.tensors import check_tensors
 from sparseinfer.checkpoints.write import write_safetensors, write_torch
+from sparseinfer.switches import switching
 
 __all__ = ["Shard", "is_safetensors", "read_file", "write_file"]
 
@@ -161,7 +162,7 @@ def _read_torch(path: Path) -> Any:
             raise CheckpointError(f"{path}: {error}") from error
         stream.seek(0)
         try:
-            with warnings.catch_warnings():
+            with switching(), warnings.catch_warnings():
                 # torch comments on the pickle's protocol.
                 warnings.simplefilter("ignore", UserWarning)
                 return torch.load(stream, map_location="cpu", weights_only=True)

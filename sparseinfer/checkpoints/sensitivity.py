@@ -16,6 +16,7 @@ from sparseinfer.checkpoints.checkpoint import open_checkpoint
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.prunable import choose
 from sparseinfer.files import write_bytes
+from sparseinfer.legend import name_lines
 from sparseinfer.progress import track
 
 __all__ = ["SPARSITIES", "WeightErrors", "magnitude_errors", "scan_checkpoint"]
@@ -56,16 +57,19 @@ class WeightErrors:
         percent = [100 * sparsity for sparsity in self.sparsities]
         # The most sensitive layers come first, and are the ones the legend has room for.
         order = sorted(self.errors, key=lambda name: -sum(self.errors[name]))
-        for rank, name in enumerate(order):
-            label = name if rank < _LEGEND_ROWS else None
-            axis.plot(percent, self.errors[name], marker=".", lw=1.2, label=label, zorder=-rank)
+        lines = [
+            axis.plot(percent, self.errors[name], marker=".", lw=1.2, zorder=-rank)[0]
+            for rank, name in enumerate(order)
+        ]
         axis.set(xlabel="percent pruned", ylabel="relative error |W - pruned W| / |W|")
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         rest = len(order) - _LEGEND_ROWS
         title = f"the {_LEGEND_ROWS} most sensitive of {len(order)}" if rest > 0 else None
-        axis.legend(fontsize=7, title=title, loc="upper left")
+        shown = order[:_LEGEND_ROWS]
+        options = {"fontsize": 7, "title": title, "loc": "upper left"}
+        name_lines(axis, lines[: len(shown)], shown, **options)
         stream = io.BytesIO()
         figure.savefig(stream, format=kind)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sparseinfer.files import staged
+from sparseinfer.legend import name_lines
 from sparseinfer.prune.amounts import check_sparsity
 from sparseinfer.prune.layercosts import layer_costs
 from sparseinfer.prune.pruner import Pruner
@@ -108,12 +109,14 @@ class Sensitivity:
 
         figure = Figure(figsize=(8, 5), layout="constrained")
         axis = figure.subplots()
-        for name, accuracies in self.accuracy.items():
-            axis.plot([0.0, *self.sparsities], [self.baseline, *accuracies], marker=".", label=name)
+        lines = [
+            axis.plot([0.0, *self.sparsities], [self.baseline, *accuracies], marker=".")[0]
+            for accuracies in self.accuracy.values()
+        ]
         axis.axhline(self.baseline, color="grey", linestyle="--", linewidth=1)
         axis.set_xlabel("sparsity of the one layer pruned")
         axis.set_ylabel("accuracy")
-        axis.legend(fontsize=8, ncols=2)
+        name_lines(axis, lines, list(self.accuracy), fontsize=8, ncols=2)
         target = Path(path)
         if not target.suffix:
             target = target.with_name(f"{target.name}.png")
