@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from sparseinfer.handles import open_packed
 from sparseinfer.layer import THREADS_OF_TORCH
 from sparseinfer.linear import linear_cpu
+from sparseinfer.memory import require_memory
 from sparseinfer.modules import SparseLinear
 from sparseinfer.recurrent_weights import matrix_shape, names, parts, side_by_side
 from sparseinfer.shortcut import unobserved
@@ -171,6 +172,7 @@ class SparseRecurrent(nn.Module):
     def _computed(
         self, x: Tensor, states: list[Tensor], sizes: Tensor | None
     ) -> tuple[Tensor, ...]:
+        require_memory(input=x, hx=states[0], cx=states[-1], **dict(self.named_parameters()))
         learned = [x, *states, *self.parameters()]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned):
             if torch.compiler.is_compiling() or (self.training and self.dropout > 0.0):
