@@ -15,7 +15,7 @@ from sparseinfer import formats, ops
 from sparseinfer.activations import activation_module, check_choice
 from sparseinfer.handles import Handle, open_packed
 from sparseinfer.packed_weight import PackedWeight
-from sparseinfer.weights import build_dense, effective, take_masked
+from sparseinfer.weights import build_dense, computed_weight, effective, take_masked
 
 __all__ = ["THREADS_OF_TORCH", "SparseLayer"]
 
@@ -106,7 +106,7 @@ class SparseLayer(nn.Module):
             )
         # Tensors made under inference mode could not be used outside of it.
         with torch.inference_mode(False), torch.no_grad():
-            weight, bias = effective(module, "weight"), effective(module, "bias")
+            weight, bias = computed_weight(module), effective(module, "bias")
             if weight is None:
                 raise ValueError("expected a layer with a weight, got None; try another layer")
             groups = getattr(module, "groups", 1)
