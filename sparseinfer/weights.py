@@ -51,10 +51,12 @@ def effective(layer: nn.Module, name: str) -> Tensor | None:
             original, mask = layer.get_parameter(f"{name}_orig"), layer.get_buffer(f"{name}_mask")
             return (original * mask.to(original.dtype)).detach()
         if name in layer._parameters or name in layer._buffers:
-            tensor = layer._parameters.get(name, layer._buffers.get(name))
-            beside = layer._buffers.get(f"{name}_mask")
-            if tensor is not None and beside is not None and touching_hook(layer):
-                return (tensor * beside.to(tensor.dtype)).detach()
+            # Scripted modules have mappings without get().
+            held: Any = layer._parameters if name in layer._parameters else layer._buffers
+            tensor = held[name]
+            masked = tensor is not None and f"{name}_mask" in layer._buffers
+            if masked and touching_hook(layer):
+                return (tensor * layer.get_buffer(f"{name}_mask").to(tensor.dtype)).detach()
             if isinstance(tensor, UninitializedParameter):
                 raise ValueError(
                     f"expected {name} to have a shape, got an uninitialized parameter; try running "
