@@ -232,7 +232,8 @@ def _unreadable(module: nn.Module, kind: str, names: list[str], blocked: str) ->
 def _weighed(facts: Layer, weight: Tensor) -> Layer:
     if type(weight) is not Tensor or weight.layout is not torch.strided:
         layout = str(weight.layout).removeprefix("torch.")
-        facts.blocked = f"its weight is no plain tensor ({type(weight).__name__}, {layout})"
+        no_plain = f"its weight is no plain tensor ({type(weight).__name__}, {layout})"
+        facts.blocked = facts.blocked or no_plain
         return facts
     if weight.is_meta:
         facts.blocked = facts.blocked or "its weight is on the meta device, so it has no values"

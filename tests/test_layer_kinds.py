@@ -10,6 +10,7 @@ import pytest
 import torch
 from oracle import sparse_weight
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_sequence
 
@@ -17,6 +18,7 @@ from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, report
 from sparseinfer.adapters import SAME, Padded
 from sparseinfer.modules import SparseLayer
 from sparseinfer.recurrent import SparseRecurrent
+from sparseinfer.scan import scan
 
 
 def _pruned(model: nn.Module) -> Any:
@@ -157,6 +159,25 @@ def test_linear_of_timm() -> None:
     assert isinstance(sparse, SparseLinear), reason
     _close(sparse(x), layer(x))
     _close(SparseLinear.from_dense(layer)(x), layer(x))
+
+
+def _same_forward(layer: Any, x: Tensor) -> Tensor:
+    """Zeros to the right and below alone: what an input of even size and stride 2 gets."""
+    return nn.functional.conv2d(
+        nn.functional.pad(x, (0, 1, 0, 1)), layer.weight, layer.bias, layer.stride
+    )
+
+
+@pytest.mark.parametrize("package", ["timm.layers", "timm.models.layers"])
+def test_classes_are_recognised_by_their_qualified_name(package: str) -> None:
+    for module, known in (("conv2d_same", True), ("elsewhere", False)):
+        body = {"__module__": f"{package}.{module}", "forward": _same_forward}
+        layer = _pruned(type("Conv2dSame", (nn.Conv2d,), body)(4, 6, 3, stride=2))
+        sparse, reason = _converted(layer)
+        assert isinstance(sparse, SparseConv2d) is known
+        assert known or f"{package}.elsewhere.Conv2dSame has a forward of its own" in reason
+        x = torch.randn(2, 4, 8, 8)
+        _close(sparse(x), layer(x))
 
 
 @pytest.mark.parametrize("kernel, stride", [(3, 2), (5, 2), (3, 1), (1, 1)])
@@ -333,6 +354,16 @@ def test_packed_sequences_reach_a_recurrent_layer(batch_first: bool) -> None:
     sparse, reason = _converted(layer, example_inputs=(x,), cache=False)
     assert isinstance(sparse, SparseRecurrent) and reason.startswith("measured")
     _close(sparse(x)[0].data, layer(x)[0].data)
+
+
+def test_recurrent_layers_on_a_gpu_have_no_kernel() -> None:
+    model = nn.ModuleList([nn.LSTM(8, 8, device="meta"), nn.GRU(8, 8, device="meta")])
+    with FakeTensorMode():
+        for layer in model:
+            for name, parameter in layer.named_parameters():
+                layer._parameters[name] = nn.Parameter(torch.empty(parameter.shape, device="cuda"))
+        found = scan(model)
+    assert ["no kernel for the steps" in layer.blocked for layer in found] == [True, True]
 
 
 @pytest.mark.filterwarnings("ignore")
