@@ -172,8 +172,9 @@ class SparseRecurrent(nn.Module):
     def _computed(
         self, x: Tensor, states: list[Tensor], sizes: Tensor | None
     ) -> tuple[Tensor, ...]:
-        require_memory(input=x, hx=states[0], cx=states[-1], **dict(self.named_parameters()))
-        learned = [x, *states, *self.parameters()]
+        biases = dict(self.named_parameters())
+        require_memory(input=x, hx=states[0], cx=states[-1], **biases)
+        learned = [x, *states, *biases.values()]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned):
             if torch.compiler.is_compiling() or (self.training and self.dropout > 0.0):
                 return self._unpacked(x, states, sizes, self._biases())
