@@ -135,7 +135,7 @@ def convert_to_sparse(
         raise ValueError(f"expected budget_s > 0, got {budget_s}; try verify=False to measure less")
     folder = cache_folder(cache)
 
-    with torch_threads(threads) as used, torch.no_grad():
+    with torch_threads(threads) as used, torch.inference_mode(False), torch.no_grad():
         layers = scan(
             model, None if example_inputs is None else separate_attentions(model, example_inputs)
         )

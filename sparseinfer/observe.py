@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.random import fork_rng
 from torch.utils.hooks import RemovableHandle
 
@@ -81,6 +82,8 @@ def observe(model: nn.Module, layers: Sequence[nn.Module], example_inputs: Any) 
                 x = layer.read(args, kwargs)
             else:
                 x = args[0] if args else kwargs.get("input")
+            if isinstance(x, PackedSequence):
+                x = _padded(x, getattr(layer, "batch_first", False))
             if isinstance(x, Tensor) and not x.is_nested:
                 inputs[layer][Input(tuple(x.shape), x.stride(), x.dtype)] += 1
 
@@ -89,6 +92,13 @@ def observe(model: nn.Module, layers: Sequence[nn.Module], example_inputs: Any) 
 
     _run(model, examples, [watch(layer) for layer in layers])
     return Observation(inputs, len(examples))
+
+
+def _padded(x: PackedSequence, batch_first: bool) -> Tensor:
+    """A tensor of the shape that these sequences have when they are padded, without memory."""
+    batch, steps = int(x.batch_sizes[0]), len(x.batch_sizes)
+    shape = (batch, steps) if batch_first else (steps, batch)
+    return torch.empty((*shape, *x.data.shape[1:]), dtype=x.data.dtype, device="meta")
 
 
 def separate_attentions(model: nn.Module, example_inputs: Any) -> set[nn.Module]:

@@ -358,7 +358,7 @@ def describe(layer: Layer, reason: str) -> LayerReport:
         shape=list(layer.shape),
         nnz=layer.nnz,
         sparsity=1.0 - layer.density if layer.numel else 0.0,
-        pattern=str(layer.pattern) if layer.pattern else "unknown",
+        pattern=str(layer.pattern) if layer.pattern else "unreadable",
         nonfinite=layer.nonfinite,
         format=DENSE,
         dense_bytes=layer.numel * layer.dtype.itemsize,

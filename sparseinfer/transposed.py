@@ -24,6 +24,7 @@ from torch.onnx import is_in_onnx_export
 from sparseinfer import formats, ops
 from sparseinfer.fx import Proxy, leaf
 from sparseinfer.layer import THREADS_OF_TORCH, SparseLayer
+from sparseinfer.memory import require_memory
 from sparseinfer.weights import by_outputs
 
 __all__ = ["SparseConvTranspose1d", "SparseConvTranspose2d"]
@@ -204,6 +205,7 @@ class _SparseConvTranspose(SparseLayer):
         sizes = self._sizes(x, spare)
         bias: Tensor | None = self.bias
         if bias is not None and self._phases > 1:
+            require_memory(bias=bias)
             bias = bias.view(self.groups, 1, -1).expand(-1, self._phases, -1).reshape(-1)
         ones = (1,) * len(axes)
         conv = ops.conv1d if len(axes) == 1 else ops.conv2d

@@ -310,7 +310,7 @@ def _with_buffer() -> nn.Linear:
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (OwnForward(8, 8), "its class OwnForward has a forward of its own"),
+        (OwnForward(8, 8), "its class test_convert.OwnForward has a forward of its own"),
         (_patched(), "its forward was replaced on the instance"),
         (_with_buffer(), "it carries more than weight and bias: scale"),
         (nn.Linear(8, 8).double(), "its weight is float64"),
