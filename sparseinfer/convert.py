@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +17,13 @@ from sparseinfer.device_time import EventTimer, GraphTimer, Timer
 from sparseinfer.formats import check_format
 from sparseinfer.guarantee import BASELINES, Guarantee
 from sparseinfer.measure import torch_threads
-from sparseinfer.observe import list_examples, observe, separate_attentions
+from sparseinfer.observe import Example, list_examples, observe, separate_attentions
 from sparseinfer.progress import Bar
+from sparseinfer.proof import check_copy, unproven
 from sparseinfer.replace import Replacement, replace
-from sparseinfer.report import LayerReport, Report, describe_sparse, store
+from sparseinfer.report import DENSE, LayerReport, Report, describe_sparse, store
 from sparseinfer.scan import scan
+from sparseinfer.state import random_state_kept
 from sparseinfer.tuning import Cache, Tuner, cache_folder
 
 __all__ = ["convert_to_sparse"]
@@ -133,7 +135,7 @@ def convert_to_sparse(
         raise ValueError(f"expected budget_s > 0, got {budget_s}; try verify=False to measure less")
     folder = cache_folder(cache)
 
-    with torch_threads(threads) as used, torch.no_grad():
+    with torch_threads(threads) as used, torch.no_grad(), random_state_kept(model):
         layers = scan(
             model, None if example_inputs is None else separate_attentions(model, example_inputs)
         )
@@ -152,9 +154,11 @@ def convert_to_sparse(
                 "try model.cuda()"
             )
         guarantee = None
+        examples: list[Example] = []
         if example_inputs is not None:
             examples = list_examples(example_inputs)
-            guarantee = Guarantee(model, examples, tuner, baseline, min_speedup)
+            assert seen is not None
+            guarantee = Guarantee(model, examples, tuner, baseline, min_speedup, seen.changes)
         decider = Decider(
             min_speedup,
             tuner,
@@ -176,6 +180,9 @@ def convert_to_sparse(
                 if sparse is not None:
                     swaps[layer.module] = sparse
                 bar.advance()
+            if guarantee is not None and swaps:
+                assert seen is not None
+                take_back(unproven(model, swaps, seen, examples), swaps, decisions)
             if guarantee is not None and verify:
                 bar.describe("timing the whole model")
                 whole = guarantee.keep(swaps, decisions, bar.tick)
@@ -186,6 +193,11 @@ def convert_to_sparse(
             sparse.train(module.training)
         already = describe_sparse(model)
         result = replace(model, swaps, inplace)
+        if not inplace:
+            missed = check_copy(result, model, swaps, seen, examples)
+            if missed:
+                take_back(missed, swaps, decisions)
+                result = replace(model, swaps)
     summary = Report(
         [*decisions.values(), *already], True, used, str(devices[0]), min_speedup, whole,
         tuner.measured, tuner.kept,
@@ -193,6 +205,21 @@ def convert_to_sparse(
     store(result, summary)
     _log.info(summary.sentence)
     return result
+
+
+def take_back(
+    why: Mapping[nn.Module, str], swaps: dict[nn.Module, Replacement],
+    layers: Mapping[nn.Module, LayerReport],
+) -> None:  # fmt: skip
+    """Take entries out of `swaps`, and note the reasons in the reports of these layers.
+
+    Example:
+        >>> take_back({}, {}, {})
+    """
+    for module, reason in why.items():
+        del swaps[module]
+        layers[module].format = DENSE
+        layers[module].reason += f"; taken back: {reason}"
 
 
 def timer_for(device: torch.device, baseline: str) -> Timer | None:

@@ -25,7 +25,7 @@ from sparseinfer.observe import Input, Observation
 from sparseinfer.rates import CONTENDERS
 from sparseinfer.replace import Replacement
 from sparseinfer.report import Candidate, LayerReport, describe
-from sparseinfer.scan import Layer
+from sparseinfer.scan import Layer, brief
 from sparseinfer.tuning import Tuner
 from sparseinfer.weights import build_dense
 
@@ -81,8 +81,17 @@ class Decider:
     timers: Mapping[torch.device, Timer | None] = field(default_factory=dict)
 
     def decide(self, layer: Layer) -> tuple[Replacement | None, LayerReport]:
-        """The sparse replacement of `layer`, None where it stays dense, and the reason."""
+        """The sparse replacement of `layer`, None where it stays dense, and the reason.
+
+        An error in packing or timing it is such a reason.
+        """
         self.layers -= 1
+        try:
+            return self._decide(layer)
+        except Exception as error:
+            return None, describe(layer, reason=f"it could not be measured: {brief(error)}")
+
+    def _decide(self, layer: Layer) -> tuple[Replacement | None, LayerReport]:
         result = describe(layer, reason=self._untried(layer))
         if result.reason:
             return None, result
@@ -344,8 +353,9 @@ def _pack(
         if platform(layer.device) == "cuda" and isinstance(sparse, SparseLinear):
             for tokens in sorted(met):
                 prepare(sparse.packed, "linear", layer.dtype, tokens, sparse.bias is not None)
-    except (RuntimeError, TypeError, ValueError) as refusal:
-        return Candidate(name, reason=str(refusal).splitlines()[0]), None
+    except (MemoryError, RuntimeError, TypeError, ValueError) as refusal:
+        said = str(refusal).splitlines() or [type(refusal).__name__]
+        return Candidate(name, reason=said[0]), None
     return Candidate(name, packed_bytes=sum(own.numel() for own in sparse.buffers())), sparse
 
 

@@ -19,16 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.random import fork_rng
 from torch.utils._pytree import tree_flatten, tree_map
 
 from sparseinfer.decide import bucket
 from sparseinfer.device_time import capture
 from sparseinfer.measure import FEWEST, LOOKS, Comparison, nothing, summarize, weigh
-from sparseinfer.observe import Example
+from sparseinfer.observe import Example, run_on
 from sparseinfer.replace import Replacement, lend, replace
 from sparseinfer.report import DENSE, LayerReport, Whole
 from sparseinfer.scan import evaluating
+from sparseinfer.state import Changes, random_state_kept
 from sparseinfer.tuning import Problem, Tuner
 
 __all__ = ["BASELINES", "TOLERANCE", "Guarantee", "fingerprint"]
@@ -72,9 +72,10 @@ class Guarantee:
 
     def __init__(
         self, model: nn.Module, examples: Sequence[Example], tuner: Tuner, baseline: str,
-        min_speedup: float,
+        min_speedup: float, changes: Changes | None = None,
     ) -> None:  # fmt: skip
         self.model = model
+        self.changes = changes or Changes([])
         self.examples = _distinct(examples)
         self.tuner = tuner
         self.required = min(1.0, min_speedup) * (1 - TOLERANCE)
@@ -82,10 +83,17 @@ class Guarantee:
         self._other: nn.Module | None = None
         self._tick: Callable[[], None] = nothing
         self._compiled: dict[nn.Module, Any] = {}
+        self._moved: dict[int, Example] = {}
         if baseline in ("channels_last", "auto"):
             other: Any = replace(model, {})
             self._other = other.to(memory_format=torch.channels_last).eval()
-        self.baseline = self._faster_format() if baseline == "auto" else baseline
+            if self.changes:  # the copy has a state of its own, and examples of its own
+                self._moved = {id(own): tree_map(_channels_last, own) for own, _ in self.examples}
+                self.changes += run_on(other, list(self._moved.values()))
+        try:
+            self.baseline = self._faster_format() if baseline == "auto" else baseline
+        finally:
+            self.changes.restore()
 
     def keep(
         self, swaps: dict[nn.Module, Replacement], layers: Mapping[nn.Module, LayerReport],
@@ -100,9 +108,17 @@ class Guarantee:
         `swaps`; they tell what went. `tick` is called often, but never while something is timed.
         """
         self._tick = tick
+        try:
+            return self._keep(swaps, layers)
+        finally:
+            self.changes.restore()
+
+    def _keep(
+        self, swaps: dict[nn.Module, Replacement], layers: Mapping[nn.Module, LayerReport]
+    ) -> Whole:
         whole = Whole(self.baseline, TOLERANCE)
         in_place: dict[nn.Module, Comparison] = {}
-        with evaluating(self.model), fork_rng(devices=[]), lend(self.model, swaps) as put:
+        with evaluating(self.model), random_state_kept(self.model), lend(self.model, swaps) as put:
             while swaps:
                 seen = [self._check(put, swaps, layers, example) for example, _ in self.examples]
                 shares = [share for _, share in self.examples]
@@ -162,6 +178,7 @@ class Guarantee:
             self._budget_s(),
             self.required,
             (lambda: enter({}), lambda: enter(swaps)),
+            self._sample,
         )
 
     def _in_place(
@@ -216,6 +233,7 @@ class Guarantee:
                 for replacements in ({}, swaps) if turn % 2 else (swaps, {}):
                     current = put(replacements)
                     for (args, kwargs), _ in self.examples:
+                        self.changes.restore()
                         current(*args, **kwargs)
                 if turn == 0:  # the first one warms up
                     continue
@@ -231,7 +249,7 @@ class Guarantee:
         """The faster of `eager` and `channels_last`, by the lower bound of the latter's gain."""
         if all(parameter.dim() != 4 for parameter in self.model.parameters()):
             return "eager"
-        with evaluating(self.model), fork_rng(devices=[]):
+        with evaluating(self.model), random_state_kept(self.model):
             parts = [
                 (
                     share,
@@ -243,11 +261,30 @@ class Guarantee:
                         ),
                         self._budget_s(),
                         threshold=1.0,
+                        sample=self._sample,
                     ),
                 )
                 for example, share in self.examples
             ]
         return "channels_last" if weigh(parts).low > 1.0 else "eager"
+
+    @property
+    def _sample(self) -> Callable[[Callable[[], object], int], float] | None:
+        """What times a model whose calls change it or their inputs; None for any other."""
+        return self._sample_restored if self.changes else None
+
+    def _sample_restored(self, call: Callable[[], object], repeats: int) -> float:
+        """Seconds of a call that meets what the first one met; to put that back is not counted."""
+        spent = 0.0
+        for _ in range(repeats):
+            self.changes.restore()
+            self.tuner.synchronize()
+            start = time.perf_counter()
+            call()
+            self.tuner.synchronize()
+            spent += time.perf_counter() - start
+        self.changes.restore()
+        return spent / repeats
 
     def _callable(self, module: nn.Module) -> Any:
         """`module` as it is called for the baseline."""
@@ -261,7 +298,7 @@ class Guarantee:
         """A call of the dense model in channels_last."""
         other = self._other
         assert other is not None
-        args, kwargs = tree_map(_channels_last, example)
+        args, kwargs = self._moved.get(id(example)) or tree_map(_channels_last, example)
         return lambda: other(*args, **kwargs)
 
     def _budget_s(self) -> float:
