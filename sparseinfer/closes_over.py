@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["Rebinding", "holders", "is_compiled", "rebind_references"]
+__all__ = ["Rebinding", "holders", "holds_compiled", "is_compiled", "rebind_references"]
 
 _MOST_DEEP = 12
 """Functions within functions that are followed; decorators nest a few."""
@@ -46,6 +46,21 @@ def is_compiled(value: Any) -> bool:
         False
     """
     return hasattr(value, "_torchdynamo_orig_callable") and not isinstance(value, nn.Module)
+
+
+def holds_compiled(model: nn.Module) -> bool:
+    """Whether a part of `model`, or a function on it, is compiled by `torch.compile`.
+
+    Example:
+        >>> holds_compiled(nn.Linear(2, 2))
+        False
+    """
+    if any(
+        type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
+        for module in model.modules()
+    ):
+        return True
+    return any(is_compiled(own) for _, value in _attributes(model) for own in _within(value))
 
 
 class Rebinding:

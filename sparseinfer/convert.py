@@ -19,10 +19,12 @@ from sparseinfer.guarantee import BASELINES, Guarantee
 from sparseinfer.measure import torch_threads
 from sparseinfer.observe import Example, list_examples, observe, separate_attentions
 from sparseinfer.progress import Bar
+from sparseinfer.projections import Projection
 from sparseinfer.proof import check_copy, unproven
+from sparseinfer.reads import weight_reads
 from sparseinfer.replace import Replacement, replace
 from sparseinfer.report import DENSE, LayerReport, Report, describe_sparse, store
-from sparseinfer.scan import scan
+from sparseinfer.scan import Layer, brief, scan
 from sparseinfer.state import random_state_kept
 from sparseinfer.tuning import Cache, Tuner, cache_folder
 
@@ -139,9 +141,11 @@ def convert_to_sparse(
         layers = scan(
             model, None if example_inputs is None else separate_attentions(model, example_inputs)
         )
+        if example_inputs is None:
+            _leave_what_is_read(model, layers)
         modules = [layer.module for layer in layers if not layer.blocked]
         seen = None if example_inputs is None else observe(model, modules, example_inputs)
-        devices = [layer.device for layer in layers] or [torch.device("cpu")]
+        devices = _devices(model, layers)
         waits = next((device for device in devices if device.type == "cuda"), devices[0])
         start = time.monotonic()
         tuner = Tuner(
@@ -200,7 +204,7 @@ def convert_to_sparse(
                 result = replace(model, swaps)
     summary = Report(
         [*decisions.values(), *already], True, used, str(devices[0]), min_speedup, whole,
-        tuner.measured, tuner.kept,
+        tuner.measured, tuner.kept, example_inputs is not None,
     )  # fmt: skip
     store(result, summary)
     _log.info(summary.sentence)
@@ -232,6 +236,29 @@ def timer_for(device: torch.device, baseline: str) -> Timer | None:
     if platform(device) != "cuda":
         return None
     return GraphTimer(device) if baseline == "cuda_graph" else EventTimer(device)
+
+
+def _devices(model: nn.Module, layers: Sequence[Layer]) -> list[torch.device]:
+    """Where the layers are, or the model where none of them could be read."""
+    found = [layer.device for layer in layers if layer.shape]
+    return found or [own.device for own in model.parameters()][:1] or [torch.device("cpu")]
+
+
+def _leave_what_is_read(model: nn.Module, layers: Sequence[Layer]) -> None:
+    """Block the layers whose weight the model's code reads: no example inputs tell whether it is
+    that, or a call of the layer, that computes."""
+    try:
+        found = weight_reads(model)
+    except Exception as error:  # in code that it cannot follow, of a stranger's
+        _log.warning("did not look for weights that the model's code reads: %s", brief(error))
+        return
+    for layer in layers:
+        owner = layer.module.owner if isinstance(layer.module, Projection) else layer.module
+        if owner in found and not layer.blocked:
+            layer.blocked = (
+                f"{found[owner]} reads its weight, which a sparse layer would unpack every time; "
+                "pass example_inputs to have it measured"
+            )
 
 
 def _generates(model: nn.Module) -> bool:

@@ -11,8 +11,8 @@ import json
 import logging
 import time
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_flatten, tree_map
 
+from sparseinfer.closes_over import holds_compiled
 from sparseinfer.decide import bucket
 from sparseinfer.device_time import capture
 from sparseinfer.measure import FEWEST, LOOKS, Comparison, nothing, summarize, weigh
@@ -50,6 +51,10 @@ CHECK_SHARE = 1 / 3
 
 IN_PLACE_BUDGET_S = 3.0
 """Seconds to time the layers inside the model."""
+
+MOST_VERSIONS = 64
+"""Of one forward that torch.compile keeps while a subset of the layers is timed: dense and sparse,
+with fixed and with dynamic shapes of each example."""
 
 MOST_EXAMPLES = 4
 """Distinct examples that the model is timed at: the largest."""
@@ -83,6 +88,7 @@ class Guarantee:
         self._other: nn.Module | None = None
         self._tick: Callable[[], None] = nothing
         self._compiled: dict[nn.Module, Any] = {}
+        self.compiles = baseline == "compile" or holds_compiled(model)
         self._moved: dict[int, Example] = {}
         if baseline in ("channels_last", "auto"):
             other: Any = replace(model, {})
@@ -109,9 +115,11 @@ class Guarantee:
         """
         self._tick = tick
         try:
-            return self._keep(swaps, layers)
+            with self._every_version():
+                return self._keep(swaps, layers)
         finally:
             self.changes.restore()
+            self._start_compiling()
 
     def _keep(
         self, swaps: dict[nn.Module, Replacement], layers: Mapping[nn.Module, LayerReport]
@@ -120,6 +128,7 @@ class Guarantee:
         in_place: dict[nn.Module, Comparison] = {}
         with evaluating(self.model), random_state_kept(self.model), lend(self.model, swaps) as put:
             while swaps:
+                self._start_compiling()
                 seen = [self._check(put, swaps, layers, example) for example, _ in self.examples]
                 shares = [share for _, share in self.examples]
                 whole.take(weigh(list(zip(shares, seen, strict=True))))
@@ -286,6 +295,19 @@ class Guarantee:
         self.changes.restore()
         return spent / repeats
 
+    @contextmanager
+    def _every_version(self) -> Iterator[None]:
+        """Have torch compile what is timed as compiled, however often, or raise an error."""
+        if not self.compiles:
+            yield
+            return
+        import torch._dynamo  # torch imports it with the first torch.compile
+
+        with torch._dynamo.config.patch(
+            recompile_limit=MOST_VERSIONS, fail_on_recompile_limit_hit=True
+        ):
+            yield
+
     def _callable(self, module: nn.Module) -> Any:
         """`module` as it is called for the baseline."""
         if self.baseline != "compile":
@@ -293,6 +315,18 @@ class Guarantee:
         if module not in self._compiled:
             self._compiled[module] = torch.compile(module)
         return self._compiled[module]
+
+    def _start_compiling(self) -> None:
+        """Forget what was compiled for other layers, whose guards each call would go through.
+
+        Torch keeps what it compiles by the code of a forward, eight versions of it, and runs the
+        ninth as it is: with other layers in the model's places each subset is one.
+        """
+        if self.compiles:
+            import torch._dynamo  # torch imports it with the first torch.compile
+
+            self._compiled.clear()
+            torch._dynamo.reset()
 
     def _call_other(self, example: Example) -> Callable[[], object]:
         """A call of the dense model in channels_last."""

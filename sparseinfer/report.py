@@ -29,6 +29,8 @@ __all__ = ["Candidate", "LayerReport", "Report", "Whole", "describe", "report", 
 _ATTRIBUTE = "_sparseinfer_report"
 DENSE = "dense"
 
+_UNTIMED = "Nothing was timed: pass example_inputs to have layers and model measured."
+
 
 @dataclass
 class Candidate:
@@ -137,7 +139,8 @@ class Report:
     """The report of a model: `layers`, and how they were timed.
 
     `whole` is None where the whole model was not timed. `measured` and `kept` count the comparisons
-    that were measured, and those that the tuning cache had.
+    that were measured, and those that the tuning cache had. `examples` tells whether there were
+    example inputs to time anything with.
 
     Example:
         >>> Report(layers=[]).sentence
@@ -152,6 +155,7 @@ class Report:
     whole: Whole | None = None
     measured: int = 0
     kept: int = 0
+    examples: bool = True
 
     @property
     def totals(self) -> dict[str, Any]:
@@ -192,11 +196,16 @@ class Report:
         modelled = any(layer.timing == "modelled" for layer in self.layers)
         if self.whole is not None and (self.whole.speedup or self.whole.reverted):
             return f"{text}{self._outcome(self.whole)}"
+        untimed = "" if self.examples else f" {_UNTIMED}"
+        if self.device == "meta":
+            return (
+                f"{text}: the model is on the meta device, where weights have shapes and no "
+                "values; try converting it once they are loaded."
+            )
         if totals["sparse_layers"] == 0:
-            why = " Without example_inputs nothing was timed." if modelled else ""
-            return f"{text}, so the model is as fast as it was.{why}"
+            return f"{text}, so the model is as fast as it was.{untimed}"
         if totals["ratio"] is None:
-            return f"{text}; none of them was timed."
+            return f"{text}; none of them was timed.{untimed}"
         share = f"{totals['ratio']:.2f} of the dense time ({1 / totals['ratio']:.2f}x)"
         if modelled:
             return (

@@ -370,7 +370,9 @@ def test_without_example_inputs_nothing_is_timed_and_it_says_so(clock: Clock) ->
     assert clock.now == 0.0 and found.whole is None and found.measured == 0
     assert "without example_inputs nothing was timed" in found.sentence
     kept = report_of(convert_to_sparse(Net(clock)))
-    assert kept.sentence.endswith("Without example_inputs nothing was timed.")
+    assert kept.sentence.endswith(
+        "Nothing was timed: pass example_inputs to have layers and model measured."
+    )
 
 
 def test_the_time_is_bounded(clock: Clock) -> None:
