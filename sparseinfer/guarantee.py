@@ -96,10 +96,7 @@ class Guarantee:
             if self.changes:  # the copy has a state of its own, and examples of its own
                 self._moved = {id(own): tree_map(_channels_last, own) for own, _ in self.examples}
                 self.changes += run_on(other, list(self._moved.values()))
-        try:
-            self.baseline = self._faster_format() if baseline == "auto" else baseline
-        finally:
-            self.changes.restore()
+        self.baseline = self._faster_format() if baseline == "auto" else baseline
 
     def keep(
         self, swaps: dict[nn.Module, Replacement], layers: Mapping[nn.Module, LayerReport],
@@ -118,7 +115,6 @@ class Guarantee:
             with self._every_version():
                 return self._keep(swaps, layers)
         finally:
-            self.changes.restore()
             self._start_compiling()
 
     def _keep(
@@ -126,7 +122,7 @@ class Guarantee:
     ) -> Whole:
         whole = Whole(self.baseline, TOLERANCE)
         in_place: dict[nn.Module, Comparison] = {}
-        with evaluating(self.model), random_state_kept(self.model), lend(self.model, swaps) as put:
+        with self._undisturbed(), lend(self.model, swaps) as put:
             while swaps:
                 self._start_compiling()
                 seen = [self._check(put, swaps, layers, example) for example, _ in self.examples]
@@ -258,7 +254,7 @@ class Guarantee:
         """The faster of `eager` and `channels_last`, by the lower bound of the latter's gain."""
         if all(parameter.dim() != 4 for parameter in self.model.parameters()):
             return "eager"
-        with evaluating(self.model), random_state_kept(self.model):
+        with self._undisturbed():
             parts = [
                 (
                     share,
@@ -294,6 +290,15 @@ class Guarantee:
             spent += time.perf_counter() - start
         self.changes.restore()
         return spent / repeats
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Evaluation mode; what the calls within change is put back before training flags are."""
+        with evaluating(self.model), random_state_kept(self.model):
+            try:
+                yield
+            finally:
+                self.changes.restore()
 
     @contextmanager
     def _every_version(self) -> Iterator[None]:
