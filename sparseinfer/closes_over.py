@@ -15,7 +15,14 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["Rebinding", "holders", "holds_compiled", "is_compiled", "rebind_references"]
+__all__ = [
+    "Rebinding",
+    "held_layers",
+    "holders",
+    "holds_compiled",
+    "is_compiled",
+    "rebind_references",
+]
 
 _MOST_DEEP = 12
 """Functions within functions that are followed; decorators nest a few."""
@@ -61,6 +68,30 @@ def holds_compiled(model: nn.Module) -> bool:
     ):
         return True
     return any(is_compiled(own) for _, value in _attributes(model) for own in _within(value))
+
+
+def held_layers(model: nn.Module, inplace: bool) -> dict[nn.Module, str]:
+    """Modules that functions on `model` go on calling whatever takes their place, and which do.
+
+    Those are modules that a bound method belongs to; and where nothing is copied, all that a
+    function holds.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2))
+        >>> model.first = model[0].forward
+        >>> held_layers(model, inplace=False) == {model[0]: "first"}
+        True
+    """
+    found: dict[nn.Module, str] = {}
+    for name, value in _attributes(model):
+        for own in _within(value):
+            if isinstance(own, types.MethodType):
+                own = own.__self__
+            elif not inplace:
+                continue
+            if isinstance(own, nn.Module):
+                found.setdefault(own, name)
+    return found
 
 
 class Rebinding:
@@ -116,6 +147,8 @@ class Rebinding:
 def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Names and values of the modules' attributes, hooks among them, that may hold functions."""
     for path, module in model.named_modules():
+        if type(module).__name__ == "OptimizedModule":  # it compiles anew what it holds
+            continue
         for key, value in vars(module).items():
             if key not in ("_parameters", "_buffers", "_modules") and not isinstance(
                 value, nn.Module

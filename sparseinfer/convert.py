@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sparseinfer.candidates import platform
+from sparseinfer.closes_over import held_layers
 from sparseinfer.decide import Decider
 from sparseinfer.device_time import EventTimer, GraphTimer, Timer
 from sparseinfer.formats import check_format
@@ -141,6 +142,12 @@ def convert_to_sparse(
         layers = scan(
             model, None if example_inputs is None else separate_attentions(model, example_inputs)
         )
+        held = held_layers(model, inplace)
+        for layer in layers:
+            if layer.module in held and not layer.blocked:
+                layer.blocked = (
+                    f"{held[layer.module]}, a function on the model, would go on calling it"
+                )
         if example_inputs is None:
             _leave_what_is_read(model, layers)
         modules = [layer.module for layer in layers if not layer.blocked]

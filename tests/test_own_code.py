@@ -128,6 +128,38 @@ def test_functions_on_the_model_run_its_own_layers(
         assert _ran(model) == 0
 
 
+def _method() -> nn.Module:
+    model = _network()
+    first, model.first = model[0], model[0].forward
+    model.forward = lambda x: model[2](model.first(x))
+    assert first is model[0]
+    return model
+
+
+@pytest.mark.parametrize("examples", [True, False])
+@pytest.mark.parametrize(("make", "inplace", "sparse"), [
+    (_default, True, 0), (_default, False, None), (_hook, True, 1), (_hook, False, None),
+    (_method, True, 1), (_method, False, 1),
+])  # fmt: skip
+def test_layers_that_functions_hold_stay_dense(
+    make: Callable[[], nn.Module], inplace: bool, sparse: int | None, examples: bool
+) -> None:
+    model = make()
+    expected = model(X)
+    converted = convert_to_sparse(
+        model, example_inputs=X if examples else None, min_speedup=0, inplace=inplace, budget_s=2,
+        cache=False,
+    )  # fmt: skip
+    said = {id(layer) for layer in converted.modules() if isinstance(layer, SparseLinear)}
+    if sparse is not None:
+        assert len(said) == sparse
+    ran: set[int] = set()
+    for module in converted.modules():
+        module.register_forward_hook(lambda layer, *_: ran.add(id(layer)))
+    torch.testing.assert_close(converted(X), expected, rtol=1e-4, atol=1e-4)
+    assert said <= ran and len(said) == _said(converted)
+
+
 @pytest.mark.parametrize("examples", [True, False])
 def test_compiled_functions_are_refused_unless_in_place(examples: bool) -> None:
     def make() -> Any:
