@@ -20,6 +20,7 @@ from sparseinfer.clock import BUSY
 from sparseinfer.device_time import Rotation, Timer, cache_bytes, copies_for
 from sparseinfer.dispatch import prepare
 from sparseinfer.kinds import kind_named
+from sparseinfer.linear import NARROW
 from sparseinfer.measure import CONFIDENCE, Comparison, weigh
 from sparseinfer.modules import SparseLinear
 from sparseinfer.observe import Input, Observation
@@ -28,7 +29,7 @@ from sparseinfer.plausible import Side, beyond_zeros
 from sparseinfer.rates import CONTENDERS
 from sparseinfer.replace import Replacement
 from sparseinfer.report import Candidate, LayerReport, describe
-from sparseinfer.scan import Layer
+from sparseinfer.scan import Layer, brief
 from sparseinfer.tuning import Tuner
 from sparseinfer.weights import build_dense, by_outputs
 
@@ -90,8 +91,17 @@ class Decider:
         return self.until - self.tuner.clock.wall()
 
     def decide(self, layer: Layer) -> tuple[Replacement | None, LayerReport]:
-        """The sparse replacement of `layer`, None where it stays dense, and the reason."""
+        """The sparse replacement of `layer`, None where it stays dense, and the reason.
+
+        An error in packing or timing it is such a reason.
+        """
         self.layers = max(0, self.layers - 1)
+        try:
+            return self._decide(layer)
+        except Exception as error:
+            return None, describe(layer, reason=f"it could not be measured: {brief(error)}")
+
+    def _decide(self, layer: Layer) -> tuple[Replacement | None, LayerReport]:
         result = describe(layer, reason=self._untried(layer))
         if result.reason:
             return None, result
@@ -105,7 +115,7 @@ class Decider:
         met = self._tokens_met(layer)
         for name in self.formats or names:
             fewest = 0 if self.generates else min(met, default=0)
-            params = pack_params(layer, name, fewest, self.value_type)
+            params = pack_params(layer, name, fewest, self._value_type(layer))
             candidate, sparse = _pack(layer, dense, name, params, met)
             result.candidates.append(candidate)
             if sparse is None:
@@ -128,16 +138,20 @@ class Decider:
             return layer.blocked
         if platform(layer.device) not in _PLATFORMS:
             return f"its weight is on {layer.device.type}, where no kernel runs"
-        if platform(layer.device) == "cpu" and layer.dtype is not torch.float32:
+        if platform(layer.device) == "cpu" and layer.dtype not in (torch.float32, *NARROW):
             return f"its weight is {_name(layer.dtype)}, and the CPU kernels compute in float32"
         if self.observation is not None:
             met = {given.dtype for given in self.observation.inputs[layer.module]}
-            if met - {layer.dtype}:
+            if met - {layer.dtype, *_autocast_types(layer.device)}:
                 names = ", ".join(sorted(_name(dtype) for dtype in met))
                 return f"its inputs are {names}, and its weight is {_name(layer.dtype)}"
         if layer.nnz == layer.numel and self.min_speedup > 0 and self.formats is None:
             return "it has no zeros"
         return ""
+
+    def _value_type(self, layer: Layer) -> str:
+        """That of panel's values: bfloat16 holds all there is in a weight of that type."""
+        return "bfloat16" if layer.dtype is torch.bfloat16 else self.value_type
 
     def _tokens_met(self, layer: Layer) -> set[int]:
         """Every N that a linear layer was seen with; none where that is not known."""
@@ -189,10 +203,14 @@ class Decider:
                 self._measure(layer, dense, sparse, candidate, result, met)
             else:
                 candidate.reason = "the example inputs never reach it, so it could not be measured"
-        elif platform(layer.device) == "cpu" and candidate.format in CONTENDERS:
+        elif platform(layer.device) != "cpu":
+            candidate.reason = (
+                f"there is no cost model for {layer.device.type}: pass example_inputs"
+            )
+        elif candidate.format in CONTENDERS and layer.dtype is torch.float32:
             self._model(layer, candidate, result)
         else:
-            unknown = candidate.format if layer.device.type == "cpu" else layer.device.type
+            unknown = candidate.format if layer.dtype is torch.float32 else _name(layer.dtype)
             candidate.reason = f"there is no cost model for {unknown}: pass example_inputs"
 
     def _measure(
@@ -363,16 +381,24 @@ def _pack(
     kind = kind_named(layer.kind)
     try:
         pattern = params if name == "nm" else {}
+        on_cpu = platform(layer.device) == "cpu"
+        # The CPU kernels compute in float32; inputs and outputs have the layer's type.
+        dtype = torch.float32 if on_cpu else layer.dtype
         problem = registry.Problem(
-            kind.op, name, layer.device, layer.dtype, groups=layer.groups, **pattern
+            kind.op, name, layer.device, dtype, groups=layer.groups, **pattern
         )
         registry.select(problem)
+        if layer.dtype is not dtype:
+            dense = copy.deepcopy(dense).float()
         sparse = kind.sparse.from_dense(dense, name, **params).eval()
+        if layer.dtype is not dtype:
+            sparse.to(layer.dtype)
         if platform(layer.device) == "cuda" and isinstance(sparse, SparseLinear):
             for tokens in sorted(met):
                 prepare(sparse.packed, "linear", layer.dtype, tokens, sparse.bias is not None)
-    except (RuntimeError, TypeError, ValueError) as refusal:
-        return Candidate(name, reason=str(refusal).splitlines()[0]), None
+    except (MemoryError, RuntimeError, TypeError, ValueError) as refusal:
+        said = str(refusal).splitlines() or [type(refusal).__name__]
+        return Candidate(name, reason=said[0]), None
     held = sum(own.numel() for own in sparse.buffers())
     return Candidate(name, packed_bytes=held, params=dict(params)), sparse
 
@@ -416,6 +442,13 @@ def _beside(layer: Layer, format: str, tokens: int) -> int:
     if tokens >= MANY_TOKENS and layer.dtype is not torch.float32:  # cuSPARSELt's own form
         made += layer.numel * layer.dtype.itemsize * 9 // 16
     return made
+
+
+def _autocast_types(device: torch.device) -> tuple[torch.dtype, ...]:
+    """What a float32 layer may meet on a device beside its own type, as things are now."""
+    if not torch.is_autocast_enabled(device.type):
+        return ()
+    return (torch.float32, torch.get_autocast_dtype(device.type))
 
 
 def _tokens(dense: nn.Module, given: Input, layer: Layer) -> int:

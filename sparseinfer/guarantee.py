@@ -10,26 +10,27 @@ import hashlib
 import json
 import logging
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.random import fork_rng
 from torch.utils._pytree import tree_flatten, tree_map
 
 from sparseinfer.clock import Watch
+from sparseinfer.closes_over import holds_compiled
 from sparseinfer.device_time import capture
 from sparseinfer.measure import FEWEST, LOOKS, Comparison, conclude, nothing, weigh
-from sparseinfer.observe import Example
+from sparseinfer.observe import Example, run_on
 from sparseinfer.occupancy import bucket
 from sparseinfer.plausible import beyond_layers
 from sparseinfer.replace import Replacement, lend, replace
 from sparseinfer.report import DENSE, LayerReport, Whole
 from sparseinfer.scan import evaluating
+from sparseinfer.state import Changes, random_state_kept
 from sparseinfer.tuning import Problem, Tuner
 
 __all__ = ["BASELINES", "TOLERANCE", "Guarantee", "fingerprint"]
@@ -57,6 +58,10 @@ DENSE_BUDGET_S = 0.05
 IN_PLACE_BUDGET_S = 3.0
 """Seconds to time the layers inside the model."""
 
+MOST_VERSIONS = 64
+"""Of one forward that torch.compile keeps while a subset of the layers is timed: dense and sparse,
+with fixed and with dynamic shapes of each example."""
+
 MOST_EXAMPLES = 4
 """Distinct examples that the model is timed at: the largest."""
 
@@ -78,9 +83,10 @@ class Guarantee:
 
     def __init__(
         self, model: nn.Module, examples: Sequence[Example], tuner: Tuner, baseline: str,
-        min_speedup: float,
+        min_speedup: float, changes: Changes | None = None,
     ) -> None:  # fmt: skip
         self.model = model
+        self.changes = changes or Changes([])
         self.examples = _distinct(examples)
         self.tuner = tuner
         self.required = min(1.0, min_speedup) * (1 - TOLERANCE)
@@ -88,9 +94,14 @@ class Guarantee:
         self._other: nn.Module | None = None
         self._tick: Callable[[], None] = nothing
         self._compiled: dict[nn.Module, Any] = {}
+        self.compiles = baseline == "compile" or holds_compiled(model)
+        self._moved: dict[int, Example] = {}
         if baseline in ("channels_last", "auto"):
             other: Any = replace(model, {})
             self._other = other.to(memory_format=torch.channels_last).eval()
+            if self.changes:  # the copy has a state of its own, and examples of its own
+                self._moved = {id(own): tree_map(_channels_last, own) for own, _ in self.examples}
+                self.changes += run_on(other, list(self._moved.values()))
         self.baseline = self._faster_format() if baseline == "auto" else baseline
 
     def keep(
@@ -106,10 +117,20 @@ class Guarantee:
         `swaps`; they tell what went. `tick` is called often, but never while something is timed.
         """
         self._tick = tick
+        try:
+            with self._every_version():
+                return self._keep(swaps, layers)
+        finally:
+            self._start_compiling()
+
+    def _keep(
+        self, swaps: dict[nn.Module, Replacement], layers: Mapping[nn.Module, LayerReport]
+    ) -> Whole:
         whole = Whole(self.baseline, TOLERANCE)
         in_place: dict[nn.Module, Comparison] = {}
-        with evaluating(self.model), fork_rng(devices=[]), lend(self.model, swaps) as put:
+        with self._undisturbed(), lend(self.model, swaps) as put:
             while swaps:
+                self._start_compiling()
                 seen = [self._check(put, swaps, layers, example) for example, _ in self.examples]
                 shares = [share for _, share in self.examples]
                 whole.take(weigh(list(zip(shares, seen, strict=True))))
@@ -168,6 +189,7 @@ class Guarantee:
             self._budget_s(),
             self.required,
             (lambda: enter({}), lambda: enter(swaps)),
+            self._sample,
             implausible=lambda found: beyond_layers(
                 found, [layers[module].speedup or 0.0 for module in swaps]
             ),
@@ -219,6 +241,7 @@ class Guarantee:
         def run(replacements: Swaps) -> None:
             current = put(replacements)
             for (args, kwargs), _ in self.examples:
+                self.changes.restore()
                 current(*args, **kwargs)
 
         rounds: _Rounds = {module: [] for module in swaps}
@@ -257,11 +280,12 @@ class Guarantee:
         """Milliseconds of a pass of the dense model, the least of a few, over its examples."""
         clock = self.tuner.clock
         total = 0.0
-        with evaluating(self.model), fork_rng(devices=[]):
+        with self._undisturbed():
             for (args, kwargs), share in self.examples:
                 seconds: list[float] = []
                 end = clock.wall() + DENSE_BUDGET_S
                 while len(seconds) < FEWEST or (clock.wall() < end and len(seconds) < LOOKS[-1]):
+                    self.changes.restore()
                     self.tuner.synchronize()
                     start = clock.wall()
                     self.model(*args, **kwargs)
@@ -274,7 +298,7 @@ class Guarantee:
         """The faster of `eager` and `channels_last`, by the lower bound of the latter's gain."""
         if all(parameter.dim() != 4 for parameter in self.model.parameters()):
             return "eager"
-        with evaluating(self.model), fork_rng(devices=[]):
+        with self._undisturbed():
             parts = [
                 (
                     share,
@@ -286,11 +310,52 @@ class Guarantee:
                         ),
                         self._budget_s(),
                         threshold=1.0,
+                        sample=self._sample,
                     ),
                 )
                 for example, share in self.examples
             ]
         return "channels_last" if weigh(parts).low > 1.0 else "eager"
+
+    @property
+    def _sample(self) -> Callable[[Callable[[], object], int], float] | None:
+        """What times a model whose calls change it or their inputs; None for any other."""
+        return self._sample_restored if self.changes else None
+
+    def _sample_restored(self, call: Callable[[], object], repeats: int) -> float:
+        """Seconds of a call that meets what the first one met; to put that back is not counted."""
+        spent = 0.0
+        for _ in range(repeats):
+            self.changes.restore()
+            self.tuner.synchronize()
+            start = self.tuner.clock.wall()
+            call()
+            self.tuner.synchronize()
+            spent += self.tuner.clock.wall() - start
+        self.changes.restore()
+        return spent / repeats
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Evaluation mode; what the calls within change is put back before training flags are."""
+        with evaluating(self.model), random_state_kept(self.model):
+            try:
+                yield
+            finally:
+                self.changes.restore()
+
+    @contextmanager
+    def _every_version(self) -> Iterator[None]:
+        """Have torch compile what is timed as compiled, however often, or raise an error."""
+        if not self.compiles:
+            yield
+            return
+        import torch._dynamo  # torch imports it with the first torch.compile
+
+        with torch._dynamo.config.patch(
+            recompile_limit=MOST_VERSIONS, fail_on_recompile_limit_hit=True
+        ):
+            yield
 
     def _callable(self, module: nn.Module) -> Any:
         """`module` as it is called for the baseline."""
@@ -300,11 +365,23 @@ class Guarantee:
             self._compiled[module] = torch.compile(module)
         return self._compiled[module]
 
+    def _start_compiling(self) -> None:
+        """Forget what was compiled for other layers, whose guards each call would go through.
+
+        Torch keeps what it compiles by the code of a forward, eight versions of it, and runs the
+        ninth as it is: with other layers in the model's places each subset is one.
+        """
+        if self.compiles:
+            import torch._dynamo  # torch imports it with the first torch.compile
+
+            self._compiled.clear()
+            torch._dynamo.reset()
+
     def _call_other(self, example: Example) -> Callable[[], object]:
         """A call of the dense model in channels_last."""
         other = self._other
         assert other is not None
-        args, kwargs = tree_map(_channels_last, example)
+        args, kwargs = self._moved.get(id(example)) or tree_map(_channels_last, example)
         return lambda: other(*args, **kwargs)
 
     def _budget_s(self) -> float:

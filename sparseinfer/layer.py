@@ -36,8 +36,9 @@ class SparseLayer(nn.Module):
 
     `packed` is a uint8 buffer, so `state_dict`, `deepcopy` and pickle work as for any module; a
     state_dict with a dense `weight` loads too. It is validated when it is loaded and before a
-    kernel first reads it. Moves between floating-point types (`half()`) reach the bias only.
-    `activation` (a name of `sparseinfer.ops.ACTIVATIONS`) is applied by the kernel; `weight_shape`
+    kernel first reads it. Moves between floating-point types (`half()`) reach the bias, and the
+    type that the weight is read in; the packed values stay as they are. `activation` (a name of
+    `sparseinfer.ops.ACTIVATIONS`) is applied by the kernel; `weight_shape`
     is the dense weight's shape, `packed_shape` the packed one's. Where the two differ, a class
     overrides `_arranged` and `_restored`; `outputs` then counts elements of the bias.
     """
@@ -75,6 +76,8 @@ class SparseLayer(nn.Module):
         self.register_buffer("packed", packed)
         zeros = torch.zeros(outputs or weight_shape[0], dtype=torch.float32, device=packed.device)
         self.register_parameter("bias", nn.Parameter(zeros) if bias else None)
+        # Moves between types reach it as they would reach the weight, which has its type.
+        self._typed = torch.empty(0, dtype=torch.float32, device=packed.device)
 
     @classmethod
     def from_dense(
@@ -223,11 +226,11 @@ class SparseLayer(nn.Module):
         return nn.Sequential(dense, activation_module(self.activation)).train(self.training)
 
     def _value_type(self) -> torch.dtype:
-        """The type of the weight that the packed one was, as far as the buffer tells."""
-        # panel rounds its values and computes in float32.
+        """The type of the weight: that of the packed values where the kernels compute in it."""
+        # panel and csr compute in float32 whatever the type of the layer.
         if self._is_valid() and self.format in ("nm", "bsr"):
             return self.handle.dtype
-        return torch.float32
+        return self._typed.dtype
 
     def extra_repr(self) -> str:
         text = f"{self._geometry()}, bias={self.bias is not None}"
@@ -286,11 +289,15 @@ class SparseLayer(nn.Module):
 
     def _apply(self: _Layer, fn: Callable[..., Any], recurse: bool = True) -> _Layer:
         super()._apply(fn, recurse)
+        self._typed = fn(self._typed)
         self._own_packed()
         return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        if "_typed" not in vars(self):  # pickled by an earlier version
+            like = self.bias if self.bias is not None else torch.empty(0, dtype=torch.float32)
+            self._typed = like.detach().new_empty(0)
         self._own_packed()
         if self._is_real():
             self._buffers["packed"] = _copied(self.packed)

@@ -113,7 +113,7 @@ def _empty(module: nn.Module) -> SparseLayer | None:
     of_bias = None if bias is None else zeros.new_zeros(bias.shape, dtype=bias.dtype)
     # csr stores any shape; what is loaded brings its own format.
     layer = kind.sparse.from_dense(build_dense(module, zeros, of_bias), "csr")
-    return layer.to(weight.device).train(module.training)
+    return layer.to(weight.device, weight.dtype).train(module.training)
 
 
 def _empty_projections(
@@ -144,7 +144,7 @@ def _empty_recurrent(module: nn.RNNBase) -> SparseRecurrent:
     biases = {name: zeros.new_zeros(gates) for name in names(module, "bias")}
     cls = next(cls for cls in RECURRENT if isinstance(module, cls.dense_type))
     layer = cls.from_dense(rebuild(module, zeros, biases), "csr")
-    return layer.to(weight.device).train(module.training)
+    return layer.to(weight.device, weight.dtype).train(module.training)
 
 
 def _read(path: Path, kept: bool) -> Any:

@@ -140,7 +140,8 @@ def _fours(kept: Tensor) -> Tensor:
 
     Four booleans are the bytes of one integer, whose product with 0x01010101 has their sum on top.
     """
-    whole = kept[:, : kept.shape[1] // 4 * 4].contiguous()
+    # A clone has plain strides; of one row, torch calls any stride contiguous, and views by it.
+    whole = kept[:, : kept.shape[1] // 4 * 4].clone(memory_format=torch.contiguous_format)
     return (whole.view(torch.int32) * 0x01010101) >> 24
 
 

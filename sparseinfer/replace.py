@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from sparseinfer.attention import (
@@ -17,11 +17,13 @@ from sparseinfer.attention import (
     leave_fast_paths,
     plain_attention,
 )
+from sparseinfer.closes_over import Rebinding, rebind_references
 from sparseinfer.modules import SparseLayer
 from sparseinfer.projections import Projection, projections
 from sparseinfer.recurrent import SparseRecurrent
 from sparseinfer.recurrent_weights import names
-from sparseinfer.scan import evaluating
+from sparseinfer.scan import brief, evaluating
+from sparseinfer.state import reachable_tensors
 from sparseinfer.weights import build_dense
 
 __all__ = ["HOOKS", "Replacement", "lend", "replace"]
@@ -51,7 +53,11 @@ def replace(
 
     Hooks and the user's own attributes move to the replacement; pruning's masks do not. Without
     `inplace` the model is deep-copied, and its replaced layers are not: their dense weights exist
-    once. Replacements of an attention's projections replace the attention.
+    once. Functions that hold modules of the model are copied too, tensors that a backward pass led
+    to are copied without it. Replacements of an attention's projections replace the attention.
+
+    Raises:
+        TypeError: the model cannot be copied.
 
     Example:
         >>> layer = nn.Linear(4, 4)
@@ -104,7 +110,15 @@ def _inplace(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Modul
         for name, child in parent._modules.items():
             if child is not None and child in swaps:
                 parent._modules[name] = swaps[child]
+                _compile_again(parent)
     return swaps.get(model, model)
+
+
+def _compile_again(parent: nn.Module) -> None:
+    """Let what torch.compile made of one layer run the layer that it holds now."""
+    if type(parent).__name__ == "OptimizedModule":
+        compiled: Any = parent
+        compiled._initialize()
 
 
 def _copied(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module:
@@ -114,10 +128,24 @@ def _copied(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module
         if (bias := _shared_bias(dense, sparse)) is not None:
             own = sparse.get_parameter("bias").requires_grad_(bias.requires_grad)
             sparse.register_parameter("bias", memo.setdefault(id(bias), own))
-    with _copyable(model, swaps):
+    left_behind = {id(value) for dense in swaps for value in vars(dense).values()}
+    for tensor in reachable_tensors(model):
+        if tensor.grad_fn is not None and id(tensor) not in left_behind:
+            # Masked weights, computed anew at the next forward, and activations that were kept:
+            # deepcopy refuses both.
+            memo.setdefault(id(tensor), tensor.detach().clone())
+    rebinding = Rebinding(model, memo)
+    try:
         result = copy.deepcopy(model, memo)
+        rebinding.fill()
         for dense, sparse in swaps.items():
             _carry_over(dense, sparse, copy.deepcopy(_portable(dense, sparse), memo))
+    except (RuntimeError, TypeError, copy.Error) as error:
+        raise TypeError(
+            "expected a model that copy.deepcopy can copy, got one that holds what it cannot "
+            f"({brief(error)}); try inplace=True, which copies nothing"
+        ) from error
+    rebind_references(result, lambda module: memo.get(id(module)))
     return result
 
 
@@ -175,6 +203,7 @@ def lend(
             setattr(module, switch, value)
         for parent, name, dense in places:
             parent._modules[name] = now.get(dense, dense)
+            _compile_again(parent)
         result = now.get(model, model)
         leave_fast_paths(result)
         return result
@@ -228,24 +257,3 @@ def _drop_masks(module: nn.Module) -> None:
     for number, hook in list(module._forward_pre_hooks.items()):
         if isinstance(hook, prune.BasePruningMethod):
             del module._forward_pre_hooks[number]
-
-
-@contextmanager
-def _copyable(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> Iterator[None]:
-    """Detach for a while what deepcopy refuses: the masked weights that pruning's hooks keep.
-
-    They are computed anew at the next forward, in the model and in its copy.
-    """
-    held: list[tuple[dict[str, Any], str, Tensor]] = []
-    for module in model.modules():
-        attributes = vars(module)
-        for key, value in attributes.items():
-            if module not in swaps and isinstance(value, Tensor) and value.grad_fn is not None:
-                held.append((attributes, key, value))
-    try:
-        for attributes, key, value in held:
-            attributes[key] = value.detach()
-        yield
-    finally:
-        for attributes, key, value in held:
-            attributes[key] = value

@@ -36,6 +36,8 @@ DENSE = "dense"
 _DERIVED = ("totals", "sentence", "warning", "rows")
 """What `Report.to_dict` tells beside the fields."""
 
+_UNTIMED = "Nothing was timed: pass example_inputs to have layers and model measured."
+
 
 @dataclass
 class Candidate:
@@ -155,7 +157,8 @@ class Report:
     `whole` is None where the whole model was not timed. `measured` and `kept` count the comparisons
     that were measured, and those that the tuning cache had. `busy` is the share of the measured
     time in which other programs had the processor, `load` the system's load average then, and
-    `doubted` how many comparisons are in doubt, none of which is kept.
+    `doubted` how many comparisons are in doubt, none of which is kept. `examples` tells whether
+    there were example inputs to time anything with.
 
     Example:
         >>> Report(layers=[]).sentence
@@ -173,6 +176,7 @@ class Report:
     busy: float = 0.0
     load: float | None = None
     doubted: int = 0
+    examples: bool = True
 
     @property
     def totals(self) -> dict[str, Any]:
@@ -213,11 +217,16 @@ class Report:
         modelled = any(layer.timing == "modelled" for layer in self.layers)
         if self.whole is not None and (self.whole.speedup or self.whole.reverted):
             return f"{text}{outcome(self.whole)}"
+        untimed = "" if self.examples else f" {_UNTIMED}"
+        if self.device == "meta":
+            return (
+                f"{text}: the model is on the meta device, where weights have shapes and no "
+                "values; try converting it once they are loaded."
+            )
         if totals["sparse_layers"] == 0:
-            why = " Without example_inputs nothing was timed." if modelled else ""
-            return f"{text}, so the model is as fast as it was.{why}"
+            return f"{text}, so the model is as fast as it was.{untimed}"
         if totals["ratio"] is None:
-            return f"{text}; none of them was timed."
+            return f"{text}; none of them was timed.{untimed}"
         share = f"{totals['ratio']:.2f} of the dense time ({1 / totals['ratio']:.2f}x)"
         if modelled:
             return (

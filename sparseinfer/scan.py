@@ -32,7 +32,7 @@ from sparseinfer.weights import (
     unusual_tensors,
 )  # fmt: skip
 
-__all__ = ["Layer", "evaluating", "scan"]
+__all__ = ["Layer", "brief", "evaluating", "scan"]
 
 _LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
 
@@ -129,15 +129,38 @@ def scan(model: nn.Module, apart: Collection[nn.Module] | None = None) -> list[L
     layers = []
     with evaluating(model):
         for module, names in tree.names.items():
-            if isinstance(module, nn.MultiheadAttention):
-                layers += _attention(module, tree, apart)
-            elif tree.is_out_projection(module) or isinstance(module, SparseLayer):
-                continue
-            elif kind := kind_of(module):
-                layers.append(_facts(module, kind.name, names, _blocked(module, kind, tree)))
-            else:
-                layers += _without_kernel(module, names)
+            try:
+                layers += _layers_of(module, names, tree, apart)
+            except Exception as error:  # of a stranger's class: one layer stops no model
+                kind = type(module).__name__.lower()
+                layers.append(
+                    _unreadable(module, kind, names, f"it cannot be read: {brief(error)}")
+                )
     return layers
+
+
+def _layers_of(
+    module: nn.Module, names: list[str], tree: _Tree, apart: Collection[nn.Module] | None
+) -> list[Layer]:
+    if isinstance(module, nn.MultiheadAttention):
+        return _attention(module, tree, apart)
+    if tree.is_out_projection(module) or isinstance(module, SparseLayer):
+        return []
+    kind = kind_of(module)
+    if kind is None:
+        return list(_without_kernel(module, names))
+    return [_facts(module, kind.name, names, _blocked(module, kind, tree))]
+
+
+def brief(error: BaseException) -> str:
+    """The class of an exception and the first line of what it says.
+
+    Example:
+        >>> brief(ValueError("expected 1, got 2"))
+        'ValueError: expected 1, got 2'
+    """
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
 class _Tree:

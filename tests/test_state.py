@@ -299,7 +299,8 @@ def test_narrow_types_compute_in_float32(dtype: torch.dtype, activation: str, ki
     sparse: Any = cls.from_dense(dense, activation=activation)
     narrow = copy.deepcopy(sparse).to(dtype)
     assert narrow.packed.dtype is torch.uint8 and narrow.bias.dtype is dtype
-    assert torch.equal(narrow.weight, sparse.weight)
+    assert torch.equal(narrow.weight, sparse.weight.to(dtype))
+    assert torch.equal(narrow.dense_weight(), sparse.dense_weight())
     sparse.bias.data = narrow.bias.data.float()
     given = x.to(dtype).requires_grad_()
     y = narrow(given)
