@@ -115,8 +115,8 @@ int main() {
       check_linear(row, info, 64, 4096, 8 * (24 * 6 + 1), layout, 2, 73);
       if (info.format == SI_FORMAT_PANEL) continue;  // of fewer than 2^16 columns
       // Tokens of which scratch holds a few vectors, or less than one.
-      check_linear(row, info, 4, 100000, 40, layout, 1, 40);
-      check_linear(row, info, 4, 600000, 9, layout, 2, 1);
+      check_linear(row, info, 2, 100000, 40, layout, 1, 40);
+      check_linear(row, info, 2, 1100000, 5, layout, 2, 1);
     }
     check_recurrent(row, info);
   }
