@@ -80,8 +80,10 @@ __all__ = [
     "load_sparse",
     "load_sparse_into",
     "pack",
+    "release_scratch",
     "report",
     "save_sparse",
+    "scratch_bytes",
     "to_dense",
     "unpack",
 ]

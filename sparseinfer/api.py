@@ -9,6 +9,7 @@ from sparseinfer.load import load_converted
 from sparseinfer.modules import SparseConv1d, SparseConv2d, SparseLinear
 from sparseinfer.recurrent import SparseGRU, SparseLSTM, SparseRNN
 from sparseinfer.report import LayerReport, Report, report
+from sparseinfer.scratch import release_scratch, scratch_bytes
 from sparseinfer.to_dense import to_dense
 from sparseinfer.transposed import SparseConvTranspose1d, SparseConvTranspose2d
 
@@ -32,8 +33,10 @@ __all__ = [
     "load_sparse",
     "load_sparse_into",
     "pack",
+    "release_scratch",
     "report",
     "save_sparse",
+    "scratch_bytes",
     "to_dense",
     "unpack",
 ]

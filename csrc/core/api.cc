@@ -9,6 +9,7 @@
 #include "core/cpu.h"
 #include "core/error.h"
 #include "core/parallel.h"
+#include "core/scratch.h"
 #include "kernels/conv/conv.h"
 #include "kernels/linear/linear.h"
 #include "kernels/recurrent/recurrent.h"
@@ -94,6 +95,16 @@ const char* si_threads_backend(void) {
   const char* name = "";
   guarded([&] { name = si::parallel_backend(); });
   return name;
+}
+
+void si_release_scratch(void) {
+  guarded([] { si::release_scratch(); });
+}
+
+size_t si_scratch_bytes(void) {
+  size_t bytes = 0;
+  guarded([&] { bytes = si::scratch_bytes(); });
+  return bytes;
 }
 
 size_t si_row_count(void) { return si::row_count(); }

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <mutex>
@@ -15,7 +14,7 @@
 #include <thread>
 #include <vector>
 
-#include "core/error.h"
+#include "core/scratch.h"
 
 namespace si {
 
@@ -37,6 +36,7 @@ struct Job {
   void drain() noexcept {
     if (seats.fetch_sub(1, std::memory_order_relaxed) <= 0) return;
     try {
+      const ScratchUse use;
       for (int64_t item = next.fetch_add(1, std::memory_order_relaxed); item < items;
            item = next.fetch_add(1, std::memory_order_relaxed))
         fn(context, item);
@@ -240,24 +240,5 @@ void parallel_items(int threads, int64_t items, ItemFn fn, void* context) {
 }  // namespace detail
 
 const char* parallel_backend() { return hosted() ? backend().name.c_str() : "pool"; }
-
-float* thread_scratch(Scratch slot, int64_t floats) {
-  struct Buffer {
-    float* data = nullptr;
-    int64_t size = 0;
-    ~Buffer() { std::free(data); }
-  };
-  thread_local Buffer buffers[static_cast<int>(Scratch::kCount)];
-  Buffer& buffer = buffers[static_cast<int>(slot)];
-  if (buffer.size < floats) {
-    std::free(buffer.data);
-    buffer.size = 0;
-    const auto bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
-    buffer.data = static_cast<float*>(std::aligned_alloc(64, bytes));
-    if (buffer.data == nullptr) fail(SI_ERR_MEMORY, "out of memory: " + std::to_string(bytes) + " bytes of scratch");
-    buffer.size = floats;
-  }
-  return buffer.data;
-}
 
 }  // namespace si

@@ -26,9 +26,4 @@ void parallel_for(int threads, int64_t items, Fn&& fn) {
 // Which runtime the threads come from; decided at the first call that needs more than one thread, or here.
 const char* parallel_backend();
 
-// 64-byte aligned floats that live as long as the calling thread and only grow: no allocation once warm. `slot` tells
-// apart buffers that one thread uses at the same time. Contents are unspecified. Throws si::Error when memory ends.
-enum class Scratch { kInput = 0, kOutput = 1, kTaps = 2, kBias = 3, kGates = 4, kCount = 5 };
-float* thread_scratch(Scratch slot, int64_t floats);
-
 }  // namespace si

@@ -53,6 +53,13 @@ SI_API si_status si_isa(size_t index, si_isa_info* out);
 /* "gomp (...)": the OpenMP runtime already loaded in the process; "pool": the library's own threads. */
 SI_API const char* si_threads_backend(void);
 
+/* Kernels copy and pack into scratch that each thread keeps for its next call: at most 20 MB a thread, however large an
+ * image, a signal or a batch is (more only where 16 columns of x take more than 16 MB, or a weight has more than a
+ * million rows). si_release_scratch gives the scratch of every thread back to the system, of those at work when their
+ * call ends; any thread may call it at any time. si_scratch_bytes: what all threads hold now. */
+SI_API void si_release_scratch(void);
+SI_API size_t si_scratch_bytes(void);
+
 typedef SI_ENUM(si_op){SI_OP_LINEAR = 0, SI_OP_CONV = 1} si_op;
 typedef SI_ENUM(si_format){SI_FORMAT_CSR = 1, SI_FORMAT_PANEL = 2, SI_FORMAT_NM = 3, SI_FORMAT_BSR = 4} si_format;
 typedef SI_ENUM(si_value_type){SI_F32 = 0, SI_F16 = 1, SI_BF16 = 2} si_value_type;

@@ -7,7 +7,7 @@
 
 #include "core/cpu.h"
 #include "core/error.h"
-#include "core/parallel.h"
+#include "core/scratch.h"
 
 namespace si {
 
@@ -130,15 +130,17 @@ size_t narrow_index(int64_t n) {
 }  // namespace
 
 int TileSource::most_vectors() const {
+  // What a thread packs of x stays within its scratch.
+  const int64_t room = std::clamp<int64_t>(kScratchFloats / (shape().K() * isa_.width), 1, isa_.max_vectors);
   // A K block of x is read from near, whatever the whole of it takes.
-  if (kblock() < shape().K()) return isa_.max_vectors;
+  if (kblock() < shape().K()) return static_cast<int>(room);
   // Half of L2 holds less than it should: the weights, and what they push out, take their part.
   constexpr double kShare = 0.4;
   // One vector would wait for its own additions.
   constexpr int64_t kLeast = 2;
   const double row = static_cast<double>(shape().K() * isa_.width) * sizeof(float);
   const auto fitting = static_cast<int64_t>(kShare * static_cast<double>(l2_bytes()) / row);
-  return static_cast<int>(std::clamp<int64_t>(fitting, kLeast, isa_.max_vectors));
+  return static_cast<int>(std::min(room, std::clamp<int64_t>(fitting, kLeast, isa_.max_vectors)));
 }
 
 int64_t TileSource::narrow_width(int64_t n) const {

@@ -1,23 +1,11 @@
 #include "kernels/conv/image.h"
 
 #include <algorithm>
-#include <cstring>
-
-#include "core/error.h"
+#include <numeric>
 
 namespace si {
 
 namespace {
-
-// Taps are 32-bit offsets.
-constexpr int64_t kMaxFloats = 0x7fffffff;
-
-// a * b of two positive factors, without overflow.
-int64_t checked_floats(int64_t a, int64_t b) {
-  if (a > kMaxFloats / b)
-    fail(SI_ERR_UNSUPPORTED, "conv: expected a padded image of fewer than 2^31 values, got more; try smaller images");
-  return a * b;
-}
 
 // Floats of half a cache line.
 constexpr int64_t kHalfLine = 8;
@@ -28,83 +16,70 @@ int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit;
 
 }  // namespace
 
-bool ConvImage::can_be_apart(const ConvGeometry& geometry) {
-  // A seventh more columns are garbage at most.
-  return geometry.kw > 1 && geometry.kw <= kMostApart && round_up(geometry.ow, kHalfLine) * 7 <= geometry.ow * 8;
-}
-
-ConvImage::Axis ConvImage::axis_apart(int64_t kernel, int64_t dilation) {
+ConvImage::Axis ConvImage::axis_of(int64_t kernel, int64_t stride, int64_t dilation, int64_t outputs, bool apart) {
   Axis axis;
   axis.reach = 0;
+  // Residues of the taps' positions repeat with this period.
+  const int64_t period = stride / std::gcd(stride, dilation);
+  axis.phases.reserve(static_cast<size_t>(std::min(kernel, period)));
+  axis.plane_of.reserve(static_cast<size_t>(kernel));
+  axis.shift_of.reserve(static_cast<size_t>(kernel));
   for (int64_t tap = 0; tap < kernel; ++tap) {
-    axis.phases.push_back(tap * dilation);
-    axis.plane_of.push_back(tap);
-    axis.shift_of.push_back(0);
-  }
-  return axis;
-}
-
-ConvImage::Axis ConvImage::axis_of(int64_t kernel, int64_t stride, int64_t dilation) {
-  Axis axis;
-  axis.reach = 0;
-  for (int64_t tap = 0; tap < kernel; ++tap) {
-    const int64_t residue = tap * dilation % stride;
-    auto at = std::find(axis.phases.begin(), axis.phases.end(), residue);
-    if (at == axis.phases.end()) at = axis.phases.insert(at, residue);
-    axis.plane_of.push_back(at - axis.phases.begin());
+    if (tap < period) axis.phases.push_back(tap * dilation % stride);
+    axis.plane_of.push_back(tap % period);
     axis.shift_of.push_back(tap * dilation / stride);
     axis.reach = std::max(axis.reach, axis.shift_of.back());
   }
+  if (!apart && kernel * outputs >= static_cast<int64_t>(axis.phases.size()) * (outputs + axis.reach)) return axis;
+  axis.phases.clear();
+  axis.reach = 0;
+  for (int64_t tap = 0; tap < kernel; ++tap) {
+    axis.phases.push_back(tap * dilation);
+    axis.plane_of[static_cast<size_t>(tap)] = tap;
+    axis.shift_of[static_cast<size_t>(tap)] = 0;
+  }
   return axis;
 }
 
-ConvImage::ConvImage(const ConvGeometry& geometry, const si_conv_args& args, int64_t first_row, int64_t rows,
-                     int64_t images, int vector_floats, bool apart)
-    : geometry_(geometry),
-      args_(args),
-      first_row_(first_row),
-      output_rows_(rows),
-      apart_(apart && can_be_apart(geometry)) {
-  vertical_ = axis_of(geometry.kh, args.stride[0], args.dilation[0]);
-  horizontal_ =
-      apart_ ? axis_apart(geometry.kw, args.dilation[1]) : axis_of(geometry.kw, args.stride[1], args.dilation[1]);
-  rows_ = rows + vertical_.reach;
-  const int64_t stride = args.stride[1], left = args.padding[2];
-  const int64_t needed = geometry.ow + horizontal_.reach;
-  pitch_ = geometry.ow;
+ConvImage::Columns ConvImage::columns_of(int64_t phase) const {
+  // Plane column j is image column j * stride + phase - left.
+  const int64_t stride = args_.stride[1], left = args_.padding[2] - strip_.first_column * stride;
+  const int64_t needed = strip_.columns + horizontal_.reach;
+  Columns c{};
+  if (args_.padding_mode != SI_PAD_ZEROS) return c;
+  c.first = std::clamp<int64_t>((left - phase + stride - 1) / stride, 0, needed);
+  if (left < phase) c.first = 0;
+  c.last = std::clamp<int64_t>((args_.w - 1 + left - phase) / stride + 1, c.first, needed);
+  if (args_.w - 1 + left < phase) c.last = c.first;
+  c.source = c.first * stride + phase - left;
+  return c;
+}
+
+ConvImage::ConvImage(const ConvGeometry& geometry, const si_conv_args& args, const Strip& strip, int64_t images,
+                     int64_t groups, int vector_floats, bool apart)
+    : geometry_(geometry), args_(args), strip_(strip), channels_(groups * geometry.group_channels) {
+  // Few enough columns of the kernel, and a seventh more columns that are garbage at most.
+  const bool aligned = apart && geometry.kw > 1 && geometry.kw <= kMostApart &&
+                       round_up(strip.columns, kHalfLine) * 7 <= strip.columns * 8;
+  vertical_ = axis_of(geometry.kh, args.stride[0], args.dilation[0], strip.rows, false);
+  horizontal_ = axis_of(geometry.kw, args.stride[1], args.dilation[1], strip.columns, aligned);
+  rows_ = strip.rows + vertical_.reach;
+  const int64_t needed = strip.columns + horizontal_.reach;
+  pitch_ = args.padding_mode == SI_PAD_ZEROS ? strip.columns : needed;
   for (int64_t phase : horizontal_.phases) {
-    Columns c{};
-    if (args.padding_mode == SI_PAD_ZEROS) {
-      // Plane column j is image column j * stride + phase - left.
-      c.first = std::clamp<int64_t>((left - phase + stride - 1) / stride, 0, needed);
-      if (left < phase) c.first = 0;
-      c.last = std::clamp<int64_t>((args.w - 1 + left - phase) / stride + 1, c.first, needed);
-      if (args.w - 1 + left < phase) c.last = c.first;
-      c.source = c.first * stride + phase - left;
-      // Reading past the pitch meets the next row's first columns: allowed while those are zeros.
-      pitch_ = std::max({pitch_, c.last, needed - c.first});
-    } else {
-      checked_floats(rows_, needed);  // before a table that long is built
-      for (int64_t j = 0; j < needed; ++j) {
-        // A position past the padded image is read by garbage columns only.
-        const int64_t p = std::min(j * stride + phase - left, args.w - 1 + args.padding[3]);
-        c.column.push_back(padded_source(p, args.w, args.padding_mode));
-      }
-      pitch_ = std::max(pitch_, needed);
-    }
-    columns_.push_back(std::move(c));
+    const Columns c = columns_of(phase);
+    // Reading past the pitch meets the next row's first columns: allowed while those are zeros.
+    if (args.padding_mode == SI_PAD_ZEROS) pitch_ = std::max({pitch_, c.last, needed - c.first});
   }
-  if (apart_) pitch_ = round_up(pitch_, kHalfLine);
+  if (aligned) pitch_ = round_up(pitch_, kHalfLine);
   // The last row of the last image has no next row to share zeros with.
   const int64_t tail = std::max<int64_t>(0, needed - pitch_);
-  plane_ = checked_floats(checked_floats(images, rows_), pitch_) + tail;
-  channel_ = checked_floats(static_cast<int64_t>(vertical_.phases.size() * horizontal_.phases.size()), plane_);
+  plane_ = saturated_product(saturated_product(images, rows_), pitch_) + tail;
+  channel_ = saturated_product(static_cast<int64_t>(vertical_.phases.size() * horizontal_.phases.size()), plane_);
   // Channels an odd number of cache lines apart spread over the sets of a cache.
   channel_ = (channel_ + 15) / 16 * 16;
   if (channel_ / 16 % 2 == 0) channel_ += 16;
   slack_ = horizontal_.reach + vector_floats;
-  checked_floats(geometry.channels, channel_);
-  checked_floats(floats(), 1);
 }
 
 void ConvImage::taps(int32_t* out) const {
@@ -147,13 +122,13 @@ void ConvImage::fill_plane(const TileKernels& isa, const float* x, int64_t first
 }
 
 void ConvImage::fill_channel(const TileKernels& isa, const float* x, int64_t image_stride, int64_t images,
-                             float* dst) const {
+                             const std::vector<Columns>& columns, float* dst) const {
   float* const end = dst + channel_;
   for (int64_t vertical : vertical_.phases)
-    for (const Columns& columns : columns_) {
+    for (const Columns& each : columns) {
       for (int64_t image = 0; image < images; ++image)
-        fill_plane(isa, x + image * image_stride, first_row_ * args_.stride[0] + vertical - args_.padding[0], columns,
-                   dst + image * rows_ * pitch_);
+        fill_plane(isa, x + image * image_stride, strip_.first_row * args_.stride[0] + vertical - args_.padding[0],
+                   each, dst + image * rows_ * pitch_);
       const int64_t used = images * rows_ * pitch_;
       std::fill(dst + used, dst + plane_, 0.0f);
       dst += plane_;
@@ -162,10 +137,21 @@ void ConvImage::fill_channel(const TileKernels& isa, const float* x, int64_t ima
 }
 
 void ConvImage::fill(const TileKernels& isa, const float* x, int64_t images, float* scratch) const {
+  std::vector<Columns> columns;
+  for (int64_t phase : horizontal_.phases) {
+    columns.push_back(columns_of(phase));
+    if (args_.padding_mode == SI_PAD_ZEROS) continue;
+    for (int64_t j = 0; j < strip_.columns + horizontal_.reach; ++j) {
+      // A position past the padded image is read by garbage columns only.
+      const int64_t p = std::min((strip_.first_column + j) * args_.stride[1] + phase - args_.padding[2],
+                                 args_.w - 1 + args_.padding[3]);
+      columns.back().column.push_back(padded_source(p, args_.w, args_.padding_mode));
+    }
+  }
   const int64_t area = args_.h * args_.w;
-  for (int64_t channel = 0; channel < geometry_.channels; ++channel)
-    fill_channel(isa, x + channel * area, geometry_.channels * area, images, scratch + channel * channel_);
-  float* end = scratch + geometry_.channels * channel_;
+  for (int64_t channel = 0; channel < channels_; ++channel)
+    fill_channel(isa, x + channel * area, geometry_.channels * area, images, columns, scratch + channel * channel_);
+  float* end = scratch + channels_ * channel_;
   std::fill(end, end + slack_, 0.0f);
 }
 

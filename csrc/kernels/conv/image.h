@@ -19,21 +19,26 @@
 
 namespace si {
 
+// Output pixels that are computed together.
+struct Strip {
+  int64_t first_row, rows, first_column, columns;
+};
+
 class ConvImage {
  public:
-  // The part of the image that output rows [first_row, first_row + rows) need. `apart` asks for a plane for each column
-  // of the kernel, which it gets where `can_be_apart`.
-  ConvImage(const ConvGeometry& geometry, const si_conv_args& args, int64_t first_row, int64_t rows, int64_t images,
+  // What a strip of each of `images` images reads of `groups` groups of channels. Nothing is allocated that grows with
+  // the image. `apart` asks for a plane for each column of the kernel, which it gets where `can_be_apart`.
+  ConvImage(const ConvGeometry& geometry, const si_conv_args& args, const Strip& strip, int64_t images, int64_t groups,
             int vector_floats, bool apart);
 
-  // Whether few enough columns of the kernel, and output columns whose number is near enough to a multiple of half a
-  // cache line.
-  static bool can_be_apart(const ConvGeometry& geometry);
+  // Above kMaxFloats, what floats() gives means no more than that.
+  int64_t floats() const { return saturated_product(channels_, channel_) + slack_; }
+  // Taps are 32-bit offsets.
+  static constexpr int64_t kMaxFloats = 0x7fffffff;
 
-  int64_t floats() const { return geometry_.channels * channel_ + slack_; }
   int64_t group_stride() const { return geometry_.group_channels * channel_; }
   // Columns of a tile row that a call computes: the last output pixel's, plus one.
-  int64_t positions(int64_t images) const { return ((images - 1) * rows_ + output_rows_ - 1) * pitch_ + geometry_.ow; }
+  int64_t positions(int64_t images) const { return ((images - 1) * rows_ + strip_.rows - 1) * pitch_ + strip_.columns; }
   // Floats of one channel that a tile of so many columns reads.
   int64_t tile_floats(int64_t columns) const {
     return static_cast<int64_t>(vertical_.phases.size() * horizontal_.phases.size()) *
@@ -41,10 +46,10 @@ class ConvImage {
   }
   int64_t pitch() const { return pitch_; }
   int64_t rows() const { return rows_; }
-  // Offsets of the taps of one group, K of them. They fit 32 bits: the constructor throws SI_ERR_UNSUPPORTED otherwise.
+  // Offsets of the taps of one group, K of them. They fit 32 bits where floats() is at most kMaxFloats.
   void taps(int32_t* out) const;
 
-  // Copies all channels of the images, the first at x, and zeroes what vectors may read past the last channel.
+  // Copies the channels of the groups, the first at x, and zeroes what vectors may read past the last channel.
   void fill(const TileKernels& isa, const float* x, int64_t images, float* scratch) const;
 
  private:
@@ -61,24 +66,29 @@ class ConvImage {
     std::vector<int64_t> column;
   };
 
-  static Axis axis_of(int64_t kernel, int64_t stride, int64_t dilation);
-  // A plane for each tap.
-  static Axis axis_apart(int64_t kernel, int64_t dilation);
-  void fill_channel(const TileKernels& isa, const float* x, int64_t image_stride, int64_t images, float* dst) const;
+  static int64_t saturated_product(int64_t a, int64_t b) {
+    return a > kMaxFloats || a > kMaxFloats / b ? kMaxFloats + 1 : a * b;
+  }
+  // Phases of the stride; a plane for each tap where that takes less room for `outputs` outputs, as it does where taps
+  // lie further apart than a strip is long, or where it is asked for.
+  static Axis axis_of(int64_t kernel, int64_t stride, int64_t dilation, int64_t outputs, bool apart);
+  // Columns of the scratch image that a phase reads.
+  Columns columns_of(int64_t phase) const;
+  void fill_channel(const TileKernels& isa, const float* x, int64_t image_stride, int64_t images,
+                    const std::vector<Columns>& columns, float* dst) const;
   // One plane of one image, the first of its rows at `first` of the image.
   void fill_plane(const TileKernels& isa, const float* x, int64_t first, const Columns& columns, float* dst) const;
 
   const ConvGeometry geometry_;
   const si_conv_args& args_;
+  const Strip strip_;
+  const int64_t channels_;
   Axis vertical_, horizontal_;
-  const int64_t first_row_, output_rows_;
-  const bool apart_;
   int64_t rows_;     // of a plane, an image
   int64_t pitch_;    // of a row
   int64_t plane_;    // floats: all images of one phase plane
   int64_t channel_;  // floats: all planes of one channel
   int64_t slack_;
-  std::vector<Columns> columns_;
 };
 
 }  // namespace si

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/parallel.h"
+#include "core/scratch.h"
 #include "kernels/source.h"
 
 namespace si {
@@ -38,40 +39,45 @@ struct Linear {
     return args.y + (args.layout == SI_TOKEN_MAJOR ? n * args.ldy + row : row * args.ldy + n);
   }
 
-  // Rows of [first, last) for every token, one token at a time.
-  void run_vector(int64_t first, int64_t last, const float* x, int64_t ldx) const {
+  // Rows of [first, last) for tokens [n0, n0 + count), one at a time; x is the first one's.
+  void run_vector(int64_t first, int64_t last, const float* x, int64_t ldx, int64_t n0, int64_t count) const {
     const int64_t row0 = source.row_of(first), rows = source.row_of(last) - row0;
     // For one token both layouts are the same when channels are not spaced out; scatter otherwise.
     const bool tokens = args.layout == SI_TOKEN_MAJOR;
     const bool direct = source.order() == nullptr && (tokens || (args.n == 1 && args.ldy == 1));
     float* scratch = direct ? nullptr : thread_scratch(Scratch::kOutput, rows);
-    for (int64_t n = 0; n < args.n; ++n) {
+    for (int64_t n = n0; n < n0 + count; ++n) {
       float* y = direct ? args.y + (tokens ? n * args.ldy : 0) + row0 : scratch;
-      source.vector({x + n * ldx, y, first, last, row0, bias, clamp.low, clamp.high});
+      source.vector({x + (n - n0) * ldx, y, first, last, row0, bias, clamp.low, clamp.high});
       if (!is_clamp(args.activation)) isa().activate(y, rows, args.activation);
       if (!direct)
         for (int64_t m = 0; m < rows; ++m) *output(row0 + m, n) = y[m];
     }
   }
 
+  // Channels are turned to as many tokens at a time as scratch holds.
   void few_tokens() const {
-    const float* x = args.x;
-    int64_t ldx = args.ldx;
-    if (args.layout == SI_CHANNEL_MAJOR && !(args.n == 1 && args.ldx == 1)) {
-      float* tokens = thread_scratch(Scratch::kInput, args.n * K());
+    if (args.layout == SI_TOKEN_MAJOR || (args.n == 1 && args.ldx == 1))
+      return few_tokens_of(args.x, args.ldx, 0, args.n);
+    const int64_t at_once = std::clamp<int64_t>(kScratchFloats / K(), 1, args.n);
+    float* tokens = thread_scratch(Scratch::kInput, at_once * K());
+    for (int64_t n0 = 0; n0 < args.n; n0 += at_once) {
+      const int64_t count = std::min(at_once, args.n - n0);
       for (int64_t k = 0; k < K(); ++k)
-        for (int64_t n = 0; n < args.n; ++n) tokens[n * K() + k] = args.x[k * args.ldx + n];
-      x = tokens;
-      ldx = K();
+        for (int64_t n = 0; n < count; ++n) tokens[n * K() + k] = args.x[k * args.ldx + n0 + n];
+      few_tokens_of(tokens, K(), n0, count);
     }
+  }
+
+  void few_tokens_of(const float* x, int64_t ldx, int64_t n0, int64_t count) const {
     // Several parts a thread, so that a part's weights stay in cache from token to token.
     const int64_t part_nnz = 32 * 1024;
     const int64_t parts =
-        std::clamp<int64_t>(args.n == 1 ? threads : source.nnz() / part_nnz, threads, std::max<int64_t>(threads, 256));
+        std::clamp<int64_t>(count == 1 ? threads : source.nnz() / part_nnz, threads, std::max<int64_t>(threads, 256));
     parallel_for(threads, parts, [&](int64_t part) {
       const int64_t first = source.split(0, source.units(), part, parts);
       const int64_t last = source.split(0, source.units(), part + 1, parts);
-      if (first < last) run_vector(first, last, x, ldx);
+      if (first < last) run_vector(first, last, x, ldx, n0, count);
     });
   }
 
@@ -171,13 +177,24 @@ struct Linear {
   }
 
   void tiles() const {
-    const int64_t width = isa().width;
-    const ColumnPlan plan = plan_columns((args.n + width - 1) / width, source.most_vectors(), threads);
+    const int64_t width = isa().width, vectors = (args.n + width - 1) / width;
+    ColumnPlan plan = plan_columns(vectors, source.most_vectors(), threads);
+    // Where threads share the packed x, as many columns at a time as it has room for.
+    const int64_t bands = plan.row_parts == 1 ? 1 : (K() * vectors * width + kScratchFloats - 1) / kScratchFloats;
+    for (int64_t band = 0; band < bands; ++band) {
+      const int64_t first = vectors * band / bands, count = vectors * (band + 1) / bands - first;
+      if (bands > 1) plan = plan_columns(count, source.most_vectors(), threads);
+      columns(plan, first * width);
+    }
+  }
+
+  // The tiles of a plan, whose columns begin at n_first.
+  void columns(const ColumnPlan& plan, int64_t n_first) const {
     const auto tile_count = static_cast<int64_t>(plan.first_vector.size()) - 1;
-    const auto begin = [&](int64_t tile) { return plan.first_vector[static_cast<size_t>(tile)] * width; };
+    const auto begin = [&](int64_t tile) { return plan.first_vector[static_cast<size_t>(tile)] * isa().width; };
     if (plan.row_parts == 1) {
       parallel_for(threads, tile_count, [&](int64_t tile) {
-        const int64_t n0 = begin(tile), padded = begin(tile + 1) - n0;
+        const int64_t n0 = n_first + begin(tile), padded = begin(tile + 1) - begin(tile);
         float* x = thread_scratch(Scratch::kInput, K() * padded);
         pack(n0, padded, x, 0, K());
         run_tile(0, source.units(), n0, padded, x);
@@ -189,16 +206,16 @@ struct Linear {
     const int64_t slices = std::max<int64_t>(threads, 1);
     parallel_for(threads, tile_count * slices, [&](int64_t item) {
       const int64_t tile = item / slices, slice = item % slices;
-      const int64_t n0 = begin(tile), padded = begin(tile + 1) - n0;
-      pack(n0, padded, x + K() * n0, K() * slice / slices, K() * (slice + 1) / slices);
+      const int64_t at = begin(tile), padded = begin(tile + 1) - at;
+      pack(n_first + at, padded, x + K() * at, K() * slice / slices, K() * (slice + 1) / slices);
     });
     const int64_t row_parts = plan.row_parts;
     parallel_for(threads, tile_count * row_parts, [&](int64_t item) {
       const int64_t tile = item / row_parts, part = item % row_parts;
-      const int64_t n0 = begin(tile), padded = begin(tile + 1) - n0;
+      const int64_t at = begin(tile), padded = begin(tile + 1) - at;
       const int64_t first = source.split(0, source.units(), part, row_parts);
       const int64_t last = source.split(0, source.units(), part + 1, row_parts);
-      if (first < last) run_tile(first, last, n0, padded, x + K() * n0);
+      if (first < last) run_tile(first, last, n_first + at, padded, x + K() * at);
     });
   }
 };
@@ -207,13 +224,15 @@ struct Linear {
 
 void linear(const TileKernels& isa, const si_weights& weights, const si_linear_args& args) {
   if (args.n == 0) return;
+  const ScratchUse use;
   const TileSource source(isa, weights);
   const Linear call{source, args, source.ordered_bias(args.bias), clamp_of(args.activation),
                     useful_threads(args.threads, (weights.nnz + weights.shape.M()) * args.n)};
-  const int64_t narrow = call.source.narrow_width(args.n);
-  if (narrow != 0)
+  const int64_t K = weights.shape.K(), narrow = call.source.narrow_width(args.n);
+  // A token of so many columns that scratch holds no vector of them is read where it stands.
+  if (narrow == 1 || (narrow != 0 && K * narrow <= kScratchFloats))
     call.few_tokens_at_once(narrow);
-  else if (args.n <= kVectorTokens)
+  else if (args.n <= kVectorTokens || K * isa.width > kScratchFloats)
     call.few_tokens();
   else
     call.tiles();
