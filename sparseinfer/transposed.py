@@ -81,7 +81,7 @@ class _Axis:
 
 
 _WHOLE_FLOATS = 4 << 20
-"""Phases of so many values stand beside the output whole."""
+"""The phases of outputs of so many values stand beside them whole."""
 
 
 class _SparseConvTranspose(SparseLayer):
@@ -208,7 +208,8 @@ class _SparseConvTranspose(SparseLayer):
     def _batch(self, x: Tensor, spare: Sequence[int]) -> Tensor:
         sizes = self._sizes(x, spare)
         ends = [axis.ends(n) for axis, n in zip(self._axes, spare, strict=True)]
-        slabs = self._slabs(x, spare)
+        large = x.shape[0] * self.out_channels * prod(sizes) > _WHOLE_FLOATS
+        slabs = self._slabs(x, spare) if large else []
         if not slabs:
             return self._slab(x, ends, sizes)
         y = x.new_empty((x.shape[0], self.out_channels, *sizes))
@@ -237,18 +238,17 @@ class _SparseConvTranspose(SparseLayer):
         return self._interleaved(y, sizes)
 
     def _slabs(self, x: Tensor, spare: Sequence[int]) -> list[Slab]:
-        """How the output is cut; empty where it is small, or the graph of the call is recorded."""
+        """How a large output is cut; empty where the graph of the call is recorded."""
         recorded = (
             torch.compiler.is_compiling()
             or torch.jit.is_tracing()
             or (torch.is_grad_enabled() and (x.requires_grad or _needs_gradient(self.bias)))
         )
+        if recorded or self._phases == 1 or x.device.type != "cpu":
+            return []
         axis = self._axes[0]
         rows = [a.rows(n, p) for a, n, p in zip(self._axes, x.shape[2:], spare, strict=True)]
         row_floats = self.packed_shape[0] * prod(rows[1:])
-        large = x.shape[0] * rows[0] * row_floats > _WHOLE_FLOATS
-        if recorded or self._phases == 1 or x.device.type != "cpu" or not large:
-            return []
         return slabs_of(
             x.shape[0], x.shape[2], rows[0], row_floats, axis.taps, axis.last, axis.stride
         )
