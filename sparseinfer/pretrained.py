@@ -34,16 +34,21 @@ VARIANT = "sparseinfer"
 WEIGHTS_FILE = f"model.{VARIANT}.safetensors"
 
 _DENSE_FILES = ("model.safetensors", "model.safetensors.index.json")
+_PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _LOADING = "transformers.core_model_loading"
 """What `sparseinfer.hf_quantizer` builds on: transformers has it since 5.0."""
 
 _BASE = "PreTrainedModel", "transformers.modeling_utils"
 _PART = "Module", "sentence_transformers.base.modules.module"
+_HUB = "ModelHubMixin", "huggingface_hub.hub_mixin"
 
 
 def keep_pretrained(model: nn.Module) -> None:
     """Let `save_pretrained` of the transformers models in `model` that hold sparse layers write
     what `from_pretrained` gives back, and `save` of other modules of sentence-transformers.
+
+    What loads dense weights only is saved dense: those modules, and the user's own models with
+    huggingface_hub's mixin, whose `from_pretrained` passes over the weights that it does not find.
 
     Example:
         >>> keep_pretrained(nn.Linear(2, 2))  # nothing to do
@@ -53,7 +58,10 @@ def keep_pretrained(model: nn.Module) -> None:
             vars(module)["save_pretrained"] = partial(_save_pretrained, module)
     for module in _of_class(model, _PART):
         if packed_names(module) and not _of_class(module, _BASE):
-            vars(module)["save"] = partial(_save_dense, module)
+            vars(module)["save"] = partial(_save_dense, module, "save")
+    for module in _of_class(model, _HUB):
+        if packed_names(module):
+            vars(module)["_save_pretrained"] = partial(_save_dense, module, "_save_pretrained")
 
 
 def forget_pretrained(model: nn.Module) -> None:
@@ -62,8 +70,9 @@ def forget_pretrained(model: nn.Module) -> None:
     Example:
         >>> forget_pretrained(nn.Linear(2, 2))
     """
-    for module in _of_class(model, _PART):
-        vars(module).pop("save", None)
+    for cls, name in ((_PART, "save"), (_HUB, "_save_pretrained")):
+        for module in _of_class(model, cls):
+            vars(module).pop(name, None)
     for module in _of_class(model, _BASE):
         if vars(module).pop("save_pretrained", None) is not None:
             quantizer = getattr(module, "hf_quantizer", None)
@@ -92,11 +101,11 @@ def _of_class(model: nn.Module, named: tuple[str, str]) -> list[Any]:
     ]  # fmt: skip
 
 
-def _save_dense(module: Any, *args: Any, **kwargs: Any) -> Any:
-    """`save` of a part of sentence-transformers, such as its `Dense`, which loads dense weights."""
+def _save_dense(module: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+    """A method that saves, such as `save` of sentence-transformers' `Dense`, of the dense module."""
     from sparseinfer.to_dense import to_dense
 
-    return type(module).save(to_dense(module), *args, **kwargs)
+    return getattr(type(module), method)(to_dense(module), *args, **kwargs)
 
 
 def _save_pretrained(
@@ -110,6 +119,13 @@ def _save_pretrained(
         )
     from sparseinfer.hf_quantizer import SparseinferConfig
 
+    folder = Path(save_directory)
+    for name in _PICKLED_FILES:  # transformers would leave it, and read it without our import
+        if (folder / name).exists():
+            raise FileExistsError(
+                f"expected no weights of another model in {folder}, got {name}; try another "
+                "folder, or removing it"
+            )
     variant = kwargs.pop("variant", None)
     kwargs["variant"] = VARIANT if variant is None else f"{variant}.{VARIANT}"
     stem = f"model.{kwargs['variant']}.safetensors"
@@ -119,7 +135,6 @@ def _save_pretrained(
     try:
         config.quantization_config = SparseinferConfig(stem, packed_names(model))
         result = type(model).save_pretrained(model, save_directory, *args, **kwargs)
-        folder = Path(save_directory)
         index = folder / f"model.safetensors.index.{kwargs['variant']}.json"
         if index.exists():  # transformers opens an index of another name only if it ends so
             named = index.replace(folder / f"{stem}.index.json")

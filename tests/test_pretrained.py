@@ -347,3 +347,32 @@ print(torch.allclose(found, expected, atol=1e-6))  # Dense comes back dense: to 
     else:
         assert found.returncode == 1
         assert "no file named model.safetensors" in found.stderr
+
+
+def test_a_users_model_with_the_mixin_of_the_hub_comes_back(tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+
+    class Net(nn.Module, hub.PyTorchModelHubMixin):
+        def __init__(self, width: int = 64) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layers(x)
+
+    model, x = pruned(Net(32)), torch.ones(2, 32)
+    sparse = sparseinfer.convert_to_sparse(model, min_speedup=0)
+    assert sparse_layers(sparse) == 2
+    sparse.save_pretrained(tmp_path / "sparse")
+    assert torch.equal(Net.from_pretrained(tmp_path / "sparse")(x), model(x))
+    sparseinfer.to_dense(sparse).save_pretrained(tmp_path / "dense")
+    assert torch.equal(Net.from_pretrained(tmp_path / "dense")(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model.bin.index.json"])
+def test_weights_that_would_be_read_instead_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"theirs")
+    sparse = sparseinfer.convert_to_sparse(build("llama"), min_speedup=0)
+    with pytest.raises(FileExistsError, match=rf"got {name}; try another folder"):
+        sparse.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
