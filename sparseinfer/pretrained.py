@@ -102,7 +102,7 @@ def _of_class(model: nn.Module, named: tuple[str, str]) -> list[Any]:
 
 
 def _save_dense(module: Any, method: str, *args: Any, **kwargs: Any) -> Any:
-    """A method that saves, such as `save` of sentence-transformers' `Dense`, of the dense module."""
+    """A method that saves, such as `save` of sentence-transformers' `Dense`, of the dense copy."""
     from sparseinfer.to_dense import to_dense
 
     return getattr(type(module), method)(to_dense(module), *args, **kwargs)

@@ -228,14 +228,13 @@ class _SparseConvTranspose(SparseLayer):
             bias = bias.view(self.groups, 1, -1).expand(-1, self._phases, -1).reshape(-1)
         ones = (1,) * len(axes)
         conv = ops.conv1d if len(axes) == 1 else ops.conv2d
-        y = conv(
-            x, self.packed, bias, self.packed_shape[0], self.packed_shape[2:], ones,
-            [n for pair in ends for n in pair], ones, self.groups, "zeros", self.activation,
-            THREADS_OF_TORCH,
-        )  # fmt: skip
+        pads = [n for pair in ends for n in pair]
+        options = (ones, pads, ones, self.groups, "zeros", self.activation, THREADS_OF_TORCH)
+        shape = self.packed_shape[0], self.packed_shape[2:]
         if self._phases == 1:
-            return y
-        return self._interleaved(y, sizes)
+            return conv(x, self.packed, bias, *shape, *options)
+        # Not held here, so that it goes once it is read.
+        return self._interleaved(conv(x, self.packed, bias, *shape, *options), sizes)
 
     def _slabs(self, x: Tensor, spare: Sequence[int]) -> list[Slab]:
         """How a large output is cut; empty where the graph of the call is recorded."""
@@ -250,8 +249,9 @@ class _SparseConvTranspose(SparseLayer):
         rows = [a.rows(n, p) for a, n, p in zip(self._axes, x.shape[2:], spare, strict=True)]
         row_floats = self.packed_shape[0] * prod(rows[1:])
         return slabs_of(
-            x.shape[0], x.shape[2], rows[0], row_floats, axis.taps, axis.last, axis.stride
-        )
+            x.shape[0], x.shape[2], rows[0], row_floats, axis.taps, axis.last, axis.stride,
+            torch.get_num_threads(),
+        )  # fmt: skip
 
     def _interleaved(self, y: Tensor, sizes: list[int]) -> Tensor:
         """Phases from channels to where their outputs belong; what lies past the end is dropped."""
@@ -264,15 +264,19 @@ class _SparseConvTranspose(SparseLayer):
         if paired:
             halves = y.view(*groups, *others, last // 2, 2, rows, *image)
             phased = torch.complex(*halves.unbind(2 + count))
+            del halves
         else:
             phased = y.view(*groups, *self.stride, rows, *image)
+        batch = y.shape[0]
+        del y  # each step frees what it read: two copies at a time
         # Batch, groups, channels, then each axis of y before its phase.
         pairs = [place for axis in range(count) for place in (3 + count + axis, 2 + axis)]
         ordered = phased.permute(0, 1, 2 + count, *pairs).contiguous()
+        del phased
         if paired:
             ordered = torch.view_as_real(ordered)
         shape = [n * stride for n, stride in zip(image, self.stride, strict=True)]
-        whole = ordered.view(y.shape[0], self.out_channels, *shape)
+        whole = ordered.view(batch, self.out_channels, *shape)
         if shape == sizes:
             return whole
         for axis, size in enumerate(sizes):
