@@ -289,7 +289,10 @@ class SparseLayer(nn.Module):
 
     def _apply(self: _Layer, fn: Callable[..., Any], recurse: bool = True) -> _Layer:
         super()._apply(fn, recurse)
-        self._typed = fn(self._typed)
+        typed = self._typed
+        if typed.is_meta and not self.packed.is_meta:  # built on meta, then given its weights
+            typed = torch.empty_like(typed, device=self.packed.device)
+        self._typed = fn(typed)
         self._own_packed()
         return self
 

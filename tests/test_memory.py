@@ -205,3 +205,14 @@ def test_memory_of_torch_is_not_copied() -> None:
     assert is_own(pickle.loads(pickle.dumps(sparse))[0].packed)
     loaded = sparseinfer.load_converted(dense(), sparse.state_dict(), assign=True)
     assert loaded[0].packed.data_ptr() == packed.data_ptr()
+
+
+@pytest.mark.parametrize("move", [lambda model: model.to("cpu"), nn.Module.half, nn.Module.float])
+def test_a_model_built_on_meta_moves_once_it_is_loaded(
+    move: Callable[[nn.Module], nn.Module],
+) -> None:
+    sparse = converted()
+    with torch.device("meta"):
+        empty = dense()
+    loaded = sparseinfer.load_converted(empty, sparse.state_dict(), assign=True)
+    assert torch.equal(move(loaded).float()(X), move(sparse).float()(X))
