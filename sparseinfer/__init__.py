@@ -26,7 +26,7 @@ On the command line: sparseinfer --help. Where something does not load: sparsein
 import logging as _logging
 import sys as _sys
 
-# Silent unless the application listens, or SPARSEINFER_VERBOSE asks (sparseinfer.verbose).
+# Silent unless the application listens, or SPARSEINFER_VERBOSE asks (sparseinfer.kernels.verbose).
 _logging.getLogger(__name__).addHandler(_logging.NullHandler())
 
 

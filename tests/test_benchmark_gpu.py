@@ -23,7 +23,7 @@ from benchmarks.gpu.rows import MEASURED, REHEARSED, GpuResults, Timed
 from benchmarks.gpu.show import intensity, roofline, table
 from sparseinfer import unpack
 from sparseinfer.formats import detect_pattern
-from sparseinfer.registry import TRITON_ROWS
+from sparseinfer.kernels.registry import TRITON_ROWS
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

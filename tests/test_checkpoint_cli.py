@@ -19,7 +19,7 @@ from sparseinfer.checkpoints import Recipe, load_sparse, prune_state_dict, save_
 from sparseinfer.checkpoints.facts import inspect_checkpoint
 from sparseinfer.checkpoints.sensitivity import magnitude_errors
 from sparseinfer.commands.output import size_text
-from sparseinfer.cost import worst_estimate
+from sparseinfer.timing.cost import worst_estimate
 
 
 def run(capsys, *arguments):

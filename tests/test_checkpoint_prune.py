@@ -23,7 +23,7 @@ from sparseinfer.checkpoints import (
     prune_state_dict,
 )
 from sparseinfer.checkpoints.plain import make_plain
-from sparseinfer.patterns import detect_pattern
+from sparseinfer.formats.patterns import detect_pattern
 from sparseinfer.prune.structures import parse_structure
 
 

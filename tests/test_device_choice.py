@@ -17,19 +17,14 @@ import torch
 from oracle import sparse_weight
 from torch import nn
 
-from sparseinfer import (
-    SparseLinear,
-    convert,
-    convert_to_sparse,
-    decide,
-    device_time,
-    formats,
-    report,
-    tuning,
-)
-from sparseinfer.candidates import formats_for, pack_params, platform
-from sparseinfer.decide import Decider
-from sparseinfer.device_time import (
+from sparseinfer import SparseLinear, convert, convert_to_sparse, formats, report
+from sparseinfer.convert import decide
+from sparseinfer.convert.candidates import formats_for, pack_params, platform
+from sparseinfer.convert.decide import Decider
+from sparseinfer.convert.report import describe as report_of
+from sparseinfer.convert.scan import scan
+from sparseinfer.timing import device_time, tuning
+from sparseinfer.timing.device_time import (
     MOST_COPIES,
     UNKNOWN_CACHE_BYTES,
     EventTimer,
@@ -39,8 +34,6 @@ from sparseinfer.device_time import (
     capture,
     copies_for,
 )
-from sparseinfer.report import describe as report_of
-from sparseinfer.scan import scan
 
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(),
@@ -370,7 +363,7 @@ def test_a_baseline_chooses_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_whole_model_is_compared_as_graphs(
     on_gpu: Callable[..., Seconds], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparseinfer import guarantee
+    from sparseinfer.convert import guarantee
 
     on_gpu(dense=2.0, nm=1.0)
     captured: list[str] = []

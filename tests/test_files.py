@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 import sparseinfer
-from sparseinfer import calibration, files
+from sparseinfer import files
 from sparseinfer.checkpoints import Recipe, load_sparse, prune_checkpoint, save_sparse
 from sparseinfer.checkpoints.sensitivity import WeightErrors
+from sparseinfer.convert.report import Report
 from sparseinfer.files import check_target, staged, staged_folder, sweep, write_bytes, write_text
-from sparseinfer.report import Report
+from sparseinfer.timing import calibration
 
 LEFT = f".sparseinfer-{'0' * 32}.tmp"
 
@@ -275,8 +276,8 @@ def test_what_a_crash_left_in_a_folder_does_not_count_as_content(tmp_path):
 
 @pytest.mark.parametrize("writer", ["report", "calibration", "sensitivity", "prune sensitivity"])
 def test_every_writer_refuses_devices_and_leaves_nothing(tmp_path, writer):
-    from sparseinfer import builtin_rates, rates
     from sparseinfer.prune.sensitivity import Sensitivity as Accuracies
+    from sparseinfer.timing import builtin_rates, rates
 
     write = {
         "report": lambda path: Report(layers=[]).to_json(path),

@@ -16,19 +16,13 @@ from oracle import sparse_weight
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from sparseinfer import (
-    SparseLinear,
-    convert,
-    convert_to_sparse,
-    cost,
-    guarantee,
-    measure,
-    tuning,
-)
-from sparseinfer import clock as clocks
+from sparseinfer import SparseLinear, convert, convert_to_sparse
 from sparseinfer import report as report_of
-from sparseinfer.guarantee import TOLERANCE, fingerprint
-from sparseinfer.report import LayerReport, Report
+from sparseinfer.convert import guarantee
+from sparseinfer.convert.guarantee import TOLERANCE, fingerprint
+from sparseinfer.convert.report import LayerReport, Report
+from sparseinfer.timing import clock as clocks
+from sparseinfer.timing import cost, measure, tuning
 
 
 class Clock(clocks.Clock):

@@ -15,10 +15,10 @@ from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_sequence
 
 from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, report
-from sparseinfer.adapters import SAME, Padded
-from sparseinfer.modules import SparseLayer
-from sparseinfer.recurrent import SparseRecurrent
-from sparseinfer.scan import scan
+from sparseinfer.convert.scan import scan
+from sparseinfer.layers.adapters import SAME, Padded
+from sparseinfer.layers.linear_conv import SparseLayer
+from sparseinfer.layers.recurrent import SparseRecurrent
 
 
 def _pruned(model: nn.Module) -> Any:

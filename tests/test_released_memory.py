@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseinfer import convert_to_sparse
-from sparseinfer.memory import address, require_memory
+from sparseinfer.ops.memory import address, require_memory
 
 CASES: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
     (lambda: nn.Linear(64, 64), (4, 64)),

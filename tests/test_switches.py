@@ -12,9 +12,10 @@ from oracle import sparse_weight
 from torch import nn
 
 import sparseinfer
-from sparseinfer import convert_to_sparse, formats, handles
+from sparseinfer import convert_to_sparse, formats
+from sparseinfer.formats import handles
 from sparseinfer.legend import name_lines
-from sparseinfer.measure import torch_threads
+from sparseinfer.timing.measure import torch_threads
 
 
 def _together(*calls: object) -> None:

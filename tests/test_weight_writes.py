@@ -25,8 +25,8 @@ from sparseinfer import (
     SparseLSTM,
     convert_to_sparse,
 )
-from sparseinfer.attention import SparseMultiheadAttention
-from sparseinfer.packed_weight import PackedWeight, ReadOnly
+from sparseinfer.formats.stand_in import PackedWeight, ReadOnly
+from sparseinfer.layers.attention import SparseMultiheadAttention
 
 Write = Callable[[Any], object]
 

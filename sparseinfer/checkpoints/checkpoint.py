@@ -19,8 +19,8 @@ from sparseinfer.checkpoints.files import Shard, read_file, read_json, write_fil
 from sparseinfer.checkpoints.foreign import recognise_folder
 from sparseinfer.checkpoints.masks import masks_beside
 from sparseinfer.checkpoints.plain import LAYOUT, Plain, make_plain
+from sparseinfer.convert.pretrained import METHOD, WEIGHTS_FILE
 from sparseinfer.files import staged, staged_folder, sweep
-from sparseinfer.pretrained import METHOD, WEIGHTS_FILE
 
 __all__ = ["CONFIG", "WEIGHTS", "Checkpoint", "open_checkpoint"]
 
@@ -212,7 +212,7 @@ def open_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Che
     if config is not None and _of(config).get("packed"):
         raise CheckpointError(
             f"{path}: expected weights under their plain names, got a converted model that "
-            "transformers saved; try from_pretrained, and sparseinfer.to_dense"
+            "transformers saved; try from_pretrained, and sparseinfer.convert.to_dense"
         )
     for name in _SINGLE:
         if (path / name).is_file():

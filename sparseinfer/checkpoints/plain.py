@@ -16,7 +16,7 @@ from sparseinfer.checkpoints.bitmask import MAX_DIMS, PARTS, decompress
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.masks import is_mask_of, weight_of
 from sparseinfer.checkpoints.tensors import identity, is_plain
-from sparseinfer.formats import info, unpack
+from sparseinfer.formats.packed import info, unpack
 
 __all__ = ["LAYOUT", "Plain", "make_plain", "stored_names"]
 
