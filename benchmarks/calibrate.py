@@ -205,7 +205,7 @@ def as_python(model: Model, source: str) -> str:
         source,
         '"""',
         "",
-        "# Written by benchmarks.calibrate --as-python; see sparseinfer.timing.rates for what they mean.",
+        "# Written by benchmarks.calibrate --as-python; sparseinfer.timing.rates says what it is.",
         "",
         "from typing import Any",
         "",

@@ -154,7 +154,7 @@ def test_doctor_survives_whatever_cannot_be_imported(monkeypatch, module):
     if module == "sparseinfer._C":
         monkeypatch.delattr(sparseinfer, "_C")
     if module == "sparseinfer.kernels.registry":
-        monkeypatch.delattr(sparseinfer, "registry")
+        monkeypatch.delattr(sparseinfer.kernels, "registry")
     diagnosis = doctor.diagnose()
     text = shown(diagnosis)
     json.dumps(diagnosis)

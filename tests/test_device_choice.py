@@ -17,8 +17,8 @@ import torch
 from oracle import sparse_weight
 from torch import nn
 
-from sparseinfer import SparseLinear, convert, convert_to_sparse, formats, report
-from sparseinfer.convert import decide
+from sparseinfer import SparseLinear, convert_to_sparse, formats, report
+from sparseinfer.convert import conversion, decide
 from sparseinfer.convert.candidates import formats_for, pack_params, platform
 from sparseinfer.convert.decide import Decider
 from sparseinfer.convert.report import describe as report_of
@@ -64,9 +64,9 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seconds]:
 
     def install(**seconds: float) -> Seconds:
         timer = Seconds(**seconds)
-        for module in (decide, convert):
+        for module in (decide, conversion):
             monkeypatch.setattr(module, "platform", lambda device: "cuda")
-        monkeypatch.setattr(convert, "timer_for", lambda device, baseline: timer)
+        monkeypatch.setattr(conversion, "timer_for", lambda device, baseline: timer)
         monkeypatch.setattr(decide, "cache_bytes", lambda device: 40_000)
         return timer
 
@@ -193,9 +193,9 @@ def test_every_device_has_a_timer_and_is_waited_for(monkeypatch: pytest.MonkeyPa
     layers = _named(_linear(0.1), _linear(0.1))
     for layer, device in zip(layers, (first, second), strict=True):
         object.__setattr__(layer, "device", device)
-    monkeypatch.setattr(convert, "scan", lambda model, examples: layers)
+    monkeypatch.setattr(conversion, "scan", lambda model, examples: layers)
     monkeypatch.setattr(
-        convert,
+        conversion,
         "Decider",
         lambda *args, **options: made.append(Decider(*args, **options)) or made[0],
     )
@@ -352,9 +352,9 @@ def test_the_machine_of_a_gpu_names_it_and_its_capability(monkeypatch: pytest.Mo
 
 def test_a_baseline_chooses_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
-    assert convert.timer_for(torch.device("cpu"), "eager") is None
-    assert type(convert.timer_for(cuda, "eager")) is EventTimer
-    assert type(convert.timer_for(cuda, "cuda_graph")) is GraphTimer
+    assert conversion.timer_for(torch.device("cpu"), "eager") is None
+    assert type(conversion.timer_for(cuda, "eager")) is EventTimer
+    assert type(conversion.timer_for(cuda, "cuda_graph")) is GraphTimer
     assert platform(torch.device("cuda:3")) == "cuda"
     with pytest.raises(ValueError, match="expected a model on CUDA for baseline='cuda_graph'"):
         convert_to_sparse(nn.Linear(4, 4), baseline="cuda_graph")

@@ -46,7 +46,7 @@ def test_dispatch_is_told_once_a_problem(caplog: pytest.LogCaptureFixture) -> No
     packed = pack(torch.eye(8))
     best = next(row["name"] for row in verbose._C.rows() if row["op"] == "linear")
     threads = torch.get_num_threads()
-    with caplog.at_level(logging.DEBUG, logger="sparseinfer.kernels.dispatch"):
+    with caplog.at_level(logging.DEBUG, logger="sparseinfer.dispatch"):
         for _ in range(3):
             assert torch.equal(call(torch.ones(2, 8), packed, None, 8), torch.ones(2, 8))
         assert caplog.messages == [
@@ -65,7 +65,7 @@ def test_dispatch_is_told_once_a_problem(caplog: pytest.LogCaptureFixture) -> No
 def test_grouped_convolutions_say_so(caplog: pytest.LogCaptureFixture) -> None:
     layer = SparseConv2d.from_dense(nn.Conv2d(4, 8, 3, groups=2))
     call = verbose.logged("conv", on=True)(run_conv.conv_cpu)
-    with caplog.at_level(logging.DEBUG, logger="sparseinfer.kernels.dispatch"):
+    with caplog.at_level(logging.DEBUG, logger="sparseinfer.dispatch"):
         call(
             torch.ones(1, 4, 5, 5), layer.packed, None, 8, (3, 3), (1, 1), (0,) * 4, (1, 1), 2,
         )  # fmt: skip
@@ -108,10 +108,6 @@ def test_the_environment_variable_is_read_at_import() -> None:
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
     )
     assert ended.stdout == ""
-    lines = [
-        line
-        for line in ended.stderr.splitlines()
-        if line.startswith("sparseinfer.kernels.dispatch")
-    ]
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("sparseinfer.dispatch")]
     assert len(lines) == 1 and "linear panel: weight 4x8, x 3x8 float32 on cpu" in lines[0]
     assert "UserWarning: expected SPARSEINFER_VERBOSE to list" in ended.stderr

@@ -29,18 +29,14 @@ from sparseinfer.kernels.dispatch import problem_of
 __all__ = ["NAMES", "configure", "logged"]
 
 NAMES: dict[str, tuple[str, ...]] = {
-    "dispatch": ("sparseinfer.kernels.dispatch",),
-    "convert": (
-        "sparseinfer.convert",
-        "sparseinfer.convert.guarantee",
-        "sparseinfer.timing.tuning",
-    ),
+    "dispatch": ("sparseinfer.dispatch",),
+    "convert": ("sparseinfer.convert", "sparseinfer.timing"),
 }
 """The loggers that each name turns on."""
 
 _Operator = TypeVar("_Operator", bound=Callable[..., Tensor])
 
-_dispatch = logging.getLogger("sparseinfer.kernels.dispatch")
+_dispatch = logging.getLogger("sparseinfer.dispatch")
 
 
 def configure(value: str) -> list[str]:

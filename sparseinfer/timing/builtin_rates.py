@@ -5,7 +5,7 @@ Fitted on 2026-11-24 at commit 00d18c6698 on AMD EPYC,
 of the best, where not fitted to.
 """
 
-# Written by benchmarks.calibrate --as-python; see sparseinfer.timing.rates for what they mean.
+# Written by benchmarks.calibrate --as-python; sparseinfer.timing.rates says what it is.
 
 from typing import Any
 
