@@ -1,6 +1,5 @@
 """What `import sparseinfer` brings, in one place: the package imports it at once or when used."""
 
-from sparseinfer._C import version
 from sparseinfer.checkpoints import load_sparse, load_sparse_into, save_sparse
 from sparseinfer.checkpoints.load_converted import load_converted
 from sparseinfer.convert.conversion import convert_to_sparse
@@ -12,6 +11,7 @@ from sparseinfer.layers.attention import SparseMultiheadAttention
 from sparseinfer.layers.linear_conv import SparseConv1d, SparseConv2d, SparseLinear
 from sparseinfer.layers.recurrent import SparseGRU, SparseLSTM, SparseRNN
 from sparseinfer.layers.transposed import SparseConvTranspose1d, SparseConvTranspose2d
+from sparseinfer.native import version
 
 __version__ = version()
 

@@ -44,7 +44,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         try:
             # It alone, for the package imports torch.
-            from sparseinfer._C import version as native_version
+            from sparseinfer.native import version as native_version
 
             found = native_version()
         except ImportError:

@@ -97,13 +97,13 @@ def _cpu() -> dict[str, Any]:
 
 
 def _isa() -> dict[str, Any]:
-    from sparseinfer import _C
+    from sparseinfer import native
 
     check_isa()
     return {
         "selected": selected_isa(),
         "SPARSEINFER_ISA": os.environ.get("SPARSEINFER_ISA"),
-        "isas": _C.isas(),
+        "isas": native.isas(),
     }
 
 
@@ -129,12 +129,12 @@ def _threads() -> dict[str, Any]:
     import torch
 
     # Asked after torch is loaded: the native library joins the thread pool it finds.
-    from sparseinfer import _C
+    from sparseinfer import native
 
     threads: dict[str, Any] = {
         "torch_threads": torch.get_num_threads(),
         "usable_cores": usable_cores(),
-        "native_backend": _C.threads_backend(),
+        "native_backend": native.threads_backend(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
     }
     try:

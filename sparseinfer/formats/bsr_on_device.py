@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparseinfer import _C
+from sparseinfer import native
 from sparseinfer.formats.on_device import blob
-from sparseinfer.kernels.triton import VALUE_TYPES
+from sparseinfer.formats.value_types import VALUE_TYPES
 
 __all__ = ["BLOCKS", "bsr_blob"]
 
@@ -51,7 +51,7 @@ def bsr_blob(
     # Torch does not keep the bits of a NaN when it narrows, and finds at most so many non-zeros.
     if dense.numel() > MOST_ELEMENTS or dense.isnan().any():
         plain = dense.float().cpu().contiguous().numpy()
-        packed = _C.pack("bsr", plain, groups, block=block, value_type=value_type)
+        packed = native.pack("bsr", plain, groups, block=block, value_type=value_type)
         return torch.from_numpy(packed).to(weight.device, copy=True)
     values = dense.to(VALUE_TYPES[value_type])
     if (values.isinf() & dense.isfinite()).any():

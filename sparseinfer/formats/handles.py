@@ -18,10 +18,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseinfer import _C, formats
-from sparseinfer.kernels.triton import multiprocessors
+from sparseinfer import formats, native
 
-__all__ = ["Handle", "open_packed"]
+__all__ = ["DEFAULT_SMS", "Facts", "Handle", "multiprocessors", "open_packed"]
+
+DEFAULT_SMS = 132
+"""Multiprocessors of an H100 or H200, for which the tiles are chosen."""
+
+
+def multiprocessors(device: torch.device) -> int:
+    """How many `device` has; `DEFAULT_SMS` where it is no GPU.
+
+    Example:
+        >>> multiprocessors(torch.device("cpu"))
+        132
+    """
+    if device.type != "cuda":
+        return DEFAULT_SMS
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @dataclass(frozen=True)
@@ -63,14 +77,14 @@ class Handle:
 
     def __init__(self, packed: Tensor) -> None:
         memory = formats.host_bytes(packed)
-        native = _C.Weights(memory.data_ptr(), memory.numel())
+        view = native.Weights(memory.data_ptr(), memory.numel())
         if _read_by_host(packed.device):
-            self.memory, self.weights = memory, native
-            self.linear = native.linear  # bound once
+            self.memory, self.weights = memory, view
+            self.linear = view.linear  # bound once
         else:
-            self.memory, self.weights = None, Facts.of(native)
-            self.info = _C.info(formats.as_array(memory))
-        self.shape: tuple[int, ...] = tuple(native.shape)
+            self.memory, self.weights = None, Facts.of(view)
+            self.info = native.info(formats.as_array(memory))
+        self.shape: tuple[int, ...] = tuple(view.shape)
         self.m = self.shape[0]
         self.k = 1
         for size in self.shape[1:]:
@@ -103,7 +117,7 @@ class Handle:
     def info(self) -> dict[str, Any]:
         """What `sparseinfer.formats.info` says of the buffer."""
         assert self.memory is not None
-        return _C.info(formats.as_array(self.memory))
+        return native.info(formats.as_array(self.memory))
 
     @cached_property
     def dtype(self) -> torch.dtype:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sparseinfer import _C
+from sparseinfer import native
 
 __all__ = ["blob", "csr_blob", "nm_blob"]
 
@@ -119,7 +119,7 @@ def _has_shape(weight: Tensor, groups: int) -> bool:
 
 
 def _native(format: str, weight: Tensor, groups: int, **params: Any) -> Tensor:
-    packed = _C.pack(format, weight.detach().cpu().contiguous().numpy(), groups, **params)
+    packed = native.pack(format, weight.detach().cpu().contiguous().numpy(), groups, **params)
     return torch.from_numpy(packed).to(weight.device)
 
 
@@ -173,6 +173,6 @@ def blob(
         size = section.numel() * section.element_size()
         packed[offset : offset + size].view(section.dtype).copy_(section.reshape(-1))
     host = packed.cpu()
-    _C.seal(host.numpy())
+    native.seal(host.numpy())
     packed[_CHECKSUM] = host[_CHECKSUM].to(packed.device)
     return packed

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseinfer import _C
+from sparseinfer import native
 from sparseinfer.formats.bsr_on_device import BLOCKS, bsr_blob
 from sparseinfer.formats.on_device import csr_blob, nm_blob
 from sparseinfer.formats.patterns import Pattern, detect_pattern
@@ -128,7 +128,7 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
         with torch.inference_mode(False), torch.no_grad():
             return _ON_DEVICE[format](weight.detach(), groups, **params)
     dense = weight.detach().cpu().contiguous().numpy()
-    blob = torch.from_numpy(_C.pack(format, dense, groups, **params))
+    blob = torch.from_numpy(native.pack(format, dense, groups, **params))
     # A copy made by torch starts on a 64-byte boundary, so the kernels read it in place; and it is
     # never an inference tensor, so that a later change in place can be noticed.
     with torch.inference_mode(False):
@@ -156,7 +156,7 @@ def unpack(packed: Tensor) -> Tensor:
         >>> torch.equal(unpack(pack(torch.eye(8))), torch.eye(8))
         True
     """
-    return torch.from_numpy(_C.unpack(as_array(host_bytes(packed)))).to(packed.device)
+    return torch.from_numpy(native.unpack(as_array(host_bytes(packed)))).to(packed.device)
 
 
 def info(packed: Tensor) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def info(packed: Tensor) -> dict[str, Any]:
         >>> info(pack(torch.eye(8)))["shape"]
         (8, 8)
     """
-    return _C.info(as_array(host_bytes(packed)))
+    return native.info(as_array(host_bytes(packed)))
 
 
 def host_bytes(packed: Tensor) -> Tensor:

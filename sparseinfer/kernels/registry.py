@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sparseinfer import _C
+from sparseinfer import native
 from sparseinfer.kernels import cuda, cusparselt, triton
 from sparseinfer.kernels.triton.bsr_grid import BsrMeta
 from sparseinfer.kernels.triton.csr_rows import CsrMeta
@@ -257,7 +257,7 @@ TRITON_ROWS: tuple[Row, ...] = (
 
 @lru_cache(maxsize=1)
 def _native_reasons() -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(row["reasons"]) for row in _C.rows())
+    return tuple(tuple(row["reasons"]) for row in native.rows())
 
 
 @lru_cache(maxsize=1)
@@ -268,11 +268,11 @@ def rows() -> tuple[Row, ...]:
         >>> "panel.linear.scalar" in [row.name for row in rows()]
         True
     """
-    native = tuple(
+    on_host = tuple(
         Row(row["name"], row["format"], row["op"], row["dtype"], row["isa"], "cpu", native_id=index)
-        for index, row in enumerate(_C.rows())
+        for index, row in enumerate(native.rows())
     )
-    return native + CUDA_ROWS + TRITON_ROWS
+    return on_host + CUDA_ROWS + TRITON_ROWS
 
 
 @lru_cache(maxsize=1024)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparseinfer import _C
+from sparseinfer import native
 
 __all__ = ["release_scratch", "scratch_bytes"]
 
@@ -17,7 +17,7 @@ def scratch_bytes() -> int:
         >>> scratch_bytes() >= 0
         True
     """
-    return _C.scratch_bytes()
+    return native.scratch_bytes()
 
 
 def release_scratch() -> None:
@@ -30,4 +30,4 @@ def release_scratch() -> None:
         >>> scratch_bytes()
         0
     """
-    _C.release_scratch()
+    native.release_scratch()

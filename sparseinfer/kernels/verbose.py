@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from sparseinfer import _C
+from sparseinfer import native
 from sparseinfer.formats.handles import open_packed
 from sparseinfer.kernels import registry
 from sparseinfer.kernels.dispatch import problem_of
@@ -117,8 +117,8 @@ def _row(op: str, packed: Tensor, x: Tensor, row: int | registry.Row) -> str:
     handle = open_packed(packed)
     try:
         if x.device.type == "cpu":
-            found = _C.select(handle.weights.format, op) if row < 0 else row
-            return str(_C.rows()[found]["name"])
+            found = native.select(handle.weights.format, op) if row < 0 else row
+            return str(native.rows()[found]["name"])
         tokens = x.numel() // max(1, x.shape[-1 if op == "linear" else 1])
         return registry.select(problem_of(handle, op, x, tokens)).name
     except RuntimeError as refusal:

@@ -32,10 +32,11 @@ from torch import Tensor
 from sparseinfer import formats
 from sparseinfer.formats.handles import open_packed
 from sparseinfer.kernels.activations import ACTIVATIONS, check_choice
+from sparseinfer.kernels.contract import NARROW, PADDING_MODES, conv_output_shape
 from sparseinfer.kernels.dispatch import same_device
 from sparseinfer.ops import autograd, onnx
-from sparseinfer.ops.run_conv import PADDING_MODES, conv_cpu, conv_cuda, conv_output_shape
-from sparseinfer.ops.run_linear import NARROW, linear_cpu, linear_cuda
+from sparseinfer.ops.run_conv import conv_cpu, conv_cuda
+from sparseinfer.ops.run_linear import linear_cpu, linear_cuda
 from sparseinfer.ops.run_steps import recurrent_cpu, recurrent_fake
 from sparseinfer.when_imported import when_imported
 

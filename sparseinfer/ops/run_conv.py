@@ -10,16 +10,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparseinfer.formats.handles import Handle, open_packed
-from sparseinfer.kernels.activations import ACTIVATIONS, check_choice
+from sparseinfer.kernels.contract import NARROW, conv_output_shape, wrong_input_type, wrong_type
 from sparseinfer.kernels.dispatch import device_call, same_device, takes_mixed
 from sparseinfer.kernels.registry import Row
 from sparseinfer.kernels.verbose import logged
 from sparseinfer.ops.memory import address, require_memory
-from sparseinfer.ops.run_linear import BEST_ROW, NARROW, checked_bias, dtype_name, wrong_type
+from sparseinfer.ops.run_linear import BEST_ROW, checked_bias
 
-__all__ = ["PADDING_MODES", "conv_cpu", "conv_cuda", "conv_output_shape"]
-
-PADDING_MODES: tuple[str, ...] = ("zeros", "reflect", "replicate", "circular")
+__all__ = ["conv_cpu", "conv_cuda"]
 
 
 @logged("conv")
@@ -73,7 +71,7 @@ def conv_cpu(
     if handle.shape != expected or handle.weights.groups != groups:
         raise _mismatch(x, handle, out_channels, kernel_size, groups)
     if x.dtype is not torch.float32:
-        raise _wrong_dtype(x)
+        raise wrong_input_type(x)
     if bias is not None:
         bias = checked_bias(bias, out_channels)
     y = x.new_empty(shape)
@@ -147,90 +145,6 @@ def conv_cuda(
         ).to(x.dtype)  # fmt: skip
     pixels = math.prod(shape) // max(1, out_channels)
     return device_call(handle, "conv", x, pixels, row)(x, packed, bias, out_channels, *options)
-
-
-def conv_output_shape(
-    x: Tensor,
-    out_channels: int,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    padding_mode: str,
-    activation: str,
-) -> list[int]:
-    """The shape that a convolution gives, after the checks that need no packed weight.
-
-    Raises:
-        RuntimeError: dtype, rank or sizes do not fit.
-        ValueError: the activation or padding mode is unknown.
-
-    Example:
-        >>> x = torch.ones(2, 3, 8)
-        >>> conv_output_shape(x, 4, (3,), (2,), (1, 1), (1,), 1, "zeros", "none")
-        [2, 4, 4]
-    """
-    axes = len(kernel_size)
-    if x.dtype is not torch.float32 and x.dtype not in NARROW:
-        raise _wrong_dtype(x)
-    if x.dim() != axes + 2:
-        raise RuntimeError(
-            f"Expected {axes + 1}D (unbatched) or {axes + 2}D (batched) input to conv{axes}d, but "
-            f"got input of size: {list(x.shape)}; try x.unsqueeze(0)"
-        )
-    check_choice("activation", activation, ACTIVATIONS)
-    check_choice("padding_mode", padding_mode, PADDING_MODES)
-    if len(stride) != axes or len(dilation) != axes or len(padding) != 2 * axes:
-        raise RuntimeError(
-            f"expected {axes} strides and dilations and {2 * axes} paddings, got {list(stride)}, "
-            f"{list(dilation)} and {list(padding)}; try two paddings an axis"
-        )
-    if groups < 1 or x.shape[1] % groups:
-        raise RuntimeError(
-            f"expected input channels to be divisible by groups, got {x.shape[1]} channels and "
-            f"groups={groups}; try groups=1"
-        )
-    if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0:
-        raise RuntimeError(
-            "non-positive stride, non-positive dilation or negative padding is not supported: got "
-            f"stride {list(stride)}, dilation {list(dilation)}, padding {list(padding)}; "
-            "try padding=0"
-        )
-    shape = [x.shape[0], out_channels]
-    for axis in range(axes):
-        size, before, after = x.shape[axis + 2], padding[2 * axis], padding[2 * axis + 1]
-        if padding_mode != "zeros":
-            _check_wrapping(x, size, before, after, padding_mode)
-        span = dilation[axis] * (kernel_size[axis] - 1) + 1
-        room = size + before + after - span
-        if room < 0:
-            raise RuntimeError(
-                f"Calculated padded input size per channel: ({size + before + after}). Kernel "
-                f"size: ({span}). Kernel size can't be greater than actual input size; "
-                "try a larger input"
-            )
-        shape.append(room // stride[axis] + 1)
-    return shape
-
-
-def _wrong_dtype(x: Tensor) -> RuntimeError:
-    return RuntimeError(
-        f"Input type ({dtype_name(x.dtype)}) and weight type (Float) should be the same: expected "
-        f"a float32 input, or float16 or bfloat16 with a bias of that type, got {x.dtype}; try "
-        "x.float() and module.float()"
-    )
-
-
-def _check_wrapping(x: Tensor, size: int, before: int, after: int, padding_mode: str) -> None:
-    """Padding that takes its values from the image cannot reach past it."""
-    limit = {"reflect": size - 1, "circular": size, "replicate": None}[padding_mode]
-    if (limit is not None and max(before, after) > limit) or (size == 0 and before + after > 0):
-        raise RuntimeError(
-            "Padding size should be less than the corresponding input dimension, but got: padding "
-            f"({before}, {after}) with padding_mode {padding_mode!r} at a dimension of size {size} "
-            f"of input {list(x.shape)}; try a larger input or padding_mode='zeros'"
-        )
 
 
 def _mismatch(

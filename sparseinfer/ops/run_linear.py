@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sparseinfer.formats.handles import Handle, open_packed
+from sparseinfer.kernels.contract import NARROW, dtype_name, wrong_type
 from sparseinfer.kernels.dispatch import device_call, same_device, takes_mixed
 from sparseinfer.kernels.registry import Row
 from sparseinfer.kernels.verbose import logged
@@ -13,39 +14,18 @@ from sparseinfer.ops.memory import address, require_memory
 
 __all__ = [
     "BEST_ROW",
-    "NARROW",
     "checked_bias",
-    "dtype_name",
     "linear_cpu",
     "linear_cuda",
-    "wrong_type",
 ]
 
 BEST_ROW = -1
 """The native library takes its best usable row."""
 
-NARROW = (torch.float16, torch.bfloat16)
-"""Types that the CPU operators take and give; they compute in float32."""
 
 # Looked up once: on a small layer each look-up shows.
 _FLOAT32 = torch.float32
 _threads = torch.get_num_threads
-
-_DTYPE_NAMES = {
-    torch.float32: "Float", torch.float64: "Double", torch.float16: "Half",
-    torch.bfloat16: "BFloat16", torch.int64: "Long", torch.int32: "Int", torch.uint8: "Byte",
-    torch.bool: "Bool",
-}  # fmt: skip
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """The name of a dtype as torch's own error messages write it.
-
-    Example:
-        >>> dtype_name(torch.float64)
-        'Double'
-    """
-    return _DTYPE_NAMES.get(dtype, str(dtype))
 
 
 @logged("linear")
@@ -58,7 +38,7 @@ def linear_cpu(
     threads: int = 0,
     row: int = BEST_ROW,
 ) -> Tensor:
-    """Compute act(x W^T + bias) on the CPU with the native row `row` (an index of `_C.rows()`).
+    """Compute act(x W^T + bias) on the CPU with the native row `row` (an index of `native.rows()`).
 
     `x` is `[..., K]`, `bias` `[M]` with M = `out_features`; returns `[..., M]`. All are float32, or
     all float16 or bfloat16: the arithmetic is float32 then too, between conversions.
@@ -140,20 +120,6 @@ def _mismatch(x: Tensor, handle: Handle) -> RuntimeError:
         f"mat1 and mat2 shapes cannot be multiplied ({rows}x{shape[-1] if shape else 1} and "
         f"{handle.k}x{handle.m}): expected an input whose last dimension is {handle.k}, got shape "
         f"{shape}; try reshaping the input"
-    )
-
-
-def wrong_type(got: torch.dtype, stored: torch.dtype) -> RuntimeError:
-    """The error for an input of another type than the values of a weight on a device.
-
-    Example:
-        >>> str(wrong_type(torch.float16, torch.bfloat16)).split(":")[0]
-        'mat1 and mat2 must have the same dtype, but got Half and BFloat16'
-    """
-    return RuntimeError(
-        f"mat1 and mat2 must have the same dtype, but got {dtype_name(got)} and "
-        f"{dtype_name(stored)}: expected an input of the packed values' type, got {got}; try "
-        f"input.to({stored}), or converting the dense model.to({got}) again"
     )
 
 

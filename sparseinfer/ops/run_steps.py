@@ -26,9 +26,9 @@ def recurrent_cpu(
     `gates` is W_ih x + b_ih for all steps: `[steps, batch, G H]` float32, `[batch, steps, G H]`
     where `batch_first`, or `[rows, G H]` of packed sequences with their int64 `batch_sizes`; G is
     4, 3 or 1 by `cell`, a name of `CELLS`. `packed` is W_hh `[G H, H]`, `bias` b_hh. `h`, and `c`
-    for an LSTM, are the initial states `[batch, H]`. `row` is an index of `_C.rows()`, of a linear
-    one. Returns the states after each step and the final ones of h and c (c: empty if there is
-    none).
+    for an LSTM, are the initial states `[batch, H]`. `row` is an index of `native.rows()`, of a
+    linear one. Returns the states after each step and the final ones of h and c (c: empty if there
+    is none).
 
     Raises:
         RuntimeError: shapes, dtypes or devices do not fit, batch_sizes grow, the memory of a tensor

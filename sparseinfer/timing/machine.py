@@ -99,10 +99,10 @@ def isa_refusal() -> str:
         >>> isa_refusal()
         ''
     """
-    from sparseinfer import _C
+    from sparseinfer import native
 
     wish = os.environ.get("SPARSEINFER_ISA", "")
-    isas = {isa["name"]: isa for isa in _C.isas()}
+    isas = {isa["name"]: isa for isa in native.isas()}
     if not wish or (wish in isas and isas[wish]["supported"]):
         return ""
     # What the wish itself forbids the processor has all the same.
@@ -140,6 +140,6 @@ def selected_isa() -> str:
         >>> selected_isa() in ("scalar", "neon", "avx2", "avx512")
         True
     """
-    from sparseinfer import _C
+    from sparseinfer import native
 
-    return str(_C.rows()[_C.select("panel", "linear")]["isa"])
+    return str(native.rows()[native.select("panel", "linear")]["isa"])

@@ -27,9 +27,8 @@ from typing import Any
 
 import torch
 
-from sparseinfer import _C
+from sparseinfer import native
 from sparseinfer.files import write_text
-from sparseinfer.kernels import triton
 from sparseinfer.timing import machine
 from sparseinfer.timing.clock import Clock, Watch
 from sparseinfer.timing.conditions import conditions
@@ -38,6 +37,8 @@ from sparseinfer.timing.measure import Comparison, compare, nothing
 __all__ = ["Cache", "Problem", "Tuner", "cache_folder", "describe_machine", "read_text"]
 
 _log = logging.getLogger(__name__)
+
+_TRITON_KERNELS = Path(__file__).parents[1] / "kernels" / "triton"
 
 VERSION = 2
 """Of the files; others are ignored. The first had no conditions."""
@@ -304,14 +305,14 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
         "features": machine.cpu_features(),
         "caches": machine.cache_sizes(),
         "isa": machine.selected_isa(),
-        "kernels": _C.source_hash(),
-        "threads_backend": _C.threads_backend(),
-        "sparseinfer": _C.version(),
+        "kernels": native.source_hash(),
+        "threads_backend": native.threads_backend(),
+        "sparseinfer": native.version(),
         "torch": torch.__version__,
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
     }
     if device.split(":")[0] == "cuda":
-        sources = sorted(Path(triton.__file__).parent.glob("*.py"))
+        sources = sorted(_TRITON_KERNELS.glob("*.py"))
         found["gpu"] = torch.cuda.get_device_name(device)
         found["capability"] = list(torch.cuda.get_device_capability(device))
         found["cuda"] = torch.version.cuda

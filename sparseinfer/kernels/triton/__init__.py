@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from sparseinfer.formats.handles import DEFAULT_SMS
+from sparseinfer.formats.value_types import VALUE_TYPES
 from sparseinfer.kernels.triton.derived import Derived
 
 __all__ = [
@@ -28,22 +30,13 @@ __all__ = [
     "cuda_reasons",
     "device_reasons",
     "interpreting",
-    "multiprocessors",
     "unsupported_reasons",
 ]
 
-VALUE_TYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
-"""Value types the kernels read, under the names the packed buffer's header uses."""
 
 GROUP_COLUMNS = 4
 """The m of N:M that the kernels expand: a group becomes two nested `tl.join`s of two lanes each."""
 
-DEFAULT_SMS = 132
-"""Multiprocessors of an H100 or H200, for which the tiles are chosen."""
 
 NO_KERNEL: dict[tuple[str, str], str] = {
     ("nm", "conv"): "a 2:4 convolution stays dense, for expanding its weights saves memory traffic "
@@ -53,18 +46,6 @@ NO_KERNEL: dict[tuple[str, str], str] = {
 
 MIN_TRITON = (3, 2)
 MIN_CAPABILITY = (8, 0)
-
-
-def multiprocessors(device: torch.device) -> int:
-    """How many `device` has; `DEFAULT_SMS` where it is no GPU.
-
-    Example:
-        >>> multiprocessors(torch.device("cpu"))
-        132
-    """
-    if device.type != "cuda":
-        return DEFAULT_SMS
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ import torch
 import triton
 import triton.language as tl
 
+from sparseinfer.kernels.contract import conv_output_shape
 from sparseinfer.kernels.triton import block_reasons
 from sparseinfer.kernels.triton.activate import activate
 from sparseinfer.kernels.triton.bsr_grid import BsrMeta
-from sparseinfer.ops.run_conv import conv_output_shape
 
 
 # Pixels change with the batch: specialised on, 1 and the multiples of 16 would compile anew.
