@@ -147,19 +147,20 @@ def test_doctor_obeys_and_shows_the_forced_instruction_set():
 
 
 @pytest.mark.parametrize(
-    "module", ["sparseinfer._C", "sparseinfer.kernels.registry", "torch", "triton", "threadpoolctl"]
+    "module",
+    ["sparseinfer.native", "sparseinfer.kernels.registry", "torch", "triton", "threadpoolctl"],
 )
 def test_doctor_survives_whatever_cannot_be_imported(monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
-    if module == "sparseinfer._C":
-        monkeypatch.delattr(sparseinfer, "_C")
+    if module == "sparseinfer.native":
+        monkeypatch.delattr(sparseinfer, "native")
     if module == "sparseinfer.kernels.registry":
         monkeypatch.delattr(sparseinfer.kernels, "registry")
     diagnosis = doctor.diagnose()
     text = shown(diagnosis)
     json.dumps(diagnosis)
     assert "verdict" in text
-    if module == "sparseinfer._C":
+    if module == "sparseinfer.native":
         assert "the native library cannot be used: " in text
     if module == "torch":
         assert not doctor.healthy(diagnosis)

@@ -44,7 +44,7 @@ def test_nothing_is_wrapped_where_dispatch_is_not_logged() -> None:
 def test_dispatch_is_told_once_a_problem(caplog: pytest.LogCaptureFixture) -> None:
     call = verbose.logged("linear", on=True)(linear_cpu)
     packed = pack(torch.eye(8))
-    best = next(row["name"] for row in verbose._C.rows() if row["op"] == "linear")
+    best = next(row["name"] for row in verbose.native.rows() if row["op"] == "linear")
     threads = torch.get_num_threads()
     with caplog.at_level(logging.DEBUG, logger="sparseinfer.dispatch"):
         for _ in range(3):
@@ -56,7 +56,7 @@ def test_dispatch_is_told_once_a_problem(caplog: pytest.LogCaptureFixture) -> No
         call(torch.ones(8, 2).t(), packed, None, 8)
         assert len(caplog.messages) == 3
         scalar = next(
-            i for i, row in enumerate(verbose._C.rows()) if row["name"] == "panel.linear.scalar"
+            i for i, row in enumerate(verbose.native.rows()) if row["name"] == "panel.linear.scalar"
         )
         call(torch.ones(2, 8), packed, None, 8, row=scalar)
         assert caplog.messages[-1].endswith(": panel.linear.scalar")

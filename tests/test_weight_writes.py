@@ -212,11 +212,25 @@ def test_merging_an_adapter_into_a_sparse_layer_is_refused(safe: bool) -> None:
     model = nn.Sequential(_pruned(nn.Linear(16, 16)), nn.ReLU(), _pruned(nn.Linear(16, 4)))
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["0"], r=2))
     nn.init.normal_(adapted.base_model.model[0].lora_B["default"].weight)
-    sparse = convert_to_sparse(adapted, min_speedup=0)
     x = torch.randn(3, 16)
+    sparse = convert_to_sparse(adapted, example_inputs=x, min_speedup=0, cache=False)
+    assert isinstance(sparse.base_model.model[0].base_layer, SparseLinear)
     torch.testing.assert_close(sparse(x), adapted(x), rtol=1e-4, atol=1e-4)
     with pytest.raises(RuntimeError, match="expected no write to a weight"):
         sparse.merge_and_unload(safe_merge=safe)
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_without_examples_an_adapted_layer_stays_dense_and_merges(safe: bool) -> None:
+    peft = pytest.importorskip("peft")
+    model = nn.Sequential(_pruned(nn.Linear(16, 16)), nn.ReLU(), _pruned(nn.Linear(16, 4)))
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["0"], r=2))
+    nn.init.normal_(adapted.base_model.model[0].lora_B["default"].weight)
+    x = torch.randn(3, 16)
+    expected = adapted(x)
+    sparse = convert_to_sparse(adapted, min_speedup=0)
+    merged = sparse.merge_and_unload(safe_merge=safe)
+    torch.testing.assert_close(merged(x), expected, rtol=1e-4, atol=1e-4)
 
 
 class _Functional(nn.Module):

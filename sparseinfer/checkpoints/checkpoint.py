@@ -212,7 +212,7 @@ def open_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Che
     if config is not None and _of(config).get("packed"):
         raise CheckpointError(
             f"{path}: expected weights under their plain names, got a converted model that "
-            "transformers saved; try from_pretrained, and sparseinfer.convert.to_dense"
+            "transformers saved; try from_pretrained, and sparseinfer.to_dense"
         )
     for name in _SINGLE:
         if (path / name).is_file():

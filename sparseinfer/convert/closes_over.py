@@ -144,15 +144,18 @@ class Rebinding:
         return deepcopy(value, self._memo) if self._holds(value) else value
 
 
+_NO_FUNCTIONS = ("_parameters", "_buffers", "_modules", "_compiled_call_impl")
+"""Attributes that hold no function on the model; the last, of `module.compile()`, runs its own
+module, and torch copies none."""
+
+
 def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Names and values of the modules' attributes, hooks among them, that may hold functions."""
     for path, module in model.named_modules():
         if type(module).__name__ == "OptimizedModule":  # it compiles anew what it holds
             continue
         for key, value in vars(module).items():
-            if key not in ("_parameters", "_buffers", "_modules") and not isinstance(
-                value, nn.Module
-            ):
+            if key not in _NO_FUNCTIONS and not isinstance(value, nn.Module):
                 yield f"{path}.{key}" if path else key, value
 
 

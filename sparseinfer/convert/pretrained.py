@@ -13,16 +13,15 @@ import importlib.util
 import os
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from sparseinfer.layers.linear_conv import SparseLayer
-from sparseinfer.when_imported import when_imported
 
 __all__ = [
-    "METHOD", "VARIANT", "WEIGHTS_FILE", "forget_pretrained", "keep_pretrained", "packed_names",
+    "LOADING", "METHOD", "VARIANT", "WEIGHTS_FILE", "forget_pretrained", "keep_pretrained",
+    "packed_names",
 ]  # fmt: skip
 
 METHOD = "sparseinfer"
@@ -34,7 +33,7 @@ VARIANT = "sparseinfer"
 WEIGHTS_FILE = f"model.{VARIANT}.safetensors"
 
 _DENSE_FILES = ("model.safetensors", "model.safetensors.index.json")
-_LOADING = "transformers.core_model_loading"
+LOADING = "transformers.core_model_loading"
 """What `sparseinfer.checkpoints.hf_quantizer` builds on: transformers has it since 5.0."""
 
 _BASE = "PreTrainedModel", "transformers.modeling_utils"
@@ -103,12 +102,15 @@ def _save_pretrained(
     model: Any, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
 ) -> Any:
     """`PreTrainedModel.save_pretrained`, with the packed weights in files of their own name."""
-    if importlib.util.find_spec(_LOADING) is None:
+    if importlib.util.find_spec(LOADING) is None:
         raise ImportError(
             "expected transformers 5 or later to save a converted model, got an earlier one; try "
             "pip install --upgrade transformers, or sparseinfer.to_dense(model) first"
         )
-    from sparseinfer.checkpoints.hf_quantizer import SparseinferConfig
+    # What sparseinfer.checkpoints registers as transformers is imported.
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    make_config: Any = AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD]
 
     variant = kwargs.pop("variant", None)
     kwargs["variant"] = VARIANT if variant is None else f"{variant}.{VARIANT}"
@@ -117,7 +119,7 @@ def _save_pretrained(
     absent = object()
     before = vars(config).get("quantization_config", absent)
     try:
-        config.quantization_config = SparseinferConfig(stem, packed_names(model))
+        config.quantization_config = make_config(stem, packed_names(model))
         result = type(model).save_pretrained(model, save_directory, *args, **kwargs)
         folder = Path(save_directory)
         index = folder / f"model.safetensors.index.{kwargs['variant']}.json"
@@ -133,11 +135,3 @@ def _save_pretrained(
     for name in _DENSE_FILES:  # of an earlier save, which this one replaces
         (folder / name).unlink(missing_ok=True)
     return result
-
-
-def _register(quantizers: ModuleType) -> None:
-    if importlib.util.find_spec(_LOADING) is not None:
-        importlib.import_module("sparseinfer.checkpoints.hf_quantizer")
-
-
-when_imported("transformers.quantizers.auto", _register)

@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.random import fork_rng
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -172,6 +173,8 @@ def _reachable(roots: tuple[Any, ...]) -> Iterator[Any]:
             left.append(value.__self__)
         elif isinstance(value, type):
             left += [own for own in vars(value).values() if isinstance(own, list | dict | set)]
+        elif isinstance(value, LazyModuleMixin):  # its first call makes it another class, for good
+            left.append(value._modules)  # type: ignore[attr-defined]
         elif isinstance(value, nn.Module):
             left.append(vars(value))
             left += [cls for cls in type(value).__mro__ if _is_users(cls)]

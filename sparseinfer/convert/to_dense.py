@@ -26,6 +26,7 @@ _Sparse = SparseLayer | SparseRecurrent | SparseMultiheadAttention
 
 _OF_SPARSE = frozenset({
     "weight_shape", "packed_shape", "groups", "activation", "_padding", "_axes", "_phases",
+    "_typed",
 })  # fmt: skip
 """Attributes that a sparse layer has for itself; what else a dense one lacks is the user's."""
 

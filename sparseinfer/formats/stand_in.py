@@ -61,6 +61,9 @@ class ReadOnly(Tensor):
          got fill_
     """
 
+    # transformers writes initial values into whatever it does not find marked as loaded.
+    _is_hf_initialized = True
+
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
