@@ -77,7 +77,7 @@ class SparseLayer(nn.Module):
         zeros = torch.zeros(outputs or weight_shape[0], dtype=torch.float32, device=packed.device)
         self.register_parameter("bias", nn.Parameter(zeros) if bias else None)
         # Moves between types reach it as they would reach the weight, which has its type.
-        self._typed = torch.empty(0, dtype=torch.float32, device=packed.device)
+        self._typed = torch.float32
 
     @classmethod
     def from_dense(
@@ -230,7 +230,7 @@ class SparseLayer(nn.Module):
         # panel and csr compute in float32 whatever the type of the layer.
         if self._is_valid() and self.format in ("nm", "bsr"):
             return self.handle.dtype
-        return self._typed.dtype
+        return self._typed
 
     def extra_repr(self) -> str:
         text = f"{self._geometry()}, bias={self.bias is not None}"
@@ -289,15 +289,15 @@ class SparseLayer(nn.Module):
 
     def _apply(self: _Layer, fn: Callable[..., Any], recurse: bool = True) -> _Layer:
         super()._apply(fn, recurse)
-        self._typed = fn(self._typed)
+        # On the CPU, as a layer that is still on the meta device has nothing to copy from there.
+        self._typed = fn(torch.empty(0, dtype=self._typed, device="cpu")).dtype
         self._own_packed()
         return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "_typed" not in vars(self):  # pickled by an earlier version
-            like = self.bias if self.bias is not None else torch.empty(0, dtype=torch.float32)
-            self._typed = like.detach().new_empty(0)
+            self._typed = torch.float32 if self.bias is None else self.bias.dtype
         self._own_packed()
         if self._is_real():
             self._buffers["packed"] = _copied(self.packed)
