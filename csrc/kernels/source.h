@@ -3,8 +3,8 @@
 
 #include <vector>
 
+#include "formats/weights.h"
 #include "kernels/tile/tile.h"
-#include "kernels/weights.h"
 
 namespace si {
 

@@ -2,9 +2,9 @@
 // image in which every tap of the kernel is a constant offset. Arguments have been checked.
 #pragma once
 
+#include "formats/weights.h"
 #include "kernels/conv/geometry.h"
 #include "kernels/tile/tile.h"
-#include "kernels/weights.h"
 
 namespace si {
 

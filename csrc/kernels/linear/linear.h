@@ -2,8 +2,8 @@
 // and y out of it, and shares it among threads. Arguments have been checked.
 #pragma once
 
+#include "formats/weights.h"
 #include "kernels/tile/tile.h"
-#include "kernels/weights.h"
 
 namespace si {
 

@@ -3,8 +3,8 @@
 
 #include <sparseinfer.h>
 
+#include "formats/weights.h"
 #include "kernels/tile/tile.h"
-#include "kernels/weights.h"
 
 namespace si {
 

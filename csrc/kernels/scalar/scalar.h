@@ -2,7 +2,7 @@
 // accumulation left to the tests' oracle; here float32, in storage order. Arguments have been checked.
 #pragma once
 
-#include "kernels/weights.h"
+#include "formats/weights.h"
 
 namespace si {
 

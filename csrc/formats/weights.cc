@@ -1,4 +1,4 @@
-#include "kernels/weights.h"
+#include "formats/weights.h"
 
 namespace si {
 

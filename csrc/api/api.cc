@@ -9,12 +9,12 @@
 #include "core/cpu.h"
 #include "core/error.h"
 #include "core/parallel.h"
+#include "formats/weights.h"
 #include "kernels/conv/conv.h"
 #include "kernels/linear/linear.h"
 #include "kernels/recurrent/recurrent.h"
 #include "kernels/registry.h"
 #include "kernels/scalar/scalar.h"
-#include "kernels/weights.h"
 
 namespace {
 
