@@ -1,4 +1,4 @@
-"""The folders of csrc stand on one another: an include goes down, never up, and never in a circle."""
+"""The folders of csrc stand on one another: an include goes down, never up, never in a circle."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ FLOORS = ("include", "core", "formats", "kernels", "api", "python")
 """The folders from the ground up. A file includes files of its own floor and of those below."""
 
 APART = ("cuda", "testing")
-"""Folders that no floor may include: the CUDA library stands alone, tests may look at everything."""
+"""Folders that no floor may include: CUDA stands alone, and tests may look at everything."""
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<(sparseinfer\.h)>)', re.MULTILINE)
 

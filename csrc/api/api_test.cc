@@ -16,13 +16,14 @@ bool says(const char* part) { return std::strstr(si_last_error(), part) != nullp
 int main() {
   const std::vector<float> weight(6 * 10, 1.0f);
   const si_weight_desc desc{2, {6, 10, 0, 0}, 1};
-  const si_pack_options panel{SI_FORMAT_PANEL, SI_F32, 0, 0, 0, 0};
+  const si_pack_options panel = pack_options(SI_FORMAT_PANEL);
   const Packed packed(weight, desc, panel);
   const std::vector<float> x(40, 1.0f);
   std::vector<float> y(40);
 
   const auto linear = [&](auto&& change) {
-    si_linear_args args{x.data(), y.data(), nullptr, 3, 10, 6, SI_TOKEN_MAJOR, SI_ACT_NONE, SI_ROW_BEST, 1};
+    si_linear_args args{sizeof(si_linear_args), x.data(),    y.data(),    nullptr, 3,      10,    6,
+                        SI_TOKEN_MAJOR,         SI_ACT_NONE, SI_ROW_BEST, 1,       SI_F32, SI_F32};
     change(args);
     return si_linear(packed.get(), &args);
   };
@@ -41,7 +42,7 @@ int main() {
   SI_CHECK_EQ(linear([](auto& a) { a.n = 0, a.x = nullptr, a.y = nullptr; }), SI_OK);
   // A row of another operation, and every row that this machine lacks.
   for (size_t row = 0; row < si_row_count(); ++row) {
-    si_row_info info{};
+    si_row_info info = sized<si_row_info>();
     SI_CHECK_EQ(si_row(row, &info), SI_OK);
     const si_status status = linear([&](auto& a) { a.row = static_cast<int32_t>(row); });
     if (info.format != SI_FORMAT_PANEL || info.op != SI_OP_LINEAR)
@@ -50,7 +51,7 @@ int main() {
       SI_CHECK_EQ(status, *info.reason == '\0' ? SI_OK : SI_ERR_UNSUPPORTED);
   }
 
-  si_conv_args conv{};
+  si_conv_args conv = sized<si_conv_args>();
   conv.x = x.data();
   conv.y = y.data();
   conv.batch = conv.h = conv.w = 1;
@@ -78,7 +79,7 @@ int main() {
   const Packed far(ones, cross, panel);
   for (si_padding mode : {SI_PAD_ZEROS, SI_PAD_REPLICATE})
     for (size_t row = 0; row < si_row_count(); ++row) {
-      si_row_info info{};
+      si_row_info info = sized<si_row_info>();
       SI_CHECK_EQ(si_row(row, &info), SI_OK);
       if (info.format != SI_FORMAT_PANEL || info.op != SI_OP_CONV || *info.reason != '\0') continue;
       std::vector<float> out(64);

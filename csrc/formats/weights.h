@@ -1,30 +1,19 @@
-// A validated packed weight: what a si_weights handle holds.
+// Packing, and opening what was packed, whatever the format.
 #pragma once
 
-#include <sparseinfer.h>
-
-#include "formats/bsr/bsr.h"
-#include "formats/csr/csr.h"
-#include "formats/nm/nm.h"
-#include "formats/panel/panel.h"
-
-struct si_weights {
-  si_format format;
-  si::WeightShape shape;
-  uint64_t bytes;
-  int64_t nnz;
-  const void* blob;
-  // The one that `format` names is filled in.
-  si::PanelView panel;
-  si::CsrView csr;
-  si::NmView nm;
-  si::BsrView bsr;
-};
+#include "formats/formats.h"
 
 namespace si {
 
-// Validates; throws SI_ERR_CORRUPT or SI_ERR_ARGUMENT.
-si_weights open_weights(const void* blob, size_t bytes);
-si_weight_info describe(const si_weights& weights);
+[[nodiscard]] si_status pack_weights(const float* weight, const si_weight_desc& desc, const si_pack_options& options,
+                                     OwnedBlob* out);
+
+// Validates; fails with SI_ERR_CORRUPT or SI_ERR_ARGUMENT.
+[[nodiscard]] si_status open_weights(const void* blob, size_t bytes, si_weights* out);
+
+void describe(const si_weights& weights, si_weight_info* info);
+
+// Writes the dense weight.
+[[nodiscard]] si_status unpack_weights(const si_weights& weights, float* weight);
 
 }  // namespace si

@@ -60,6 +60,26 @@ inline void keep_rows(std::vector<float>& weight, int64_t K, int64_t kept) {
     if (static_cast<int64_t>(i) / K % kept != 0) weight[i] = 0.0f;
 }
 
+// A struct of the C API that gives its size.
+template <class Sized>
+Sized sized() {
+  Sized out{};
+  out.struct_size = sizeof out;
+  return out;
+}
+
+// The options that tests choose; what a format does not read is ignored.
+inline si_pack_options pack_options(si_format format, si_value_type type = SI_F32, int32_t kblock = 0) {
+  si_pack_options options = sized<si_pack_options>();
+  options.format = format;
+  options.value_type = type;
+  options.kblock = format == SI_FORMAT_PANEL ? kblock : 0;
+  options.nm_n = 2;
+  options.nm_m = 4;
+  options.block = 16;
+  return options;
+}
+
 struct WeightsDeleter {
   void operator()(si_weights* w) const { si_weights_close(w); }
 };
@@ -141,7 +161,7 @@ inline bool check_element(float y, double sum, double absolute, int64_t K, si_ac
 }
 
 inline const char* reason_of(size_t row) {
-  si_row_info info{};
+  si_row_info info = sized<si_row_info>();
   SI_CHECK_EQ(si_row(row, &info), SI_OK);
   return info.reason;
 }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/error.h"
 #include "formats/values.h"
 
 namespace si {
@@ -14,7 +13,7 @@ enum NmParam { kParamN, kParamM };
 
 struct Layout {
   SectionPlan plan;
-  size_t value, position;
+  uint64_t value, position;
 };
 
 int64_t groups_in_row(const WeightShape& shape, int32_t m) { return (shape.K() + m - 1) / m; }
@@ -54,42 +53,46 @@ uint32_t encode_group(const float* weight, int32_t columns, si_value_type type, 
   return kept;
 }
 
-// Returns the number of non-zeros, or throws an error that counts the groups with more than n.
-uint64_t count_nonzeros(const float* weight, const WeightShape& shape, int32_t n, int32_t m, si_value_type type) {
+// Counts the non-zeros, or fails with a message that counts the groups with more than n.
+si_status count_nonzeros(const float* weight, const WeightShape& shape, int32_t n, int32_t m, si_value_type type,
+                         uint64_t* count) {
   const int64_t M = shape.M(), K = shape.K(), G = groups_in_row(shape, m);
   uint32_t bits[kNmMaxM];
   uint64_t nnz = 0, too_full = 0;
-  std::string first;
+  Message first;
   for (int64_t row = 0; row < M; ++row)
     for (int64_t group = 0; group < G; ++group) {
       const int64_t k = group * m;
       const int32_t columns = columns_in_group(shape, m, group);
       const int kept = count_ones(encode_group(weight + row * K + k, columns, type, bits));
       nnz += static_cast<uint64_t>(kept);
-      if (kept > n && too_full++ == 0)
-        first = "row " + std::to_string(row) + ", columns " + std::to_string(k) + "-" +
-                std::to_string(k + columns - 1) + " with " + std::to_string(kept);
+      if (kept <= n || too_full++ != 0) continue;
+      first.add("row ");
+      first.add(row);
+      first.add(", columns ");
+      first.add(k);
+      first.add("-");
+      first.add(k + columns - 1);
+      first.add(" with ");
+      first.add(kept);
     }
-  if (too_full != 0)
-    fail(SI_ERR_ARGUMENT, "expected at most " + std::to_string(n) + " non-zero" + (n == 1 ? "" : "s") + " in every " +
-                              std::to_string(m) + " consecutive columns, got " + std::to_string(too_full) +
-                              (too_full == 1 ? " group" : " groups") + " with more; the first is " + first +
-                              "; try the panel format");
-  return nnz;
+  SI_REQUIRE(too_full == 0, SI_ERR_ARGUMENT, "expected at most ", n, " non-zero", n == 1 ? "" : "s", " in every ", m,
+             " consecutive columns, got ", too_full, too_full == 1 ? " group" : " groups", " with more; the first is ",
+             first.text(), "; try the panel format");
+  *count = nnz;
+  return SI_OK;
 }
 
 }  // namespace
 
-uint8_t* nm_pack(const float* weight, const WeightShape& shape, int32_t n, int32_t m, si_value_type value_type,
-                 size_t* bytes) {
-  if (m < 2 || m > kNmMaxM || n < 1 || n > m)
-    fail(SI_ERR_ARGUMENT, "expected 1 <= n <= m and 2 <= m <= 32 for the nm format, got n = " + std::to_string(n) +
-                              ", m = " + std::to_string(m) + "; try n = 2, m = 4");
-  if (value_type != SI_F32 && value_type != SI_F16 && value_type != SI_BF16)
-    fail(SI_ERR_ARGUMENT, "expected value type float32, float16 or bfloat16 for the nm format, got number " +
-                              std::to_string(static_cast<int>(value_type)) + "; try float32");
-  check_range(weight, shape, value_type);
-  const uint64_t nnz = count_nonzeros(weight, shape, n, m, value_type);
+si_status nm_pack(const float* weight, const WeightShape& shape, const si_pack_options& options, OwnedBlob* out) {
+  const int32_t n = options.nm_n, m = options.nm_m;
+  const si_value_type value_type = options.value_type;
+  SI_REQUIRE(m >= 2 && m <= kNmMaxM && n >= 1 && n <= m, SI_ERR_ARGUMENT,
+             "expected 1 <= n <= m and 2 <= m <= 32 for the nm format, got n = ", n, ", m = ", m, "; try n = 2, m = 4");
+  SI_TRY(check_range(weight, shape, value_type));
+  uint64_t nnz = 0;
+  SI_TRY(count_nonzeros(weight, shape, n, m, value_type, &nnz));
 
   const Layout layout = layout_of(shape, n, m, value_type);
   BlobHeader header = make_header(SI_FORMAT_NM, shape);
@@ -97,9 +100,9 @@ uint8_t* nm_pack(const float* weight, const WeightShape& shape, int32_t n, int32
   header.nnz = nnz;
   header.params[kParamN] = static_cast<uint32_t>(n);
   header.params[kParamM] = static_cast<uint32_t>(m);
-  BlobPtr blob = new_blob(header, layout.plan.total());
-  void* values = blob.get() + layout.value;
-  uint8_t* positions = blob.get() + layout.position;
+  SI_TRY(new_blob(header, layout.plan, out));
+  void* values = out->at<void>(layout.value);
+  auto* positions = out->at<uint8_t>(layout.position);
 
   const int64_t M = shape.M(), K = shape.K(), G = groups_in_row(shape, m);
   uint32_t bits[kNmMaxM];
@@ -107,7 +110,7 @@ uint8_t* nm_pack(const float* weight, const WeightShape& shape, int32_t n, int32
     for (int64_t group = 0; group < G; ++group) {
       const int32_t columns = columns_in_group(shape, m, group);
       const uint32_t kept = encode_group(weight + row * K + group * m, columns, value_type, bits);
-      check_unchanged(count_ones(kept) <= n);
+      SI_TRY(check_unchanged(count_ones(kept) <= n));
       const uint32_t stored = fill_positions(kept, n);
       int64_t at = row * G + group;
       for (int32_t position = 0; position < m; ++position) {
@@ -117,25 +120,24 @@ uint8_t* nm_pack(const float* weight, const WeightShape& shape, int32_t n, int32
         at += M * G;
       }
     }
-  seal_blob(blob.get());
-  *bytes = layout.plan.total();
-  return blob.release();
+  seal_blob(out->data.get());
+  return SI_OK;
 }
 
-NmView nm_validate(const BlobHeader& header, const void* blob, size_t bytes) {
+si_status nm_validate(const BlobHeader& header, const void* blob, size_t bytes, NmView* out) {
   const WeightShape shape = shape_of(header);
-  if (header.value_type > SI_BF16) corrupt("nm: unknown value type " + std::to_string(header.value_type));
+  if (header.value_type > SI_BF16) return corrupt("nm: unknown value type ", header.value_type);
   const uint32_t n_field = header.params[kParamN], m_field = header.params[kParamM];
   if (m_field < 2 || m_field > kNmMaxM || n_field < 1 || n_field > m_field)
-    corrupt("nm: bad pattern " + std::to_string(n_field) + ":" + std::to_string(m_field));
+    return corrupt("nm: bad pattern ", n_field, ":", m_field);
   for (int i = kParamM + 1; i < 8; ++i)
-    if (header.params[i] != 0) corrupt("nm: a reserved parameter is not zero");
-  if (header.counts[0] != 0 || header.counts[1] != 0) corrupt("nm: a reserved count is not zero");
+    if (header.params[i] != 0) return corrupt("nm: a reserved parameter is not zero");
+  if (header.counts[0] != 0 || header.counts[1] != 0) return corrupt("nm: a reserved count is not zero");
   const auto n = static_cast<int32_t>(n_field), m = static_cast<int32_t>(m_field);
   const auto type = static_cast<si_value_type>(header.value_type);
   const Layout layout = layout_of(shape, n, m, type);
-  if (layout.plan.total() != bytes) corrupt("nm: its size does not match its shape");
-  layout.plan.check_slack(blob);
+  if (layout.plan.total() != bytes) return corrupt("nm: its size does not match its shape");
+  SI_TRY(layout.plan.check_slack(blob));
 
   const auto* base = static_cast<const uint8_t*>(blob);
   NmView view{};
@@ -150,29 +152,29 @@ NmView nm_validate(const BlobHeader& header, const void* blob, size_t bytes) {
   const int64_t plane = shape.M() * view.groups_per_row;
   uint64_t nnz = 0;
   for (int64_t entry = 0; entry < plane; ++entry) {
-    const auto where = [&] {
-      return "nm: row " + std::to_string(entry / view.groups_per_row) + ", group " +
-             std::to_string(entry % view.groups_per_row) + ": ";
+    const auto refuse = [&](const char* what) {
+      return corrupt("nm: row ", entry / view.groups_per_row, ", group ", entry % view.groups_per_row, ": ", what);
     };
     uint32_t kept = 0, stored = 0;
     for (int64_t at = entry; at < n * plane; at += plane) {
       const uint32_t position = view.positions[at];
-      if (position >= m_field) corrupt(where() + "a position is out of range");
-      if (stored >> position != 0) corrupt(where() + "positions do not increase");
+      if (position >= m_field) return refuse("a position is out of range");
+      if (stored >> position != 0) return refuse("positions do not increase");
       stored |= uint32_t{1} << position;
       const uint32_t bits = load_bits(view.values, at, type);
       if (is_nonzero(bits, type))
         kept |= uint32_t{1} << position;
       else if (bits != 0)
-        corrupt(where() + "a value is -0");
+        return refuse("a value is -0");
     }
     const int32_t columns = columns_in_group(shape, m, entry % view.groups_per_row);
-    if (columns < m && kept >> columns != 0) corrupt(where() + "a non-zero value lies past the last column");
-    if (stored != fill_positions(kept, n)) corrupt(where() + "a filler is not at the lowest unused position");
+    if (columns < m && kept >> columns != 0) return refuse("a non-zero value lies past the last column");
+    if (stored != fill_positions(kept, n)) return refuse("a filler is not at the lowest unused position");
     nnz += static_cast<uint64_t>(count_ones(kept));
   }
-  if (nnz != header.nnz) corrupt("nm: the number of non-zero values does not match");
-  return view;
+  if (nnz != header.nnz) return corrupt("nm: the number of non-zero values does not match");
+  *out = view;
+  return SI_OK;
 }
 
 void nm_unpack(const NmView& view, float* weight) {
@@ -182,11 +184,8 @@ void nm_unpack(const NmView& view, float* weight) {
     nm_visit(view, row, [&](int64_t k, float value) { weight[row * K + k] = value; });
 }
 
-void nm_sections(const NmView& view, const void* blob, uint64_t (&offsets)[4]) {
-  const void* starts[2] = {view.values, view.positions};
-  for (int i = 0; i < 2; ++i)
-    offsets[i] = static_cast<uint64_t>(static_cast<const uint8_t*>(starts[i]) - static_cast<const uint8_t*>(blob));
-  offsets[2] = offsets[3] = 0;
+void nm_describe(const NmView& view, const void* blob, si_weight_info* info) {
+  section_offsets(blob, info->sections, view.values, view.positions);
 }
 
 }  // namespace si

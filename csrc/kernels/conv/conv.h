@@ -8,6 +8,6 @@
 
 namespace si {
 
-void conv(const TileKernels& isa, const si_weights& weights, const si_conv_args& args);
+[[nodiscard]] si_status conv(const TileKernels& isa, const si_weights& weights, const si_conv_args& args);
 
 }  // namespace si

@@ -36,12 +36,12 @@ void run(size_t row, const si_row_info& info, const Case& c) {
     desc.shape[3] = 0;
   }
   const si_value_type type = c.bfloat16 && info.format == SI_FORMAT_PANEL ? SI_BF16 : SI_F32;
-  const si_pack_options options{info.format, type, info.format == SI_FORMAT_PANEL ? c.kblock : 0, 2, 4, 16};
+  const si_pack_options options = pack_options(info.format, type, c.kblock);
   const Packed packed(weight, desc, options);
   const std::vector<float> bias = random.tensor(c.M, c.integers);
   const std::vector<float> x = random.tensor(c.batch * c.channels * c.h * c.w, c.integers);
 
-  si_conv_args args{};
+  si_conv_args args = sized<si_conv_args>();
   args.x = x.data();
   args.bias = c.bias ? bias.data() : nullptr;
   args.batch = c.batch;
@@ -222,7 +222,7 @@ std::vector<Case> cases() {
 int main() {
   int rows = 0;
   for (size_t row = 0; row < si_row_count(); ++row) {
-    si_row_info info{};
+    si_row_info info = sized<si_row_info>();
     SI_CHECK_EQ(si_row(row, &info), SI_OK);
     if (info.op != SI_OP_CONV || *info.reason != '\0') continue;
     ++rows;

@@ -4,74 +4,70 @@
 #include <cstring>
 
 #include "core/parallel.h"
+#include "core/scratch.h"
 #include "kernels/source.h"
 
 namespace si {
 
 namespace {
 
-// Without a narrow tile: up to here one pass over the weights a token, in cache after the first, beats a tile that is
-// mostly empty.
-constexpr int64_t kVectorTokens = 4;
-// Values of x that one thread brings into place sooner than two agree on it.
-constexpr int64_t kPackAlone = 32 * 1024;
-// Output rows computed before they are moved to token-major y: a multiple of every vector width.
-constexpr int64_t kBatchRows = 16;
-// As many read a K block of x while it stays in the nearest cache.
-constexpr int64_t kBlockedBatchRows = 128;
-constexpr int64_t kNarrowRows = 64;
-
 struct Linear {
-  const TileSource source;
+  const TileSource& source;
   const si_linear_args& args;
   const float* const bias;  // by position
   const Clamp clamp;
   const int threads;
 
   const TileKernels& isa() const { return source.isa(); }
+  const Tuning& tuning() const { return isa().tuning; }
+  const float* given_x() const { return static_cast<const float*>(args.x); }
+  float* given_y() const { return static_cast<float*>(args.y); }
   int64_t M() const { return source.shape().M(); }
   int64_t K() const { return source.shape().K(); }
 
   // Where y keeps the row at a position, for token n.
   float* output(int64_t position, int64_t n) const {
     const int64_t row = source.order() == nullptr ? position : source.order()[position];
-    return args.y + (args.layout == SI_TOKEN_MAJOR ? n * args.ldy + row : row * args.ldy + n);
+    return given_y() + (args.layout == SI_TOKEN_MAJOR ? n * args.ldy + row : row * args.ldy + n);
   }
 
   // Rows of [first, last) for every token, one token at a time.
-  void run_vector(int64_t first, int64_t last, const float* x, int64_t ldx) const {
+  si_status run_vector(int64_t first, int64_t last, const float* x, int64_t ldx) const {
     const int64_t row0 = source.row_of(first), rows = source.row_of(last) - row0;
     // For one token both layouts are the same when channels are not spaced out; scatter otherwise.
     const bool tokens = args.layout == SI_TOKEN_MAJOR;
     const bool direct = source.order() == nullptr && (tokens || (args.n == 1 && args.ldy == 1));
-    float* scratch = direct ? nullptr : thread_scratch(Scratch::kOutput, rows);
+    float* scratch = nullptr;
+    if (!direct) SI_TRY(thread_scratch(Scratch::kOutput, rows, &scratch));
     for (int64_t n = 0; n < args.n; ++n) {
-      float* y = direct ? args.y + (tokens ? n * args.ldy : 0) + row0 : scratch;
+      float* y = direct ? given_y() + (tokens ? n * args.ldy : 0) + row0 : scratch;
       source.vector({x + n * ldx, y, first, last, row0, bias, clamp.low, clamp.high});
       if (!is_clamp(args.activation)) isa().activate(y, rows, args.activation);
       if (!direct)
         for (int64_t m = 0; m < rows; ++m) *output(row0 + m, n) = y[m];
     }
+    return SI_OK;
   }
 
-  void few_tokens() const {
-    const float* x = args.x;
+  si_status few_tokens() const {
+    const float* x = given_x();
     int64_t ldx = args.ldx;
     if (args.layout == SI_CHANNEL_MAJOR && !(args.n == 1 && args.ldx == 1)) {
-      float* tokens = thread_scratch(Scratch::kInput, args.n * K());
+      float* tokens = nullptr;
+      SI_TRY(thread_scratch(Scratch::kInput, args.n * K(), &tokens));
       for (int64_t k = 0; k < K(); ++k)
-        for (int64_t n = 0; n < args.n; ++n) tokens[n * K() + k] = args.x[k * args.ldx + n];
+        for (int64_t n = 0; n < args.n; ++n) tokens[n * K() + k] = given_x()[k * args.ldx + n];
       x = tokens;
       ldx = K();
     }
     // Several parts a thread, so that a part's weights stay in cache from token to token.
-    const int64_t part_nnz = 32 * 1024;
-    const int64_t parts =
-        std::clamp<int64_t>(args.n == 1 ? threads : source.nnz() / part_nnz, threads, std::max<int64_t>(threads, 256));
-    parallel_for(threads, parts, [&](int64_t part) {
+    const LinearTuning& tuned = tuning().linear;
+    const int64_t parts = std::clamp<int64_t>(args.n == 1 ? threads : source.nnz() / tuned.part_nnz, threads,
+                                              std::max<int64_t>(threads, tuned.most_parts));
+    return parallel_for(threads, parts, [&](int64_t part) -> si_status {
       const int64_t first = source.split(0, source.units(), part, parts);
       const int64_t last = source.split(0, source.units(), part + 1, parts);
-      if (first < last) run_vector(first, last, x, ldx);
+      return first < last ? run_vector(first, last, x, ldx) : SI_OK;
     });
   }
 
@@ -80,12 +76,12 @@ struct Linear {
     const int64_t valid = std::min(width, args.n - n0);
     if (args.layout == SI_TOKEN_MAJOR) {
       const int64_t padded = (width + isa().width - 1) / isa().width * isa().width;
-      isa().transpose_in(args.x + n0 * args.ldx + k0, args.ldx, valid, k1 - k0, dst + k0 * width, width, padded);
+      isa().transpose_in(given_x() + n0 * args.ldx + k0, args.ldx, valid, k1 - k0, dst + k0 * width, width, padded);
       return;
     }
     for (int64_t k = k0; k < k1; ++k) {
       float* to = dst + k * width;
-      std::memcpy(to, args.x + k * args.ldx + n0, static_cast<size_t>(valid) * sizeof(float));
+      std::memcpy(to, given_x() + k * args.ldx + n0, static_cast<size_t>(valid) * sizeof(float));
       std::fill(to + valid, to + width, 0.0f);
     }
   }
@@ -107,7 +103,7 @@ struct Linear {
   }
 
   // Units [first, last) by the columns [n0, n0 + padded), x packed.
-  void run_tile(int64_t first, int64_t last, int64_t n0, int64_t padded, const float* x) const {
+  si_status run_tile(int64_t first, int64_t last, int64_t n0, int64_t padded, const float* x) const {
     const int64_t valid = std::min(padded, args.n - n0);
     TileJob job{};
     job.x = {x, padded, nullptr};
@@ -116,37 +112,43 @@ struct Linear {
     job.low = clamp.low;
     job.high = clamp.high;
     const bool direct = source.order() == nullptr && args.layout == SI_CHANNEL_MAJOR && valid == padded;
-    const int64_t batch = source.kblock() < K() ? kBlockedBatchRows : kBatchRows;
+    const int64_t batch = source.kblock() < K() ? tuning().tile.blocked_batch_rows : tuning().tile.batch_rows;
     const int64_t step = source.units_for_rows(batch);
+    float* scratch = nullptr;
+    if (!direct) SI_TRY(thread_scratch(Scratch::kOutput, batch * padded, &scratch));
     for (int64_t unit = first; unit < last; unit += step) {
       const int64_t end = std::min(unit + step, last);
       const int64_t row0 = source.row_of(unit), rows = source.row_of(end) - row0;
       job.first = unit;
       job.last = end;
       job.row0 = row0;
-      job.c = direct ? args.y + row0 * args.ldy + n0 : thread_scratch(Scratch::kOutput, batch * padded);
+      job.c = direct ? given_y() + row0 * args.ldy + n0 : scratch;
       job.ldc = direct ? args.ldy : padded;
       source.tile(job, 1);
       finish(job, rows, n0, valid, direct);
     }
+    return SI_OK;
   }
 
   // All tokens in one narrow tile.
-  void few_tokens_at_once(int64_t width) const {
+  si_status few_tokens_at_once(int64_t width) const {
     // One token needs no moving where its values, or its results, stand side by side.
     const bool tokens = args.layout == SI_TOKEN_MAJOR;
     const bool in_place = width == 1 && (tokens || args.ldx == 1);
     const bool direct = width == 1 && source.order() == nullptr && (tokens || args.ldy == 1);
-    const float* x = args.x;
+    const float* x = given_x();
     if (!in_place) {
-      float* packed = thread_scratch(Scratch::kInput, K() * width + isa().width);
+      float* packed = nullptr;
+      SI_TRY(thread_scratch(Scratch::kInput, K() * width + isa().width, &packed));
       // Slices of rows narrower than a vector would write into each other.
-      const int slices = K() * width > kPackAlone && width % isa().width == 0 ? threads : 1;
-      parallel_for(slices, slices,
-                   [&](int64_t slice) { pack(0, width, packed, K() * slice / slices, K() * (slice + 1) / slices); });
+      const int slices = K() * width > tuning().linear.pack_alone && width % isa().width == 0 ? threads : 1;
+      SI_TRY(parallel_for(slices, slices, [&](int64_t slice) {
+        pack(0, width, packed, K() * slice / slices, K() * (slice + 1) / slices);
+      }));
       x = packed;
     }
-    parallel_for(threads, threads, [&](int64_t part) {
+    const int64_t batch = tuning().linear.narrow_rows;
+    return parallel_for(threads, threads, [&](int64_t part) -> si_status {
       const int64_t first = source.split(0, source.units(), part, threads);
       const int64_t last = source.split(0, source.units(), part + 1, threads);
       TileJob job{};
@@ -155,68 +157,69 @@ struct Linear {
       job.low = clamp.low;
       job.high = clamp.high;
       job.ldc = width;
-      float* scratch = direct ? nullptr : thread_scratch(Scratch::kOutput, kNarrowRows * width + isa().width);
-      const int64_t step = source.units_for_rows(kNarrowRows);
+      float* scratch = nullptr;
+      if (!direct) SI_TRY(thread_scratch(Scratch::kOutput, batch * width + isa().width, &scratch));
+      const int64_t step = source.units_for_rows(batch);
       for (job.first = first; job.first < last; job.first = job.last) {
         job.last = std::min(job.first + step, last);
         job.row0 = source.row_of(job.first);
-        job.c = direct ? args.y + job.row0 : scratch;
+        job.c = direct ? given_y() + job.row0 : scratch;
         source.narrow(job, width);
         const int64_t rows = source.row_of(job.last) - job.row0;
         // Side by side, the rows of one token are activated in one go.
         if (direct && !is_clamp(args.activation)) isa().activate(job.c, rows, args.activation);
         if (!direct) finish(job, rows, 0, args.n, false);
       }
+      return SI_OK;
     });
   }
 
-  void tiles() const {
+  si_status tiles() const {
     const int64_t width = isa().width;
-    const ColumnPlan plan = plan_columns((args.n + width - 1) / width, source.most_vectors(), threads);
-    const auto tile_count = static_cast<int64_t>(plan.first_vector.size()) - 1;
-    const auto begin = [&](int64_t tile) { return plan.first_vector[static_cast<size_t>(tile)] * width; };
+    const ColumnPlan plan = plan_columns(tuning().tile, (args.n + width - 1) / width, source.most_vectors(), threads);
+    const int64_t tile_count = plan.tiles;
+    const auto begin = [&](int64_t tile) { return plan.first_vector(tile) * width; };
     if (plan.row_parts == 1) {
-      parallel_for(threads, tile_count, [&](int64_t tile) {
+      return parallel_for(threads, tile_count, [&](int64_t tile) -> si_status {
         const int64_t n0 = begin(tile), padded = begin(tile + 1) - n0;
-        float* x = thread_scratch(Scratch::kInput, K() * padded);
+        float* x = nullptr;
+        SI_TRY(thread_scratch(Scratch::kInput, K() * padded, &x));
         pack(n0, padded, x, 0, K());
-        run_tile(0, source.units(), n0, padded, x);
+        return run_tile(0, source.units(), n0, padded, x);
       });
-      return;
     }
     // Few columns: threads share the packed x and divide the rows.
-    float* x = thread_scratch(Scratch::kInput, K() * begin(tile_count));
+    float* x = nullptr;
+    SI_TRY(thread_scratch(Scratch::kInput, K() * begin(tile_count), &x));
     const int64_t slices = std::max<int64_t>(threads, 1);
-    parallel_for(threads, tile_count * slices, [&](int64_t item) {
+    SI_TRY(parallel_for(threads, tile_count * slices, [&](int64_t item) {
       const int64_t tile = item / slices, slice = item % slices;
       const int64_t n0 = begin(tile), padded = begin(tile + 1) - n0;
       pack(n0, padded, x + K() * n0, K() * slice / slices, K() * (slice + 1) / slices);
-    });
+    }));
     const int64_t row_parts = plan.row_parts;
-    parallel_for(threads, tile_count * row_parts, [&](int64_t item) {
+    return parallel_for(threads, tile_count * row_parts, [&](int64_t item) -> si_status {
       const int64_t tile = item / row_parts, part = item % row_parts;
       const int64_t n0 = begin(tile), padded = begin(tile + 1) - n0;
       const int64_t first = source.split(0, source.units(), part, row_parts);
       const int64_t last = source.split(0, source.units(), part + 1, row_parts);
-      if (first < last) run_tile(first, last, n0, padded, x + K() * n0);
+      return first < last ? run_tile(first, last, n0, padded, x + K() * n0) : SI_OK;
     });
   }
 };
 
 }  // namespace
 
-void linear(const TileKernels& isa, const si_weights& weights, const si_linear_args& args) {
-  if (args.n == 0) return;
+si_status linear(const TileKernels& isa, const si_weights& weights, const si_linear_args& args) {
+  if (args.n == 0) return SI_OK;
   const TileSource source(isa, weights);
-  const Linear call{source, args, source.ordered_bias(args.bias), clamp_of(args.activation),
-                    useful_threads(args.threads, (weights.nnz + weights.shape.M()) * args.n)};
-  const int64_t narrow = call.source.narrow_width(args.n);
-  if (narrow != 0)
-    call.few_tokens_at_once(narrow);
-  else if (args.n <= kVectorTokens)
-    call.few_tokens();
-  else
-    call.tiles();
+  const float* bias = nullptr;
+  SI_TRY(source.ordered_bias(args.bias, &bias));
+  const Linear call{source, args, bias, clamp_of(args.activation),
+                    useful_threads(isa.tuning.threads, args.threads, (weights.nnz + weights.shape.M()) * args.n)};
+  const int64_t narrow = source.narrow_width(args.n);
+  if (narrow != 0) return call.few_tokens_at_once(narrow);
+  return args.n <= isa.tuning.linear.vector_tokens ? call.few_tokens() : call.tiles();
 }
 
 }  // namespace si

@@ -7,6 +7,6 @@
 
 namespace si {
 
-void linear(const TileKernels& isa, const si_weights& weights, const si_linear_args& args);
+[[nodiscard]] si_status linear(const TileKernels& isa, const si_weights& weights, const si_linear_args& args);
 
 }  // namespace si

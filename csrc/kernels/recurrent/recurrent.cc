@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/parallel.h"
+#include "core/scratch.h"
 #include "kernels/linear/linear.h"
 #include "kernels/scalar/scalar.h"
 
@@ -52,10 +52,12 @@ int64_t cell_gates(si_cell cell) {
   return 1;
 }
 
-void recurrent(const TileKernels* isa, const si_weights& weights, const si_recurrent_args& args) {
+si_status recurrent(const TileKernels* isa, const si_weights& weights, const si_recurrent_args& args) {
   const int64_t H = weights.shape.K(), rows = weights.shape.M();
-  float* state_part = thread_scratch(Scratch::kGates, args.batch * rows);
+  float* state_part = nullptr;
+  SI_TRY(thread_scratch(Scratch::kGates, args.batch * rows, &state_part));
   si_linear_args step{};
+  step.struct_size = sizeof step;
   step.x = args.h;
   step.y = state_part;
   step.bias = args.bias;
@@ -74,10 +76,7 @@ void recurrent(const TileKernels* isa, const si_weights& weights, const si_recur
     const int64_t active = args.batch_sizes == nullptr ? args.batch : args.batch_sizes[t];
     if (args.batch_sizes != nullptr && args.reverse) offset -= active;
     step.n = active;
-    if (isa != nullptr)
-      linear(*isa, weights, step);
-    else
-      scalar_linear(weights, step);
+    SI_TRY(isa != nullptr ? linear(*isa, weights, step) : scalar_linear(weights, step));
     for (int64_t b = 0; b < active; ++b) {
       const int64_t row = args.batch_sizes == nullptr ? t * args.step_rows + b * args.batch_rows : offset + b;
       const CellJob job{args.gates + row * args.ldg, state_part + b * rows, args.h + b * H,
@@ -90,6 +89,7 @@ void recurrent(const TileKernels* isa, const si_weights& weights, const si_recur
     }
     if (args.batch_sizes != nullptr && !args.reverse) offset += active;
   }
+  return SI_OK;
 }
 
 }  // namespace si

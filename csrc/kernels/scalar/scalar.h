@@ -6,7 +6,7 @@
 
 namespace si {
 
-void scalar_linear(const si_weights& weights, const si_linear_args& args);
-void scalar_conv(const si_weights& weights, const si_conv_args& args);
+[[nodiscard]] si_status scalar_linear(const si_weights& weights, const si_linear_args& args);
+[[nodiscard]] si_status scalar_conv(const si_weights& weights, const si_conv_args& args);
 
 }  // namespace si
