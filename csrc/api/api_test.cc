@@ -1,4 +1,5 @@
 // The C API's errors: what comes back for bad arguments, and that nothing crashes.
+#include <cstddef>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -11,9 +12,158 @@ namespace {
 
 bool says(const char* part) { return std::strstr(si_last_error(), part) != nullptr; }
 
+// Structs of callers that know fewer fields, or more.
+void test_sizes() {
+  const std::vector<float> weight(6 * 10, 1.0f), x(10, 2.0f);
+  const si_weight_desc desc{2, {6, 10, 0, 0}, 1};
+  si_pack_options options = pack_options(SI_FORMAT_PANEL);
+  void* blob = nullptr;
+  size_t bytes = 0;
+  const auto pack = [&](size_t size) {
+    options.struct_size = size;
+    const si_status status = si_pack(weight.data(), &desc, &options, &blob, &bytes);
+    if (status == SI_OK) si_free(blob);
+    return status;
+  };
+  // The first version ended before `target`: what stands there is not read.
+  options.target = reinterpret_cast<const si_target*>(0x10);
+  SI_CHECK_EQ(pack(offsetof(si_pack_options, target)), SI_OK);
+  options.target = nullptr;
+  SI_CHECK_EQ(pack(sizeof options), SI_OK);
+  for (size_t size : {size_t{0}, size_t{8}, offsetof(si_pack_options, target) - 1}) {
+    SI_CHECK_EQ(pack(size), SI_ERR_ARGUMENT);
+    SI_CHECK(says("si_pack: expected struct_size of at least") && says("sizeof"));
+  }
+  SI_CHECK_EQ(pack(SIZE_MAX), SI_ERR_ARGUMENT);
+  si_target target = sized<si_target>();
+  target.struct_size = 8;
+  options.target = &target;
+  SI_CHECK_EQ(pack(sizeof options), SI_ERR_ARGUMENT);
+  SI_CHECK(says("si_pack: target"));
+
+  const Packed packed(weight, desc, pack_options(SI_FORMAT_PANEL));
+  struct {
+    si_linear_args known;
+    int64_t later[2];
+  } newer{};
+  std::vector<float> y(6);
+  newer.known.struct_size = sizeof newer;
+  newer.known.x = x.data();
+  newer.known.y = y.data();
+  newer.known.n = 1;
+  newer.known.row = SI_ROW_BEST;
+  newer.known.threads = 1;
+  SI_CHECK_EQ(si_linear(packed.get(), &newer.known), SI_OK);
+  SI_CHECK_EQ(y[5], 20.0f);
+  newer.later[1] = 1;
+  SI_CHECK_EQ(si_linear(packed.get(), &newer.known), SI_ERR_ARGUMENT);
+  SI_CHECK(says("newer library"));
+  newer.known.struct_size = offsetof(si_linear_args, x_type);
+  newer.known.x_type = SI_F16;
+  SI_CHECK_EQ(si_linear(packed.get(), &newer.known), SI_OK);
+  newer.known.struct_size = sizeof newer.known;
+  SI_CHECK_EQ(si_linear(packed.get(), &newer.known), SI_ERR_UNSUPPORTED);
+  SI_CHECK(says("reads x of float16"));
+  newer.known.struct_size = 16;
+  SI_CHECK_EQ(si_linear(packed.get(), &newer.known), SI_ERR_ARGUMENT);
+
+  // Of a result, no more is written than the caller has room for.
+  struct {
+    si_row_info known;
+    uint32_t beyond = 77;
+  } row;
+  row.known = sized<si_row_info>();
+  row.known.struct_size = offsetof(si_row_info, x_types);
+  row.known.x_types = 99;
+  SI_CHECK_EQ(si_row(0, &row.known), SI_OK);
+  SI_CHECK_EQ(row.known.x_types, 99u);
+  SI_CHECK(*row.known.name != '\0');
+  SI_CHECK_EQ(row.known.struct_size, offsetof(si_row_info, x_types));
+  row.known.struct_size = sizeof row;
+  SI_CHECK_EQ(si_row(0, &row.known), SI_OK);
+  SI_CHECK_EQ(row.known.x_types, 1u << SI_F32);
+  SI_CHECK_EQ(row.beyond, 77u);
+  row.known.struct_size = 0;
+  SI_CHECK_EQ(si_row(0, &row.known), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_row(0, nullptr), SI_ERR_ARGUMENT);
+}
+
+void test_targets() {
+  si_target host = sized<si_target>(), named = sized<si_target>();
+  SI_CHECK_EQ(si_target_named("host", &host), SI_OK);
+  SI_CHECK(host.l1 > 0 && host.l2 > 0 && host.threads > 0);
+  SI_CHECK_EQ(si_target_named("aarch64-dotprod", &named), SI_OK);
+  SI_CHECK_EQ(named.features, SI_CPU_NEON | SI_CPU_FP16 | SI_CPU_DOTPROD);
+  SI_CHECK_EQ(si_target_named("aarch64", &named), SI_ERR_ARGUMENT);
+  SI_CHECK(says("got 'aarch64'") && says("host, x86-64-avx2"));
+  SI_CHECK_EQ(si_target_named(nullptr, &named), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_target_at(si_target_count(), &named), SI_ERR_ARGUMENT);
+  for (size_t i = 0; i < si_target_count(); ++i) {
+    SI_CHECK_EQ(si_target_at(i, &named), SI_OK);
+    si_target again = sized<si_target>();
+    SI_CHECK_EQ(si_target_named(named.name, &again), SI_OK);
+    SI_CHECK_EQ(again.features, named.features);
+  }
+  // What an instruction set needs has names, and the host has it where the instruction set runs.
+  for (size_t i = 0; i < si_isa_count(); ++i) {
+    si_isa_info isa = sized<si_isa_info>();
+    SI_CHECK_EQ(si_isa(i, &isa), SI_OK);
+    if (isa.supported) SI_CHECK_EQ(isa.features & ~host.features, 0u);
+    for (size_t bit = 0; bit < 64; ++bit)
+      if ((isa.features >> bit & 1) != 0) SI_CHECK(si_feature_name(bit) != nullptr);
+  }
+  SI_CHECK_EQ(std::string(si_feature_name(12)), "dotprod");
+  SI_CHECK(si_feature_name(13) == nullptr);
+}
+
+void test_formats() {
+  for (size_t i = 0; i < si_format_count(); ++i) {
+    si_format_info format = sized<si_format_info>();
+    SI_CHECK_EQ(si_format_at(i, &format), SI_OK);
+    size_t row = 0;
+    SI_CHECK_EQ(si_select(format.format, SI_OP_LINEAR, &row), SI_OK);
+    SI_CHECK_EQ(si_select(format.format, SI_OP_CONV, &row), SI_OK);
+    SI_CHECK((format.value_types & 1u << SI_F32) != 0);
+  }
+  si_format_info none = sized<si_format_info>();
+  SI_CHECK_EQ(si_format_at(si_format_count(), &none), SI_ERR_ARGUMENT);
+}
+
+// Sizes whose bytes no pointer reaches are refused, not cut to what a size_t holds.
+void test_extents() {
+  const std::vector<float> weight(6 * 10, 1.0f);
+  const Packed packed(weight, {2, {6, 10, 0, 0}, 1}, pack_options(SI_FORMAT_PANEL));
+  float x = 0, y = 0;
+  si_linear_args args = sized<si_linear_args>();
+  args.x = &x;
+  args.y = &y;
+  args.row = SI_ROW_BEST;
+  args.threads = 1;
+  args.ldx = args.ldy = 10;
+  for (int64_t n : {INT64_MAX, int64_t{1} << 60}) {
+    args.n = n;
+    SI_CHECK_EQ(si_linear(packed.get(), &args), SI_ERR_ARGUMENT);
+    SI_CHECK(says("addresses"));
+  }
+  args.n = 2;
+  args.ldx = INT64_MAX;
+  SI_CHECK_EQ(si_linear(packed.get(), &args), SI_ERR_ARGUMENT);
+  if (sizeof(void*) > 4) return;
+  const si_weight_desc large{2, {1 << 20, 1 << 11, 0, 0}, 1};
+  void* blob = nullptr;
+  size_t bytes = 0;
+  const si_pack_options options = pack_options(SI_FORMAT_CSR);
+  SI_CHECK_EQ(si_pack(&x, &large, &options, &blob, &bytes), SI_ERR_ARGUMENT);
+  SI_CHECK(says("32-bit addresses"));
+}
+
 }  // namespace
 
 int main() {
+  test_sizes();
+  test_targets();
+  test_formats();
+  test_extents();
   const std::vector<float> weight(6 * 10, 1.0f);
   const si_weight_desc desc{2, {6, 10, 0, 0}, 1};
   const si_pack_options panel = pack_options(SI_FORMAT_PANEL);
