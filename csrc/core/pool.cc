@@ -25,14 +25,14 @@ class Lock {
 class Pool {
  public:
   void run(int threads, Job& job) {
-    if (busy_.exchange(true, std::memory_order_acquire)) {
+    if (busy_.exchange(1, std::memory_order_acquire) != 0) {
       job.drain();
       return;
     }
     offer(threads - 1, job);
     job.drain();
     withdraw();
-    busy_.store(false, std::memory_order_release);
+    busy_.store(0, std::memory_order_release);
   }
 
  private:
@@ -90,7 +90,7 @@ class Pool {
   }
 
   static constexpr int kSpins = 200;
-  std::atomic<bool> busy_{false};
+  std::atomic<int> busy_{0};  // not bool: some processors have no exchange of a byte
   pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
   pthread_cond_t wake_ = PTHREAD_COND_INITIALIZER, done_ = PTHREAD_COND_INITIALIZER;
   int workers_ = 0;
