@@ -11,6 +11,9 @@ SLOW ?= 0
 WERROR ?= 0
 # --record: `make counts` writes the counts instead of comparing them.
 COUNTS ?=
+# How long fuzzing goes on, and where its mutations begin.
+FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 1
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
@@ -36,10 +39,10 @@ cross_build = build-$(if $(filter aarch64,$1),neon,$1)
 CTEST := ctest --output-on-failure --no-tests=error --timeout 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test native lint format sanitize tsan neon cross serial cuda counts bench wheel setup clean FORCE
+.PHONY: help demo test native lint format sanitize fuzz-native tsan neon cross serial cuda counts bench wheel setup clean FORCE
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH='$(TORCH)' SLOW=$(SLOW) WERROR=$(WERROR)" \
 	  "CMAKE_BUILD_PARALLEL_LEVEL=$(CMAKE_BUILD_PARALLEL_LEVEL)"
@@ -72,6 +75,16 @@ sanitize: $(STAMPS)/tools.stamp ## Run the C++ tests under AddressSanitizer and 
 	  "-DSPARSEINFER_SANITIZE=address;undefined" $(WERROR_FLAG)
 	cmake --build build-sanitize
 	UBSAN_OPTIONS=print_stacktrace=1 $(CTEST) --test-dir build-sanitize
+
+# With CXX=clang++ and no build-sanitize from before, libFuzzer drives it.
+fuzz-native: $(STAMPS)/tools.stamp ## Give mutated packed buffers to the native core, under the same sanitizers (FUZZ_SECONDS)
+	cmake -S . -B build-sanitize -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g" \
+	  "-DSPARSEINFER_SANITIZE=address;undefined" $(WERROR_FLAG)
+	cmake --build build-sanitize --target packed_fuzz
+	cd build-sanitize && if grep -q '^SPARSEINFER_LIBFUZZER:INTERNAL=1' CMakeCache.txt; then \
+	  mkdir -p corpus && cp ../csrc/formats/*/golden/*.bin corpus && \
+	  ./packed_fuzz -max_total_time=$(FUZZ_SECONDS) -seed=$(FUZZ_SEED) -max_len=65536 -timeout=60 corpus; \
+	else ./packed_fuzz $(FUZZ_SECONDS) $(FUZZ_SEED) ../csrc/formats/*/golden/*.bin; fi
 
 # Only what runs on the library's own threads: no OpenMP runtime tells this sanitizer how it synchronises, and it follows
 # no threads into a forked child.

@@ -21,6 +21,7 @@ try:
     from sparseinfer.modules import SparseConv1d, SparseConv2d, SparseLinear
     from sparseinfer.recurrent import SparseGRU, SparseLSTM, SparseRNN
     from sparseinfer.report import LayerReport, Report, report
+    from sparseinfer.scratch import release_scratch, scratch_bytes
     from sparseinfer.transposed import SparseConvTranspose1d, SparseConvTranspose2d
 
     __version__ = _version()
@@ -52,7 +53,9 @@ __all__ = [
     "load_sparse",
     "load_sparse_into",
     "pack",
+    "release_scratch",
     "report",
     "save_sparse",
+    "scratch_bytes",
     "unpack",
 ]

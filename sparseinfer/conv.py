@@ -42,7 +42,8 @@ def conv_cpu(
     `x` is `[batch, C, w]` or `[batch, C, h, w]`; `kernel_size`, `stride` and `dilation` have one
     entry an axis and `padding` two (both ends). Returns `[batch, M, oh, ow]` (or without oh),
     contiguous. x and bias are float32, or both float16 or bfloat16: the arithmetic is float32 then
-    too, between conversions.
+    too, between conversions. An x that is not contiguous (channels_last) is copied whole first, as
+    are a float16 or bfloat16 x and y; beside those a call needs at most 20 MB a thread.
 
     Raises:
         RuntimeError: dtype, rank, channels or sizes do not fit, or no row can run.

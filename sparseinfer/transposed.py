@@ -22,6 +22,7 @@ from torch.nn.common_types import _size_1_t, _size_2_t
 
 from sparseinfer import formats, ops
 from sparseinfer.layer import THREADS_OF_TORCH, SparseLayer
+from sparseinfer.slabs import Slab, slabs_of
 from sparseinfer.weights import by_outputs
 
 __all__ = ["SparseConvTranspose1d", "SparseConvTranspose2d"]
@@ -74,6 +75,10 @@ class _Axis:
     def ends(self, output_padding: int) -> tuple[int, int]:
         """Padding before and after x that gives `rows` outputs, whatever the inputs."""
         return self.last, self.rows(1, output_padding) - 1 - self.first
+
+
+_WHOLE_FLOATS = 4 << 20
+"""Phases of so many values stand beside the output whole."""
 
 
 class _SparseConvTranspose(SparseLayer):
@@ -196,21 +201,51 @@ class _SparseConvTranspose(SparseLayer):
         return spare
 
     def _batch(self, x: Tensor, spare: Sequence[int]) -> Tensor:
-        axes = self._axes
         sizes = self._sizes(x, spare)
+        ends = [axis.ends(n) for axis, n in zip(self._axes, spare, strict=True)]
+        slabs = self._slabs(x, spare)
+        if not slabs:
+            return self._slab(x, ends, sizes)
+        y = x.new_empty((x.shape[0], self.out_channels, *sizes))
+        for slab in slabs:
+            whole = y[slab.images].narrow(2, slab.first, min(slab.outputs, sizes[0] - slab.first))
+            part = x[slab.images].narrow(2, slab.start, slab.inputs)
+            whole.copy_(self._slab(part, [slab.ends, *ends[1:]], list(whole.shape[2:])))
+        return y
+
+    def _slab(self, x: Tensor, ends: Sequence[tuple[int, int]], sizes: list[int]) -> Tensor:
+        """Outputs of `sizes` from x with the padding `ends` of each axis, both ends."""
+        axes = self._axes
         bias: Tensor | None = self.bias
         if bias is not None and self._phases > 1:
             bias = bias.view(self.groups, 1, -1).expand(-1, self._phases, -1).reshape(-1)
         ones = (1,) * len(axes)
         conv = ops.conv1d if len(axes) == 1 else ops.conv2d
-        ends = [end for axis, n in zip(axes, spare, strict=True) for end in axis.ends(n)]
         y = conv(
-            x, self.packed, bias, self.packed_shape[0], self.packed_shape[2:], ones, ends, ones,
-            self.groups, "zeros", self.activation, THREADS_OF_TORCH,
+            x, self.packed, bias, self.packed_shape[0], self.packed_shape[2:], ones,
+            [n for pair in ends for n in pair], ones, self.groups, "zeros", self.activation,
+            THREADS_OF_TORCH,
         )  # fmt: skip
         if self._phases == 1:
             return y
         return self._interleaved(y, sizes)
+
+    def _slabs(self, x: Tensor, spare: Sequence[int]) -> list[Slab]:
+        """How the output is cut; empty where it is small, or the graph of the call is recorded."""
+        recorded = (
+            torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+            or (torch.is_grad_enabled() and (x.requires_grad or _needs_gradient(self.bias)))
+        )
+        axis = self._axes[0]
+        rows = [a.rows(n, p) for a, n, p in zip(self._axes, x.shape[2:], spare, strict=True)]
+        row_floats = self.packed_shape[0] * prod(rows[1:])
+        large = x.shape[0] * rows[0] * row_floats > _WHOLE_FLOATS
+        if recorded or self._phases == 1 or x.device.type != "cpu" or not large:
+            return []
+        return slabs_of(
+            x.shape[0], x.shape[2], rows[0], row_floats, axis.taps, axis.last, axis.stride
+        )
 
     def _interleaved(self, y: Tensor, sizes: list[int]) -> Tensor:
         """Phases from channels to where their outputs belong; what lies past the end is dropped."""
@@ -359,6 +394,10 @@ class SparseConvTranspose2d(_SparseConvTranspose):
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         return self._run(input, output_size)
+
+
+def _needs_gradient(bias: Tensor | None) -> bool:
+    return bias is not None and bias.requires_grad
 
 
 def _axes(layer: Any) -> tuple[_Axis, ...]:

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/isa.h"
 #include "core/parallel.h"
+#include "core/scratch.h"
 #include "core/target.h"
 #include "formats/weights.h"
 #include "kernels/conv/conv.h"
@@ -159,6 +160,10 @@ si_status si_isa(size_t index, si_isa_info* out) {
 }
 
 const char* si_threads_backend(void) { return si::parallel_backend(); }
+
+void si_release_scratch(void) { si::release_scratch(); }
+
+size_t si_scratch_bytes(void) { return si::scratch_bytes(); }
 
 size_t si_row_count(void) { return si::row_count(); }
 

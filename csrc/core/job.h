@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
+#include "core/scratch.h"
 
 namespace si {
 
@@ -24,6 +25,7 @@ struct Job {
 
   void drain() {
     if (seats.fetch_sub(1, std::memory_order_relaxed) <= 0) return;
+    const ScratchUse use;
     for (int64_t item = next.fetch_add(1, std::memory_order_relaxed); item < items;
          item = next.fetch_add(1, std::memory_order_relaxed)) {
       const si_status done = fn(context, item);

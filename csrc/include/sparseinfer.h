@@ -98,6 +98,13 @@ SI_API si_status si_isa(size_t index, si_isa_info* out);
  * built without threads. */
 SI_API const char* si_threads_backend(void);
 
+/* Kernels copy and pack into scratch that each thread keeps for its next call: at most 20 MB a thread, however large an
+ * image, a signal or a batch is (more only where 16 columns of x take more than 16 MB, or a weight has more than a
+ * million rows). si_release_scratch gives the scratch of every thread back to the system, of those at work when their
+ * call ends; any thread may call it at any time. si_scratch_bytes: what all threads hold now. */
+SI_API void si_release_scratch(void);
+SI_API size_t si_scratch_bytes(void);
+
 /* One line of the kernel registry, best first. */
 typedef struct si_row_info {
   size_t struct_size;

@@ -58,12 +58,14 @@ int narrow_index(int64_t n) {
 }  // namespace
 
 int TileSource::most_vectors() const {
+  // What a thread packs of x stays within its scratch.
+  const int64_t room = std::clamp<int64_t>(kScratchFloats / (shape().K() * isa_.width), 1, isa_.max_vectors);
   // A K block of x is read from near, whatever the whole of it takes.
-  if (kblock() < shape().K()) return isa_.max_vectors;
+  if (kblock() < shape().K()) return static_cast<int>(room);
   const TileTuning& tuning = isa_.tuning.tile;
   const double row = static_cast<double>(shape().K() * isa_.width) * sizeof(float);
   const auto fitting = static_cast<int64_t>(tuning.l2_share * static_cast<double>(l2_bytes()) / row);
-  return static_cast<int>(std::clamp<int64_t>(fitting, tuning.least_vectors, isa_.max_vectors));
+  return static_cast<int>(std::min(room, std::clamp<int64_t>(fitting, tuning.least_vectors, isa_.max_vectors)));
 }
 
 int64_t TileSource::narrow_width(int64_t n) const {

@@ -407,6 +407,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("rows", &rows, "The kernel registry, best first; a row's index is its id.");
   m.def("select", &select_row, py::arg("format"), py::arg("op"), "Id of the best row that runs here.");
   m.def("threads_backend", &si_threads_backend);
+  m.def("release_scratch", [] {
+    without_gil([] {
+      si_release_scratch();
+      return SI_OK;
+    });
+  });
+  m.def("scratch_bytes", &si_scratch_bytes);
   m.def("pack", &pack, py::arg("format"), py::arg("weight"), py::arg("groups") = 1, py::kw_only(),
         py::arg("kblock") = SI_KBLOCK_AUTO, py::arg("n") = 2, py::arg("m") = 4, py::arg("block") = 64,
         py::arg("value_type") = "float32", py::arg("target") = py::none());

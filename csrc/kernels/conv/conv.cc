@@ -3,10 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/cpu.h"
 #include "core/parallel.h"
 #include "core/scratch.h"
-#include "kernels/conv/image.h"
+#include "kernels/conv/strips.h"
 #include "kernels/source.h"
 
 namespace si {
@@ -20,6 +19,10 @@ struct Columns {
   int64_t pitch, rows;  // of one image: columns from output row to output row, rows from image to image
   int64_t oh, ow;       // output rows of this pass, columns of each
   int64_t first_pixel;  // of the first output row
+  int64_t line;         // output pixels from row to row
+
+  // Whether output rows follow one another in y, as they do unless the pass is a strip of columns.
+  bool whole_rows() const { return oh == 1 || ow == line; }
 
   // The runs of [begin, end) that are output pixels of image `image`, at most oh; `to` counts pixels of that image.
   int64_t runs(int64_t begin, int64_t end, int64_t image, ColumnRun* out) const {
@@ -28,10 +31,10 @@ struct Columns {
     for (int64_t r = std::max<int64_t>(0, begin - base) / pitch; r < oh; ++r) {
       const int64_t from = std::max(base + r * pitch, begin), to = std::min(base + r * pitch + ow, end);
       if (base + r * pitch >= end) break;
-      if (from < to) out[found++] = {from - begin, to - from, first_pixel + r * ow + (from - base - r * pitch)};
+      if (from < to) out[found++] = {from - begin, to - from, first_pixel + r * line + (from - base - r * pitch)};
     }
     // Without garbage between rows the runs are one.
-    if (pitch == ow && found > 1) {
+    if (pitch == ow && ow == line && found > 1) {
       for (int64_t i = 1; i < found; ++i) out[0].length += out[i].length;
       found = 1;
     }
@@ -54,6 +57,12 @@ struct Conv {
   int64_t M() const { return source.shape().M(); }
   int64_t pixels() const { return geometry.oh * geometry.ow; }
 
+  // What lies between runs is another strip's where rows do not follow one another.
+  void store(const float* src, float* dst, const Columns& columns, const ColumnRun* runs, int64_t count) const {
+    if (columns.whole_rows()) return isa().store_runs(src, dst, runs, count);
+    for (int64_t i = 0; i < count; ++i) isa().store_runs(src, dst, runs + i, 1);
+  }
+
   // Units [first, last), all of one group, by columns [begin, begin + padded) of `images` images. x.base is the first
   // column of the group's first channel. The weight's K blocks run `kstep` at a time.
   si_status run_tile(int64_t first, int64_t last, XView x, int64_t begin, int64_t padded, const Columns& columns,
@@ -66,7 +75,8 @@ struct Conv {
     job.high = clamp.high;
     const int64_t end = std::min(begin + padded, columns.count);
     const uint32_t* order = source.order();
-    const bool direct = order == nullptr && images == 1 && columns.pitch == columns.ow && end - begin == padded;
+    const bool direct =
+        order == nullptr && images == 1 && columns.pitch == columns.ow && columns.whole_rows() && end - begin == padded;
     const int64_t first_image = begin / (columns.rows * columns.pitch);
     const int64_t last_image = std::min(images - 1, (end - 1) / (columns.rows * columns.pitch));
     const int64_t batch =
@@ -93,19 +103,17 @@ struct Conv {
         const int64_t count = columns.runs(begin, end, image, runs);
         for (int64_t m = 0; m < rows; ++m) {
           const int64_t row = order == nullptr ? job.row0 + m : order[job.row0 + m];
-          isa().store_runs(job.c + m * padded, y + (image * M() + row) * pixels(), runs, count);
+          store(job.c + m * padded, y + (image * M() + row) * pixels(), columns, runs, count);
         }
       }
     }
     return SI_OK;
   }
 
-  // All rows of part `part` of `parts`, group by group.
+  // Units [first, last), group by group.
   template <class XOfGroup>
-  si_status run_rows(int64_t part, int64_t parts, const XOfGroup& x_of_group, int64_t begin, int64_t padded,
-                     const Columns& columns, int64_t images, int64_t kstep, float* y) const {
-    const int64_t first = source.split(0, source.units(), part, parts);
-    const int64_t last = source.split(0, source.units(), part + 1, parts);
+  si_status run_units(int64_t first, int64_t last, const XOfGroup& x_of_group, int64_t begin, int64_t padded,
+                      const Columns& columns, int64_t images, int64_t kstep, float* y) const {
     const int64_t per_group = source.units_per_group();
     for (int64_t unit = first; unit < last;) {
       const int64_t group = unit / per_group, end = std::min(last, (group + 1) * per_group);
@@ -115,34 +123,50 @@ struct Conv {
     return SI_OK;
   }
 
-  // Output rows [first_row, last_row) of `images` images from `image` on, and of those part `part` of the weight's
-  // rows, on this thread alone: it reads no scratch image but its own, for one that another core has written comes from
-  // far away.
-  si_status padded_pass(int64_t image, int64_t images, int64_t first_row, int64_t last_row, int64_t part,
-                        int64_t parts) const {
-    ConvImage scratch_image(isa(), geometry, args);
-    SI_TRY(scratch_image.plan(first_row, last_row - first_row, images, apart()));
+  // A strip of `cut.images` images from `image` on, and of those part `part` of the weight's rows, on this thread
+  // alone: it reads no scratch image but its own, for one that another core has written comes from far away.
+  si_status padded_pass(int64_t image, const ConvCut& cut, const Strip& strip, int64_t part) const {
+    const int64_t images = std::min(cut.images, args.batch - image), per_group = source.units_per_group();
+    const int64_t first = source.split(0, source.units(), part, cut.parts);
+    const int64_t last = source.split(0, source.units(), part + 1, cut.parts);
+    for (int64_t unit = first; unit < last;) {
+      const int64_t group = unit / per_group, end = std::min(last, (group + cut.groups) * per_group);
+      SI_TRY(groups_pass(image, images, strip, group, unit, end));
+      unit = end;
+    }
+    return SI_OK;
+  }
+
+  // Units [first, last) of a pass, the first of group `group`: as many groups as one scratch image holds.
+  si_status groups_pass(int64_t image, int64_t images, const Strip& strip, int64_t group, int64_t first,
+                        int64_t last) const {
+    const int64_t groups = (last - 1) / source.units_per_group() + 1 - group;
+    const ConvImage scratch_image(isa(), geometry, args, strip, images, groups, apart());
     float* scratch = nullptr;
     SI_TRY(thread_scratch(Scratch::kInput, scratch_image.floats(), &scratch));
     int32_t* taps = nullptr;
     SI_TRY(thread_scratch(Scratch::kTaps, source.shape().K(), &taps));
     scratch_image.taps(taps);
-    scratch_image.fill(given_x() + image * geometry.channels * args.h * args.w, images, scratch);
-    const Columns columns{
-        scratch_image.positions(images), scratch_image.pitch(), scratch_image.rows(), last_row - first_row, geometry.ow,
-        first_row * geometry.ow};
+    const int64_t channel = image * geometry.channels + group * geometry.group_channels;
+    SI_TRY(scratch_image.fill(given_x() + channel * args.h * args.w, images, scratch));
+    const Columns columns{scratch_image.positions(images),
+                          scratch_image.pitch(),
+                          scratch_image.rows(),
+                          strip.rows,
+                          strip.columns,
+                          strip.first_row * geometry.ow + strip.first_column,
+                          geometry.ow};
     const int64_t width = isa().width;
     const ColumnPlan plan = plan_columns(tuning().tile, (columns.count + width - 1) / width, isa().max_vectors, 1);
-    // The order of a sum follows from it, so it follows from nothing that depends on threads.
     const int64_t block =
         source.kblock() * scratch_image.tile_floats(isa().max_vectors * width) / (geometry.kh * geometry.kw);
     const int64_t kstep = std::max<int64_t>(1, tuning().conv.cache_floats / block);
     for (int64_t tile = 0; tile < plan.tiles; ++tile) {
       const int64_t begin = plan.first_vector(tile) * width, padded = plan.first_vector(tile + 1) * width - begin;
-      SI_TRY(run_rows(
-          part, parts,
-          [&](int64_t group) { return XView{scratch + group * scratch_image.group_stride() + begin, 0, taps}; }, begin,
-          padded, columns, images, kstep, given_y() + image * M() * pixels()));
+      SI_TRY(run_units(
+          first, last,
+          [&](int64_t each) { return XView{scratch + (each - group) * scratch_image.group_stride() + begin, 0, taps}; },
+          begin, padded, columns, images, kstep, given_y() + image * M() * pixels()));
     }
     return SI_OK;
   }
@@ -151,7 +175,7 @@ struct Conv {
   si_status pointwise_pass(int64_t image, int workers) const {
     const int64_t area = args.h * args.w, width = isa().width;
     const float* x = given_x() + image * geometry.channels * area;
-    const Columns columns{area, geometry.ow, geometry.oh, geometry.oh, geometry.ow, 0};
+    const Columns columns{area, geometry.ow, geometry.oh, geometry.oh, geometry.ow, 0, geometry.ow};
     const ColumnPlan plan = plan_columns(tuning().tile, (area + width - 1) / width, source.most_vectors(), workers);
     // A vector that straddles two cache lines takes two reads. Half a line is as good as a whole one.
     const bool straddles = area % (width / 2) != 0 ||
@@ -162,68 +186,40 @@ struct Conv {
       const int64_t tile = item / plan.row_parts;
       const int64_t begin = plan.first_vector(tile) * width;
       const int64_t padded = plan.first_vector(tile + 1) * width - begin;
-      XView view{x + begin, area, nullptr};
       // The last tile may end past the image: only a copy can be read there.
-      if (copies || begin + padded > area) {
-        float* dst = nullptr;
-        SI_TRY(thread_scratch(Scratch::kInput, geometry.channels * padded, &dst));
-        const int64_t valid = std::min(padded, area - begin);
-        for (int64_t c = 0; c < geometry.channels; ++c) {
-          std::memcpy(dst + c * padded, x + c * area + begin, static_cast<size_t>(valid) * sizeof(float));
-          std::fill(dst + c * padded + valid, dst + (c + 1) * padded, 0.0f);
+      const bool copied = copies || begin + padded > area;
+      const int64_t part = item % plan.row_parts, per_group = source.units_per_group();
+      const int64_t first = source.split(0, source.units(), part, plan.row_parts);
+      const int64_t last = source.split(0, source.units(), part + 1, plan.row_parts);
+      // A copy holds as many groups as its bound lets it.
+      const int64_t at_once =
+          copied ? std::max<int64_t>(1, kScratchFloats / (geometry.group_channels * padded)) : source.shape().groups;
+      for (int64_t unit = first; unit < last;) {
+        const int64_t group = unit / per_group, end = std::min(last, (group + at_once) * per_group);
+        const int64_t channel = group * geometry.group_channels;
+        const int64_t channels = ((end - 1) / per_group + 1 - group) * geometry.group_channels;
+        XView view{x + channel * area + begin, area, nullptr};
+        if (copied) {
+          float* dst = nullptr;
+          SI_TRY(thread_scratch(Scratch::kInput, channels * padded, &dst));
+          const int64_t valid = std::min(padded, area - begin);
+          for (int64_t c = 0; c < channels; ++c) {
+            std::memcpy(dst + c * padded, view.as<float>() + c * area, static_cast<size_t>(valid) * sizeof(float));
+            std::fill(dst + c * padded + valid, dst + (c + 1) * padded, 0.0f);
+          }
+          view = {dst, padded, nullptr};
         }
-        view = {dst, padded, nullptr};
+        SI_TRY(run_units(
+            unit, end,
+            [&](int64_t each) {
+              return XView{view.as<float>() + (each - group) * geometry.group_channels * view.pitch, view.pitch,
+                           nullptr};
+            },
+            begin, padded, columns, 1, 1, given_y() + image * M() * pixels()));
+        unit = end;
       }
-      return run_rows(
-          item % plan.row_parts, plan.row_parts,
-          [&](int64_t group) {
-            return XView{view.as<float>() + group * geometry.group_channels * view.pitch, view.pitch, nullptr};
-          },
-          begin, padded, columns, 1, 1, given_y() + image * M() * pixels());
+      return SI_OK;
     });
-  }
-
-  // How many strips of output rows the threads cut an image into; threads left over divide the weight's rows, and then
-  // each makes a scratch image of its own.
-  int64_t strips() const {
-    const double per_column = static_cast<double>(source.nnz());
-    int64_t best = 1;
-    double least = 0.0;
-    for (int64_t count = threads; count >= 1; --count) {
-      if (threads % count != 0 || count > geometry.oh) continue;
-      const int64_t rows = (geometry.oh + count - 1) / count;
-      // The pitch is the output's, or a little more.
-      const int64_t vectors = (rows * geometry.ow + isa().width - 1) / isa().width;
-      const int64_t halo = args.dilation[0] * (geometry.kh - 1) / args.stride[0];
-      const double copied = static_cast<double>((rows + halo) * geometry.ow) / isa().width *
-                            static_cast<double>(geometry.channels * std::min(args.stride[0], geometry.kh) *
-                                                std::min(args.stride[1], geometry.kw));
-      const double cost = tiles_cost(tuning().tile, vectors, isa().max_vectors) * per_column *
-                              static_cast<double>(count) / static_cast<double>(threads) +
-                          tuning().conv.copy_cost * copied;
-      if (least != 0.0 && cost >= least) continue;
-      least = cost;
-      best = count;
-    }
-    return best;
-  }
-
-  // More strips than threads need, where the scratch image of one would leave no room in L2.
-  si_status near_strips(int64_t strips, int64_t* out) const {
-    // Each strip copies the rows that it shares with its neighbours anew.
-    const int64_t fewest =
-        tuning().conv.strip_halos * std::max<int64_t>(1, args.dilation[0] * (geometry.kh - 1) / args.stride[0]);
-    int64_t count = strips;
-    while (geometry.oh / (count + strips) >= fewest) {
-      ConvImage image(isa(), geometry, args);
-      SI_TRY(image.plan(0, (geometry.oh + count - 1) / count, 1, apart()));
-      if (static_cast<double>(image.floats()) * sizeof(float) <=
-          tuning().tile.l2_share * static_cast<double>(l2_bytes()))
-        break;
-      count += strips;
-    }
-    *out = count;
-    return SI_OK;
   }
 
   // Whether weights are many enough to pay for copies of the image in which no vector straddles cache lines. Vectors of
@@ -242,7 +238,8 @@ struct Conv {
     // Small images are computed several at a time, so that a tile is full.
     const int64_t wide = static_cast<int64_t>(isa().width) * isa().max_vectors;
     const int64_t full = std::max<int64_t>(1, (wide + pixels() - 1) / pixels());
-    const int64_t images = std::clamp<int64_t>(full, 1, (args.batch + threads - 1) / threads);
+    const ConvCall call{source, args, geometry, threads, apart()};
+    const int64_t images = images_in_bounds(call, std::clamp<int64_t>(full, 1, (args.batch + threads - 1) / threads));
     const int64_t passes = (args.batch + images - 1) / images;
     // With a pass for every thread, threads need not divide a pass.
     const bool divide = passes < threads || passes % threads != 0;
@@ -250,14 +247,12 @@ struct Conv {
       return parallel_for(divide ? 1 : threads, passes,
                           [&](int64_t pass) { return pointwise_pass(pass, divide ? threads : 1); });
     }
-    const int64_t shared = divide && images == 1 ? strips() : 1;
-    const int64_t parts = divide ? threads / shared : 1;
-    int64_t cuts = 1;
-    if (images == 1) SI_TRY(near_strips(shared, &cuts));
-    return parallel_for(threads, passes * cuts * parts, [&](int64_t item) {
-      const int64_t pass = item / (cuts * parts), cut = item / parts % cuts;
-      const int64_t image = pass * images, count = std::min(images, args.batch - image);
-      return padded_pass(image, count, geometry.oh * cut / cuts, geometry.oh * (cut + 1) / cuts, item % parts, parts);
+    ConvCut cut{};
+    SI_TRY(cut_conv(call, images, divide, &cut));
+    const int64_t strips = cut.strips();
+    return parallel_for(threads, passes * strips * cut.parts, [&](int64_t item) {
+      const int64_t pass = item / (strips * cut.parts), index = item / cut.parts % strips;
+      return padded_pass(pass * images, cut, cut.strip(geometry, index), item % cut.parts);
     });
   }
 };
@@ -268,6 +263,7 @@ si_status conv(const TileKernels& isa, const si_weights& weights, const si_conv_
   ConvGeometry geometry;
   SI_TRY(conv_geometry(weights.shape, args, &geometry));
   if (args.batch == 0) return SI_OK;
+  const ScratchUse use;
   const int64_t per_pixel = weights.nnz + weights.shape.M() + geometry.channels;
   const int64_t outputs = args.batch * geometry.oh * geometry.ow;
   const TileSource source(isa, weights);

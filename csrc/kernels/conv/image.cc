@@ -1,24 +1,11 @@
 #include "kernels/conv/image.h"
 
 #include <algorithm>
-#include <cstring>
-
-#include "core/error.h"
+#include <numeric>
 
 namespace si {
 
 namespace {
-
-// Taps are 32-bit offsets.
-constexpr int64_t kMaxFloats = 0x7fffffff;
-
-// a * b of two positive factors, without overflow.
-si_status checked_floats(int64_t a, int64_t b, int64_t* product) {
-  SI_REQUIRE(a <= kMaxFloats / b, SI_ERR_UNSUPPORTED,
-             "conv: expected a padded image of fewer than 2^31 values, got more; try smaller images");
-  *product = a * b;
-  return SI_OK;
-}
 
 // Floats of half a cache line.
 constexpr int64_t kHalfLine = 8;
@@ -27,103 +14,62 @@ int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit;
 
 }  // namespace
 
-bool ConvImage::can_be_apart(const ConvTuning& tuning, const ConvGeometry& geometry) {
-  return geometry.kw > 1 && geometry.kw <= tuning.most_apart &&
-         round_up(geometry.ow, kHalfLine) * tuning.apart_garbage <= geometry.ow * (tuning.apart_garbage + 1);
+ConvImage::Axis ConvImage::axis_of(int64_t kernel, int64_t stride, int64_t dilation, int64_t outputs, bool apart) {
+  Axis axis{stride, dilation, std::min(kernel, stride / std::gcd(stride, dilation)), (kernel - 1) * dilation / stride,
+            false};
+  if (!apart && kernel * outputs >= axis.planes * (outputs + axis.reach)) return axis;
+  return {stride, dilation, kernel, 0, true};
 }
 
-si_status ConvImage::Axis::allocate(int64_t kernel) {
-  planes = reach = 0;
-  SI_TRY(phases.allocate(kernel));
-  SI_TRY(plane_of.allocate(kernel));
-  return shift_of.allocate(kernel);
+ConvImage::Columns ConvImage::columns_of(int64_t phase) const {
+  // Plane column j is image column j * stride + phase - left.
+  const int64_t stride = args_.stride[1], left = args_.padding[2] - strip_.first_column * stride;
+  const int64_t needed = strip_.columns + horizontal_.reach;
+  Columns c{};
+  if (args_.padding_mode != SI_PAD_ZEROS) return c;
+  c.first = std::clamp<int64_t>((left - phase + stride - 1) / stride, 0, needed);
+  if (left < phase) c.first = 0;
+  c.last = std::clamp<int64_t>((args_.w - 1 + left - phase) / stride + 1, c.first, needed);
+  if (args_.w - 1 + left < phase) c.last = c.first;
+  c.source = c.first * stride + phase - left;
+  return c;
 }
 
-si_status ConvImage::Axis::plan_apart(int64_t kernel, int64_t dilation) {
-  SI_TRY(allocate(kernel));
-  planes = kernel;
-  for (int64_t tap = 0; tap < kernel; ++tap) {
-    phases[tap] = tap * dilation;
-    plane_of[tap] = tap;
-  }
-  return SI_OK;
-}
-
-si_status ConvImage::Axis::plan(int64_t kernel, int64_t stride, int64_t dilation) {
-  SI_TRY(allocate(kernel));
-  for (int64_t tap = 0; tap < kernel; ++tap) {
-    const int64_t residue = tap * dilation % stride;
-    plane_of[tap] = std::find(phases.begin(), phases.begin() + planes, residue) - phases.begin();
-    if (plane_of[tap] == planes) phases[planes++] = residue;
-    shift_of[tap] = tap * dilation / stride;
-    reach = std::max(reach, shift_of[tap]);
-  }
-  return SI_OK;
-}
-
-si_status ConvImage::plan(int64_t first_row, int64_t rows, int64_t images, bool apart) {
-  first_row_ = first_row;
-  output_rows_ = rows;
-  apart = apart && can_be_apart(isa_.tuning.conv, geometry_);
-  SI_TRY(vertical_.plan(geometry_.kh, args_.stride[0], args_.dilation[0]));
-  SI_TRY(apart ? horizontal_.plan_apart(geometry_.kw, args_.dilation[1])
-               : horizontal_.plan(geometry_.kw, args_.stride[1], args_.dilation[1]));
-  rows_ = rows + vertical_.reach;
-  const int64_t stride = args_.stride[1], left = args_.padding[2];
-  const int64_t needed = geometry_.ow + horizontal_.reach;
-  pitch_ = geometry_.ow;
-  SI_TRY(columns_.allocate(horizontal_.planes));
-  int64_t unused = 0;
-  if (args_.padding_mode != SI_PAD_ZEROS) {
-    SI_TRY(checked_floats(rows_, needed, &unused));  // before a table that long is built
-    SI_TRY(column_of_.allocate(horizontal_.planes * needed));
-  }
+ConvImage::ConvImage(const TileKernels& isa, const ConvGeometry& geometry, const si_conv_args& args, const Strip& strip,
+                     int64_t images, int64_t groups, bool apart)
+    : isa_(isa), geometry_(geometry), args_(args), strip_(strip), channels_(groups * geometry.group_channels) {
+  const ConvTuning& tuning = isa.tuning.conv;
+  const bool aligned =
+      apart && geometry.kw > 1 && geometry.kw <= tuning.most_apart &&
+      round_up(strip.columns, kHalfLine) * tuning.apart_garbage <= strip.columns * (tuning.apart_garbage + 1);
+  vertical_ = axis_of(geometry.kh, args.stride[0], args.dilation[0], strip.rows, false);
+  horizontal_ = axis_of(geometry.kw, args.stride[1], args.dilation[1], strip.columns, aligned);
+  rows_ = strip.rows + vertical_.reach;
+  const int64_t needed = strip.columns + horizontal_.reach;
+  pitch_ = args.padding_mode == SI_PAD_ZEROS ? strip.columns : needed;
   for (int64_t plane = 0; plane < horizontal_.planes; ++plane) {
-    const int64_t phase = horizontal_.phases[plane];
-    Columns c{};
-    if (args_.padding_mode == SI_PAD_ZEROS) {
-      // Plane column j is image column j * stride + phase - left.
-      c.first = std::clamp<int64_t>((left - phase + stride - 1) / stride, 0, needed);
-      if (left < phase) c.first = 0;
-      c.last = std::clamp<int64_t>((args_.w - 1 + left - phase) / stride + 1, c.first, needed);
-      if (args_.w - 1 + left < phase) c.last = c.first;
-      c.source = c.first * stride + phase - left;
-      // Reading past the pitch meets the next row's first columns: allowed while those are zeros.
-      pitch_ = std::max({pitch_, c.last, needed - c.first});
-    } else {
-      c.table = plane * needed;
-      c.named = needed;
-      for (int64_t j = 0; j < needed; ++j) {
-        // A position past the padded image is read by garbage columns only.
-        const int64_t p = std::min(j * stride + phase - left, args_.w - 1 + args_.padding[3]);
-        column_of_[c.table + j] = padded_source(p, args_.w, args_.padding_mode);
-      }
-      pitch_ = std::max(pitch_, needed);
-    }
-    columns_[plane] = c;
+    const Columns c = columns_of(horizontal_.phase(plane));
+    // Reading past the pitch meets the next row's first columns: allowed while those are zeros.
+    if (args.padding_mode == SI_PAD_ZEROS) pitch_ = std::max({pitch_, c.last, needed - c.first});
   }
-  if (apart) pitch_ = round_up(pitch_, kHalfLine);
+  if (aligned) pitch_ = round_up(pitch_, kHalfLine);
   // The last row of the last image has no next row to share zeros with.
   const int64_t tail = std::max<int64_t>(0, needed - pitch_);
-  SI_TRY(checked_floats(images, rows_, &plane_));
-  SI_TRY(checked_floats(plane_, pitch_, &plane_));
-  plane_ += tail;
-  SI_TRY(checked_floats(vertical_.planes * horizontal_.planes, plane_, &channel_));
+  plane_ = saturated_product(saturated_product(images, rows_), pitch_) + tail;
+  channel_ = saturated_product(vertical_.planes * horizontal_.planes, plane_);
   // Channels an odd number of cache lines apart spread over the sets of a cache.
   channel_ = (channel_ + 15) / 16 * 16;
   if (channel_ / 16 % 2 == 0) channel_ += 16;
-  slack_ = horizontal_.reach + isa_.width * isa_.max_vectors;
-  SI_TRY(checked_floats(geometry_.channels, channel_, &unused));
-  return checked_floats(floats(), 1, &unused);
+  slack_ = horizontal_.reach + isa.width * isa.max_vectors;
 }
 
 void ConvImage::taps(int32_t* out) const {
   for (int64_t ic = 0; ic < geometry_.group_channels; ++ic)
     for (int64_t kr = 0; kr < geometry_.kh; ++kr)
       for (int64_t kc = 0; kc < geometry_.kw; ++kc) {
-        const int64_t plane = vertical_.plane_of[kr] * horizontal_.planes + horizontal_.plane_of[kc];
-        *out++ = static_cast<int32_t>(ic * channel_ + plane * plane_ + vertical_.shift_of[kr] * pitch_ +
-                                      horizontal_.shift_of[kc]);
+        const int64_t plane = vertical_.plane_of(kr) * horizontal_.planes + horizontal_.plane_of(kc);
+        *out++ = static_cast<int32_t>(ic * channel_ + plane * plane_ + vertical_.shift_of(kr) * pitch_ +
+                                      horizontal_.shift_of(kc));
       }
 }
 
@@ -148,18 +94,20 @@ void ConvImage::fill_plane(const float* x, int64_t first, const Columns& columns
     std::fill_n(dst, pitch_, 0.0f);
     if (source < 0) continue;
     const float* row = x + source * args_.w;
-    for (int64_t j = 0; j < columns.named; ++j) dst[j] = row[column_of_[columns.table + j]];
+    for (int64_t j = 0; j < columns.named; ++j) dst[j] = row[columns.column[j]];
     for (int64_t j = 0; j < count; ++j) dst[columns.first + j] = row[columns.source + j * args_.stride[1]];
   }
 }
 
-void ConvImage::fill_channel(const float* x, int64_t image_stride, int64_t images, float* dst) const {
+void ConvImage::fill_channel(const float* x, int64_t image_stride, int64_t images, const Buffer<Columns>& columns,
+                             float* dst) const {
   float* const end = dst + channel_;
   for (int64_t plane = 0; plane < vertical_.planes; ++plane)
-    for (const Columns& columns : columns_) {
+    for (const Columns& each : columns) {
       for (int64_t image = 0; image < images; ++image)
-        fill_plane(x + image * image_stride, first_row_ * args_.stride[0] + vertical_.phases[plane] - args_.padding[0],
-                   columns, dst + image * rows_ * pitch_);
+        fill_plane(x + image * image_stride,
+                   strip_.first_row * args_.stride[0] + vertical_.phase(plane) - args_.padding[0], each,
+                   dst + image * rows_ * pitch_);
       const int64_t used = images * rows_ * pitch_;
       std::fill(dst + used, dst + plane_, 0.0f);
       dst += plane_;
@@ -167,12 +115,32 @@ void ConvImage::fill_channel(const float* x, int64_t image_stride, int64_t image
   std::fill(dst, end, 0.0f);
 }
 
-void ConvImage::fill(const float* x, int64_t images, float* scratch) const {
+si_status ConvImage::fill(const float* x, int64_t images, float* scratch) const {
+  const int64_t needed = strip_.columns + horizontal_.reach;
+  Buffer<Columns> columns;
+  SI_TRY(columns.allocate(horizontal_.planes));
+  Buffer<int64_t> column_of;
+  if (args_.padding_mode != SI_PAD_ZEROS) SI_TRY(column_of.allocate(horizontal_.planes * needed));
+  for (int64_t plane = 0; plane < horizontal_.planes; ++plane) {
+    const int64_t phase = horizontal_.phase(plane);
+    columns[plane] = columns_of(phase);
+    if (args_.padding_mode == SI_PAD_ZEROS) continue;
+    int64_t* const named = column_of.data() + plane * needed;
+    columns[plane].column = named;
+    columns[plane].named = needed;
+    for (int64_t j = 0; j < needed; ++j) {
+      // A position past the padded image is read by garbage columns only.
+      const int64_t p = std::min((strip_.first_column + j) * args_.stride[1] + phase - args_.padding[2],
+                                 args_.w - 1 + args_.padding[3]);
+      named[j] = padded_source(p, args_.w, args_.padding_mode);
+    }
+  }
   const int64_t area = args_.h * args_.w;
-  for (int64_t channel = 0; channel < geometry_.channels; ++channel)
-    fill_channel(x + channel * area, geometry_.channels * area, images, scratch + channel * channel_);
-  float* end = scratch + geometry_.channels * channel_;
+  for (int64_t channel = 0; channel < channels_; ++channel)
+    fill_channel(x + channel * area, geometry_.channels * area, images, columns, scratch + channel * channel_);
+  float* end = scratch + channels_ * channel_;
   std::fill(end, end + slack_, 0.0f);
+  return SI_OK;
 }
 
 }  // namespace si

@@ -31,17 +31,17 @@ struct Linear {
     return given_y() + (args.layout == SI_TOKEN_MAJOR ? n * args.ldy + row : row * args.ldy + n);
   }
 
-  // Rows of [first, last) for every token, one token at a time.
-  si_status run_vector(int64_t first, int64_t last, const float* x, int64_t ldx) const {
+  // Rows of [first, last) for tokens [n0, n0 + count), one at a time; x is the first one's.
+  si_status run_vector(int64_t first, int64_t last, const float* x, int64_t ldx, int64_t n0, int64_t count) const {
     const int64_t row0 = source.row_of(first), rows = source.row_of(last) - row0;
     // For one token both layouts are the same when channels are not spaced out; scatter otherwise.
     const bool tokens = args.layout == SI_TOKEN_MAJOR;
     const bool direct = source.order() == nullptr && (tokens || (args.n == 1 && args.ldy == 1));
     float* scratch = nullptr;
     if (!direct) SI_TRY(thread_scratch(Scratch::kOutput, rows, &scratch));
-    for (int64_t n = 0; n < args.n; ++n) {
+    for (int64_t n = n0; n < n0 + count; ++n) {
       float* y = direct ? given_y() + (tokens ? n * args.ldy : 0) + row0 : scratch;
-      source.vector({x + n * ldx, y, first, last, row0, bias, clamp.low, clamp.high});
+      source.vector({x + (n - n0) * ldx, y, first, last, row0, bias, clamp.low, clamp.high});
       if (!is_clamp(args.activation)) isa().activate(y, rows, args.activation);
       if (!direct)
         for (int64_t m = 0; m < rows; ++m) *output(row0 + m, n) = y[m];
@@ -49,25 +49,31 @@ struct Linear {
     return SI_OK;
   }
 
+  // Channels are turned to as many tokens at a time as scratch holds.
   si_status few_tokens() const {
-    const float* x = given_x();
-    int64_t ldx = args.ldx;
-    if (args.layout == SI_CHANNEL_MAJOR && !(args.n == 1 && args.ldx == 1)) {
-      float* tokens = nullptr;
-      SI_TRY(thread_scratch(Scratch::kInput, args.n * K(), &tokens));
+    if (args.layout == SI_TOKEN_MAJOR || (args.n == 1 && args.ldx == 1))
+      return few_tokens_of(given_x(), args.ldx, 0, args.n);
+    const int64_t at_once = std::clamp<int64_t>(kScratchFloats / K(), 1, args.n);
+    float* tokens = nullptr;
+    SI_TRY(thread_scratch(Scratch::kInput, at_once * K(), &tokens));
+    for (int64_t n0 = 0; n0 < args.n; n0 += at_once) {
+      const int64_t count = std::min(at_once, args.n - n0);
       for (int64_t k = 0; k < K(); ++k)
-        for (int64_t n = 0; n < args.n; ++n) tokens[n * K() + k] = given_x()[k * args.ldx + n];
-      x = tokens;
-      ldx = K();
+        for (int64_t n = 0; n < count; ++n) tokens[n * K() + k] = given_x()[k * args.ldx + n0 + n];
+      SI_TRY(few_tokens_of(tokens, K(), n0, count));
     }
+    return SI_OK;
+  }
+
+  si_status few_tokens_of(const float* x, int64_t ldx, int64_t n0, int64_t count) const {
     // Several parts a thread, so that a part's weights stay in cache from token to token.
     const LinearTuning& tuned = tuning().linear;
-    const int64_t parts = std::clamp<int64_t>(args.n == 1 ? threads : source.nnz() / tuned.part_nnz, threads,
+    const int64_t parts = std::clamp<int64_t>(count == 1 ? threads : source.nnz() / tuned.part_nnz, threads,
                                               std::max<int64_t>(threads, tuned.most_parts));
     return parallel_for(threads, parts, [&](int64_t part) -> si_status {
       const int64_t first = source.split(0, source.units(), part, parts);
       const int64_t last = source.split(0, source.units(), part + 1, parts);
-      return first < last ? run_vector(first, last, x, ldx) : SI_OK;
+      return first < last ? run_vector(first, last, x, ldx, n0, count) : SI_OK;
     });
   }
 
@@ -175,13 +181,24 @@ struct Linear {
   }
 
   si_status tiles() const {
-    const int64_t width = isa().width;
-    const ColumnPlan plan = plan_columns(tuning().tile, (args.n + width - 1) / width, source.most_vectors(), threads);
-    const int64_t tile_count = plan.tiles;
-    const auto begin = [&](int64_t tile) { return plan.first_vector(tile) * width; };
+    const int64_t width = isa().width, vectors = (args.n + width - 1) / width;
+    ColumnPlan plan = plan_columns(tuning().tile, vectors, source.most_vectors(), threads);
+    // Where threads share the packed x, as many columns at a time as it has room for.
+    const int64_t bands = plan.row_parts == 1 ? 1 : (K() * vectors * width + kScratchFloats - 1) / kScratchFloats;
+    for (int64_t band = 0; band < bands; ++band) {
+      const int64_t first = vectors * band / bands, count = vectors * (band + 1) / bands - first;
+      if (bands > 1) plan = plan_columns(tuning().tile, count, source.most_vectors(), threads);
+      SI_TRY(columns(plan, first * width));
+    }
+    return SI_OK;
+  }
+
+  // The tiles of a plan, whose columns begin at n_first.
+  si_status columns(const ColumnPlan& plan, int64_t n_first) const {
+    const auto begin = [&](int64_t tile) { return plan.first_vector(tile) * isa().width; };
     if (plan.row_parts == 1) {
-      return parallel_for(threads, tile_count, [&](int64_t tile) -> si_status {
-        const int64_t n0 = begin(tile), padded = begin(tile + 1) - n0;
+      return parallel_for(threads, plan.tiles, [&](int64_t tile) -> si_status {
+        const int64_t n0 = n_first + begin(tile), padded = begin(tile + 1) - begin(tile);
         float* x = nullptr;
         SI_TRY(thread_scratch(Scratch::kInput, K() * padded, &x));
         pack(n0, padded, x, 0, K());
@@ -190,20 +207,20 @@ struct Linear {
     }
     // Few columns: threads share the packed x and divide the rows.
     float* x = nullptr;
-    SI_TRY(thread_scratch(Scratch::kInput, K() * begin(tile_count), &x));
+    SI_TRY(thread_scratch(Scratch::kInput, K() * begin(plan.tiles), &x));
     const int64_t slices = std::max<int64_t>(threads, 1);
-    SI_TRY(parallel_for(threads, tile_count * slices, [&](int64_t item) {
+    SI_TRY(parallel_for(threads, plan.tiles * slices, [&](int64_t item) {
       const int64_t tile = item / slices, slice = item % slices;
-      const int64_t n0 = begin(tile), padded = begin(tile + 1) - n0;
-      pack(n0, padded, x + K() * n0, K() * slice / slices, K() * (slice + 1) / slices);
+      const int64_t at = begin(tile), padded = begin(tile + 1) - at;
+      pack(n_first + at, padded, x + K() * at, K() * slice / slices, K() * (slice + 1) / slices);
     }));
     const int64_t row_parts = plan.row_parts;
-    return parallel_for(threads, tile_count * row_parts, [&](int64_t item) -> si_status {
+    return parallel_for(threads, plan.tiles * row_parts, [&](int64_t item) -> si_status {
       const int64_t tile = item / row_parts, part = item % row_parts;
-      const int64_t n0 = begin(tile), padded = begin(tile + 1) - n0;
+      const int64_t at = begin(tile), padded = begin(tile + 1) - at;
       const int64_t first = source.split(0, source.units(), part, row_parts);
       const int64_t last = source.split(0, source.units(), part + 1, row_parts);
-      return first < last ? run_tile(first, last, n0, padded, x + K() * n0) : SI_OK;
+      return first < last ? run_tile(first, last, n_first + at, padded, x + K() * at) : SI_OK;
     });
   }
 };
@@ -212,14 +229,17 @@ struct Linear {
 
 si_status linear(const TileKernels& isa, const si_weights& weights, const si_linear_args& args) {
   if (args.n == 0) return SI_OK;
+  const ScratchUse use;
   const TileSource source(isa, weights);
   const float* bias = nullptr;
   SI_TRY(source.ordered_bias(args.bias, &bias));
   const Linear call{source, args, bias, clamp_of(args.activation),
                     useful_threads(isa.tuning.threads, args.threads, (weights.nnz + weights.shape.M()) * args.n)};
-  const int64_t narrow = source.narrow_width(args.n);
-  if (narrow != 0) return call.few_tokens_at_once(narrow);
-  return args.n <= isa.tuning.linear.vector_tokens ? call.few_tokens() : call.tiles();
+  const int64_t K = weights.shape.K(), narrow = source.narrow_width(args.n);
+  // A token of so many columns that scratch holds no vector of them is read where it stands.
+  if (narrow == 1 || (narrow != 0 && K * narrow <= kScratchFloats)) return call.few_tokens_at_once(narrow);
+  if (args.n <= isa.tuning.linear.vector_tokens || K * isa.width > kScratchFloats) return call.few_tokens();
+  return call.tiles();
 }
 
 }  // namespace si

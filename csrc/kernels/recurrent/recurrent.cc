@@ -1,5 +1,6 @@
 #include "kernels/recurrent/recurrent.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -53,12 +54,15 @@ int64_t cell_gates(si_cell cell) {
 }
 
 si_status recurrent(const TileKernels* isa, const si_weights& weights, const si_recurrent_args& args) {
+  const ScratchUse use;
   const int64_t H = weights.shape.K(), rows = weights.shape.M();
+  // Sequences whose gates scratch holds at once; never so few that the last ones would run in a narrow tile.
+  constexpr int64_t kFewest = 66;
+  const int64_t most = std::max(kFewest, kScratchFloats / rows);
   float* state_part = nullptr;
-  SI_TRY(thread_scratch(Scratch::kGates, args.batch * rows, &state_part));
+  SI_TRY(thread_scratch(Scratch::kGates, std::min(most, args.batch) * rows, &state_part));
   si_linear_args step{};
   step.struct_size = sizeof step;
-  step.x = args.h;
   step.y = state_part;
   step.bias = args.bias;
   step.ldx = H;
@@ -75,17 +79,22 @@ si_status recurrent(const TileKernels* isa, const si_weights& weights, const si_
     const int64_t t = args.reverse ? args.steps - 1 - i : i;
     const int64_t active = args.batch_sizes == nullptr ? args.batch : args.batch_sizes[t];
     if (args.batch_sizes != nullptr && args.reverse) offset -= active;
-    step.n = active;
-    SI_TRY(isa != nullptr ? linear(*isa, weights, step) : scalar_linear(weights, step));
-    for (int64_t b = 0; b < active; ++b) {
-      const int64_t row = args.batch_sizes == nullptr ? t * args.step_rows + b * args.batch_rows : offset + b;
-      const CellJob job{args.gates + row * args.ldg, state_part + b * rows, args.h + b * H,
-                        args.c == nullptr ? nullptr : args.c + b * H, H};
-      if (isa != nullptr)
-        isa->cell(args.cell, job);
-      else
-        scalar_cell(args.cell, job);
-      std::memcpy(args.y + row * args.ldy, job.h, static_cast<size_t>(H) * sizeof(float));
+    const int64_t parts = (active + most - 1) / most;
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t first = active * part / parts, last = active * (part + 1) / parts;
+      step.x = args.h + first * H;
+      step.n = last - first;
+      SI_TRY(isa != nullptr ? linear(*isa, weights, step) : scalar_linear(weights, step));
+      for (int64_t b = first; b < last; ++b) {
+        const int64_t row = args.batch_sizes == nullptr ? t * args.step_rows + b * args.batch_rows : offset + b;
+        const CellJob job{args.gates + row * args.ldg, state_part + (b - first) * rows, args.h + b * H,
+                          args.c == nullptr ? nullptr : args.c + b * H, H};
+        if (isa != nullptr)
+          isa->cell(args.cell, job);
+        else
+          scalar_cell(args.cell, job);
+        std::memcpy(args.y + row * args.ldy, job.h, static_cast<size_t>(H) * sizeof(float));
+      }
     }
     if (args.batch_sizes != nullptr && !args.reverse) offset += active;
   }
