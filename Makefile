@@ -11,8 +11,8 @@ SLOW ?= 0
 WERROR ?= 0
 # --record: `make counts` writes the counts instead of comparing them.
 COUNTS ?=
-# How long fuzzing goes on, and where its mutations begin.
-FUZZ_SECONDS ?= 60
+# How long each of the fuzzing targets goes on, and where the mutations of the native one begin.
+FUZZ_SECONDS ?= 25
 FUZZ_SEED ?= 1
 DEMO_ARGS ?=
 BENCH_ARGS ?=
@@ -39,7 +39,7 @@ cross_build = build-$(if $(filter aarch64,$1),neon,$1)
 CTEST := ctest --output-on-failure --no-tests=error --timeout 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test native lint format sanitize fuzz-native tsan neon cross serial cuda counts bench wheel setup clean FORCE
+.PHONY: help demo test native lint format sanitize fuzz fuzz-native tsan neon cross serial cuda counts bench wheel docs setup clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -112,6 +112,11 @@ serial: $(STAMPS)/tools.stamp ## Build without threads and run the C++ tests
 	cmake --build build-serial
 	$(CTEST) --test-dir build-serial
 
+fuzz: fuzz-files ## Feed damaged input to everything that reads some, FUZZ_SECONDS each
+.PHONY: fuzz-files
+fuzz-files: $(STAMPS)/native.stamp $(STAMPS)/test.stamp
+	$(PY) -m tests.fuzz.files --seconds $(FUZZ_SECONDS)
+
 cuda: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Compile the CUDA kernels for sm_80 and sm_90a and look at their code (needs nvcc, no GPU)
 	@command -v nvcc >/dev/null || { echo "expected nvcc on PATH, got none, try: https://developer.nvidia.com/cuda-downloads" >&2; \
 	  exit 1; }
@@ -136,6 +141,9 @@ wheel: $(STAMPS)/dev.stamp ## Build dist/: the source distribution and a strippe
 	auditwheel repair --strip --wheel-dir dist build/wheel/*.whl
 	mv build/wheel/*.tar.gz dist
 	@du -b dist/*
+
+docs: $(STAMPS)/native.stamp $(STAMPS)/docs.stamp ## Build the pages of docs/ as a site in build/site; broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 setup: $(STAMPS)/native.stamp $(STAMPS)/test.stamp $(STAMPS)/dev.stamp ## Install everything that the other targets need
 
@@ -183,7 +191,7 @@ $(STAMPS)/native.stamp: $(STAMPS)/tools.stamp $(NATIVE_SOURCES) CMakeLists.txt s
 	$(PY) setup.py --quiet build_ext --inplace
 	@touch $@
 
-# demo.stamp, test.stamp and dev.stamp: the package in editable form with the extra of that name.
+# demo.stamp, test.stamp, docs.stamp and dev.stamp: the package in editable form with the extra of that name.
 $(STAMPS)/%.stamp: $(STAMPS)/torch.stamp $(STAMPS)/tools.stamp pyproject.toml | $(STAMPS)/native.stamp
 	$(PIP) install --no-build-isolation --editable ".[$*]"
 	@touch $@

@@ -116,7 +116,7 @@ class Pattern:
 
     @staticmethod
     def n_m(n: int, m: int) -> Pattern:
-        """Return the pattern that keeps n of every m neighbouring columns."""
+        """Return the pattern that keeps n of every m neighbouring input channels."""
         return Pattern(1 - n / m, (n, m))
 
     @property

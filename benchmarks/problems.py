@@ -32,12 +32,12 @@ def make_weight(shape: tuple[int, ...], pattern: Pattern) -> torch.Tensor:
     """Return a normal random weight of ``shape`` with exactly the zeros that ``pattern`` asks for.
 
     Without a structure, round(sparsity * elements) weights chosen at random are zero. With n:m,
-    each group of m neighbouring columns of the [M, K] matrix keeps n at random. Blocks, rows and
-    input channels are pruned whole, round(sparsity * count) of them at random; of both rows and
-    inputs as many are kept as leave 1 - sparsity of the elements.
+    each group of m neighbouring input channels, of one kernel position, keeps n at random. Blocks,
+    rows and input channels are pruned whole, round(sparsity * count) of them at random; of both
+    rows and inputs as many are kept as leave 1 - sparsity of the elements.
 
     Raises:
-        ValueError: the columns are not a multiple of m, or the matrix not one of blocks.
+        ValueError: the input channels are not a multiple of m, or the matrix not one of blocks.
     """
     weight = torch.randn(shape, generator=_seed(f"weight {shape}"))
     weight /= (weight[0].numel()) ** 0.5
@@ -50,13 +50,14 @@ def make_weight(shape: tuple[int, ...], pattern: Pattern) -> torch.Tensor:
         weight.view(-1)[_pruning_order(shape)[:zeros]] = 0.0
         return weight
     n, m = pattern.n_of_m
-    columns = weight[0].numel()
-    if columns % m:
-        raise ValueError(f"expected columns in groups of {m}, got {columns}, try another shape")
-    groups = weight.view(-1, m)
+    channels = shape[1]
+    if channels % m:
+        raise ValueError(f"expected input channels in groups of {m}, got {channels}, try another")
+    last = weight.movedim(1, -1)
+    groups = last.reshape(-1, m)
     chances = torch.rand(groups.shape, generator=_seed(f"groups {shape}"))
     groups.scatter_(1, chances.argsort(dim=1)[:, n:], 0.0)
-    return weight
+    return groups.view(last.shape).movedim(-1, 1).contiguous()
 
 
 def _kept(count: int, sparsity: float) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """From a result file to the README's tables and the plot.
 
-``python -m benchmarks.table benchmarks/results/NAME.json --readme README.md --plot NAME.png``
+``python -m benchmarks.table benchmarks/results/NAME.json --readme docs/speed.md --plot NAME.png``
 """
 
 from __future__ import annotations

@@ -4,35 +4,62 @@ import sparseinfer
 
 sparse = sparseinfer.convert_to_sparse(model, example_inputs=x)
 print(sparseinfer.report(sparse))
+
+convert_to_sparse           a pruned model in, the same model out, sparse where that is faster
+report                      what was decided for every layer, and why: a Report
+Report, LayerReport         the report, and one layer of it
+load_converted              the state_dict of a converted model, into a new one
+save_sparse                 weights of a pruned model as a compressed-tensors checkpoint
+load_sparse                 such a checkpoint as a state_dict
+load_sparse_into            such a checkpoint into a model
+pack, unpack                a weight as a packed buffer, and back
+SparseLinear                the sparse layers, by the dense ones whose place they take:
+SparseConv1d, SparseConv2d, SparseConvTranspose1d, SparseConvTranspose2d,
+SparseLSTM, SparseGRU, SparseRNN, SparseMultiheadAttention
+sparseinfer.prune           pruning while training: Pruner, schedules, criteria, sensitivity
+
+On the command line: sparseinfer --help. Where something does not load: sparseinfer doctor.
 """
 
+# ruff: noqa: F405
+
 import logging as _logging
+import sys as _sys
 
 # Silent unless the application listens, or SPARSEINFER_VERBOSE asks (sparseinfer.verbose).
 _logging.getLogger(__name__).addHandler(_logging.NullHandler())
 
-try:
-    from sparseinfer._C import version as _version
-    from sparseinfer.attention import SparseMultiheadAttention
-    from sparseinfer.checkpoints import load_sparse, load_sparse_into, save_sparse
-    from sparseinfer.convert import convert_to_sparse
-    from sparseinfer.formats import pack, unpack
-    from sparseinfer.load import load_converted
-    from sparseinfer.modules import SparseConv1d, SparseConv2d, SparseLinear
-    from sparseinfer.recurrent import SparseGRU, SparseLSTM, SparseRNN
-    from sparseinfer.report import LayerReport, Report, report
-    from sparseinfer.scratch import release_scratch, scratch_bytes
-    from sparseinfer.transposed import SparseConvTranspose1d, SparseConvTranspose2d
 
-    __version__ = _version()
-except (ImportError, OSError) as _error:
-    # `sparseinfer doctor` has to start to say what does not load; all else says so when it is used.
-    _reason = f"{type(_error).__name__}: {_error}"
+def _runs_as_command() -> bool:
+    """Whether this is the program `sparseinfer`, or `python -m sparseinfer`."""
+    program = _sys.argv[0] if getattr(_sys, "argv", None) else ""
+    name = program.replace("\\", "/").rpartition("/")[2].removesuffix(".exe")
+    return name == "sparseinfer" or (name == "-m" and "sparseinfer" in _sys.orig_argv)
 
-    def __getattr__(name: str) -> object:
-        if name not in __all__:
-            raise AttributeError(f"module 'sparseinfer' has no attribute {name!r}")
-        raise ImportError(f"sparseinfer does not load: {_reason}; try sparseinfer doctor")
+
+_reason = ""
+if not _runs_as_command():
+    # Importing registers the operations that torch.export.load and unpickling look for.
+    try:
+        from sparseinfer.api import *  # noqa: F403
+    except (ImportError, OSError) as _error:
+        # `sparseinfer doctor` has to start to say what does not load; all else says so when used.
+        _reason = f"{type(_error).__name__}: {_error}"
+
+
+def __getattr__(name: str) -> object:
+    # The command, whose --help and --version need no torch, comes here when it computes.
+    if name not in __all__:
+        raise AttributeError(f"module 'sparseinfer' has no attribute {name!r}")
+    reason = _reason
+    if not reason:
+        try:
+            from sparseinfer import api
+
+            return getattr(api, name)
+        except (ImportError, OSError) as error:
+            reason = f"{type(error).__name__}: {error}"
+    raise ImportError(f"sparseinfer does not load: {reason}; try sparseinfer doctor")
 
 
 __all__ = [
@@ -57,5 +84,6 @@ __all__ = [
     "report",
     "save_sparse",
     "scratch_bytes",
+    "to_dense",
     "unpack",
 ]

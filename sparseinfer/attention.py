@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparseinfer.fx import Proxy, leaf
 from sparseinfer.modules import SparseLayer, SparseLinear
+from sparseinfer.packed_weight import read_only
 from sparseinfer.projections import projections
 
 __all__ = [
@@ -18,6 +20,13 @@ __all__ = [
     "leave_fast_paths",
     "plain_attention",
 ]
+
+_TORCHS = {
+    "in_proj_weight": ("in_proj", "weight"), "in_proj_bias": ("in_proj", "bias"),
+    "q_proj_weight": ("q_proj", "weight"), "k_proj_weight": ("k_proj", "weight"),
+    "v_proj_weight": ("v_proj", "weight"),
+}  # fmt: skip
+"""Which projection holds what torch's attention calls by these names."""
 
 _OWN = "embed_dim", "kdim", "vdim", "num_heads", "head_dim", "dropout", "batch_first"
 
@@ -119,6 +128,11 @@ class SparseMultiheadAttention(nn.Module):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """See `nn.MultiheadAttention.forward`."""
+        if isinstance(query, Proxy):
+            return leaf(  # type: ignore[no-any-return]
+                self, query, key, value, key_padding_mask, need_weights, attn_mask,
+                average_attn_weights, is_causal,
+            )  # fmt: skip
         _check_inputs(query, key, value)
         if is_causal and attn_mask is None:
             raise RuntimeError(
@@ -248,38 +262,75 @@ class SparseMultiheadAttention(nn.Module):
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
+    def _joined_of(self, kind: str) -> Tensor | None:
+        """The weights or biases of query, key and value one below the other, read-only; or None."""
+        if "in_proj" in self._modules:
+            return getattr(self.in_proj, kind)  # type: ignore[no-any-return]
+        parts = [getattr(layer, kind) for layer in (self.q_proj, self.k_proj, self.v_proj)]
+        if parts[0] is None:
+            return None
+        if torch.compiler.is_compiling():  # the compiler does not trace through the stand-in
+            return torch.cat(parts)
+        grad = torch.is_grad_enabled()
+        # An inference tensor would not count the writes to it.
+        with torch.inference_mode(False), torch.set_grad_enabled(grad):
+            return read_only(torch.cat(parts))
+
+    def _assign(self, role: str, kind: str, value: Any) -> None:
+        """Give the projection `role`, or those that make up `in_proj`, a new weight or bias."""
+        if role == "in_proj" and "in_proj" not in self._modules:
+            if not isinstance(value, Tensor) or value.dim() == 0 or len(value) % 3:
+                got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise TypeError(
+                    f"expected a tensor of query, key and value one below the other, got {got}; "
+                    f"try one of {3 * self.embed_dim} rows"
+                )
+            for part, own in zip("qkv", value.detach().chunk(3), strict=True):
+                self._assign(f"{part}_proj", kind, own.clone())
+            return
+        layer = self.get_submodule(role)
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            if not (isinstance(layer, SparseLayer) and kind == "weight"):
+                value = nn.Parameter(value, getattr(layer, kind).requires_grad)
+        setattr(layer, kind, value)
+
     @property
     def in_proj_weight(self) -> Tensor | None:
-        """The weight of query, key and value together, read-only, as torch's has it; or None."""
-        if not self._qkv_same_embed_dim:
-            return None
-        if "in_proj" in self._modules:
-            return self.in_proj.weight
-        return torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
+        """The weight of query, key and value together, as torch's has it; or None."""
+        return self._joined_of("weight") if self._qkv_same_embed_dim else None
 
     @property
     def in_proj_bias(self) -> Tensor | None:
-        """The biases of query, key and value together, read-only; None where there are none."""
-        if "in_proj" in self._modules:
-            return self.in_proj.bias
-        if self.q_proj.bias is None:
-            return None
-        return torch.cat([self.q_proj.bias, self.k_proj.bias, self.v_proj.bias])
+        """The biases of query, key and value together; None where there are none."""
+        return self._joined_of("bias")
 
     @property
     def q_proj_weight(self) -> Tensor | None:
-        """The query's weight where kdim or vdim differ from embed_dim, read-only; else None."""
+        """The query's weight where kdim or vdim differ from embed_dim; else None."""
         return None if self._qkv_same_embed_dim else self.q_proj.weight
 
     @property
     def k_proj_weight(self) -> Tensor | None:
-        """The key's weight where kdim or vdim differ from embed_dim, read-only; else None."""
+        """The key's weight where kdim or vdim differ from embed_dim; else None."""
         return None if self._qkv_same_embed_dim else self.k_proj.weight
 
     @property
     def v_proj_weight(self) -> Tensor | None:
-        """The value's weight where kdim or vdim differ from embed_dim, read-only; else None."""
+        """The value's weight where kdim or vdim differ from embed_dim; else None."""
         return None if self._qkv_same_embed_dim else self.v_proj.weight
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Torch's names, for those who assign them.
+        if name in _TORCHS:
+            self._assign(*_TORCHS[name], value)
+        else:
+            super().__setattr__(name, value)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        if name in _TORCHS:
+            self._assign(*_TORCHS[name], param)
+        else:
+            super().register_parameter(name, param)
 
     def extra_repr(self) -> str:
         text = f"embed_dim={self.embed_dim}, num_heads={self.num_heads}"

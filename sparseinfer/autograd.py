@@ -15,6 +15,7 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.compiler import is_dynamo_compiling
 from torch.nn import functional as F
+from torch.onnx import is_in_onnx_export
 
 from sparseinfer.activations import activation_gradient
 from sparseinfer.shortcut import unobserved
@@ -31,12 +32,13 @@ _PLAIN_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU).raw_repr()
 
 
 def register(
-    library: torch.library.Library, name: str, cpu: Callable[..., Tensor], gradients: Gradients
-) -> Callable[..., Tensor]:
+    library: torch.library.Library, name: str, cpu: Callable[..., Tensor], gradients: Gradients,
+    exported: Callable[..., Tensor],
+) -> Callable[..., Tensor]:  # fmt: skip
     """Give the operator `name` of `library`, whose CPU kernel is `cpu`, its derivative.
 
     Returns a function with the operator's arguments for the modules to call: it skips the
-    dispatcher where nothing in torch has to see the call.
+    dispatcher where nothing in torch has to see the call, and is `exported` to ONNX.
 
     `torch.library.register_autograd` does the same at about 4 us more a call, because it crosses
     the dispatcher once more from Python; here a call that needs no gradient, and that no mode of
@@ -104,6 +106,8 @@ def register(
 
     def call(x: Tensor, packed: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
         if is_dynamo_compiling() or not unobserved(x, packed, bias):
+            if not is_dynamo_compiling() and is_in_onnx_export():
+                return exported(x, packed, bias, *options)
             return operator(x, packed, bias, *options)
         if is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
             return apply(x, bias, (None, packed, *options))

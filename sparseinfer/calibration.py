@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from sparseinfer.files import write_text
 from sparseinfer.rates import Model, parse
 from sparseinfer.tuning import cache_folder, describe_machine, read_text
 
@@ -64,12 +64,7 @@ def save(path: Path, model: Model, error: dict[str, Any]) -> None:
         "error": error,
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_text(path, json.dumps(entry, indent=1) + "\n")
 
 
 # By the time of its last change too, so that a new file counts at once and a bad one is told once.

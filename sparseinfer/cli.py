@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,14 @@ from typing import Annotated, Any
 import typer
 
 from sparseinfer.commands import inspect, prune, sensitivity
-from sparseinfer.commands.output import UserError, console
+from sparseinfer.commands.output import (
+    MachineError,
+    UserError,
+    check_output,
+    console,
+    of_file,
+    printable,
+)
 from sparseinfer.machine import package_version
 
 __all__ = ["app", "main"]
@@ -34,7 +43,10 @@ app = typer.Typer(
 def _show_version(wanted: bool) -> None:
     if wanted:
         try:
-            from sparseinfer import __version__ as found
+            # It alone, for the package imports torch.
+            from sparseinfer._C import version as native_version
+
+            found = native_version()
         except ImportError:
             found = package_version("sparseinfer")
         typer.echo(f"sparseinfer {found}")
@@ -99,6 +111,9 @@ def demo(
         int | None,
         typer.Option(min=1, max=1024, metavar="N", help="Threads. (default: torch's number)"),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace files of other origin in FOLDER.")
+    ] = False,
 ) -> None:
     """Train a small network, prune it, convert it, and see what that gains on this machine."""
     try:
@@ -108,6 +123,7 @@ def demo(
             f"the demo needs a package that cannot be imported: {error}; "
             "try pip install 'sparseinfer[demo]', or sparseinfer doctor"
         ) from error
+    _check_demo_folder(out, force)
     options = work.Options(
         data=data,
         out=out,
@@ -123,7 +139,15 @@ def demo(
     except work.DataError as error:
         raise UserError(str(error)) from error
     except OSError as error:
-        raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
+        raise of_file(error) from error
+
+
+def _check_demo_folder(folder: Path, force: bool) -> None:
+    # An earlier demo's files are replaced, nobody else's.
+    if force or (folder / "demo.json").exists():
+        return
+    for name in ("demo.png", "pruned.pt", "converted.pt"):
+        check_output(folder / name, force)
 
 
 @app.command(epilog="Examples:\n\nsparseinfer doctor\n\nsparseinfer doctor --json > doctor.json")
@@ -153,17 +177,42 @@ _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit: 0 success, 1 the doctor found trouble, 2 an error of the user's."""
+    """Run the command and exit.
+
+    The codes are 0 for success, 1 where the machine refuses or the doctor found trouble, 2 for an
+    error of the user's or of a file that was given, 130 for an interruption. An error is one line.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A name that the terminal's encoding lacks is spelled out.
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except UserError as error:
-        code = _complain(str(error), USER_ERROR)
+        code = _complain(str(error), error.code)
     except _USAGE_ERROR as error:
         # Without a message it is the help, which has been printed.
         message = error.format_message().rstrip(".")
         code = _complain(f"{message}; try --help", USER_ERROR) if message else USER_ERROR
+    # typer and rich turn a reader that has gone into an exit of their own.
+    except (BrokenPipeError, SystemExit):
+        code = _complain("standard output: closed before all was written", MachineError.code)
+        # Python would complain again when it flushes at the end.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        shown = of_file(error)
+        code = _complain(str(shown), shown.code)
+    except MemoryError:
+        code = _complain("out of memory; try a machine with more", MachineError.code)
+    # Whatever else there is, a user is told in one line.
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        text = f"{type(error).__name__}: {lines[0][:300]}"
+        code = _complain(f"{text}; try sparseinfer doctor, or tell its makers", MachineError.code)
     # Newer versions of typer turn an interruption into this exit code themselves.
     if code == INTERRUPTED:
         _complain("interrupted", code)
@@ -171,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _complain(message: str, code: int) -> int:
-    line = " ".join(message.split())
-    print(f"sparseinfer: error: {line}", file=sys.stderr)
+    line = printable(" ".join(message.split()))
+    with contextlib.suppress(OSError):
+        print(f"sparseinfer: error: {line}", file=sys.stderr)
     return code

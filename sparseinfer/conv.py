@@ -13,6 +13,7 @@ from sparseinfer.activations import ACTIVATIONS, check_choice
 from sparseinfer.dispatch import device_call, same_device, takes_mixed
 from sparseinfer.handles import Handle, open_packed
 from sparseinfer.linear import BEST_ROW, NARROW, checked_bias, dtype_name, wrong_type
+from sparseinfer.memory import address, require_memory
 from sparseinfer.registry import Row
 from sparseinfer.verbose import logged
 
@@ -46,7 +47,8 @@ def conv_cpu(
     are a float16 or bfloat16 x and y; beside those a call needs at most 20 MB a thread.
 
     Raises:
-        RuntimeError: dtype, rank, channels or sizes do not fit, or no row can run.
+        RuntimeError: dtype, rank, channels or sizes do not fit, the memory of a tensor was
+            released, or no row can run.
         ValueError: the packed buffer is not valid, or the activation or padding mode is unknown.
 
     Example:
@@ -56,7 +58,9 @@ def conv_cpu(
         >>> conv_cpu(x, packed, None, 1, (1, 1), (1, 1), (0,) * 4, (1, 1), 1).shape
         torch.Size([1, 1, 2, 2])
     """
+    address(x, "the input")
     if x.dtype in NARROW and (bias is None or bias.dtype is x.dtype):
+        require_memory(bias=bias)
         return conv_cpu(
             x.float(), packed, None if bias is None else bias.float(), out_channels, kernel_size,
             stride, padding, dilation, groups, padding_mode, activation, threads, row,
@@ -82,7 +86,8 @@ def conv_cpu(
     else:
         image = (x.shape[2], x.shape[3])
     handle.weights.conv(
-        x.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr(), x.shape[0], *image,
+        x.data_ptr(), y.data_ptr(), 0 if bias is None else address(bias, "bias"), x.shape[0],
+        *image,
         (stride[0], stride[1]), (padding[0], padding[1], padding[2], padding[3]),
         (dilation[0], dilation[1]), padding_mode, activation, row,
         threads or torch.get_num_threads(),
@@ -123,6 +128,7 @@ def conv_cuda(
         expected a kernel for conv in format panel on cpu with torch.float32
     """
     same_device(x, packed, bias)
+    require_memory(input=x, bias=bias)
     options = (kernel_size, stride, padding, dilation, groups, padding_mode, activation)
     shape = conv_output_shape(x, out_channels, *options)
     if padding_mode != "zeros":  # the rows know no other

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from sparseinfer.candidates import platform
+from sparseinfer.clock import Clock
+from sparseinfer.closes_over import held_layers
 from sparseinfer.decide import Decider
 from sparseinfer.device_time import EventTimer, GraphTimer, Timer
 from sparseinfer.formats import check_format
 from sparseinfer.guarantee import BASELINES, Guarantee
 from sparseinfer.measure import torch_threads
-from sparseinfer.observe import list_examples, observe, separate_attentions
+from sparseinfer.observe import Example, list_examples, observe, separate_attentions
+from sparseinfer.pretrained import keep_pretrained
 from sparseinfer.progress import Bar
+from sparseinfer.projections import Projection
+from sparseinfer.proof import check_copy, unproven
+from sparseinfer.reads import weight_reads
 from sparseinfer.replace import Replacement, replace
-from sparseinfer.report import LayerReport, Report, describe_sparse, store
-from sparseinfer.scan import scan
+from sparseinfer.report import DENSE, LayerReport, Report, describe_sparse, store
+from sparseinfer.review import review
+from sparseinfer.scan import Layer, brief, scan
+from sparseinfer.state import random_state_kept
 from sparseinfer.tuning import Cache, Tuner, cache_folder
 
 __all__ = ["convert_to_sparse"]
@@ -133,18 +140,32 @@ def convert_to_sparse(
         raise ValueError(f"expected budget_s > 0, got {budget_s}; try verify=False to measure less")
     folder = cache_folder(cache)
 
-    with torch_threads(threads) as used, torch.no_grad():
+    with (
+        torch_threads(threads) as used,
+        torch.inference_mode(False),
+        torch.no_grad(),
+        random_state_kept(model),
+    ):
         layers = scan(
             model, None if example_inputs is None else separate_attentions(model, example_inputs)
         )
+        held = held_layers(model, inplace)
+        for layer in layers:
+            if layer.module in held and not layer.blocked:
+                layer.blocked = (
+                    f"{held[layer.module]}, a function on the model, would go on calling it"
+                )
+        if example_inputs is None:
+            _leave_what_is_read(model, layers)
         modules = [layer.module for layer in layers if not layer.blocked]
         seen = None if example_inputs is None else observe(model, modules, example_inputs)
-        devices = [layer.device for layer in layers] or [torch.device("cpu")]
+        devices = _devices(model, layers)
         waits = next((device for device in devices if device.type == "cuda"), devices[0])
-        start = time.monotonic()
+        clock = Clock()
+        start = clock.wall()
         tuner = Tuner(
             used, waits, min_speedup, start + budget_s, None if folder is None else Cache(folder),
-            others={own.device for own in model.parameters()} - {waits},
+            others={own.device for own in model.parameters()} - {waits}, clock=clock,
         )  # fmt: skip
         if baseline == "cuda_graph" and platform(waits) != "cuda":
             raise ValueError(
@@ -152,9 +173,11 @@ def convert_to_sparse(
                 "try model.cuda()"
             )
         guarantee = None
+        examples: list[Example] = []
         if example_inputs is not None:
             examples = list_examples(example_inputs)
-            guarantee = Guarantee(model, examples, tuner, baseline, min_speedup)
+            assert seen is not None
+            guarantee = Guarantee(model, examples, tuner, baseline, min_speedup, seen.changes)
         decider = Decider(
             min_speedup,
             tuner,
@@ -170,29 +193,65 @@ def convert_to_sparse(
         swaps: dict[nn.Module, Replacement] = {}
         decisions: dict[nn.Module, LayerReport] = {}
         whole = None
+
+        def decide(layer: Layer) -> None:
+            sparse, decisions[layer.module] = decider.decide(layer)
+            swaps.pop(layer.module, None)
+            if sparse is not None:
+                swaps[layer.module] = sparse
+            bar.tick()
+
         with Bar("converting", len(layers) + 1, progress) as bar:
             for layer in layers:
-                sparse, decisions[layer.module] = decider.decide(layer)
-                if sparse is not None:
-                    swaps[layer.module] = sparse
+                decide(layer)
                 bar.advance()
+            # A GPU's layers are timed with their weights in memory, the model as it comes.
+            at_hand = platform(waits) == "cpu" and decider.left_s > 0
+            if guarantee is not None and tuner.measured and at_hand:
+                review(decider, decisions, guarantee.dense_ms(), decide)
+            if guarantee is not None and swaps:
+                assert seen is not None
+                take_back(unproven(model, swaps, seen, examples), swaps, decisions)
             if guarantee is not None and verify:
                 bar.describe("timing the whole model")
                 whole = guarantee.keep(swaps, decisions, bar.tick)
             bar.advance()
+        tuner.flush()
         for decision in decisions.values():
             _log.debug("%s: %s (%s)", decision.name, decision.format, decision.reason)
         for module, sparse in swaps.items():
             sparse.train(module.training)
         already = describe_sparse(model)
         result = replace(model, swaps, inplace)
+        if not inplace:
+            missed = check_copy(result, model, swaps, seen, examples)
+            if missed:
+                take_back(missed, swaps, decisions)
+                result = replace(model, swaps)
     summary = Report(
         [*decisions.values(), *already], True, used, str(devices[0]), min_speedup, whole,
-        tuner.measured, tuner.kept,
+        tuner.measured, tuner.kept, tuner.watch.share, tuner.clock.load(), tuner.doubted,
+        example_inputs is not None,
     )  # fmt: skip
     store(result, summary)
+    keep_pretrained(result)
     _log.info(summary.sentence)
     return result
+
+
+def take_back(
+    why: Mapping[nn.Module, str], swaps: dict[nn.Module, Replacement],
+    layers: Mapping[nn.Module, LayerReport],
+) -> None:  # fmt: skip
+    """Take entries out of `swaps`, and note the reasons in the reports of these layers.
+
+    Example:
+        >>> take_back({}, {}, {})
+    """
+    for module, reason in why.items():
+        del swaps[module]
+        layers[module].format = DENSE
+        layers[module].reason += f"; taken back: {reason}"
 
 
 def timer_for(device: torch.device, baseline: str) -> Timer | None:
@@ -205,6 +264,29 @@ def timer_for(device: torch.device, baseline: str) -> Timer | None:
     if platform(device) != "cuda":
         return None
     return GraphTimer(device) if baseline == "cuda_graph" else EventTimer(device)
+
+
+def _devices(model: nn.Module, layers: Sequence[Layer]) -> list[torch.device]:
+    """Where the layers are, or the model where none of them could be read."""
+    found = [layer.device for layer in layers if layer.shape]
+    return found or [own.device for own in model.parameters()][:1] or [torch.device("cpu")]
+
+
+def _leave_what_is_read(model: nn.Module, layers: Sequence[Layer]) -> None:
+    """Block the layers whose weight the model's code reads: no example inputs tell whether it is
+    that, or a call of the layer, that computes."""
+    try:
+        found = weight_reads(model)
+    except Exception as error:  # in code that it cannot follow, of a stranger's
+        _log.warning("did not look for weights that the model's code reads: %s", brief(error))
+        return
+    for layer in layers:
+        owner = layer.module.owner if isinstance(layer.module, Projection) else layer.module
+        if owner in found and not layer.blocked:
+            layer.blocked = (
+                f"{found[owner]} reads its weight, which a sparse layer would unpack every time; "
+                "pass example_inputs to have it measured"
+            )
 
 
 def _generates(model: nn.Module) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,20 +16,24 @@ from torch import nn
 
 from sparseinfer import cost, registry
 from sparseinfer.candidates import formats_for, pack_params, platform
+from sparseinfer.clock import BUSY
 from sparseinfer.device_time import Rotation, Timer, cache_bytes, copies_for
 from sparseinfer.dispatch import prepare
 from sparseinfer.kinds import kind_named
+from sparseinfer.linear import NARROW
 from sparseinfer.measure import CONFIDENCE, Comparison, weigh
 from sparseinfer.modules import SparseLinear
 from sparseinfer.observe import Input, Observation
+from sparseinfer.occupancy import bucket, occupancy
+from sparseinfer.plausible import Side, beyond_zeros
 from sparseinfer.rates import CONTENDERS
 from sparseinfer.replace import Replacement
 from sparseinfer.report import Candidate, LayerReport, describe
-from sparseinfer.scan import Layer
+from sparseinfer.scan import Layer, brief
 from sparseinfer.tuning import Tuner
-from sparseinfer.weights import build_dense
+from sparseinfer.weights import build_dense, by_outputs
 
-__all__ = ["Decider", "bucket"]
+__all__ = ["Decider"]
 
 _PLATFORMS = ("cpu", "cuda")
 
@@ -63,10 +67,10 @@ class Decider:
 
     `observation` is None where no example inputs were given: the cost model then decides.
     `channels_last` compares with the dense layer in that memory format. `layers` is how many there
-    are to decide, which share what time there is until `until` (of `time.monotonic`). `generates`
+    are to decide, which share what time there is until `until` (of the tuner's clock). `generates`
     tells that the model will be called with one token at a time, whatever its example inputs.
     `value_type` is that of the panel format's values. `timers` time the layers of each device;
-    None, or none: Python's clock.
+    None, or none: Python's clock. `sides` are the dense sides of what was compared.
     """
 
     min_speedup: float
@@ -79,10 +83,25 @@ class Decider:
     generates: bool = False
     value_type: str = "float32"
     timers: Mapping[torch.device, Timer | None] = field(default_factory=dict)
+    sides: list[Side] = field(default_factory=list)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until `until`; negative after it."""
+        return self.until - self.tuner.clock.wall()
 
     def decide(self, layer: Layer) -> tuple[Replacement | None, LayerReport]:
-        """The sparse replacement of `layer`, None where it stays dense, and the reason."""
-        self.layers -= 1
+        """The sparse replacement of `layer`, None where it stays dense, and the reason.
+
+        An error in packing or timing it is such a reason.
+        """
+        self.layers = max(0, self.layers - 1)
+        try:
+            return self._decide(layer)
+        except Exception as error:
+            return None, describe(layer, reason=f"it could not be measured: {brief(error)}")
+
+    def _decide(self, layer: Layer) -> tuple[Replacement | None, LayerReport]:
         result = describe(layer, reason=self._untried(layer))
         if result.reason:
             return None, result
@@ -92,15 +111,16 @@ class Decider:
         if not names and self.formats is None:
             result.reason = why_none
             return None, result
+        result.occupancy = occupancy(by_outputs(layer.module, layer.weight()))
         met = self._tokens_met(layer)
         for name in self.formats or names:
             fewest = 0 if self.generates else min(met, default=0)
-            params = pack_params(layer, name, fewest, self.value_type)
+            params = pack_params(layer, name, fewest, self._value_type(layer))
             candidate, sparse = _pack(layer, dense, name, params, met)
             result.candidates.append(candidate)
             if sparse is None:
                 continue
-            self._time(layer, dense, sparse, candidate, result, params)
+            self._time(layer, dense, sparse, candidate, result)
             if best is None or candidate.certain > best[0].certain:
                 best = candidate, sparse
             if self.formats is None and platform(layer.device) == "cpu":
@@ -118,16 +138,20 @@ class Decider:
             return layer.blocked
         if platform(layer.device) not in _PLATFORMS:
             return f"its weight is on {layer.device.type}, where no kernel runs"
-        if platform(layer.device) == "cpu" and layer.dtype is not torch.float32:
+        if platform(layer.device) == "cpu" and layer.dtype not in (torch.float32, *NARROW):
             return f"its weight is {_name(layer.dtype)}, and the CPU kernels compute in float32"
         if self.observation is not None:
             met = {given.dtype for given in self.observation.inputs[layer.module]}
-            if met - {layer.dtype}:
+            if met - {layer.dtype, *_autocast_types(layer.device)}:
                 names = ", ".join(sorted(_name(dtype) for dtype in met))
                 return f"its inputs are {names}, and its weight is {_name(layer.dtype)}"
         if layer.nnz == layer.numel and self.min_speedup > 0 and self.formats is None:
             return "it has no zeros"
         return ""
+
+    def _value_type(self, layer: Layer) -> str:
+        """That of panel's values: bfloat16 holds all there is in a weight of that type."""
+        return "bfloat16" if layer.dtype is torch.bfloat16 else self.value_type
 
     def _tokens_met(self, layer: Layer) -> set[int]:
         """Every N that a linear layer was seen with; none where that is not known."""
@@ -138,12 +162,16 @@ class Decider:
     def _choose(
         self, layer: Layer, candidate: Candidate, sparse: Replacement, result: LayerReport
     ) -> tuple[Replacement | None, LayerReport]:
-        result.packed_bytes = candidate.packed_bytes
+        result.packed_bytes, result.params = candidate.packed_bytes, candidate.params
         result.dense_ms, result.sparse_ms = candidate.dense_ms, candidate.sparse_ms
         result.speedup, result.low, result.high = candidate.speedup, candidate.low, candidate.high
         gains = candidate.certain >= self.min_speedup
         if candidate.speedup is None:
             result.reason = candidate.reason
+        elif candidate.doubt:
+            result.reason = (
+                f"measured {candidate.speedup:.3g}x, which is not believed: {candidate.doubt}"
+            )
         else:
             relation = "at least" if gains else "less than"
             # Two digits say enough, but where they would read "1.05x, less than the 1.05x asked".
@@ -167,40 +195,53 @@ class Decider:
 
     def _time(
         self, layer: Layer, dense: nn.Module, sparse: Replacement, candidate: Candidate,
-        result: LayerReport, params: Mapping[str, Any],
+        result: LayerReport,
     ) -> None:  # fmt: skip
         if self.observation is not None:
             met = self.observation.inputs[layer.module]
             if met:
-                self._measure(layer, dense, sparse, candidate, result, met, params)
+                self._measure(layer, dense, sparse, candidate, result, met)
             else:
                 candidate.reason = "the example inputs never reach it, so it could not be measured"
-        elif platform(layer.device) == "cpu" and candidate.format in CONTENDERS:
+        elif platform(layer.device) != "cpu":
+            candidate.reason = (
+                f"there is no cost model for {layer.device.type}: pass example_inputs"
+            )
+        elif candidate.format in CONTENDERS and layer.dtype is torch.float32:
             self._model(layer, candidate, result)
         else:
-            unknown = candidate.format if layer.device.type == "cpu" else layer.device.type
+            unknown = candidate.format if layer.dtype is torch.float32 else _name(layer.dtype)
             candidate.reason = f"there is no cost model for {unknown}: pass example_inputs"
 
     def _measure(
         self, layer: Layer, dense: nn.Module, sparse: Replacement, candidate: Candidate,
-        result: LayerReport, met: Counter[Input], params: Mapping[str, Any],
+        result: LayerReport, met: Counter[Input],
     ) -> None:  # fmt: skip
         """Weigh inputs by how often they came: times are of one forward pass of the model."""
         assert self.observation is not None
         work = {given: torch.Size(given.shape).numel() * calls for given, calls in met.items()}
         chosen = sorted(work, key=lambda given: -work[given])[:MOST_INPUTS]
         parts = []
+        implausible = ""
         for given in chosen:
-            seen = self._compare(layer, dense, sparse, candidate.format, params, given, len(chosen))
+            seen = self._compare(
+                layer, dense, sparse, candidate, result.occupancy, given, len(chosen)
+            )
             if seen is None:
                 candidate.reason = (
                     "the time to measure was spent before its turn; try a larger budget_s"
                 )
                 return
             parts.append((met[given] / self.observation.passes, seen))
+            implausible = implausible or self._implausible(layer, dense, given, candidate, seen)
         total = weigh(parts)
         candidate.dense_ms, candidate.sparse_ms = total.dense_ms, total.sparse_ms
         candidate.speedup, candidate.low, candidate.high = total.speedup, total.low, total.high
+        if implausible and self.tuner.watch.share > BUSY:
+            candidate.doubt = (
+                f"{implausible}, and others had the processor for {self.tuner.watch.share:.0%} of "
+                "the time; try again when the machine is quiet"
+            )
         calls = sum(calls for calls, _ in parts)
         if total.low < self.min_speedup and total.sparse_ms < SHORT_CALL_MS * calls:
             candidate.reason = self._overhead(layer, candidate, calls)
@@ -210,32 +251,46 @@ class Decider:
         if len(met) > len(chosen):
             result.inputs += f", the {len(chosen)} largest of {len(met)}"
 
+    def _implausible(
+        self, layer: Layer, dense: nn.Module, given: Input, candidate: Candidate, found: Comparison
+    ) -> str:
+        """Why the zeros of a layer cannot account for what was found at one input."""
+        tokens = _tokens(dense, given, layer)
+        return beyond_zeros(
+            found, layer, tokens, self.tuner.threads, candidate.format, layer.device
+        )
+
     def _compare(
-        self, layer: Layer, dense: nn.Module, sparse: Replacement, name: str,
-        params: Mapping[str, Any], given: Input, inputs: int,
+        self, layer: Layer, dense: nn.Module, sparse: Replacement, candidate: Candidate,
+        occupied: str, given: Input, inputs: int,
     ) -> Comparison | None:  # fmt: skip
         """The comparison at one of `inputs` inputs; None where there is no time left for it."""
         density = bucket(layer.density)
         timer = self.timers.get(layer.device)
-        problem = {
-            "label": f"{layer.kind} {'x'.join(map(str, layer.shape))} {name} {density:g}",
+        name = candidate.format
+        dense_side = {
             "layer": f"{layer.kind}({dense.extra_repr()})",
             "dtype": _name(layer.dtype),
             "strides": [parameter.stride() for parameter in dense.parameters()],
             "channels_last": self.channels_last,
-            "format": name,
-            "params": dict(params),
-            "density": density,
-            "pattern": str(layer.pattern),
             "input": {
                 "shape": given.shape,
                 "strides": given.strides,
                 "dtype": _name(given.dtype),
             },
         }
+        problem = {
+            "label": f"{layer.kind} {'x'.join(map(str, layer.shape))} {name} {density:g}",
+            **dense_side,
+            "format": name,
+            "params": dict(candidate.params),
+            "density": density,
+            "pattern": str(layer.pattern),
+            "occupancy": occupied,
+        }
         if platform(layer.device) == "cuda":
             problem["timed"] = getattr(timer, "name", "clock")
-        left_s = self.until - time.monotonic()
+        left_s = self.left_s
         if left_s <= 0 and self.tuner.recall(problem) is None:
             return None
 
@@ -251,7 +306,12 @@ class Decider:
             return lambda: other(moved), lambda: sparse(x)
 
         share_s = left_s / (self.layers + 1) / inputs
-        return self.tuner.compare(problem, make, min(LAYER_BUDGET_S, share_s), sample=timer)
+        found = self.tuner.compare(
+            problem, make, min(LAYER_BUDGET_S, share_s), sample=timer,
+            implausible=partial(self._implausible, layer, dense, given, candidate),
+        )  # fmt: skip
+        self.sides.append(Side(layer, json.dumps(dense_side), problem, found.dense_ms))
+        return found
 
     def _overhead(self, layer: Layer, candidate: Candidate, calls: float) -> str:
         """Why a layer loses whose arithmetic would gain; empty where that is not so."""
@@ -295,21 +355,6 @@ class Decider:
         result.inputs = f"N={guess.N}, assumed"
 
 
-def bucket(density: float) -> float:
-    """The density, 0 to 1, that stands for all near it: those share a comparison.
-
-    Steps are of 0.02 above 0.2 and of a tenth below, as a kernel's time follows the ratio.
-
-    Example:
-        >>> bucket(0.507), bucket(0.1), bucket(0.104)
-        (0.5, 0.103, 0.103)
-    """
-    if density >= 0.2:
-        return round(round(density / 0.02) * 0.02, 2)
-    step = round(math.log(max(density, 1e-4) / 0.2, 1.1))
-    return float(f"{0.2 * 1.1**step:.3g}")
-
-
 def _overhead_reason(
     candidate: Candidate, calls: float, dense_ms: float, sparse_ms: float, asked: float
 ) -> str:
@@ -336,17 +381,26 @@ def _pack(
     kind = kind_named(layer.kind)
     try:
         pattern = params if name == "nm" else {}
+        on_cpu = platform(layer.device) == "cpu"
+        # The CPU kernels compute in float32; inputs and outputs have the layer's type.
+        dtype = torch.float32 if on_cpu else layer.dtype
         problem = registry.Problem(
-            kind.op, name, layer.device, layer.dtype, groups=layer.groups, **pattern
+            kind.op, name, layer.device, dtype, groups=layer.groups, **pattern
         )
         registry.select(problem)
+        if layer.dtype is not dtype:
+            dense = copy.deepcopy(dense).float()
         sparse = kind.sparse.from_dense(dense, name, **params).eval()
+        if layer.dtype is not dtype:
+            sparse.to(layer.dtype)
         if platform(layer.device) == "cuda" and isinstance(sparse, SparseLinear):
             for tokens in sorted(met):
                 prepare(sparse.packed, "linear", layer.dtype, tokens, sparse.bias is not None)
-    except (RuntimeError, TypeError, ValueError) as refusal:
-        return Candidate(name, reason=str(refusal).splitlines()[0]), None
-    return Candidate(name, packed_bytes=sum(own.numel() for own in sparse.buffers())), sparse
+    except (MemoryError, RuntimeError, TypeError, ValueError) as refusal:
+        said = str(refusal).splitlines() or [type(refusal).__name__]
+        return Candidate(name, reason=said[0]), None
+    held = sum(own.numel() for own in sparse.buffers())
+    return Candidate(name, packed_bytes=held, params=dict(params)), sparse
 
 
 def _rotated(name: str, layer: nn.Module, x: torch.Tensor) -> Rotation:
@@ -388,6 +442,13 @@ def _beside(layer: Layer, format: str, tokens: int) -> int:
     if tokens >= MANY_TOKENS and layer.dtype is not torch.float32:  # cuSPARSELt's own form
         made += layer.numel * layer.dtype.itemsize * 9 // 16
     return made
+
+
+def _autocast_types(device: torch.device) -> tuple[torch.dtype, ...]:
+    """What a float32 layer may meet on a device beside its own type, as things are now."""
+    if not torch.is_autocast_enabled(device.type):
+        return ()
+    return (torch.float32, torch.get_autocast_dtype(device.type))
 
 
 def _tokens(dense: nn.Module, given: Input, layer: Layer) -> int:

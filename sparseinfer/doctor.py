@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sparseinfer.machine import (
+    check_isa,
     cpu_features,
     cpu_model,
     package_version,
@@ -98,6 +99,7 @@ def _cpu() -> dict[str, Any]:
 def _isa() -> dict[str, Any]:
     from sparseinfer import _C
 
+    check_isa()
     return {
         "selected": selected_isa(),
         "SPARSEINFER_ISA": os.environ.get("SPARSEINFER_ISA"),

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sparseinfer import _C
+from sparseinfer.machine import check_isa
 from sparseinfer.packing import csr_blob, nm_blob
 from sparseinfer.patterns import Pattern, detect_pattern
 from sparseinfer.torch_sparse import densified
@@ -24,14 +26,19 @@ __all__ = [
     "MANY_TOKENS",
     "TARGETS",
     "Pattern",
+    "as_array",
     "check_format",
     "detect_pattern",
     "host_bytes",
     "info",
+    "is_own",
     "kblock_for",
     "pack",
     "unpack",
 ]
+
+# Everything that computes comes by here; the doctor asks the machine and goes on.
+check_isa()
 
 _ALIGNMENT = 64
 
@@ -164,7 +171,7 @@ def unpack(packed: Tensor) -> Tensor:
         >>> torch.equal(unpack(pack(torch.eye(8))), torch.eye(8))
         True
     """
-    return torch.from_numpy(_C.unpack(host_bytes(packed).numpy())).to(packed.device)
+    return torch.from_numpy(_C.unpack(as_array(host_bytes(packed)))).to(packed.device)
 
 
 def info(packed: Tensor) -> dict[str, Any]:
@@ -180,12 +187,15 @@ def info(packed: Tensor) -> dict[str, Any]:
         >>> info(pack(torch.eye(8)))["shape"]
         (8, 8)
     """
-    return _C.info(host_bytes(packed).numpy())
+    return _C.info(as_array(host_bytes(packed)))
 
 
 def host_bytes(packed: Tensor) -> Tensor:
     """The buffer as the native library reads it: itself, or a copy that is contiguous, in the
-    host's memory and aligned (safetensors places tensors at any address).
+    host's memory, aligned (safetensors places tensors at any address) and of this process alone.
+
+    What is validated has to stay as it is: a file that is mapped, shared memory and an array of
+    numpy's change with their owner, and torch counts no write.
 
     Raises:
         ValueError: `packed` is not a 1-dimensional uint8 tensor, or its memory was released.
@@ -196,9 +206,43 @@ def host_bytes(packed: Tensor) -> Tensor:
     """
     check_buffer(packed)
     memory = packed.detach().cpu().contiguous()
-    if memory.data_ptr() % _ALIGNMENT:
+    if memory.data_ptr() % _ALIGNMENT or not is_own(memory):
         memory = torch.empty(memory.numel(), dtype=torch.uint8, device="cpu").copy_(memory)
     return memory
+
+
+def as_array(memory: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The bytes of a buffer of `host_bytes` for the native library.
+
+    `Tensor.numpy()` marks the memory as shared, see `is_own`.
+
+    Example:
+        >>> as_array(torch.ones(2, dtype=torch.uint8))
+        array([1, 1], dtype=uint8)
+    """
+    return np.asarray(_Bytes(memory))
+
+
+class _Bytes:
+    """What an array is made of; the array holds it, and it the memory."""
+
+    def __init__(self, memory: Tensor) -> None:
+        self.memory = memory
+        self.__array_interface__ = {
+            "data": (memory.data_ptr(), True), "shape": (memory.numel(),), "typestr": "|u1",
+            "version": 3,
+        }  # fmt: skip
+
+
+def is_own(tensor: Tensor) -> bool:
+    """Whether torch allocated the memory of a tensor on the host, for this process alone.
+
+    Example:
+        >>> is_own(torch.zeros(4)), is_own(torch.frombuffer(bytearray(4), dtype=torch.uint8))
+        (True, False)
+    """
+    storage = tensor.untyped_storage()
+    return storage.resizable() and not storage.is_shared()
 
 
 def check_buffer(packed: Tensor) -> None:

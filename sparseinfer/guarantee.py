@@ -9,26 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import time
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.random import fork_rng
 from torch.utils._pytree import tree_flatten, tree_map
 
-from sparseinfer.decide import bucket
+from sparseinfer.clock import Watch
+from sparseinfer.closes_over import holds_compiled
 from sparseinfer.device_time import capture
-from sparseinfer.measure import FEWEST, LOOKS, Comparison, nothing, summarize, weigh
-from sparseinfer.observe import Example
+from sparseinfer.measure import FEWEST, LOOKS, Comparison, conclude, nothing, weigh
+from sparseinfer.observe import Example, run_on
+from sparseinfer.occupancy import bucket
+from sparseinfer.plausible import beyond_layers
 from sparseinfer.replace import Replacement, lend, replace
 from sparseinfer.report import DENSE, LayerReport, Whole
 from sparseinfer.scan import evaluating
+from sparseinfer.state import Changes, random_state_kept
 from sparseinfer.tuning import Problem, Tuner
 
 __all__ = ["BASELINES", "TOLERANCE", "Guarantee", "fingerprint"]
@@ -39,6 +41,8 @@ Swaps = Mapping[nn.Module, Replacement]
 Put = Callable[[Swaps], nn.Module]
 """Puts replacements in, see `sparseinfer.replace.lend`."""
 
+_Rounds = dict[nn.Module, list[tuple[float, float]]]
+
 BASELINES = ("eager", "channels_last", "compile", "cuda_graph", "auto")
 
 TOLERANCE = 0.02
@@ -48,8 +52,15 @@ from one process to the next."""
 CHECK_SHARE = 1 / 3
 """Share of the time left that one timing of the model may take; it ends once it is certain."""
 
+DENSE_BUDGET_S = 0.05
+"""Seconds to find how long the dense model takes at the least."""
+
 IN_PLACE_BUDGET_S = 3.0
 """Seconds to time the layers inside the model."""
+
+MOST_VERSIONS = 64
+"""Of one forward that torch.compile keeps while a subset of the layers is timed: dense and sparse,
+with fixed and with dynamic shapes of each example."""
 
 MOST_EXAMPLES = 4
 """Distinct examples that the model is timed at: the largest."""
@@ -72,9 +83,10 @@ class Guarantee:
 
     def __init__(
         self, model: nn.Module, examples: Sequence[Example], tuner: Tuner, baseline: str,
-        min_speedup: float,
+        min_speedup: float, changes: Changes | None = None,
     ) -> None:  # fmt: skip
         self.model = model
+        self.changes = changes or Changes([])
         self.examples = _distinct(examples)
         self.tuner = tuner
         self.required = min(1.0, min_speedup) * (1 - TOLERANCE)
@@ -82,9 +94,14 @@ class Guarantee:
         self._other: nn.Module | None = None
         self._tick: Callable[[], None] = nothing
         self._compiled: dict[nn.Module, Any] = {}
+        self.compiles = baseline == "compile" or holds_compiled(model)
+        self._moved: dict[int, Example] = {}
         if baseline in ("channels_last", "auto"):
             other: Any = replace(model, {})
             self._other = other.to(memory_format=torch.channels_last).eval()
+            if self.changes:  # the copy has a state of its own, and examples of its own
+                self._moved = {id(own): tree_map(_channels_last, own) for own, _ in self.examples}
+                self.changes += run_on(other, list(self._moved.values()))
         self.baseline = self._faster_format() if baseline == "auto" else baseline
 
     def keep(
@@ -100,10 +117,20 @@ class Guarantee:
         `swaps`; they tell what went. `tick` is called often, but never while something is timed.
         """
         self._tick = tick
+        try:
+            with self._every_version():
+                return self._keep(swaps, layers)
+        finally:
+            self._start_compiling()
+
+    def _keep(
+        self, swaps: dict[nn.Module, Replacement], layers: Mapping[nn.Module, LayerReport]
+    ) -> Whole:
         whole = Whole(self.baseline, TOLERANCE)
         in_place: dict[nn.Module, Comparison] = {}
-        with evaluating(self.model), fork_rng(devices=[]), lend(self.model, swaps) as put:
+        with self._undisturbed(), lend(self.model, swaps) as put:
             while swaps:
+                self._start_compiling()
                 seen = [self._check(put, swaps, layers, example) for example, _ in self.examples]
                 shares = [share for _, share in self.examples]
                 whole.take(weigh(list(zip(shares, seen, strict=True))))
@@ -157,11 +184,15 @@ class Guarantee:
         if self.baseline == "channels_last":
             dense = self._call_other(example)
         return self.tuner.compare(
-            self._problem(example, self.baseline, _choices(swaps, layers)),
+            self._problem([(example, 1.0)], self.baseline, _choices(swaps, layers)),
             lambda: (dense, call),
             self._budget_s(),
             self.required,
             (lambda: enter({}), lambda: enter(swaps)),
+            self._sample,
+            implausible=lambda found: beyond_layers(
+                found, [layers[module].speedup or 0.0 for module in swaps]
+            ),
         )
 
     def _in_place(
@@ -171,7 +202,7 @@ class Guarantee:
         choices = _choices(swaps, layers)
         problems = {
             module: {
-                **self._problem(self.examples[0][0], self.baseline, choices),
+                **self._problem(self.examples, self.baseline, choices),
                 "label": f"in place {type(self.model).__name__} {layers[module].name}",
                 "layer": layers[module].name,
             }
@@ -180,29 +211,42 @@ class Guarantee:
         known = {module: self.tuner.recall(problem, 1.0) for module, problem in problems.items()}
         if None not in known.values():
             return {module: found for module, found in known.items() if found is not None}
-        rounds = self._rounds_in_place(put, swaps)
-        found = {module: summarize(seconds) for module, seconds in rounds.items() if seconds}
+        rounds, interrupted = self._rounds_in_place(put, swaps)
+        found = {
+            module: conclude(rounds[module], interrupted[module])
+            for module in swaps
+            if rounds[module] or interrupted[module]
+        }
         for module, comparison in found.items():
             self.tuner.keep(problems[module], comparison, threshold=1.0)
         return found
 
-    def _rounds_in_place(
-        self, put: Put, swaps: Swaps
-    ) -> dict[nn.Module, list[tuple[float, float]]]:
-        """Seconds that each layer takes a pass over the examples, dense and sparse, by rounds."""
+    def _rounds_in_place(self, put: Put, swaps: Swaps) -> tuple[_Rounds, _Rounds]:
+        """Seconds that each layer takes a pass over the examples, dense and sparse, by rounds.
+
+        Those in which others had the processor are apart, the second of the two.
+        """
+        clock = self.tuner.clock
         spent: dict[nn.Module, float] = {}
         since: dict[nn.Module, float] = {}
 
         def start(module: nn.Module, args: object) -> None:
             self.tuner.synchronize()
-            since[module] = time.perf_counter()
+            since[module] = clock.wall()
 
         def stop(module: nn.Module, args: object, output: object) -> None:
             self.tuner.synchronize()
-            spent[module] = spent.get(module, 0.0) + time.perf_counter() - since[module]
+            spent[module] = spent.get(module, 0.0) + clock.wall() - since[module]
 
-        rounds: dict[nn.Module, list[tuple[float, float]]] = {module: [] for module in swaps}
-        end = time.monotonic() + min(IN_PLACE_BUDGET_S, self.tuner.left_s)
+        def run(replacements: Swaps) -> None:
+            current = put(replacements)
+            for (args, kwargs), _ in self.examples:
+                self.changes.restore()
+                current(*args, **kwargs)
+
+        rounds: _Rounds = {module: [] for module in swaps}
+        interrupted: _Rounds = {module: [] for module in swaps}
+        end = clock.wall() + min(IN_PLACE_BUDGET_S, self.tuner.left_s)
         with ExitStack() as stack:
             for module in (*swaps, *swaps.values()):
                 for handle in (
@@ -213,41 +257,105 @@ class Guarantee:
             for turn in range(LOOKS[-1] + 1):
                 self._tick()
                 spent.clear()
+                watch = Watch(clock)
+                disturbed = False
                 for replacements in ({}, swaps) if turn % 2 else (swaps, {}):
-                    current = put(replacements)
-                    for (args, kwargs), _ in self.examples:
-                        current(*args, **kwargs)
+                    disturbed = watch.run(partial(run, replacements))[1] or disturbed
                 if turn == 0:  # the first one warms up
                     continue
+                if self.tuner.device.type == "cpu":
+                    self.tuner.watch.add(watch)
+                else:  # the thread waits for the device there
+                    disturbed = False
                 for module, sparse in swaps.items():
                     # A model may choose among its layers anew at every call.
                     if module in spent and sparse in spent:
-                        rounds[module].append((spent[module], spent[sparse]))
-                if turn >= FEWEST and time.monotonic() > end:
+                        seconds = spent[module], spent[sparse]
+                        (interrupted if disturbed else rounds)[module].append(seconds)
+                if turn >= FEWEST and clock.wall() > end:
                     break
-        return rounds
+        return rounds, interrupted
+
+    def dense_ms(self) -> float:
+        """Milliseconds of a pass of the dense model, the least of a few, over its examples."""
+        clock = self.tuner.clock
+        total = 0.0
+        with self._undisturbed():
+            for (args, kwargs), share in self.examples:
+                seconds: list[float] = []
+                end = clock.wall() + DENSE_BUDGET_S
+                while len(seconds) < FEWEST or (clock.wall() < end and len(seconds) < LOOKS[-1]):
+                    self.changes.restore()
+                    self.tuner.synchronize()
+                    start = clock.wall()
+                    self.model(*args, **kwargs)
+                    self.tuner.synchronize()
+                    seconds.append(clock.wall() - start)
+                total += share * min(seconds)
+        return 1e3 * total
 
     def _faster_format(self) -> str:
         """The faster of `eager` and `channels_last`, by the lower bound of the latter's gain."""
         if all(parameter.dim() != 4 for parameter in self.model.parameters()):
             return "eager"
-        with evaluating(self.model), fork_rng(devices=[]):
+        with self._undisturbed():
             parts = [
                 (
                     share,
                     self.tuner.compare(
-                        self._problem(example, "contiguous against channels_last", "none"),
+                        self._problem([(example, 1.0)], "contiguous against channels_last", "none"),
                         lambda example=example: (  # type: ignore[misc]
                             lambda: self.model(*example[0], **example[1]),
                             self._call_other(example),
                         ),
                         self._budget_s(),
                         threshold=1.0,
+                        sample=self._sample,
                     ),
                 )
                 for example, share in self.examples
             ]
         return "channels_last" if weigh(parts).low > 1.0 else "eager"
+
+    @property
+    def _sample(self) -> Callable[[Callable[[], object], int], float] | None:
+        """What times a model whose calls change it or their inputs; None for any other."""
+        return self._sample_restored if self.changes else None
+
+    def _sample_restored(self, call: Callable[[], object], repeats: int) -> float:
+        """Seconds of a call that meets what the first one met; to put that back is not counted."""
+        spent = 0.0
+        for _ in range(repeats):
+            self.changes.restore()
+            self.tuner.synchronize()
+            start = self.tuner.clock.wall()
+            call()
+            self.tuner.synchronize()
+            spent += self.tuner.clock.wall() - start
+        self.changes.restore()
+        return spent / repeats
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Evaluation mode; what the calls within change is put back before training flags are."""
+        with evaluating(self.model), random_state_kept(self.model):
+            try:
+                yield
+            finally:
+                self.changes.restore()
+
+    @contextmanager
+    def _every_version(self) -> Iterator[None]:
+        """Have torch compile what is timed as compiled, however often, or raise an error."""
+        if not self.compiles:
+            yield
+            return
+        import torch._dynamo  # torch imports it with the first torch.compile
+
+        with torch._dynamo.config.patch(
+            recompile_limit=MOST_VERSIONS, fail_on_recompile_limit_hit=True
+        ):
+            yield
 
     def _callable(self, module: nn.Module) -> Any:
         """`module` as it is called for the baseline."""
@@ -257,23 +365,37 @@ class Guarantee:
             self._compiled[module] = torch.compile(module)
         return self._compiled[module]
 
+    def _start_compiling(self) -> None:
+        """Forget what was compiled for other layers, whose guards each call would go through.
+
+        Torch keeps what it compiles by the code of a forward, eight versions of it, and runs the
+        ninth as it is: with other layers in the model's places each subset is one.
+        """
+        if self.compiles:
+            import torch._dynamo  # torch imports it with the first torch.compile
+
+            self._compiled.clear()
+            torch._dynamo.reset()
+
     def _call_other(self, example: Example) -> Callable[[], object]:
         """A call of the dense model in channels_last."""
         other = self._other
         assert other is not None
-        args, kwargs = tree_map(_channels_last, example)
+        args, kwargs = self._moved.get(id(example)) or tree_map(_channels_last, example)
         return lambda: other(*args, **kwargs)
 
     def _budget_s(self) -> float:
         return CHECK_SHARE * max(0.0, self.tuner.left_s) / len(self.examples)
 
-    def _problem(self, example: Example, baseline: str, choices: str) -> Problem:
+    def _problem(
+        self, examples: Sequence[tuple[Example, float]], baseline: str, choices: str
+    ) -> Problem:
         return {
             "label": f"model {type(self.model).__name__} {baseline}",
             "model": self._model_key,
             "baseline": baseline,
             "sparse": choices,
-            "example": _signature(example),
+            "examples": [[*_signature(example), share] for example, share in examples],
         }
 
 
@@ -281,7 +403,8 @@ def fingerprint(model: nn.Module) -> str:
     """A hash of what decides how long a model takes, but for the values of its weights.
 
     That is the class, the printed settings, the plain attributes and the code of every module, that
-    of all methods of its class included, and the shapes, strides and types of its tensors.
+    of all methods of its class and of its hooks included, and the shapes, strides and types of its
+    tensors.
 
     Example:
         >>> fingerprint(nn.Linear(4, 4)) == fingerprint(nn.Linear(4, 4))
@@ -300,6 +423,9 @@ def fingerprint(model: nn.Module) -> str:
                     digest.update(key.encode())
                     _digest_code(digest, getattr(member, "__code__", None))
         _digest_code(digest, getattr(vars(module).get("forward"), "__code__", None))
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+            digest.update(getattr(hook, "__qualname__", type(hook).__qualname__).encode())
+            _digest_code(digest, getattr(hook, "__code__", None))
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
                 digest.update(f"{key} {_describe(tensor)}".encode())
@@ -334,7 +460,8 @@ def _plain(value: Any) -> str:
 def _choices(swaps: Swaps, layers: Mapping[nn.Module, LayerReport]) -> str:
     """Which layers run sparse, how, and at which inputs: their number, and a hash."""
     lines = [
-        f"{found.name} {found.format} {bucket(1 - found.sparsity):g} {found.inputs}"
+        f"{found.name} {found.format} {sorted(found.params.items())} {found.pattern} "
+        f"{bucket(1 - found.sparsity):g} {found.occupancy} {found.inputs}"
         for found in (layers[module] for module in swaps)
     ]
     digest = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]

@@ -1,15 +1,17 @@
 """Validated views of packed buffers: every buffer is checked before a kernel reads it.
 
 A buffer is validated at first sight and again whenever it may have changed: another tensor, other
-memory, another length, or an in-place write (torch counts those in `Tensor._version`). Writes
-behind torch's back (through `Tensor.numpy()` or a raw pointer) cannot be noticed and are not
-allowed.
+memory, another length, or an in-place write (torch counts those in `Tensor._version`). Memory that
+others may write (a mapped file, shared memory, an array of numpy's) is copied first, and the copy
+is what kernels read. Writes behind torch's back into memory of its own (through `Tensor.data`,
+`Tensor.numpy()` or a raw pointer) cannot be noticed and are not allowed.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -22,20 +24,53 @@ from sparseinfer.triton import multiprocessors
 __all__ = ["Handle", "open_packed"]
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a packed buffer's header says, by the names of the native view."""
+
+    format: str
+    shape: tuple[int, ...]
+    groups: int
+    nnz: int
+    nbytes: int
+
+    @classmethod
+    def of(cls, native: Any) -> Facts:
+        """The facts of a native view, which need its memory no more."""
+        shape = tuple(native.shape)
+        return cls(native.format, shape, native.groups, native.nnz, native.nbytes)
+
+
+def _read_by_host(device: torch.device) -> bool:
+    """Whether the native kernels, which read the host's memory, run the weights of a device."""
+    return device.type == "cpu"
+
+
 class Handle:
     """A validated packed buffer, ready for kernels.
 
-    `memory` is the host copy that was validated: the buffer itself where it is aligned and on the
-    CPU; `device` is the buffer's. `weights` is the native view of it, and `m` and `k` are the
-    weight's rows and columns; `linear_m` is `m`, or None where the weight is a convolution's.
-    `device_calls` is where `sparseinfer.dispatch` keeps what it decided.
+    `memory` is the host's memory that was validated: the buffer itself where it is aligned, on the
+    CPU and nobody else's. `device` is the buffer's. `weights` is the native view of it, and `m` and
+    `k` are the weight's rows and columns; `linear_m` is `m`, or None where the weight is a
+    convolution's. `device_calls` is where `sparseinfer.dispatch` keeps what it decided.
+
+    A buffer on another device is copied to the host to be validated, and no longer: of the copy the
+    facts of the header remain (`Facts` and `info`, some hundred bytes), and `memory` is None.
     """
 
+    memory: Tensor | None
+    weights: Any
+
     def __init__(self, packed: Tensor) -> None:
-        memory = self.memory = formats.host_bytes(packed)
-        self.weights = _C.Weights(memory.data_ptr(), memory.numel())
-        self.linear = self.weights.linear  # bound once
-        self.shape: tuple[int, ...] = tuple(self.weights.shape)
+        memory = formats.host_bytes(packed)
+        native = _C.Weights(memory.data_ptr(), memory.numel())
+        if _read_by_host(packed.device):
+            self.memory, self.weights = memory, native
+            self.linear = native.linear  # bound once
+        else:
+            self.memory, self.weights = None, Facts.of(native)
+            self.info = _C.info(formats.as_array(memory))
+        self.shape: tuple[int, ...] = tuple(native.shape)
         self.m = self.shape[0]
         self.k = 1
         for size in self.shape[1:]:
@@ -67,7 +102,8 @@ class Handle:
     @cached_property
     def info(self) -> dict[str, Any]:
         """What `sparseinfer.formats.info` says of the buffer."""
-        return _C.info(self.memory.numpy())
+        assert self.memory is not None
+        return _C.info(formats.as_array(self.memory))
 
     @cached_property
     def dtype(self) -> torch.dtype:

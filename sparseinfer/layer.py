@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -12,7 +15,7 @@ from sparseinfer import formats, ops
 from sparseinfer.activations import activation_module, check_choice
 from sparseinfer.handles import Handle, open_packed
 from sparseinfer.packed_weight import PackedWeight
-from sparseinfer.weights import build_dense, effective, take_masked
+from sparseinfer.weights import build_dense, computed_weight, effective, take_masked
 
 __all__ = ["THREADS_OF_TORCH", "SparseLayer"]
 
@@ -20,6 +23,9 @@ _Layer = TypeVar("_Layer", bound="SparseLayer")
 
 THREADS_OF_TORCH = 0
 """The operators then ask `torch.get_num_threads()` at every call."""
+
+READS_TO_WARN = 3
+"""Unpackings of a weight inside forward calls that are no accident any more."""
 
 _OPTIONS = {"panel": ("kblock",), "csr": (), "nm": ("n", "m"), "bsr": ("block",)}
 """The parameters of `formats.pack` that a packed buffer tells."""
@@ -30,8 +36,9 @@ class SparseLayer(nn.Module):
 
     `packed` is a uint8 buffer, so `state_dict`, `deepcopy` and pickle work as for any module; a
     state_dict with a dense `weight` loads too. It is validated when it is loaded and before a
-    kernel first reads it. Moves between floating-point types (`half()`) reach the bias only.
-    `activation` (a name of `sparseinfer.ops.ACTIVATIONS`) is applied by the kernel; `weight_shape`
+    kernel first reads it. Moves between floating-point types (`half()`) reach the bias, and the
+    type that the weight is read in; the packed values stay as they are. `activation` (a name of
+    `sparseinfer.ops.ACTIVATIONS`) is applied by the kernel; `weight_shape`
     is the dense weight's shape, `packed_shape` the packed one's. Where the two differ, a class
     overrides `_arranged` and `_restored`; `outputs` then counts elements of the bias.
     """
@@ -39,6 +46,7 @@ class SparseLayer(nn.Module):
     dense_type: ClassVar[type[nn.Module]]
     packed: Tensor
     bias: nn.Parameter | None
+    _reads = 0
 
     def __init__(
         self,
@@ -68,6 +76,8 @@ class SparseLayer(nn.Module):
         self.register_buffer("packed", packed)
         zeros = torch.zeros(outputs or weight_shape[0], dtype=torch.float32, device=packed.device)
         self.register_parameter("bias", nn.Parameter(zeros) if bias else None)
+        # Moves between types reach it as they would reach the weight, which has its type.
+        self._typed = torch.empty(0, dtype=torch.float32, device=packed.device)
 
     @classmethod
     def from_dense(
@@ -97,15 +107,17 @@ class SparseLayer(nn.Module):
                 f"expected an nn.{cls.dense_type.__name__}, got {type(module).__name__}; "
                 "try convert_to_sparse(model)"
             )
-        weight, bias = effective(module, "weight"), effective(module, "bias")
-        if weight is None:
-            raise ValueError("expected a layer with a weight, got None; try another layer")
-        groups = getattr(module, "groups", 1)
-        packed = formats.pack(cls._arranged(module, weight), format, groups, **params)
-        packed = packed.to(weight.device)
-        sparse = cls._like(module, bias is not None, activation, packed)
-        if sparse.bias is not None and bias is not None:
-            sparse.bias.data = bias.clone()
+        # Tensors made under inference mode could not be used outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            weight, bias = computed_weight(module), effective(module, "bias")
+            if weight is None:
+                raise ValueError("expected a layer with a weight, got None; try another layer")
+            groups = getattr(module, "groups", 1)
+            packed = formats.pack(cls._arranged(module, weight), format, groups, **params)
+            packed = packed.to(weight.device)
+            sparse = cls._like(module, bias is not None, activation, packed)
+            if sparse.bias is not None and bias is not None:
+                sparse.bias.data = bias.clone()
         return sparse.train(module.training)
 
     @classmethod
@@ -140,25 +152,50 @@ class SparseLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight, unpacked at every use and read-only: changing it changes nothing."""
+        """The dense weight, unpacked at every use.
+
+        Writing into it raises; assigning another one packs that, in the format that the layer has.
+        """
         if torch.compiler.is_compiling():  # the compiler does not trace through the stand-in
             return self.dense_weight()
-        return PackedWeight(self.packed, self.weight_shape, self._restored, self._value_type())
+        dtype = self._value_type()
+
+        def unpack() -> Tensor:
+            self._note_read()
+            return self.dense_weight().to(dtype)
+
+        return PackedWeight(unpack, self.weight_shape, dtype, self.packed.device)
 
     @weight.setter
     def weight(self, value: Any) -> None:
-        raise self._read_only()
+        self._assign(value)
+
+    def _assign(self, value: Any) -> None:
+        packed = self._packed_from(value)
+        self._buffers["packed"] = packed.to(self.packed.device)
+        self._own_packed()
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         if name == "weight":
-            raise self._read_only()
-        super().register_parameter(name, param)
+            self._assign(param)
+        else:
+            super().register_parameter(name, param)
 
-    def _read_only(self) -> AttributeError:
-        return AttributeError(
-            f"expected the weight of a {type(self).__name__} to be read only, got a new one; try "
-            "layer.load_state_dict({'weight': weight}, strict=False), which packs it"
-        )
+    def _note_read(self) -> None:
+        """Count the unpackings inside calls of modules, and warn of them once."""
+        if self._reads >= READS_TO_WARN or not called_by_a_module():
+            return
+        self._reads += 1
+        if self._reads == READS_TO_WARN:
+            warnings.warn(
+                f"expected a sparse layer to be called, got {self._reads} forward calls that "
+                f"compute with the weight of {type(self).__name__}({self._geometry()}) "
+                "themselves: it is unpacked each time, slower than a dense layer; try "
+                "convert_to_sparse with example_inputs, which leaves layers dense that are not "
+                "called, or sparseinfer.to_dense(model)",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def dense_weight(self) -> Tensor:
         """Unpack the float32 weight, in the shape and on the device of the dense layer's.
@@ -189,11 +226,11 @@ class SparseLayer(nn.Module):
         return nn.Sequential(dense, activation_module(self.activation)).train(self.training)
 
     def _value_type(self) -> torch.dtype:
-        """The type of the weight that the packed one was, as far as the buffer tells."""
-        # panel rounds its values and computes in float32.
+        """The type of the weight: that of the packed values where the kernels compute in it."""
+        # panel and csr compute in float32 whatever the type of the layer.
         if self._is_valid() and self.format in ("nm", "bsr"):
             return self.handle.dtype
-        return torch.float32
+        return self._typed.dtype
 
     def extra_repr(self) -> str:
         text = f"{self._geometry()}, bias={self.bias is not None}"
@@ -235,15 +272,35 @@ class SparseLayer(nn.Module):
             with torch.inference_mode(False):
                 self._buffers["packed"] = self.packed.clone()
 
+    def adopt_packed(self, packed: Any) -> None:
+        """Take a packed weight over, which is copied where others may change its memory.
+
+        Raises:
+            TypeError: `packed` is not a tensor.
+            ValueError: it is not a valid packed weight of this layer's shape.
+
+        Example:
+            >>> from sparseinfer import SparseLinear, pack
+            >>> SparseLinear(4, 4).adopt_packed(pack(torch.eye(4)))
+        """
+        packed = _copied(packed)
+        self._check_packed(packed)
+        self._buffers["packed"] = packed
+
     def _apply(self: _Layer, fn: Callable[..., Any], recurse: bool = True) -> _Layer:
         super()._apply(fn, recurse)
+        self._typed = fn(self._typed)
         self._own_packed()
         return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        if "_typed" not in vars(self):  # pickled by an earlier version
+            like = self.bias if self.bias is not None else torch.empty(0, dtype=torch.float32)
+            self._typed = like.detach().new_empty(0)
         self._own_packed()
         if self._is_real():
+            self._buffers["packed"] = _copied(self.packed)
             open_packed(self.packed)
 
     def _load_from_state_dict(
@@ -259,6 +316,7 @@ class SparseLayer(nn.Module):
         source, missing = "packed", []
         try:
             if key in entries:
+                entries[key] = _copied(entries[key])  # first: what was validated stays as it was
                 self._check_packed(entries[key])
             else:
                 for name in ("weight", "bias"):
@@ -267,7 +325,7 @@ class SparseLayer(nn.Module):
                         entries[f"{prefix}{name}"] = masked
                 if f"{prefix}weight" in entries:
                     source = "weight"
-                    entries[key] = self._packed_from(entries.pop(f"{prefix}weight"))
+                    entries[key] = self._packed_from(self._loaded(entries.pop(f"{prefix}weight")))
         except (TypeError, ValueError) as invalid:
             error_msgs.append(f"While loading {prefix}{source}: {invalid}")
             missing.append(key)
@@ -292,19 +350,23 @@ class SparseLayer(nn.Module):
         if error is not None:
             raise ValueError(error)
 
+    def _loaded(self, weight: Any) -> Any:
+        """A dense weight of a checkpoint in the shape of this layer's."""
+        if "nf" in vars(self) and isinstance(weight, Tensor) and weight.dim() == 2:
+            # It stands for transformers' Conv1D, which holds its weight transposed; the attribute
+            # came along from there.
+            return weight.t()
+        return weight
+
     def _packed_from(self, weight: Any) -> Tensor:
-        """Pack a dense weight of a checkpoint as this layer's is packed."""
+        """Pack a dense weight as this layer's is packed."""
         if not isinstance(weight, Tensor) or not weight.is_floating_point():
             got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
             raise TypeError(f"expected a floating-point weight, got {got}; try weight.float()")
-        if "nf" in vars(self) and weight.dim() == 2:
-            # It stands for transformers' Conv1D, which holds its weight transposed; the attribute
-            # came along from there.
-            weight = weight.t()
         if tuple(weight.shape) != self.weight_shape:
             raise ValueError(
                 f"expected a weight of shape {list(self.weight_shape)}, got {list(weight.shape)}; "
-                "try a checkpoint of the same architecture"
+                "try a weight of the same architecture"
             )
         format, dtype = "panel", torch.float32
         params: dict[str, Any] = {}
@@ -317,3 +379,26 @@ class SparseLayer(nn.Module):
         with torch.no_grad():
             arranged = self._arranged(self, weight.to(dtype))
             return formats.pack(arranged, format, self.groups, **params)
+
+
+def _copied(packed: Any) -> Any:
+    """A packed weight in memory of this process: itself where it is that already."""
+    if type(packed) is not Tensor or packed.device.type != "cpu" or formats.is_own(packed):
+        return packed
+    with torch.inference_mode(False):
+        return packed.clone()
+
+
+def called_by_a_module() -> bool:
+    """Whether a call of an `nn.Module` is under way in this thread.
+
+    Example:
+        >>> called_by_a_module()
+        False
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is nn.Module._call_impl.__code__:
+            return True
+        frame = frame.f_back
+    return False

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sparseinfer.dispatch import device_call, same_device, takes_mixed
 from sparseinfer.handles import Handle, open_packed
+from sparseinfer.memory import address, require_memory
 from sparseinfer.registry import Row
 from sparseinfer.verbose import logged
 
@@ -63,7 +64,8 @@ def linear_cpu(
     all float16 or bfloat16: the arithmetic is float32 then too, between conversions.
 
     Raises:
-        RuntimeError: dtype, device, rank or feature count do not fit, or no row can run.
+        RuntimeError: dtype, device, rank or feature count do not fit, the memory of a tensor was
+            released, or no row can run.
         ValueError: the packed buffer is not valid, or the activation is unknown.
 
     Example:
@@ -86,6 +88,8 @@ def linear_cpu(
         bias.dtype is not _FLOAT32 or bias.shape != (out_features,) or not bias.is_contiguous()
     ):
         bias = checked_bias(bias, out_features)
+    of_bias = 0 if bias is None else address(bias, "bias")
+    of_x = address(x, "the input")
     shape[-1] = out_features
     y = x.new_empty(*shape)
     n = y.numel() // out_features
@@ -97,8 +101,9 @@ def linear_cpu(
             pitch = x.stride(0)
         else:
             x = x.contiguous()
+            of_x = x.data_ptr()
     handle.linear(
-        x.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr(),
+        of_x, y.data_ptr(), of_bias,
         n, pitch, out_features, False, activation, row, threads or _threads(),
     )  # fmt: skip
     return y
@@ -110,6 +115,7 @@ def _linear_narrow(
 ) -> Tensor:  # fmt: skip
     """A float16 or bfloat16 call, computed in float32 between two roundings; else the error."""
     handle = open_packed(packed)
+    require_memory(input=x, bias=bias)
     if x.dtype not in NARROW or x.dim() == 0 or x.shape[-1] != handle.k:
         raise _mismatch(x, handle)
     if bias is not None:
@@ -155,7 +161,7 @@ def checked_bias(bias: Tensor, m: int) -> Tensor:
     """Give a bias as contiguous memory.
 
     Raises:
-        RuntimeError: it is not float32 of shape `[m]`.
+        RuntimeError: it is not float32 of shape `[m]`, or its memory was released.
 
     Example:
         >>> checked_bias(torch.zeros(3), 3).shape
@@ -166,6 +172,7 @@ def checked_bias(bias: Tensor, m: int) -> Tensor:
             f"expected a float32 bias of shape [{m}], got {bias.dtype} of shape "
             f"{list(bias.shape)}; try bias=None or module.float()"
         )
+    address(bias, "bias")
     return bias.contiguous()
 
 
@@ -197,6 +204,7 @@ def linear_cuda(
         tensor([1., 1., 1., 1.], device='cuda:0')
     """
     same_device(x, packed, bias)
+    require_memory(input=x, bias=bias)
     handle = open_packed(packed)
     if handle.linear_m != out_features:
         raise RuntimeError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,15 @@ from torch import nn
 
 from sparseinfer.kinds import kind_of
 from sparseinfer.layer import SparseLayer
+from sparseinfer.pretrained import keep_pretrained
 from sparseinfer.projections import projections
 from sparseinfer.recurrent import RECURRENT, SparseRecurrent
 from sparseinfer.recurrent_weights import names, rebuild
 from sparseinfer.replace import Replacement, replace
+from sparseinfer.tied import with_tied
 from sparseinfer.weights import build_dense, effective, rows_first
 
-__all__ = ["load_converted"]
+__all__ = ["empty_layers", "load_converted"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +40,8 @@ def load_converted(
             device and loaded with `assign=True`, it takes no memory of its own.
         state: the `state_dict()` of a converted model, or the file it was saved in: by `torch.save`
             (read with `weights_only=True`), or by safetensors where the name ends in
-            `.safetensors`.
+            `.safetensors`; or a folder as `save_pretrained` writes it. Tensors that the model ties
+            may stand in it once.
         strict: raise where keys are missing or unexpected; otherwise they are logged as warnings.
         assign: keep the tensors of `state` instead of copying them, as `nn.Module.load_state_dict`.
 
@@ -63,27 +66,40 @@ def load_converted(
             f"expected an nn.Module, got {type(model).__name__}; try the model that was converted, "
             "built anew"
         )
-    entries = _read(Path(state)) if isinstance(state, (str, os.PathLike)) else state
+    entries = _read(Path(state), assign) if isinstance(state, (str, os.PathLike)) else state
     if not isinstance(entries, Mapping):
         raise TypeError(
             f"expected a state_dict, got {type(entries).__name__}; try model.state_dict()"
         )
-    swaps: dict[nn.Module, Replacement] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, nn.MultiheadAttention):
-            swaps.update(_empty_projections(name, module, entries))
-        elif isinstance(module, nn.RNNBase) and f"{name}.hh_l0.packed".lstrip(".") in entries:
-            swaps[module] = _empty_recurrent(module)
-        elif module not in swaps and f"{name}.packed".lstrip(".") in entries:
-            layer = _empty(module)
-            if layer is not None:
-                swaps[module] = layer
-    result = replace(model, swaps)
+    entries = with_tied(model, entries)
+    result = replace(model, empty_layers(model, entries))
+    keep_pretrained(result)
     found = result.load_state_dict(entries, strict=strict, assign=assign)
     for kind, keys in found._asdict().items():
         if keys:
             _log.warning("%s: %s", kind.replace("_", " "), ", ".join(keys))
     return result
+
+
+def empty_layers(model: nn.Module, names: Container[str]) -> dict[nn.Module, Replacement]:
+    """Sparse layers of all zeros for those layers of `model` whose weights are packed in a
+    state_dict with these `names`.
+
+    Example:
+        >>> len(empty_layers(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), {"1.packed"}))
+        1
+    """
+    swaps: dict[nn.Module, Replacement] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.MultiheadAttention):
+            swaps.update(_empty_projections(name, module, names))
+        elif isinstance(module, nn.RNNBase) and f"{name}.hh_l0.packed".lstrip(".") in names:
+            swaps[module] = _empty_recurrent(module)
+        elif module not in swaps and f"{name}.packed".lstrip(".") in names:
+            layer = _empty(module)
+            if layer is not None:
+                swaps[module] = layer
+    return swaps
 
 
 def _empty(module: nn.Module) -> SparseLayer | None:
@@ -97,18 +113,20 @@ def _empty(module: nn.Module) -> SparseLayer | None:
     of_bias = None if bias is None else zeros.new_zeros(bias.shape, dtype=bias.dtype)
     # csr stores any shape; what is loaded brings its own format.
     layer = kind.sparse.from_dense(build_dense(module, zeros, of_bias), "csr")
-    return layer.to(weight.device).train(module.training)
+    return layer.to(weight.device, weight.dtype).train(module.training)
 
 
 def _empty_projections(
-    name: str, attention: nn.MultiheadAttention, entries: Mapping[str, Any]
+    name: str, attention: nn.MultiheadAttention, entries: Container[str]
 ) -> dict[nn.Module, Replacement]:
     """Sparse layers of all zeros for those projections that `entries` has packed.
 
     The projections of query, key and value are apart where they were when it was saved.
     """
     prefix = f"{name}." if name else ""
-    separate = any(key.startswith(f"{prefix}q_proj.") for key in entries)
+    separate = any(
+        f"{prefix}{role}_proj.{kind}" in entries for role in "qkv" for kind in ("packed", "weight")
+    )
     found: dict[nn.Module, Replacement] = {}
     for layer in projections(attention, separate):
         if f"{prefix}{layer.role}.packed" in entries:
@@ -126,17 +144,22 @@ def _empty_recurrent(module: nn.RNNBase) -> SparseRecurrent:
     biases = {name: zeros.new_zeros(gates) for name in names(module, "bias")}
     cls = next(cls for cls in RECURRENT if isinstance(module, cls.dense_type))
     layer = cls.from_dense(rebuild(module, zeros, biases), "csr")
-    return layer.to(weight.device).train(module.training)
+    return layer.to(weight.device, weight.dtype).train(module.training)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, kept: bool) -> Any:
+    """The state_dict in a file; not mapped where its tensors are kept, for the file may change."""
+    if path.is_dir() or path.name.endswith(".index.json"):
+        from sparseinfer.checkpoints import open_checkpoint
+
+        return {name: value for name, value, _ in open_checkpoint(path).items()}
     if path.suffix != ".safetensors":
         return torch.load(path, map_location="cpu", weights_only=True)
     try:
-        from safetensors.torch import load_file
+        from safetensors.torch import load, load_file
     except ImportError as missing:
         raise ImportError(
             f"expected the safetensors package to read {path.name}, got {missing}; try pip install "
             "safetensors"
         ) from missing
-    return load_file(path)
+    return load(path.read_bytes()) if kept else load_file(path)

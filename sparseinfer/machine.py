@@ -92,6 +92,47 @@ def package_version(name: str) -> str:
         return "not installed"
 
 
+def isa_refusal() -> str:
+    """Why the instruction set that `SPARSEINFER_ISA` names cannot be used; empty where it can.
+
+    Example:
+        >>> isa_refusal()
+        ''
+    """
+    from sparseinfer import _C
+
+    wish = os.environ.get("SPARSEINFER_ISA", "")
+    isas = {isa["name"]: isa for isa in _C.isas()}
+    if not wish or (wish in isas and isas[wish]["supported"]):
+        return ""
+    # What the wish itself forbids the processor has all the same.
+    here = [
+        name
+        for name, isa in isas.items()
+        if isa["supported"] or isa["reason"].startswith("SPARSEINFER_ISA")
+    ]
+    if wish not in isas:
+        return (
+            f"expected SPARSEINFER_ISA to be one of {', '.join(isas)}, got {wish!r}; "
+            f"try SPARSEINFER_ISA={here[-1]}, or unset it"
+        )
+    return (
+        f"expected SPARSEINFER_ISA to be one that runs here ({', '.join(here)}), got {wish!r}: "
+        f"{isas[wish]['reason']}; try SPARSEINFER_ISA={here[-1]}, or unset it"
+    )
+
+
+def check_isa() -> None:
+    """Raise ValueError where `SPARSEINFER_ISA` names an instruction set that cannot be used here.
+
+    Example:
+        >>> check_isa()
+    """
+    refusal = isa_refusal()
+    if refusal:
+        raise ValueError(refusal)
+
+
 def selected_isa() -> str:
     """Return the widest instruction set that the native kernels use here, e.g. "avx512".
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,10 +11,14 @@ from functools import partial
 
 import torch
 
+from sparseinfer.clock import Clock, Watch
+from sparseinfer.switches import switching
+
 __all__ = [
     "CONFIDENCE",
     "Comparison",
     "compare",
+    "conclude",
     "median_interval",
     "nothing",
     "summarize",
@@ -26,6 +29,12 @@ __all__ = [
 SAMPLE_S = 2e-4
 """A sample repeats a fast call until it lasts this long: long beside the clock's resolution, short
 beside the slice of time that another process takes."""
+
+SLICE_S = 0.02
+"""About the longest time for which a system leaves a processor to others."""
+
+TRIES = 3
+"""Single calls that tell how often a sample repeats one."""
 
 LOOKS = (8, 16, 40, 100)
 """Rounds after which a comparison may end as it is decided; it ends at the last in any case."""
@@ -45,6 +54,9 @@ INTERRUPTED = 3.0
 """A round in which either side took this many times its least was interrupted, and does not count:
 where threads wait for each other, one that lost its core costs milliseconds."""
 
+MOST_INTERRUPTED = 2 * LOOKS[-1]
+"""Interrupted rounds after which a comparison ends, whatever its budget."""
+
 
 def nothing() -> None:
     """Do nothing: what there is to wait for, or to get ready, where there is neither."""
@@ -56,6 +68,7 @@ class Comparison:
 
     `speedup` is the median of dense over sparse of the rounds, `low` and `high` the bounds of its
     confidence interval. `early` tells that it ended because the interval left the threshold out.
+    `doubt` says why it is not to be believed; empty where nothing speaks against it.
 
     Example:
         >>> Comparison(2.0, 1.0, 2.0, 1.9, 2.1, rounds=8).speedup
@@ -69,6 +82,7 @@ class Comparison:
     high: float
     rounds: int
     early: bool = False
+    doubt: str = ""
 
     def decides(self, threshold: float) -> bool:
         """Whether a longer comparison could say no more about `threshold` than this one."""
@@ -77,8 +91,10 @@ class Comparison:
     def lasts(self, threshold: float) -> bool:
         """Whether it is worth keeping: it decided `threshold`, or its interval is narrow.
 
-        Otherwise the machine was busy, and another day may tell more.
+        Otherwise the machine was busy, and another day may tell more. One in doubt never is.
         """
+        if self.doubt:
+            return False
         return not self.low <= threshold <= self.high or self.high <= NARROW * self.low
 
 
@@ -91,12 +107,21 @@ def compare(
     synchronize: Callable[[], None] = nothing,
     ready: tuple[Callable[[], None], Callable[[], None]] = (nothing, nothing),
     sample: Callable[[Callable[[], object], int], float] | None = None,
+    clock: Clock | None = None,
+    watch: Watch | None = None,
+    alone: bool = False,
 ) -> Comparison:
     """Time `dense` against `sparse` in interleaved rounds for about `budget_s` seconds.
 
     Each round times both, and the next one in the other order. `ready` is called before a sample of
     either, outside its time. `synchronize` waits for a device that runs behind Python. `sample`,
-    given a call and repeats, tells the seconds of one call; None: by Python's clock.
+    given a call and repeats, tells the seconds of one call; None: by `clock`, the real one where
+    that is None.
+
+    `watch` adds up what of the time others had the processor (None: not watched). A round that
+    they interrupted is run again, while the budget lasts. Where fewer than `FEWEST` remain all
+    count, and the comparison is in doubt. `alone` tells that the calls run on the calling thread
+    alone: what others took of it is then known, and is left out of the time.
 
     The interval needs no assumption about how times are distributed (`median_interval`). It ends
     early where the interval leaves out `threshold`; so that looking several times does not add to
@@ -109,28 +134,49 @@ def compare(
         >>> compare(lambda: sum(range(2000)), lambda: None, budget_s=0.05).speedup > 1
         True
     """
-    start = time.perf_counter()
+    clock = clock or Clock()
+    start = clock.wall()
     sides = (dense, sparse)
-    take = sample or partial(_sample, synchronize=synchronize)
+    take = sample or partial(_sample, synchronize=synchronize, clock=clock, alone=alone)
     repeats = []
     for call, enter in zip(sides, ready, strict=True):
         enter()
         repeats.append(_repeats(call, take))
     rounds: list[tuple[float, float]] = []
+    interrupted: list[tuple[float, float]] = []
     while True:
-        seconds = [0.0, 0.0]
-        for side in (0, 1) if len(rounds) % 2 == 0 else (1, 0):
+        seconds, disturbed = [0.0, 0.0], False
+        for side in (0, 1) if (len(rounds) + len(interrupted)) % 2 == 0 else (1, 0):
             ready[side]()
-            seconds[side] = take(sides[side], repeats[side])
-        rounds.append((seconds[0], seconds[1]))
-        spent = time.perf_counter() - start > budget_s and len(rounds) >= FEWEST
-        if len(rounds) not in LOOKS and not spent:
+            work = partial(take, sides[side], repeats[side])
+            seconds[side], hit = (work(), False) if watch is None else watch.run(work)
+            disturbed = disturbed or (hit and not alone)
+        (interrupted if disturbed else rounds).append((seconds[0], seconds[1]))
+        late = clock.wall() - start > budget_s or len(interrupted) == MOST_INTERRUPTED
+        spent = late and len(rounds) + len(interrupted) >= FEWEST
+        if spent or len(rounds) == LOOKS[-1]:
+            return conclude(rounds, interrupted)
+        if disturbed or len(rounds) not in LOOKS:
             continue
         result = summarize(rounds)
-        if spent or len(rounds) == LOOKS[-1]:
-            return result
         if threshold is not None and not result.low <= threshold <= result.high:
             return replace(result, early=True)
+
+
+def conclude(
+    rounds: Sequence[tuple[float, float]], interrupted: Sequence[tuple[float, float]]
+) -> Comparison:
+    """The comparison of the rounds that were not interrupted; of all, in doubt, if those are few.
+
+    Example:
+        >>> conclude([(2.0, 1.0)] * 8, [(90.0, 1.0)]).speedup, conclude([], [(90.0, 1.0)]).doubt
+        (2.0, '1 of 1 rounds were interrupted')
+    """
+    if len(rounds) >= FEWEST or not interrupted:
+        return summarize(rounds)
+    every = [*rounds, *interrupted]
+    doubt = f"{len(interrupted)} of {len(every)} rounds were interrupted"
+    return replace(summarize(every), doubt=doubt)
 
 
 def weigh(parts: Sequence[tuple[float, Comparison]]) -> Comparison:
@@ -150,6 +196,7 @@ def weigh(parts: Sequence[tuple[float, Comparison]]) -> Comparison:
     return Comparison(
         dense, sparse, dense / sparse, dense / slowest, dense / fastest, rounds,
         any(part.early for _, part in parts),
+        next((part.doubt for _, part in parts if part.doubt), ""),
     )  # fmt: skip
 
 
@@ -199,21 +246,35 @@ def summarize(rounds: Sequence[tuple[float, float]]) -> Comparison:
 
 def _repeats(call: Callable[[], object], take: Callable[[Callable[[], object], int], float]) -> int:
     call()  # first use: caches, workspaces, thread pools, compiled kernels
-    return max(1, math.ceil(SAMPLE_S / max(1e-7, take(call, 1))))
+    least = take(call, 1)
+    for _ in range(TRIES - 1):
+        # A short call that was interrupted once would pass for one that needs no repeating.
+        if SAMPLE_S < least < SLICE_S:
+            least = min(least, take(call, 1))
+    return max(1, math.ceil(SAMPLE_S / max(1e-7, least)))
 
 
-def _sample(call: Callable[[], object], repeats: int, synchronize: Callable[[], None]) -> float:
+def _sample(
+    call: Callable[[], object], repeats: int, synchronize: Callable[[], None], clock: Clock,
+    alone: bool,
+) -> float:  # fmt: skip
     synchronize()
-    start = time.perf_counter()
+    start, ran, preemptions = clock.wall(), clock.thread(), clock.preemptions()
     for _ in range(repeats):
         call()
     synchronize()
-    return (time.perf_counter() - start) / repeats
+    spent = clock.wall() - start
+    if alone and clock.preemptions() > preemptions:
+        spent = min(spent, clock.thread() - ran)
+    return spent / repeats
 
 
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[int]:
     """Run with `torch.set_num_threads(threads)` (None: as it is), and set it back afterwards.
+
+    One thread at a time: the number is the whole process's, and so are the times measured meanwhile
+    (`sparseinfer.switches`).
 
     Raises:
         ValueError: `threads` is less than 1.
@@ -222,16 +283,17 @@ def torch_threads(threads: int | None) -> Iterator[int]:
         >>> with torch_threads(1) as threads: threads
         1
     """
-    before = torch.get_num_threads()
-    if threads is None:
-        yield before
-        return
-    if threads < 1:
+    if threads is not None and threads < 1:
         raise ValueError(
             f"expected threads >= 1, got {threads}; try threads=None for torch's number"
         )
-    torch.set_num_threads(threads)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(before)
+    with switching():
+        before = torch.get_num_threads()
+        if threads is None:
+            yield before
+            return
+        torch.set_num_threads(threads)
+        try:
+            yield threads
+        finally:
+            torch.set_num_threads(before)

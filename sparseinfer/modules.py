@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from torch.nn.common_types import _size_1_t, _size_2_t
 
 from sparseinfer import ops
+from sparseinfer.adapters import SAME, same_padding
+from sparseinfer.fx import Proxy, leaf
 from sparseinfer.layer import THREADS_OF_TORCH, SparseLayer
+from sparseinfer.weights import ends_of
 
 __all__ = ["SparseConv1d", "SparseConv2d", "SparseLayer", "SparseLinear"]
 
@@ -55,6 +58,8 @@ class SparseLinear(SparseLayer):
         return cls(module.in_features, module.out_features, bias, "", activation, packed)  # type: ignore[arg-type]
 
     def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return leaf(self, input)  # type: ignore[no-any-return]
         # As self.packed and self.bias, at a fifth of the time.
         bias = self._parameters["bias"] if "bias" in self._parameters else self.bias
         return _linear(
@@ -89,15 +94,22 @@ class _SparseConv(SparseLayer):
         self.padding_mode = padding_mode
         self._padding: list[int] = both_ends(self.padding, self.kernel_size, self.dilation)
 
+    ends: tuple[int, ...] | str | None = None
+    """Zeros around the input before `padding`, see `sparseinfer.adapters`."""
+
     @classmethod
-    def _like(
-        cls: type[_Layer], module: Any, bias: bool, activation: str, packed: Tensor
-    ) -> _Layer:
-        return cls(
+    def _like(cls, module: Any, bias: bool, activation: str, packed: Tensor) -> Any:
+        layer: Any = cls(
             module.in_channels, module.out_channels, module.kernel_size, module.stride,
             module.padding, module.dilation, module.groups, bias, module.padding_mode, "",
             activation, packed,
         )  # type: ignore[call-arg, arg-type]  # fmt: skip
+        ends = ends_of(module)
+        if ends is not None:
+            layer.ends = ends
+        if isinstance(ends, tuple):
+            layer._padding = [own + more for own, more in zip(layer._padding, ends, strict=True)]
+        return layer
 
     def _options(self) -> tuple[Any, ...]:
         bias = self._parameters["bias"] if "bias" in self._parameters else self.bias
@@ -112,6 +124,7 @@ class _SparseConv(SparseLayer):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
             f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
             f"groups={self.groups}, padding_mode={self.padding_mode}"
+            f"{'' if self.ends is None else f', ends={self.ends}'}"
         )
 
 
@@ -157,6 +170,8 @@ class SparseConv1d(_SparseConv):
         )  # fmt: skip
 
     def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return leaf(self, input)  # type: ignore[no-any-return]
         if input.dim() == 2:
             return self.forward(input.unsqueeze(0)).squeeze(0)
         return ops.conv1d(input, *self._options())
@@ -204,9 +219,16 @@ class SparseConv2d(_SparseConv):
         )  # fmt: skip
 
     def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return leaf(self, input)  # type: ignore[no-any-return]
         if input.dim() == 3:
             return self.forward(input.unsqueeze(0)).squeeze(0)
-        return ops.conv2d(input, *self._options())
+        if self.ends != SAME:
+            return ops.conv2d(input, *self._options())
+        more = same_padding(tuple(input.shape[2:]), self.kernel_size, self.stride, self.dilation)
+        before, (own, *after) = self._options()[:5], self._options()[5:]
+        padding = [one + two for one, two in zip(own, more, strict=True)]
+        return ops.conv2d(input, *before, padding, *after)
 
 
 def both_ends(

@@ -29,13 +29,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseinfer import autograd, formats
+from sparseinfer import autograd, formats, onnx
 from sparseinfer.activations import ACTIVATIONS, check_choice
 from sparseinfer.conv import PADDING_MODES, conv_cpu, conv_cuda, conv_output_shape
 from sparseinfer.dispatch import same_device
 from sparseinfer.handles import open_packed
 from sparseinfer.linear import NARROW, linear_cpu, linear_cuda
 from sparseinfer.steps import recurrent_cpu, recurrent_fake
+from sparseinfer.when_imported import when_imported
 
 __all__ = ["ACTIVATIONS", "PADDING_MODES"]
 
@@ -167,7 +168,11 @@ def _define() -> torch.library.Library:
 _LIBRARY = _define()
 """Held for the life of the process: the operators go when it does."""
 
-linear = autograd.register(_LIBRARY, "linear", linear_cpu, autograd.linear_gradients)
-conv1d = autograd.register(_LIBRARY, "conv1d", conv_cpu, autograd.conv_gradients)
-conv2d = autograd.register(_LIBRARY, "conv2d", conv_cpu, autograd.conv_gradients)
+linear = autograd.register(
+    _LIBRARY, "linear", linear_cpu, autograd.linear_gradients, onnx.dense_linear
+)
+conv1d = autograd.register(_LIBRARY, "conv1d", conv_cpu, autograd.conv_gradients, onnx.dense_conv)
+conv2d = autograd.register(_LIBRARY, "conv2d", conv_cpu, autograd.conv_gradients, onnx.dense_conv)
 """What the modules call: the operators, by the shortest way that this call allows."""
+
+when_imported(onnx.EXPORTER, onnx.register)

@@ -72,7 +72,9 @@ def nm_blob(
     fits = _has_shape(weight, groups) and 2 <= m <= 32 and 1 <= n <= m
     if not fits or value_type not in _VALUE_TYPES:
         return _native("nm", weight, groups, n=n, m=m, value_type=value_type)
-    rows = weight.flatten(1)
+    # A row of input channels for each output row and kernel position: groups do not cross them.
+    rows = weight.movedim(1, -1).flatten(0, -2)
+    several_taps = len(rows) != weight.shape[0]
     dtype = getattr(torch, value_type)
     values = _bits(rows, dtype)
     overflow = bool((torch.isfinite(rows) & (values & _MAGNITUDE[dtype] == _INFINITY[dtype])).any())
@@ -99,7 +101,8 @@ def nm_blob(
         plane += stored
         fillers -= fills.to(torch.uint8)
     nnz = int(kept.sum())
-    return blob("nm", weight, groups, value_type, nnz, (n, m), (0, 0), (planes[:n], positions[:n]))
+    params = n, m, int(several_taps)
+    return blob("nm", weight, groups, value_type, nnz, params, (0, 0), (planes[:n], positions[:n]))
 
 
 def _has_shape(weight: Tensor, groups: int) -> bool:

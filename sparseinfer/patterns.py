@@ -30,9 +30,9 @@ class Pattern:
 
     `kind` is `dense` (no zero), `zero` (nothing else), `channel` (whole output rows or input
     channels are zero and the rest is full), `block` (`sizes` = output rows x input columns), `n:m`
-    (`sizes` = n, m: at most n non-zeros in every m consecutive columns; along input channels where
-    `along_channels`) or `unstructured`. Whatever it is, `zero_rows` output rows and `zero_channels`
-    input channels hold nothing but zeros.
+    (`sizes` = n, m: at most n non-zeros in every m consecutive input channels, those of one kernel
+    position in a convolution) or `unstructured`. Whatever it is, `zero_rows` output rows and
+    `zero_channels` input channels hold nothing but zeros.
 
     Example:
         >>> str(Pattern("n:m", (2, 4))), str(Pattern("block", (4, 1)))
@@ -43,14 +43,12 @@ class Pattern:
 
     kind: str
     sizes: tuple[int, int] = (0, 0)
-    along_channels: bool = False
     zero_rows: int = 0
     zero_channels: int = 0
 
     def __str__(self) -> str:
         if self.kind == "n:m":
-            suffix = " along channels" if self.along_channels else ""
-            return f"{self.sizes[0]}:{self.sizes[1]}{suffix}"
+            return f"{self.sizes[0]}:{self.sizes[1]}"
         if self.kind == "block":
             return f"block {self.sizes[0]}x{self.sizes[1]}"
         if self.kind == "channel":
@@ -101,14 +99,8 @@ def detect_pattern(weight: Tensor) -> Pattern:
         first = rows[: min(8 * sizes[0], _FIRST_ROWS)]
         if _is_blocked(first, *sizes) and _is_blocked(rows, *sizes):
             return found("block", sizes)
-    nm = _nm(rows)
-    if nm is not None:
-        return found("n:m", nm)
-    if kept.dim() > 2 and taps > 1:
-        nm = _nm(kept.movedim(1, -1).flatten(1))
-        if nm is not None:
-            return found("n:m", nm, along_channels=True)
-    return found("unstructured")
+    nm = _nm(kept.movedim(1, -1).flatten(0, -2))
+    return found("unstructured") if nm is None else found("n:m", nm)
 
 
 def _is_blocked(kept: Tensor, height: int, width: int) -> bool:
@@ -127,6 +119,7 @@ def _is_blocked(kept: Tensor, height: int, width: int) -> bool:
 
 
 def _nm(kept: Tensor) -> tuple[int, int] | None:
+    """The least m whose groups along the rows hold n at most, a last shorter one too."""
     counts = kept
     for m in _NM_GROUPS:
         groups = kept.shape[1] // m
@@ -136,7 +129,9 @@ def _nm(kept: Tensor) -> tuple[int, int] | None:
         n = int(counts.max())
         full = int(torch.count_nonzero(counts == n))
         if n <= m // 2 and full >= _FULL_GROUPS * counts.numel():
-            return n, m
+            rest = kept[:, groups * m :].sum(dim=1)
+            if rest.numel() == 0 or int(rest.max()) <= n:
+                return n, m
     return None
 
 
@@ -145,7 +140,8 @@ def _fours(kept: Tensor) -> Tensor:
 
     Four booleans are the bytes of one integer, whose product with 0x01010101 has their sum on top.
     """
-    whole = kept[:, : kept.shape[1] // 4 * 4].contiguous()
+    # A clone has plain strides; of one row, torch calls any stride contiguous, and views by it.
+    whole = kept[:, : kept.shape[1] // 4 * 4].clone(memory_format=torch.contiguous_format)
     return (whole.view(torch.int32) * 0x01010101) >> 24
 
 

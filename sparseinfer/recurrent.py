@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
+from torch.onnx import is_in_onnx_export
 
+from sparseinfer.fx import Proxy, leaf
 from sparseinfer.handles import open_packed
 from sparseinfer.layer import THREADS_OF_TORCH
 from sparseinfer.linear import linear_cpu
+from sparseinfer.memory import require_memory
 from sparseinfer.modules import SparseLinear
+from sparseinfer.onnx import unpacked
 from sparseinfer.recurrent_weights import matrix_shape, names, parts, side_by_side
 from sparseinfer.shortcut import unobserved
 from sparseinfer.steps import recurrent_cpu
@@ -107,6 +111,8 @@ class SparseRecurrent(nn.Module):
 
     def forward(self, input: Any, hx: Any = None) -> tuple[Any, State]:
         """See the forward of torch's layer."""
+        if isinstance(input, Proxy):
+            return leaf(self, input, hx)  # type: ignore[no-any-return]
         sizes = unsorted = None
         if isinstance(input, PackedSequence):
             x, sizes, order, unsorted = input
@@ -171,7 +177,11 @@ class SparseRecurrent(nn.Module):
     def _computed(
         self, x: Tensor, states: list[Tensor], sizes: Tensor | None
     ) -> tuple[Tensor, ...]:
-        learned = [x, *states, *self.parameters()]
+        if is_in_onnx_export():  # which knows torch's layers
+            return self._unpacked(x, states, sizes, self._biases())
+        biases = dict(self.named_parameters())
+        require_memory(input=x, hx=states[0], cx=states[-1], **biases)
+        learned = [x, *states, *biases.values()]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned):
             if torch.compiler.is_compiling() or (self.training and self.dropout > 0.0):
                 return self._unpacked(x, states, sizes, self._biases())
@@ -237,7 +247,7 @@ class SparseRecurrent(nn.Module):
         flat = []
         for number, (part, suffix) in enumerate(parts(self)):
             layer: Any = self.get_submodule(f"{part}_{suffix}")
-            weight = torch.ops.sparseinfer.dense_weight(layer.packed, layer.weight_shape)
+            weight = unpacked(layer.packed, layer.weight_shape)
             flat.append(weight.to(x.dtype))
             if self.bias and part == "hh":
                 flat += biases[number - 1 : number + 1]
@@ -269,12 +279,31 @@ class SparseRecurrent(nn.Module):
     def flatten_parameters(self) -> None:
         """Does nothing: packed weights are one buffer each already."""
 
-    def __getattr__(self, name: str) -> Any:
-        # torch's names, for those who read them; the weights are read-only.
+    def _owner(self, name: str) -> tuple[nn.Module | None, str]:
+        """The layer that holds a weight or bias that torch calls `name`, and its name there."""
         kind, _, rest = name.partition("_")
-        if kind in ("weight", "bias") and rest in self.__dict__.get("_modules", ()):
-            return getattr(self._modules[rest], kind)
-        return super().__getattr__(name)
+        if kind not in ("weight", "bias"):
+            return None, name
+        return self.__dict__.get("_modules", {}).get(rest), kind
+
+    def __getattr__(self, name: str) -> Any:
+        # Torch's names, for those who read or assign them.
+        owner, own = self._owner(name)
+        return super().__getattr__(name) if owner is None else getattr(owner, own)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        owner, own = self._owner(name)
+        if owner is None:
+            super().__setattr__(name, value)
+        else:
+            setattr(owner, own, value)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        owner, own = self._owner(name)
+        if owner is None:
+            super().register_parameter(name, param)
+        else:
+            owner.register_parameter(own, param)
 
     def dense_weight(self) -> Tensor:
         """Unpack all weights side by side, of shape `weight_shape`, as `to_dense` takes them apart.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from sparseinfer.attention import (
@@ -17,24 +17,27 @@ from sparseinfer.attention import (
     leave_fast_paths,
     plain_attention,
 )
+from sparseinfer.closes_over import Rebinding, rebind_references
 from sparseinfer.modules import SparseLayer
 from sparseinfer.projections import Projection, projections
 from sparseinfer.recurrent import SparseRecurrent
 from sparseinfer.recurrent_weights import names
-from sparseinfer.scan import evaluating
+from sparseinfer.scan import brief, evaluating
+from sparseinfer.state import reachable_tensors
 from sparseinfer.weights import build_dense
 
-__all__ = ["Replacement", "lend", "replace"]
+__all__ = ["HOOKS", "Replacement", "lend", "replace"]
 
 Replacement = SparseLayer | SparseRecurrent
 
-_HOOKS = (
+HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
     "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
     "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook",
     "_state_dict_hooks", "_state_dict_pre_hooks",
     "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
 )  # fmt: skip
+"""Attributes in which a module keeps its hooks."""
 
 _NOT_CARRIED = (
     "weight", "bias", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight",
@@ -50,7 +53,11 @@ def replace(
 
     Hooks and the user's own attributes move to the replacement; pruning's masks do not. Without
     `inplace` the model is deep-copied, and its replaced layers are not: their dense weights exist
-    once. Replacements of an attention's projections replace the attention.
+    once. Functions that hold modules of the model are copied too, tensors that a backward pass led
+    to are copied without it. Replacements of an attention's projections replace the attention.
+
+    Raises:
+        TypeError: the model cannot be copied.
 
     Example:
         >>> layer = nn.Linear(4, 4)
@@ -103,7 +110,15 @@ def _inplace(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Modul
         for name, child in parent._modules.items():
             if child is not None and child in swaps:
                 parent._modules[name] = swaps[child]
+                _compile_again(parent)
     return swaps.get(model, model)
+
+
+def _compile_again(parent: nn.Module) -> None:
+    """Let what torch.compile made of one layer run the layer that it holds now."""
+    if type(parent).__name__ == "OptimizedModule":
+        compiled: Any = parent
+        compiled._initialize()
 
 
 def _copied(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module:
@@ -113,10 +128,24 @@ def _copied(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module
         if (bias := _shared_bias(dense, sparse)) is not None:
             own = sparse.get_parameter("bias").requires_grad_(bias.requires_grad)
             sparse.register_parameter("bias", memo.setdefault(id(bias), own))
-    with _copyable(model, swaps):
+    left_behind = {id(value) for dense in swaps for value in vars(dense).values()}
+    for tensor in reachable_tensors(model):
+        if tensor.grad_fn is not None and id(tensor) not in left_behind:
+            # Masked weights, computed anew at the next forward, and activations that were kept:
+            # deepcopy refuses both.
+            memo.setdefault(id(tensor), tensor.detach().clone())
+    rebinding = Rebinding(model, memo)
+    try:
         result = copy.deepcopy(model, memo)
+        rebinding.fill()
         for dense, sparse in swaps.items():
             _carry_over(dense, sparse, copy.deepcopy(_portable(dense, sparse), memo))
+    except (RuntimeError, TypeError, copy.Error) as error:
+        raise TypeError(
+            "expected a model that copy.deepcopy can copy, got one that holds what it cannot "
+            f"({brief(error)}); try inplace=True, which copies nothing"
+        ) from error
+    rebind_references(result, lambda module: memo.get(id(module)))
     return result
 
 
@@ -174,6 +203,7 @@ def lend(
             setattr(module, switch, value)
         for parent, name, dense in places:
             parent._modules[name] = now.get(dense, dense)
+            _compile_again(parent)
         result = now.get(model, model)
         leave_fast_paths(result)
         return result
@@ -191,7 +221,7 @@ def lend(
 
 
 def _own_hooks(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: copy.copy(value) if key in _HOOKS else value for key, value in attributes.items()}
+    return {key: copy.copy(value) if key in HOOKS else value for key, value in attributes.items()}
 
 
 def _shared_bias(dense: nn.Module, sparse: nn.Module) -> nn.Parameter | None:
@@ -212,7 +242,7 @@ def _portable(dense: nn.Module, sparse: nn.Module) -> dict[str, Any]:
     return {
         key: value
         for key, value in vars(dense).items()
-        if key in _HOOKS or (key not in plain and key not in not_carried)
+        if key in HOOKS or (key not in plain and key not in not_carried)
     }
 
 
@@ -227,24 +257,3 @@ def _drop_masks(module: nn.Module) -> None:
     for number, hook in list(module._forward_pre_hooks.items()):
         if isinstance(hook, prune.BasePruningMethod):
             del module._forward_pre_hooks[number]
-
-
-@contextmanager
-def _copyable(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> Iterator[None]:
-    """Detach for a while what deepcopy refuses: the masked weights that pruning's hooks keep.
-
-    They are computed anew at the next forward, in the model and in its copy.
-    """
-    held: list[tuple[dict[str, Any], str, Tensor]] = []
-    for module in model.modules():
-        attributes = vars(module)
-        for key, value in attributes.items():
-            if module not in swaps and isinstance(value, Tensor) and value.grad_fn is not None:
-                held.append((attributes, key, value))
-    try:
-        for attributes, key, value in held:
-            attributes[key] = value.detach()
-        yield
-    finally:
-        for attributes, key, value in held:
-            attributes[key] = value

@@ -8,8 +8,8 @@ import math
 import os
 import shutil
 import sys
+import textwrap
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -18,16 +18,25 @@ from rich.text import Text
 from torch import nn
 
 from sparseinfer import tables
-from sparseinfer.measure import CONFIDENCE, Comparison
+from sparseinfer.files import write_text
+from sparseinfer.grouping import Row, group
+from sparseinfer.measure import Comparison
 from sparseinfer.modules import SparseLayer
 from sparseinfer.patterns import detect_pattern
+from sparseinfer.report_html import to_html
 from sparseinfer.scan import Layer, scan
+from sparseinfer.verdict import outcome, warning
 from sparseinfer.weights import by_outputs
 
-__all__ = ["Candidate", "LayerReport", "Report", "Whole", "describe", "report", "store"]
+__all__ = ["Candidate", "LayerReport", "Report", "Whole", "describe", "forget", "report", "store"]
 
 _ATTRIBUTE = "_sparseinfer_report"
 DENSE = "dense"
+
+_DERIVED = ("totals", "sentence", "warning", "rows")
+"""What `Report.to_dict` tells beside the fields."""
+
+_UNTIMED = "Nothing was timed: pass example_inputs to have layers and model measured."
 
 
 @dataclass
@@ -35,7 +44,8 @@ class Candidate:
     """A format tried for a layer: milliseconds a forward pass, bytes, or why it cannot be.
 
     `speedup` is dense over sparse, within `low` to `high` (see `sparseinfer.measure`) where it was
-    measured.
+    measured. `params` is what the weight was packed with, and `doubt` why the figures are not
+    believed; empty where they are.
     """
 
     format: str
@@ -46,11 +56,17 @@ class Candidate:
     low: float | None = None
     high: float | None = None
     reason: str = ""
+    params: dict[str, Any] = field(default_factory=dict)
+    doubt: str = ""
 
     @property
     def certain(self) -> float:
-        """The speed-up to rely on: the lower bound, the model's guess, or 0 where there is none."""
-        return self.low or self.speedup or 0.0
+        """The speed-up to rely on: the lower bound, the model's guess, or 0 where there is none.
+
+        A gain that is not believed is none.
+        """
+        found = self.low or self.speedup or 0.0
+        return min(1.0, found) if self.doubt else found
 
 
 @dataclass
@@ -59,8 +75,8 @@ class LayerReport:
 
     `format` is `dense` where the layer was left alone, and `reason` says why it is so in either
     case. `timing` is `measured`, `modelled` or empty; `inputs` says at which inputs and `N` at how
-    many tokens or pixels. `dense_ms`, `sparse_ms`, `speedup`, `low` and `high` are those of the
-    best candidate.
+    many tokens or pixels. `dense_ms`, `sparse_ms`, `speedup`, `low`, `high` and `params` are those
+    of the best candidate. `occupancy` tells which rows, channels and panels hold non-zeros.
     """
 
     name: str
@@ -84,6 +100,8 @@ class LayerReport:
     low: float | None = None
     high: float | None = None
     candidates: list[Candidate] = field(default_factory=list)
+    params: dict[str, Any] = field(default_factory=dict)
+    occupancy: str = ""
 
     @property
     def is_sparse(self) -> bool:
@@ -137,7 +155,10 @@ class Report:
     """The report of a model: `layers`, and how they were timed.
 
     `whole` is None where the whole model was not timed. `measured` and `kept` count the comparisons
-    that were measured, and those that the tuning cache had.
+    that were measured, and those that the tuning cache had. `busy` is the share of the measured
+    time in which other programs had the processor, `load` the system's load average then, and
+    `doubted` how many comparisons are in doubt, none of which is kept. `examples` tells whether
+    there were example inputs to time anything with.
 
     Example:
         >>> Report(layers=[]).sentence
@@ -152,6 +173,10 @@ class Report:
     whole: Whole | None = None
     measured: int = 0
     kept: int = 0
+    busy: float = 0.0
+    load: float | None = None
+    doubted: int = 0
+    examples: bool = True
 
     @property
     def totals(self) -> dict[str, Any]:
@@ -191,12 +216,17 @@ class Report:
         text = f"{totals['sparse_layers']} of {count} layers run sparse"
         modelled = any(layer.timing == "modelled" for layer in self.layers)
         if self.whole is not None and (self.whole.speedup or self.whole.reverted):
-            return f"{text}{self._outcome(self.whole)}"
+            return f"{text}{outcome(self.whole)}"
+        untimed = "" if self.examples else f" {_UNTIMED}"
+        if self.device == "meta":
+            return (
+                f"{text}: the model is on the meta device, where weights have shapes and no "
+                "values; try converting it once they are loaded."
+            )
         if totals["sparse_layers"] == 0:
-            why = " Without example_inputs nothing was timed." if modelled else ""
-            return f"{text}, so the model is as fast as it was.{why}"
+            return f"{text}, so the model is as fast as it was.{untimed}"
         if totals["ratio"] is None:
-            return f"{text}; none of them was timed."
+            return f"{text}; none of them was timed.{untimed}"
         share = f"{totals['ratio']:.2f} of the dense time ({1 / totals['ratio']:.2f}x)"
         if modelled:
             return (
@@ -205,32 +235,27 @@ class Report:
             )
         return f"{text}; the measured layers take {share}; the whole model was not timed."
 
-    def _outcome(self, whole: Whole) -> str:
-        """What converting did to the whole model, as the end of a sentence."""
-        back = f"{len(whole.reverted)} layer{'s' if len(whole.reverted) > 1 else ''}"
-        if whole.speedup is None or whole.low is None or whole.high is None:
-            return (
-                f": with {back} that gained alone the whole model ran {whole.before:.2f}x "
-                f"({whole.before_low:.2f}x is sure), so they were taken back and "
-                "it is as fast as it was."
-            )
-        verdict = "got faster" if whole.low > 1 else "is about as fast as it was"
-        if whole.high < 1:
-            verdict = "got slower"
-        against = {"channels_last": " in channels_last", "compile": ", both compiled"}
-        text = (
-            f"; the whole model takes {tables.number(whole.sparse_ms)} ms instead of "
-            f"{tables.number(whole.dense_ms)} ms dense{against.get(whole.baseline, '')} "
-            f"({whole.speedup:.2f}x, {CONFIDENCE} sure of {whole.low:.2f}x), so it {verdict}."
-        )
-        if whole.reverted:
-            were, them = ("were", "them") if len(whole.reverted) > 1 else ("was", "it")
-            text += f" {back} {were} taken back; with {them} the model ran {whole.before:.2f}x."
-        return text
+    @property
+    def rows(self) -> list[Row]:
+        """The layers as the tables show them: like ones together (`sparseinfer.grouping`)."""
+        return group(self.layers)
+
+    @property
+    def warning(self) -> str:
+        """What made the measurements uncertain and what to do about it; empty where nothing did.
+
+        Example:
+            >>> Report([], True, 2, measured=8, busy=0.43).warning.partition(":")[0]
+            'This machine is busy'
+        """
+        return warning(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain dicts, lists, strings and numbers."""
-        return {**asdict(self), "totals": self.totals, "sentence": self.sentence}
+        return {
+            **asdict(self), "totals": self.totals, "sentence": self.sentence,
+            "warning": self.warning, "rows": [row.to_dict() for row in self.rows],
+        }  # fmt: skip
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Report:
@@ -240,7 +265,7 @@ class Report:
             >>> Report.from_dict(Report(layers=[]).to_dict()) == Report(layers=[])
             True
         """
-        fields = {key: value for key, value in data.items() if key not in ("totals", "sentence")}
+        fields = {key: value for key, value in data.items() if key not in _DERIVED}
         layers = []
         for layer in fields.pop("layers"):
             candidates = [Candidate(**candidate) for candidate in layer["candidates"]]
@@ -257,10 +282,7 @@ class Report:
         """
         text = json.dumps(self.to_dict(), indent=1)
         if path is not None:
-            target = Path(path)
-            unfinished = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-            unfinished.write_text(text + "\n", encoding="utf-8")
-            os.replace(unfinished, target)
+            write_text(path, text + "\n")
         return text
 
     def table(self) -> Table:
@@ -279,24 +301,32 @@ class Report:
         return f"{text}; {self.measured} measured, {self.kept} from cache"
 
     def print(self) -> None:
-        """Print the table and the sentence on standard output."""
+        """Print the sentence and the table on standard output."""
         Console().print(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Every column where they fit, else those that matter most; the reasons below."""
+        """The verdict first, then every column where they fit, else those that matter most."""
+        yield Text(self.sentence)
+        if self.warning:
+            yield Text(textwrap.fill(self.warning, min(options.max_width, tables.LINE)))
+        yield Text()
         if options.max_width >= tables.WIDE:
             yield tables.wide(self)
         else:
             yield tables.narrow(self, options.max_width)
         yield tables.reasons(self, options.max_width)
-        yield Text(self.sentence)
 
     def __str__(self) -> str:
         # Wide enough for any table: text that goes to a file or a log is better not folded.
+        told = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
         text = io.StringIO()
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 400
+        width = shutil.get_terminal_size().columns if told else 400
         Console(file=text, width=width, color_system=None).print(self)
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+    def _repr_html_(self) -> str:
+        """The report as notebooks show it."""
+        return to_html(self)
 
 
 def report(model: nn.Module) -> Report:
@@ -323,6 +353,11 @@ def store(model: nn.Module, result: Report) -> None:
     setattr(model, _ATTRIBUTE, result.to_dict())
 
 
+def forget(model: nn.Module) -> None:
+    """Take off the report that a model keeps, where there is one."""
+    vars(model).pop(_ATTRIBUTE, None)
+
+
 def describe(layer: Layer, reason: str) -> LayerReport:
     """The report of a layer that stays dense, before any timing."""
     return LayerReport(
@@ -332,7 +367,7 @@ def describe(layer: Layer, reason: str) -> LayerReport:
         shape=list(layer.shape),
         nnz=layer.nnz,
         sparsity=1.0 - layer.density if layer.numel else 0.0,
-        pattern=str(layer.pattern) if layer.pattern else "unknown",
+        pattern=str(layer.pattern) if layer.pattern else "unreadable",
         nonfinite=layer.nonfinite,
         format=DENSE,
         dense_bytes=layer.numel * layer.dtype.itemsize,

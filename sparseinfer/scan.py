@@ -13,10 +13,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from sparseinfer import recurrent_weights
+from sparseinfer.adapters import Padded, adapter_of, qualified_name
+from sparseinfer.hooks import touching_hook
 from sparseinfer.kinds import Kind, kind_of
 from sparseinfer.modules import SparseLayer
+from sparseinfer.own_code import COMPUTING, own_code
 from sparseinfer.patterns import Pattern, detect_pattern
 from sparseinfer.projections import projections
+from sparseinfer.quantized import is_quantized, quantized_weights
 from sparseinfer.weights import (
     build_dense,
     by_outputs,
@@ -28,15 +32,12 @@ from sparseinfer.weights import (
     unusual_tensors,
 )  # fmt: skip
 
-__all__ = ["Layer", "evaluating", "scan"]
+__all__ = ["Layer", "brief", "evaluating", "scan"]
 
 _LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
 
 _ALWAYS_LISTED = (nn.Conv3d, nn.Embedding)
 """Without a kernel, and common enough to be asked about even where nothing is pruned."""
-
-_COMPUTING = ("forward", "_conv_forward", "_output_padding")
-"""The methods that make up torch's forward of a layer."""
 
 _OF_ATTENTION = {
     "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias", "bias_k",
@@ -79,8 +80,8 @@ class Layer:
 
     @property
     def density(self) -> float:
-        """Non-zeros over elements, 0 to 1."""
-        return self.nnz / max(1, self.numel)
+        """Non-zeros over elements, 0 to 1; 1 where the values cannot be read: no zero is known."""
+        return self.nnz / max(1, self.numel) if self.pattern else 1.0
 
     @property
     def rows(self) -> int:
@@ -128,15 +129,38 @@ def scan(model: nn.Module, apart: Collection[nn.Module] | None = None) -> list[L
     layers = []
     with evaluating(model):
         for module, names in tree.names.items():
-            if isinstance(module, nn.MultiheadAttention):
-                layers += _attention(module, tree, apart)
-            elif tree.is_out_projection(module) or isinstance(module, SparseLayer):
-                continue
-            elif kind := kind_of(module):
-                layers.append(_facts(module, kind.name, names, _blocked(module, kind, tree)))
-            else:
-                layers += _without_kernel(module, names)
+            try:
+                layers += _layers_of(module, names, tree, apart)
+            except Exception as error:  # of a stranger's class: one layer stops no model
+                kind = type(module).__name__.lower()
+                layers.append(
+                    _unreadable(module, kind, names, f"it cannot be read: {brief(error)}")
+                )
     return layers
+
+
+def _layers_of(
+    module: nn.Module, names: list[str], tree: _Tree, apart: Collection[nn.Module] | None
+) -> list[Layer]:
+    if isinstance(module, nn.MultiheadAttention):
+        return _attention(module, tree, apart)
+    if tree.is_out_projection(module) or isinstance(module, SparseLayer):
+        return []
+    kind = kind_of(module)
+    if kind is None:
+        return list(_without_kernel(module, names))
+    return [_facts(module, kind.name, names, _blocked(module, kind, tree))]
+
+
+def brief(error: BaseException) -> str:
+    """The class of an exception and the first line of what it says.
+
+    Example:
+        >>> brief(ValueError("expected 1, got 2"))
+        'ValueError: expected 1, got 2'
+    """
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
 class _Tree:
@@ -152,7 +176,7 @@ class _Tree:
                 continue
             for child in module.children():
                 self.parents.setdefault(child, []).append(module)
-            for parameter in module._parameters.values():
+            for parameter in (*module._parameters.values(), *module._buffers.values()):
                 if parameter is not None:
                     self._owners.setdefault(id(parameter), set()).add(module)
 
@@ -223,14 +247,16 @@ def _biases(module: nn.Module) -> list[str]:
 
 
 def _unreadable(module: nn.Module, kind: str, names: list[str], blocked: str) -> Layer:
-    nowhere = torch.device("meta")
-    return Layer(names, module, kind, (), 1, 0, 0, None, torch.float32, nowhere, blocked)
+    tensors = (*module.parameters(), *module.buffers())
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    return Layer(names, module, kind, (), 1, 0, 0, None, torch.float32, device, blocked)
 
 
 def _weighed(facts: Layer, weight: Tensor) -> Layer:
     if type(weight) is not Tensor or weight.layout is not torch.strided:
         layout = str(weight.layout).removeprefix("torch.")
-        facts.blocked = f"its weight is no plain tensor ({type(weight).__name__}, {layout})"
+        no_plain = f"its weight is no plain tensor ({type(weight).__name__}, {layout})"
+        facts.blocked = facts.blocked or no_plain
         return facts
     if weight.is_meta:
         facts.blocked = facts.blocked or "its weight is on the meta device, so it has no values"
@@ -245,24 +271,52 @@ def _weighed(facts: Layer, weight: Tensor) -> Layer:
 
 
 def _blocked(module: nn.Module, kind: Kind, tree: _Tree) -> str:
-    cls: Any = parametrize.type_before_parametrizations(module)
     base: Any = conv1d_of_transformers(module) or kind.dense
-    if "forward" in vars(module):
+    if any(name in vars(module) for name in COMPUTING):
         return "its forward was replaced on the instance"
-    if any(getattr(cls, name, None) is not getattr(base, name, None) for name in _COMPUTING):
-        return f"its class {cls.__name__} has a forward of its own"
+    adapter = adapter_of(module)
+    own = own_code(module, base) if adapter is None else _unused_padding(module)
+    if own:
+        return f"its class {qualified_name(module)} {own}"
     for parent in tree.parents.get(module, []):
         if isinstance(parent, nn.MultiheadAttention):
             return f"nn.{type(parent).__name__} reads its weight directly, without calling it"
+    hook = touching_hook(module)
+    if hook:
+        return f"its own hook {hook} touches its weight, or may"
     names = recurrent_weights.names(module) if isinstance(module, nn.RNNBase) else ["weight"]
     tied = tree.tied([own for name in names for own in owned_parameters(module, name)], module)
     if tied:
         return tied
-    if isinstance(module, nn.RNNBase) and module.proj_size:
-        return "there is no sparse kernel for a layer with proj_size"
-    unusual = unusual_tensors(module, [*names, *_biases(module)])
+    if isinstance(module, nn.RNNBase):
+        if module.proj_size:
+            return "there is no sparse kernel for a layer with proj_size"
+        if any(parameter.is_cuda for parameter in module.parameters()):
+            return "there is no kernel for the steps of a recurrent layer on a GPU"
+    usual = () if adapter is None else adapter.usual
+    unusual = unusual_tensors(module, [*names, *_biases(module), *usual])
     if unusual:
         return f"it carries more than weight and bias: {', '.join(unusual)}"
+    return _unused_masks(module, names)
+
+
+def _unused_padding(module: Any) -> str:
+    """A known forward passes by the padding mode of torch's."""
+    mode = getattr(module, "padding_mode", "zeros")
+    if mode == "zeros" or isinstance(module, Padded):
+        return ""
+    return f"has the padding mode {mode}, and a forward that does not use it"
+
+
+def _unused_masks(module: nn.Module, names: Iterable[str]) -> str:
+    """Why a mask beside a plain weight cannot be left out: it would change the weight."""
+    for name in names:
+        mask = module._buffers.get(f"{name}_mask")
+        weight = module._parameters.get(name, module._buffers.get(name))
+        if mask is None or weight is None:
+            continue
+        if mask.shape != weight.shape or not torch.equal(weight * mask.to(weight.dtype), weight):
+            return f"its {name}_mask would change its {name}, and nothing seen applies it"
     return ""
 
 
@@ -290,11 +344,14 @@ def _attention(
 
 
 def _attention_blocked(attention: nn.MultiheadAttention, tree: _Tree) -> str:
-    cls: Any = parametrize.type_before_parametrizations(attention)
     if "forward" in vars(attention):
         return "the forward of its attention was replaced on the instance"
-    if cls.forward is not nn.MultiheadAttention.forward:
-        return f"the class {cls.__name__} of its attention has a forward of its own"
+    own = own_code(attention, nn.MultiheadAttention)
+    if own:
+        return f"the class {qualified_name(attention)} of its attention {own}"
+    hook = touching_hook(attention)
+    if hook:
+        return f"the hook {hook} of its attention touches its weight, or may"
     unusual = [
         name
         for name in (*attention._parameters, *attention._buffers, *attention._modules)
@@ -311,13 +368,8 @@ def _without_kernel(module: nn.Module, names: list[str]) -> Iterator[Layer]:
     """The weights of two and more dimensions of a module that no sparse layer can replace."""
     cls = parametrize.type_before_parametrizations(module)
     of_torch, kind = cls.__module__.startswith("torch.nn.modules."), cls.__name__
-    quantized = _quantized_weight(module)
-    if quantized is not None:
-        reason = "it is quantized already, and the kernels compute in float32"
-        yield _weighed(Layer(
-            names, module, kind.lower(), tuple(quantized.shape), 1, 0, 0, None, torch.int8,
-            quantized.device, reason,
-        ), quantized)  # fmt: skip
+    if is_quantized(module):
+        yield from _quantized(module, names, kind.lower())
         return
     for name in matrices(module):
         if not of_torch and name != "weight":
@@ -337,13 +389,17 @@ def _without_kernel(module: nn.Module, names: list[str]) -> Iterator[Layer]:
             yield layer
 
 
-def _quantized_weight(module: nn.Module) -> Tensor | None:
-    """The values of a layer of `torch.ao.nn.quantized`, whose weight is a method."""
-    if not type(module).__module__.startswith("torch.ao.nn.quantized."):
-        return None
-    read = getattr(module, "weight", None)
-    weight = read() if callable(read) else None
-    return weight.dequantize() if isinstance(weight, Tensor) else None
+def _quantized(module: nn.Module, names: list[str], kind: str) -> Iterator[Layer]:
+    reason = "it is quantized already, and the kernels compute in float32"
+    weights = list(quantized_weights(module))
+    for name, weight in weights:
+        own = names if len(weights) == 1 else _suffixed(names, name)
+        yield _weighed(Layer(
+            own, module, kind, tuple(weight.shape), 1, 0, 0, None, torch.int8, weight.device,
+            reason,
+        ), weight)  # fmt: skip
+    if not weights:
+        yield _unreadable(module, kind, names, reason)
 
 
 def _suffixed(names: list[str], last: str) -> list[str]:

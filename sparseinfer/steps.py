@@ -8,6 +8,7 @@ from torch import Tensor
 from sparseinfer.activations import check_choice
 from sparseinfer.handles import open_packed
 from sparseinfer.linear import BEST_ROW, checked_bias
+from sparseinfer.memory import require_memory
 
 __all__ = ["CELLS", "recurrent_cpu", "recurrent_fake"]
 
@@ -30,7 +31,8 @@ def recurrent_cpu(
     none).
 
     Raises:
-        RuntimeError: shapes, dtypes or devices do not fit, batch_sizes grow, or no row can run.
+        RuntimeError: shapes, dtypes or devices do not fit, batch_sizes grow, the memory of a tensor
+            was released, or no row can run.
         ValueError: the packed buffer is not valid, or the cell is unknown.
 
     Source: the equations are those of `torch.nn.LSTM`, `GRU` and `RNN`.
@@ -46,6 +48,7 @@ def recurrent_cpu(
         torch.Size([5, 3, 2])
     """
     _check(gates, h, c, batch_sizes, cell)
+    require_memory(gates=gates, bias=bias, h=h, c=c, batch_sizes=batch_sizes)
     given = [packed, h, *(tensor for tensor in (bias, c) if tensor is not None)]
     for tensor in given:
         if tensor.device != gates.device:

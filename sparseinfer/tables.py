@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -10,10 +11,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from sparseinfer.report import LayerReport, Report, Whole
+from sparseinfer.grouping import Row
 
-__all__ = ["WIDE", "narrow", "number", "reasons", "wide"]
+if TYPE_CHECKING:
+    from sparseinfer.report import Report, Whole
+
+__all__ = ["WIDE", "cells", "narrow", "number", "reasons", "remarks", "wide"]
 
 WIDE = 160
 """Columns from which the wide table is read better than the narrow one."""
@@ -27,6 +30,45 @@ LINE = 120
 MEDIUM = 100
 """Columns from which the narrow table has the interval and the bytes too."""
 
+_TEXTS = 5
+"""Leading columns of the wide table that hold text, not numbers."""
+
+
+def cells(report: Report) -> tuple[list[str], list[list[str]], list[list[str]]]:
+    """Headings, rows and totals of the table with every column, as plain text.
+
+    Example:
+        >>> from sparseinfer.report import Report
+        >>> cells(Report(layers=[]))[0][:3]
+        ['layer', 'weight', 'zeros']
+    """
+    head = [
+        "layer", "weight", "zeros", "pattern", "format",
+        "bytes", "dense ms", "sparse ms", "speed-up", "at",
+    ]  # fmt: skip
+    body = [
+        [
+            row.title, f"{row.kind} {_shape(row)}", f"{row.zeros:.1%}", row.pattern, row.format,
+            _bytes(row), number(row.dense_ms), number(row.sparse_ms), _gain(row, interval=True),
+            row.inputs,
+        ]
+        for row in report.rows
+    ]  # fmt: skip
+    totals = report.totals
+    foot = [
+        [
+            f"{totals['layers']} layers", "", "", "", f"{totals['sparse_layers']} sparse",
+            f"{size(totals['dense_bytes'])} -> {size(totals['bytes'])}",
+            number(totals["dense_ms"]), number(totals["ms"]),
+            "" if totals["ratio"] is None else f"{1 / totals['ratio']:.2f}x", "",
+        ]
+    ]  # fmt: skip
+    whole = report.whole
+    if whole is not None and whole.dense_ms is not None:
+        timed = [number(whole.dense_ms), number(whole.sparse_ms), _gain(whole, interval=True)]
+        foot.append(["whole model", "", "", "", "", "", *timed, whole.baseline])
+    return head, body, foot
+
 
 def wide(report: Report) -> Table:
     """Every column.
@@ -36,34 +78,16 @@ def wide(report: Report) -> Table:
         >>> wide(Report(layers=[])).row_count
         1
     """
+    head, body, foot = cells(report)
     table = Table(title=report.title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("layer", overflow="fold", min_width=16)
-    for heading in ("weight", "zeros", "pattern", "format"):
-        table.add_column(heading)
-    for heading in ("bytes", "dense ms", "sparse ms", "speed-up"):
-        table.add_column(heading, justify="right")
-    table.add_column("at", overflow="fold")
-    for layer in report.layers:
-        table.add_row(
-            escape(layer.name) or "(root)", f"{layer.kind} {_shape(layer)}",
-            f"{layer.sparsity:.1%}", layer.pattern, layer.format, _bytes(layer),
-            number(layer.dense_ms), number(layer.sparse_ms), _gain(layer, interval=True),
-            layer.inputs,
-        )  # fmt: skip
-    totals = report.totals
+    for place, heading in enumerate(head):
+        number_like = _TEXTS <= place < len(head) - 1
+        table.add_column(heading, overflow="fold", justify="right" if number_like else "left")
+    for line in body:
+        table.add_row(*map(escape, line))
     table.add_section()
-    table.add_row(
-        f"{totals['layers']} layers", "", "", "", f"{totals['sparse_layers']} sparse",
-        f"{size(totals['dense_bytes'])} -> {size(totals['bytes'])}",
-        number(totals["dense_ms"]), number(totals["ms"]),
-        "" if totals["ratio"] is None else f"{1 / totals['ratio']:.2f}x", "",
-    )  # fmt: skip
-    if report.whole is not None and report.whole.dense_ms is not None:
-        whole = report.whole
-        table.add_row(
-            "whole model", "", "", "", "", "", number(whole.dense_ms), number(whole.sparse_ms),
-            _gain(whole, interval=True), whole.baseline,
-        )  # fmt: skip
+    for line in foot:
+        table.add_row(*map(escape, line))
     return table
 
 
@@ -82,19 +106,17 @@ def narrow(report: Report, width: int) -> Table:
     )  # fmt: skip
     room = NAME_ROOM[roomy]
     table.add_column("layer", overflow="fold", max_width=room)
-    table.add_column("weight", no_wrap=True)
+    table.add_column("weight", overflow="fold")
     table.add_column("zeros", justify="right", no_wrap=True)
-    table.add_column("runs as", no_wrap=True)
+    table.add_column("runs as", overflow="fold")
     for heading in ("dense ms", "now ms", "gain", *(["bytes"] if roomy else [])):
         table.add_column(heading, justify="right", no_wrap=True)
-    names = _names([layer.name for layer in report.layers], room)
-    for name, layer in zip(names, report.layers, strict=True):
+    for own in report.rows:
         row = [
-            escape(name), _shape(layer), f"{layer.sparsity:.1%}", layer.format,
-            number(layer.dense_ms), number(layer.ms),
-            _gain(layer, roomy) if layer.is_sparse else "",
+            escape(_folded(own.title, room)), _shape(own), f"{own.zeros:.1%}", own.format,
+            number(own.dense_ms), number(own.ms), _gain(own, roomy) if own.is_sparse else "",
         ]  # fmt: skip
-        table.add_row(*row, *([_bytes(layer)] if roomy else []))
+        table.add_row(*row, *([_bytes(own)] if roomy else []))
     totals = report.totals
     table.add_section()
     row = [
@@ -113,8 +135,23 @@ def narrow(report: Report, width: int) -> Table:
     return table
 
 
+def remarks(report: Report) -> list[tuple[str, list[str]]]:
+    """Why layers stay dense, and which ones: those with the same reason together.
+
+    Example:
+        >>> from sparseinfer.report import Report
+        >>> remarks(Report(layers=[]))
+        []
+    """
+    names: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.reason and (not row.is_sparse or row.nonfinite):
+            names.setdefault(row.reason, []).append(row.title)
+    return list(names.items())
+
+
 def reasons(report: Report, width: int) -> Table:
-    """Why layers stay dense, those with the same reason together; `width` is that of the console.
+    """The `remarks` as a table; `width` is that of the console.
 
     Example:
         >>> from sparseinfer.report import Report
@@ -123,50 +160,36 @@ def reasons(report: Report, width: int) -> Table:
     """
     table = Table(box=None, show_header=False, padding=(0, 1), width=min(width, LINE))
     table.add_column(overflow="fold")
-    names: dict[str, list[str]] = {}
-    for layer in report.layers:
-        if _remark(layer):
-            names.setdefault(_remark(layer), []).append(layer.name or "(root)")
-    for remark, found in names.items():
-        table.add_row(Text(", ".join(found)))
+    for remark, names in remarks(report):
+        table.add_row(Text(", ".join(names)))
         table.add_row(Padding(Text(remark), (0, 0, 0, 4)))
-    if names:
-        table.add_row()
     return table
 
 
-def _names(names: list[str], room: int) -> list[str]:
-    """Names to be read from top to bottom: a long one begins where it differs from the last."""
-    shown, above = [], [""]
-    for name in names:
-        parts = name.split(".")
-        shared = 0
-        while shared < min(len(parts), len(above)) - 1 and parts[shared] == above[shared]:
-            shared += 1
-        fits = shared == 0 or len(name) <= room
-        shown.append((name or "(root)") if fits else "…" + ".".join(parts[shared:]))
-        above = parts
-    return shown
+def _folded(name: str, room: int) -> str:
+    """A name in lines of at most `room` columns, begun anew behind a dot where there is one."""
+    lines = [""]
+    for part in re.findall(r"[^. ]+[. ]?|[. ]", name):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > room:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def _remark(layer: LayerReport) -> str:
-    return "" if layer.is_sparse and not layer.nonfinite else layer.reason
+def _shape(row: Row) -> str:
+    return "x".join(map(str, row.shape))
 
 
-def _shape(layer: LayerReport) -> str:
-    return "x".join(map(str, layer.shape))
-
-
-def _gain(timed: LayerReport | Whole, interval: bool) -> str:
+def _gain(timed: Row | Whole, interval: bool) -> str:
     if timed.speedup is None:
         return ""
     spread = f" ({timed.low:.2f}-{timed.high:.2f})" if interval and timed.low is not None else ""
     return f"{timed.speedup:.2f}x{spread}"
 
 
-def _bytes(layer: LayerReport) -> str:
-    dense = size(layer.dense_bytes)
-    return f"{dense} -> {size(layer.bytes)}" if layer.is_sparse else dense
+def _bytes(row: Row) -> str:
+    dense = size(row.dense_bytes)
+    return f"{dense} -> {size(row.bytes)}" if row.is_sparse else dense
 
 
 def size(count: int) -> str:

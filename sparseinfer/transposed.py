@@ -19,9 +19,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.common_types import _size_1_t, _size_2_t
+from torch.onnx import is_in_onnx_export
 
 from sparseinfer import formats, ops
+from sparseinfer.fx import Proxy, leaf
 from sparseinfer.layer import THREADS_OF_TORCH, SparseLayer
+from sparseinfer.memory import require_memory
 from sparseinfer.slabs import Slab, slabs_of
 from sparseinfer.weights import by_outputs
 
@@ -165,6 +168,8 @@ class _SparseConvTranspose(SparseLayer):
         )
 
     def _run(self, input: Tensor, output_size: Sequence[int] | None) -> Tensor:
+        if isinstance(input, Proxy):
+            return leaf(self, input, output_size)  # type: ignore[no-any-return]
         axes = len(self._axes)
         if input.dim() not in (axes + 1, axes + 2):
             raise RuntimeError(
@@ -218,6 +223,7 @@ class _SparseConvTranspose(SparseLayer):
         axes = self._axes
         bias: Tensor | None = self.bias
         if bias is not None and self._phases > 1:
+            require_memory(bias=bias)
             bias = bias.view(self.groups, 1, -1).expand(-1, self._phases, -1).reshape(-1)
         ones = (1,) * len(axes)
         conv = ops.conv1d if len(axes) == 1 else ops.conv2d
@@ -253,8 +259,8 @@ class _SparseConvTranspose(SparseLayer):
         groups, image = (y.shape[0], self.groups), y.shape[2:]
         rows = self.out_channels // self.groups
         # Two floats side by side are a complex number: torch makes those by vectors, and moves them
-        # in one piece.
-        paired = last % 2 == 0 and y.dtype is torch.float32
+        # in one piece. ONNX has none.
+        paired = last % 2 == 0 and y.dtype is torch.float32 and not is_in_onnx_export()
         if paired:
             halves = y.view(*groups, *others, last // 2, 2, rows, *image)
             phased = torch.complex(*halves.unbind(2 + count))

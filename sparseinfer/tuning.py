@@ -1,16 +1,16 @@
 """The comparisons behind a conversion: measured once on a kind of machine, then kept in files.
 
-A file holds one comparison: `machine` and `problem` say what was measured where, `comparison` holds
-the medians, the interval and the rounds, so that any `min_speedup` can be decided from it. Its name
-is a hash of machine and problem; files are written under another name and renamed, so several
-processes may share a folder. The folder is `$SPARSEINFER_CACHE` (`off`: none), else
+A file holds one comparison: `machine`, `conditions` and `problem` say what was measured where and
+under which switches of the process, `comparison` holds the medians, the interval and the rounds, so
+that any `min_speedup` can be decided from it. Its name is a hash of those three. One that is in
+doubt is never written. Files appear whole (`sparseinfer.files`), so several processes may
+share a folder. The folder is `$SPARSEINFER_CACHE` (`off`: none), else
 `$XDG_CACHE_HOME/sparseinfer`, else `~/.cache/sparseinfer`; it may be deleted, or copied to
 identical machines, at any time.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -19,10 +19,8 @@ import os
 import platform
 import re
 import stat
-import threading
-import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,17 +28,23 @@ from typing import Any
 import torch
 
 from sparseinfer import _C, machine, triton
+from sparseinfer.clock import Clock, Watch
+from sparseinfer.conditions import conditions
+from sparseinfer.files import write_text
 from sparseinfer.measure import Comparison, compare, nothing
 
 __all__ = ["Cache", "Problem", "Tuner", "cache_folder", "describe_machine", "read_text"]
 
 _log = logging.getLogger(__name__)
 
-VERSION = 1
-"""Of the files; others are ignored."""
+VERSION = 2
+"""Of the files; others are ignored. The first had no conditions."""
 
 MOST_BYTES = 65536
 """Length of a file that is still read: those written here have about two thousand bytes."""
+
+ATTEMPTS = 2
+"""Times that a comparison is measured whose result is in doubt."""
 
 MOST_MS = 1e9
 MOST_ROUNDS = 1_000_000
@@ -83,56 +87,76 @@ class Cache:
     that cannot be written keeps nothing, which is logged once.
 
     Example:
-        >>> Cache(Path("nowhere")).read({}, {"label": "none"}) is None
+        >>> Cache(Path("nowhere")).read({}, {"label": "none"}, {}) is None
         True
     """
 
     folder: Path
     _writable: bool = True
 
-    def path(self, machine: Mapping[str, Any], problem: Problem) -> Path:
+    def path(
+        self, machine: Mapping[str, Any], problem: Problem, conditions: Mapping[str, Any]
+    ) -> Path:
         """The file of a comparison."""
         label = re.sub(r"[^A-Za-z0-9.]+", "-", str(problem["label"]))[:60].strip("-.")
-        return self.folder / f"{label}-{_digest(_key(machine, problem))}.json"
+        return self.folder / f"{label}-{_digest(_key(machine, problem, conditions))}.json"
 
-    def read(self, machine: Mapping[str, Any], problem: Problem) -> Comparison | None:
-        """The comparison that was kept for this problem on such a machine; None where none is."""
-        path = self.path(machine, problem)
+    def read(
+        self, machine: Mapping[str, Any], problem: Problem, conditions: Mapping[str, Any]
+    ) -> Comparison | None:
+        """The comparison that was kept for this problem on such a machine under equal conditions.
+
+        None where there is none.
+        """
+        path = self.path(machine, problem, conditions)
         try:
-            return _parse(read_text(path), _key(machine, problem))
+            return _parse(read_text(path), _key(machine, problem, conditions))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
             _log.warning("ignored %s: %s; it will be written anew", path, error)
             return None
 
-    def write(self, machine: Mapping[str, Any], problem: Problem, comparison: Comparison) -> None:
-        """Keep a comparison, in place of any other for the same problem on such a machine."""
+    def write(
+        self, machine: Mapping[str, Any], problem: Problem, conditions: Mapping[str, Any],
+        comparison: Comparison,
+    ) -> None:  # fmt: skip
+        """Keep a comparison, in place of any other of the same key."""
         if not self._writable:
             return
-        path = self.path(machine, problem)
+        path = self.path(machine, problem, conditions)
         entry = {
-            "sparseinfer": VERSION, **_key(machine, problem), "comparison": asdict(comparison),
+            "sparseinfer": VERSION, **_key(machine, problem, conditions),
+            "comparison": asdict(comparison),
         }  # fmt: skip
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            unfinished.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
-            os.replace(unfinished, path)
+            write_text(path, json.dumps(entry, indent=1) + "\n")
         except OSError as error:
             self._writable = False
             _log.warning("keeps no timings in %s: %s; try cache=False", self.folder, error)
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
+
+
+@dataclass
+class _Entry:
+    """A comparison of this conversion; `fresh` tells that it was measured now."""
+
+    problem: Problem
+    conditions: Mapping[str, Any]
+    comparison: Comparison
+    lasts: bool
+    fresh: bool
 
 
 @dataclass
 class Tuner:
     """The comparisons of one conversion: kept ones where there are, measured ones where not.
 
-    `threshold` is what they have to decide. `deadline` is a time of `time.monotonic`. `others` are
+    `threshold` is what they have to decide. `deadline` is a time of `clock.wall()`. `others` are
     the devices beside `device` that the model runs on. `measured` and `kept` count what came from
-    either source.
+    either source, and `doubted` those of the measured that are in doubt. `watch` adds up what of
+    the time others had the processor. Files are written by `flush`, when all comparisons have been
+    held against each other.
     """
 
     threads: int
@@ -143,45 +167,78 @@ class Tuner:
     measured: int = 0
     kept: int = 0
     others: Collection[torch.device] = ()
-    _known: dict[str, Comparison] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
+    watch: Watch = field(init=False)
+    _known: dict[str, _Entry] = field(default_factory=dict)
+    _distrusted: list[Problem] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.clock)
 
     @property
     def machine(self) -> dict[str, Any]:
-        """What the comparisons hold for."""
+        """What the comparisons hold for, beside the conditions."""
         return {**describe_machine(str(self.device)), "threads": self.threads}
 
     @property
     def left_s(self) -> float:
         """Seconds until the deadline; negative after it."""
-        return self.deadline - time.monotonic()
+        return self.deadline - self.clock.wall()
+
+    @property
+    def doubted(self) -> int:
+        """How many comparisons of this conversion are in doubt."""
+        return sum(bool(entry.comparison.doubt) for entry in self._known.values())
 
     def recall(self, problem: Problem, threshold: float | None = None) -> Comparison | None:
         """The comparison of this problem from this conversion or the cache, None where none is.
 
-        One that ended early is None too where it cannot decide the threshold of now.
+        One that was made under other conditions than those of now is none, nor is one that ended
+        early and cannot decide the threshold of now.
         """
-        key = _digest(_key({}, problem))
-        found = self._known.get(key)
-        if found is None and self.cache is not None:
-            found = self.cache.read(self.machine, problem)
-            if found is not None:
-                if not found.decides(self.threshold if threshold is None else threshold):
-                    return None
-                self.kept += 1
-                self._known[key] = found
-                _log.debug("kept: %s: %s", problem["label"], found)
+        now = conditions()
+        key = _digest(_key({}, problem, now))
+        entry = self._known.get(key)
+        if entry is not None:
+            return entry.comparison
+        if self.cache is None or problem in self._distrusted:
+            return None
+        found = self.cache.read(self.machine, problem, now)
+        if found is None or not found.decides(self.threshold if threshold is None else threshold):
+            return None
+        self.kept += 1
+        self._known[key] = _Entry(problem, now, found, lasts=True, fresh=False)
+        _log.debug("kept: %s: %s", problem["label"], found)
         return found
 
     def keep(
         self, problem: Problem, comparison: Comparison, threshold: float | None = None
     ) -> None:
-        """Remember a comparison that was measured now, in the cache only if it is any good."""
+        """Remember a comparison that was measured now; `flush` writes it, if it is any good."""
         self.measured += 1
         _log.debug("measured: %s: %s", problem["label"], comparison)
-        self._known[_digest(_key({}, problem))] = comparison
+        now = conditions()
         lasts = comparison.lasts(self.threshold if threshold is None else threshold)
-        if self.cache is not None and lasts:
-            self.cache.write(self.machine, problem, comparison)
+        self._known[_digest(_key({}, problem, now))] = _Entry(problem, now, comparison, lasts, True)
+
+    def doubt(self, problem: Problem, why: str) -> None:
+        """Note that the comparison of this problem is not to be believed: it is not written."""
+        for entry in self._known.values():
+            if entry.problem == problem and not entry.comparison.doubt:
+                entry.comparison = replace(entry.comparison, doubt=why)
+
+    def forget(self, problem: Problem) -> None:
+        """Have this problem measured anew the next time, whatever the cache has."""
+        self._distrusted.append(problem)
+        self._known = {key: entry for key, entry in self._known.items() if entry.problem != problem}
+
+    def flush(self) -> None:
+        """Write what was measured in this conversion and is worth keeping."""
+        for entry in self._known.values():
+            good = entry.fresh and entry.lasts and not entry.comparison.doubt
+            if good and self.cache is not None:
+                self.cache.write(self.machine, entry.problem, entry.conditions, entry.comparison)
+            entry.fresh = False
 
     def compare(
         self,
@@ -191,11 +248,21 @@ class Tuner:
         threshold: float | None = None,
         ready: tuple[Callable[[], None], Callable[[], None]] = (nothing, nothing),
         sample: Callable[[Callable[[], object], int], float] | None = None,
+        implausible: Callable[[Comparison], str] = lambda found: "",
     ) -> Comparison:
-        """Recall the comparison of this problem, or measure it: `make` gives the two calls then."""
+        """Recall the comparison of this problem, or measure it: `make` gives the two calls then.
+
+        `implausible` tells why a comparison is hard to believe, and nothing where it is not. One in
+        doubt is measured again, while there is time, and the one with the less to be gained counts.
+        """
         found = self.recall(problem, threshold)
-        if found is None:
-            dense, sparse = make()
+        if found is not None:
+            if found.doubt or not implausible(found):
+                return found
+            self.kept -= 1
+        dense, sparse = make()
+        tries: list[Comparison] = []
+        while not tries or (tries[-1].doubt and len(tries) < ATTEMPTS and self.left_s > 0):
             found = compare(
                 dense,
                 sparse,
@@ -204,8 +271,14 @@ class Tuner:
                 synchronize=self.synchronize,
                 ready=ready,
                 sample=sample,
+                clock=self.clock,
+                # A device that runs behind Python leaves the thread to wait, and others to run.
+                watch=self.watch if self.device.type == "cpu" else None,
+                alone=self.threads == 1 and self.device.type == "cpu",
             )
-            self.keep(problem, found, threshold)
+            tries.append(replace(found, doubt=found.doubt or implausible(found)))
+        found = tries[-1] if not tries[-1].doubt else min(tries, key=lambda one: one.low)
+        self.keep(problem, found, threshold)
         return found
 
     def synchronize(self) -> None:
@@ -246,8 +319,10 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
     return found
 
 
-def _key(machine: Mapping[str, Any], problem: Problem) -> dict[str, Any]:
-    return {"machine": dict(machine), "problem": dict(problem)}
+def _key(
+    machine: Mapping[str, Any], problem: Problem, conditions: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {"machine": dict(machine), "conditions": dict(conditions), "problem": dict(problem)}
 
 
 def _digest(key: Mapping[str, Any]) -> str:
@@ -286,7 +361,7 @@ def _parse(text: str, key: Mapping[str, Any]) -> Comparison:
         raise ValueError(f"expected an entry of version {VERSION}")
     # Through JSON and back, as tuples become lists.
     if {name: entry.get(name) for name in key} != json.loads(json.dumps(key)):
-        raise ValueError("expected the machine and the problem that its name says")
+        raise ValueError("expected the machine, conditions and problem that its name says")
     numbers = entry.get("comparison")
     names = Comparison.__dataclass_fields__.keys()
     if not isinstance(numbers, dict) or numbers.keys() != names:
@@ -300,4 +375,6 @@ def _parse(text: str, key: Mapping[str, Any]) -> Comparison:
         raise ValueError("expected a count of rounds")
     if type(numbers["early"]) is not bool:
         raise ValueError("expected early to be true or false")
+    if numbers["doubt"] != "":
+        raise ValueError("expected a comparison that is not in doubt")
     return Comparison(**numbers)

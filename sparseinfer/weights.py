@@ -11,15 +11,18 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from sparseinfer import recurrent_weights
+from sparseinfer.adapters import Padded, adapter_of
+from sparseinfer.hooks import touching_hook
 from sparseinfer.recurrent_weights import rebuild, side_by_side
 from sparseinfer.torch_sparse import densified
 
 __all__ = [
-    "build_dense", "by_outputs", "conv1d_of_transformers", "effective", "matrices",
-    "owned_parameters", "rows_first", "take_masked", "unusual_tensors",
+    "CONV1D_MODULES", "build_dense", "by_outputs", "computed_weight", "conv1d_of_transformers",
+    "effective", "ends_of", "matrices", "owned_parameters", "rows_first", "take_masked",
+    "unusual_tensors",
 ]  # fmt: skip
 
-_CONV1D_MODULES = ("transformers.pytorch_utils", "transformers.modeling_utils")
+CONV1D_MODULES = ("transformers.pytorch_utils", "transformers.modeling_utils")
 """Where transformers defines its Conv1D now, and where it did before 4.19."""
 
 
@@ -27,8 +30,9 @@ def effective(layer: nn.Module, name: str) -> Tensor | None:
     """The tensor that `layer` computes with as its `weight` or `bias`; None where it has none.
 
     Reads `<name>_orig * <name>_mask` of `torch.nn.utils.prune` (the mask's hook present or not) and
-    `torch.nn.utils.parametrize` parametrizations, those of `torch.ao.pruning` among them. A sparse
-    tensor of torch's is read as the dense one that it stands for.
+    `torch.nn.utils.parametrize` parametrizations, those of `torch.ao.pruning` among them. A mask
+    beside a plain `<name>` counts where a hook of the layer's applies it. A sparse tensor of
+    torch's is read as the dense one that it stands for.
 
     Raises:
         ValueError: the tensor is computed by a hook (weight_norm, spectral_norm) and cannot be
@@ -47,8 +51,13 @@ def effective(layer: nn.Module, name: str) -> Tensor | None:
         if f"{name}_orig" in layer._parameters and f"{name}_mask" in layer._buffers:
             original, mask = layer.get_parameter(f"{name}_orig"), layer.get_buffer(f"{name}_mask")
             return (original * mask.to(original.dtype)).detach()
-        if name in layer._parameters:
-            tensor = layer._parameters[name]
+        if name in layer._parameters or name in layer._buffers:
+            # Scripted modules have mappings without get().
+            held: Any = layer._parameters if name in layer._parameters else layer._buffers
+            tensor = held[name]
+            masked = tensor is not None and f"{name}_mask" in layer._buffers
+            if masked and touching_hook(layer):
+                return (tensor * layer.get_buffer(f"{name}_mask").to(tensor.dtype)).detach()
             if isinstance(tensor, UninitializedParameter):
                 raise ValueError(
                     f"expected {name} to have a shape, got an uninitialized parameter; try running "
@@ -59,6 +68,34 @@ def effective(layer: nn.Module, name: str) -> Tensor | None:
         f"expected {name} to be a parameter, masked or parametrized, got one computed by a hook; "
         f"try removing the hook (for weight_norm: torch.nn.utils.remove_weight_norm)"
     )
+
+
+def computed_weight(layer: nn.Module) -> Tensor | None:
+    """The weight that `layer` multiplies by: `effective`, after what a known class makes of it.
+
+    Example:
+        >>> computed_weight(nn.Linear(4, 8)).shape
+        torch.Size([8, 4])
+    """
+    weight, adapter = effective(layer, "weight"), adapter_of(layer)
+    if weight is None or adapter is None or adapter.weight is None:
+        return weight
+    with torch.no_grad():
+        return adapter.weight(layer, weight).detach()
+
+
+def ends_of(layer: nn.Module) -> tuple[int, ...] | str | None:
+    """The zeros that a convolution puts around its input before its own padding, see `Adapter`.
+
+    Example:
+        >>> ends_of(nn.Conv2d(4, 4, 3, padding=1)) is None
+        True
+    """
+    adapter = adapter_of(layer)
+    if adapter is not None:
+        return None if adapter.ends is None else adapter.ends(layer)
+    # A sparse layer has it too; in any other layer of torch's it is the user's own attribute.
+    return None if isinstance(layer, nn.Conv2d) else getattr(layer, "ends", None)
 
 
 def take_masked(entries: dict[str, Any], prefix: str, name: str) -> Tensor | None:
@@ -91,7 +128,7 @@ def rows_first(layer: nn.Module) -> Tensor | None:
     if isinstance(layer, nn.RNNBase):
         found = {name: effective(layer, name) for name in recurrent_weights.names(layer)}
         return side_by_side(layer, {name: w for name, w in found.items() if w is not None})
-    weight = effective(layer, "weight")
+    weight = computed_weight(layer)
     if weight is None or conv1d_of_transformers(layer) is None:
         return weight
     return weight.t()
@@ -118,7 +155,7 @@ def conv1d_of_transformers(layer: nn.Module) -> type[nn.Module] | None:
         True
     """
     for cls in type(layer).__mro__:
-        if cls.__qualname__ == "Conv1D" and cls.__module__ in _CONV1D_MODULES:
+        if cls.__qualname__ == "Conv1D" and cls.__module__ in CONV1D_MODULES:
             return cls
     return None
 
@@ -147,6 +184,8 @@ def matrices(layer: nn.Module) -> list[str]:
 def owned_parameters(layer: nn.Module, name: str) -> list[nn.Parameter]:
     """The Parameters behind `effective(layer, name)`: more than one for some parametrizations.
 
+    A buffer that takes a Parameter's place is given for it.
+
     Example:
         >>> len(owned_parameters(nn.Linear(4, 4), "weight"))
         1
@@ -154,7 +193,10 @@ def owned_parameters(layer: nn.Module, name: str) -> list[nn.Parameter]:
     if parametrize.is_parametrized(layer, name):
         parametrizations: Any = layer.parametrizations
         return list(parametrizations[name].parameters())
-    found = (layer._parameters.get(name), layer._parameters.get(f"{name}_orig"))
+    found: Any = (
+        layer._parameters.get(name, layer._buffers.get(name)),
+        layer._parameters.get(f"{name}_orig"),
+    )
     return [parameter for parameter in found if parameter is not None]
 
 
@@ -194,11 +236,15 @@ def build_dense(like: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
                 like.output_padding, like.groups, bias is not None, like.dilation,
             )  # fmt: skip
         else:
-            cls = nn.Conv1d if weight.dim() == 3 else nn.Conv2d
+            ends = ends_of(like) if weight.dim() == 4 else None
+            plain = nn.Conv1d if weight.dim() == 3 else nn.Conv2d
+            cls: Any = plain if ends is None else Padded
             dense = cls(
                 like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding,
                 like.dilation, like.groups, bias is not None, like.padding_mode,
             )  # fmt: skip
+            if ends is not None:
+                dense.ends = ends
     dense.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
         dense.bias = nn.Parameter(bias, requires_grad=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sparseinfer import _C, pack
 from sparseinfer.activations import activation_module
 
 EPS = 2.0**-23
@@ -29,7 +31,10 @@ def sparse_weight(
     integers: bool = False,
     nm: tuple[int, int] | None = None,
 ) -> Tensor:
-    """A random float32 weight; with `nm` its rows keep at most n in every m consecutive columns."""
+    """A random float32 weight; with `nm` at most n of every m consecutive input channels are kept.
+
+    A convolution's groups are those of one kernel position.
+    """
     if integers:
         weight = torch.randint(1, 5, shape).float() * torch.randint(0, 2, shape).mul(2).sub(1)
     else:
@@ -37,13 +42,19 @@ def sparse_weight(
     mask = torch.rand(*shape) < density
     if nm is not None:
         n, m = nm
-        rows = mask.flatten(1)
-        for start in range(0, rows.shape[1], m):
-            group = rows[:, start : start + m]
-            keep = torch.rand(group.shape).argsort(dim=1) < n
-            rows[:, start : start + m] = group & keep
-        mask = rows.view(*shape)
+        for start in range(0, mask.shape[1], m):
+            group = mask[:, start : start + m]
+            group &= torch.rand(group.shape).argsort(dim=1) < n
     return weight * mask
+
+
+def packed_along_columns(weight: Tensor, groups: int = 1) -> Tensor:
+    """A convolution in nm as before its groups ran along input channels: 2:4 of [M, K]."""
+    packed = pack(weight.flatten(1), "nm").numpy()
+    # Dimensions, shape and groups of the header.
+    packed[20:44] = bytearray(struct.pack("<6I", weight.dim(), *(*weight.shape, 0)[:4], groups))
+    _C.seal(packed)
+    return torch.from_numpy(packed)
 
 
 def check_linear(

@@ -63,7 +63,9 @@ def test_random_weights_have_exactly_the_sparsity(sparsity: float) -> None:
 
 def test_n_of_m_weights_keep_n_in_every_group() -> None:
     weight = make_weight((16, 4, 3, 3), Pattern.n_m(1, 4))
-    assert torch.equal((weight.view(-1, 4) != 0).sum(1), torch.ones(16 * 9, dtype=torch.int64))
+    assert torch.equal((weight != 0).sum(1), torch.ones(16, 3, 3, dtype=torch.int64))
+    weight = make_weight((16, 8), Pattern.n_m(1, 4))
+    assert torch.equal((weight.view(-1, 4) != 0).sum(1), torch.ones(32, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("case", [LinearCase(8, 16, 5), ConvCase(4, 8, 6, 3, stride=2)])

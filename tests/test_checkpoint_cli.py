@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import subprocess
 import sys
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import sparseinfer
 from sparseinfer import cli, progress
 from sparseinfer.checkpoints import Recipe, load_sparse, prune_state_dict, save_sparse
 from sparseinfer.checkpoints.facts import inspect_checkpoint
@@ -213,7 +217,7 @@ def test_sensitivity_prints_and_draws(capsys, tmp_path, checkpoint):
         ("prune CKPT --amount 0.5", "expected an output, got none; try -o OUT"),
         ("prune CKPT --dry-run", "expected an --amount, got none; try"),
         ("prune CKPT --amount 1.0 --dry-run", "expected an amount of 0 <= amount < 1"),
-        ("prune CKPT --amount 90% --dry-run", "expected a number as --amount"),
+        ("prune CKPT --amount x% --dry-run", "expected a number as --amount"),
         ("prune CKPT --amount nan --dry-run", "expected an amount of 0 <= amount < 1"),
         ("prune CKPT --amount 0.5 -o CKPT", "other than the input, got the same"),
         ("prune CKPT --amount 0.5 -o x --in-place", "got both; try one of them"),
@@ -270,3 +274,233 @@ def test_a_bar_shows_only_on_a_terminal_and_after_two_seconds(capsys, monkeypatc
     seen.clear()
     run(capsys, *arguments, "--json")
     assert seen == []
+
+
+# --- what it protects, and what the machine refuses
+
+
+def one_line(err):
+    return err.startswith("sparseinfer: error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("amount", "hint"),
+    [
+        ("80", "try --amount 0.8 or 80%, or --count 80"),
+        ("1", "try --amount 0.01 or 1%, or --count 1"),
+        ("99", "try --amount 0.99 or 99%"),
+        ("80.0", "try --amount 0.8 or 80%"),
+        ("0", "that prunes something, got 0"),
+        ("0.0", "that prunes something, got 0.0"),
+        ("0%", "that prunes something, got 0%"),
+        ("100%", "0 <= amount < 1"),
+        ("-5%", "0 <= amount < 1"),
+        ("0.00001", "which prunes none of the 4312 weights"),
+        ("1e-9", "which prunes none of the 4312 weights"),
+    ],
+)
+def test_amounts_that_are_not_meant_are_refused(capsys, tmp_path, checkpoint, amount, hint):
+    arguments = ("prune", checkpoint, f"--amount={amount}", "-o", tmp_path / "out.pth")
+    code, out, err = run(capsys, *arguments)
+    assert code == 2 and out == "" and one_line(err) and hint in err
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
+
+
+@pytest.mark.parametrize(
+    ("options", "share"), [(["--amount", "80%"], 0.8), (["--amount", "12.5%"], 0.125)]
+)
+def test_percentages_and_counts(capsys, checkpoint, options, share):
+    code, out, _ = run(capsys, "prune", checkpoint, *options, "--dry-run", "--json")
+    assert code == 0 and json.loads(out)["sparsity"] == pytest.approx(share, abs=1e-3)
+
+
+def test_a_count_is_spelled_out_and_few_zeros_are_not_written_as_none(capsys, tmp_path):
+    torch.save({"fc.weight": torch.ones(200, 200)}, tmp_path / "model.pth")
+    code, out, _ = run(capsys, "prune", tmp_path / "model.pth", "--count", "7", "--dry-run")
+    assert code == 0 and "0.0% -> <0.1%" in out and "pruned: <0.1% of their 40,000" in out
+    code, _, err = run(capsys, "prune", tmp_path / "model.pth", "--count", "7", "--amount", "0.5")
+    assert code == 2 and one_line(err)
+
+
+def test_what_was_pruned_before_is_said_to_be(capsys, tmp_path):
+    torch.save({"fc.weight": torch.eye(20)}, tmp_path / "model.pth")
+    arguments = ("prune", tmp_path / "model.pth", "--amount", "0.5", "-o", tmp_path / "out.pth")
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0 and "Nothing was pruned: as many weights were zero before." in out
+
+
+@pytest.mark.parametrize("name", ["out.pth", "out.safetensors", "link.pth"])
+def test_files_that_are_there_need_force(capsys, tmp_path, checkpoint, name):
+    (tmp_path / "out.pth").write_text("mine")
+    (tmp_path / "out.safetensors").write_text("mine")
+    (tmp_path / "link.pth").symlink_to("out.pth")
+    arguments = ("prune", checkpoint, "--amount", "0.5", "-o", tmp_path / name)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and one_line(err) and "try another, or --force" in err
+    assert (tmp_path / name).read_text() == "mine"
+    assert run(capsys, *arguments, "--force")[0] == 0
+    assert int((load_sparse(tmp_path / name)["2.weight"] == 0).sum()) > 1000
+
+
+def test_the_input_needs_force_too(capsys, checkpoint):
+    arguments = ("prune", checkpoint, "--amount", "0.5", "-o", checkpoint)
+    assert run(capsys, *arguments)[0] == 2
+    assert run(capsys, *arguments, "--force")[0] == 0
+    assert int((load_sparse(checkpoint)["2.weight"] == 0).sum()) > 1000
+
+
+def test_a_plot_and_a_demo_do_not_replace_files(capsys, tmp_path, checkpoint):
+    (tmp_path / "plot.png").write_text("mine")
+    (tmp_path / "pruned.pt").write_text("mine")
+    plot = ("sensitivity", checkpoint, "--plot", tmp_path / "plot.png")
+    for arguments in (plot, ("demo", "--out", tmp_path)):
+        code, _, err = run(capsys, *arguments)
+        assert code == 2 and one_line(err) and "--force" in err
+    assert run(capsys, *plot, "--force")[0] == 0
+    assert (tmp_path / "pruned.pt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+@pytest.mark.parametrize("kind", ["/dev/null", "/dev/full", "pipe", "folder"])
+def test_what_is_no_file_is_never_replaced(capsys, tmp_path, checkpoint, kind, force):
+    target = tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(target)
+    if kind == "folder":
+        target.mkdir()
+    before = target.stat().st_mode
+    for arguments in (
+        ("prune", checkpoint, "--amount", "0.5", "-o", target, *force),
+        ("sensitivity", checkpoint, "--plot", target, *force),
+    ):
+        code, _, err = run(capsys, *arguments)
+        assert code == 2 and one_line(err) and "try" in err
+    assert target.stat().st_mode == before
+
+
+def test_names_are_printed_without_control_characters(capsys, tmp_path):
+    name = "fc\x1b[2J\r\n\x9b\u202e.weight"
+    torch.save({name: torch.eye(9), "x": {"\x1b[31m": 1}}, tmp_path / "a\x1b[2Jb.pth")
+    source = tmp_path / "a\x1b[2Jb.pth"
+    for arguments in (
+        ("inspect", source),
+        ("prune", source, "--amount", "0.9", "-o", tmp_path / "o\x1b[2J.pth"),
+        ("sensitivity", source),
+        ("prune", source, "--amount", "0.5", "--include", "\x1b[2J", "--dry-run"),
+        ("inspect", tmp_path / "\x1b[2J\n.pth"),
+        ("inspect", source, "--key", "\x1b[2J"),
+    ):
+        _, out, err = run(capsys, *arguments)
+        assert not set(out + err) & set("\x1b\r\x9b\u202e")
+        assert "\\x1b[2J" in out + err
+
+
+class Interrupted:
+    """Raises in the place of a command's work."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __call__(self, *_, **__):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (OSError(28, "No space left on device", "x.pth"), 1, "x.pth: No space left on device"),
+        (PermissionError(13, "Permission denied", "x.pth"), 1, "x.pth: Permission denied"),
+        (OSError(36, "File name too long", "x.pth"), 2, "x.pth: File name too long"),
+        (MemoryError(), 1, "out of memory"),
+        (RecursionError("maximum recursion depth"), 2, "nested too deeply"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (RuntimeError("a word\nand another"), 1, "RuntimeError: a word; try"),
+        (ValueError(), 1, "ValueError"),
+    ],
+)
+def test_every_error_is_one_line(capsys, monkeypatch, checkpoint, error, code, message):
+    from sparseinfer.checkpoints import facts
+
+    monkeypatch.setattr(facts, "open_checkpoint", Interrupted(error))
+    found, out, err = run(capsys, "inspect", checkpoint)
+    assert (found, out) == (code, "") and one_line(err) and message in err
+
+
+def in_a_process(arguments, **options):
+    """Run the command in a process of its own."""
+    command = [sys.executable, "-m", "sparseinfer", *map(str, arguments)]
+    return subprocess.run(command, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize("out", ["out.pth", "out.safetensors", "out"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, out):
+    torch.save({"fc.weight": torch.randn(600, 600)}, tmp_path / "model.pth")
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))  # noqa: E731
+    format = "dense" if "." in out else "sparse"
+    arguments = ("prune", tmp_path / "model.pth", "--amount", "0.1", "-o", tmp_path / out)
+    done = in_a_process(
+        (*arguments, "--format", format), capture_output=True, preexec_fn=limit, cwd=tmp_path
+    )
+    assert done.returncode == 1 and done.stdout == "" and one_line(done.stderr)
+    assert f"error: {tmp_path / out}" in done.stderr and "File too large" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_a_reader_that_has_gone_is_one_line(tmp_path):
+    torch.save({f"fc{i}.weight": torch.eye(9) for i in range(2000)}, tmp_path / "model.pth")
+    read, write = os.pipe()
+    os.close(read)
+    done = in_a_process(("inspect", tmp_path / "model.pth"), stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert done.returncode == 1 and one_line(done.stderr) and "standard output" in done.stderr
+
+
+def test_names_that_the_terminal_cannot_show_are_spelled_out(tmp_path):
+    torch.save({"größe.weight": torch.eye(9)}, tmp_path / "model.pth")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    arguments = ("inspect", tmp_path / "model.pth")
+    done = in_a_process(arguments, capture_output=True, env=environment)
+    assert done.returncode == 0 and "gr\\xf6\\xdfe.weight" in done.stdout
+
+
+def test_tensors_that_are_not_dense_are_listed_and_refused_where_they_cannot_be_written(
+    capsys, tmp_path
+):
+    path = tmp_path / "model.pth"
+    state = {
+        "fc.weight": torch.randn(8, 8),
+        "sparse": torch.eye(3).to_sparse(),
+        "quantised": torch.quantize_per_tensor(torch.ones(3, 3), 0.1, 0, torch.qint8),
+    }
+    torch.save(state, path)
+    code, out, _ = run(capsys, "inspect", path)
+    assert code == 0 and out.count("(not a plain dense tensor)") == 2
+    arguments = ("prune", path, "--amount", "0.5", "-o")
+    assert run(capsys, *arguments, tmp_path / "out.pth")[0] == 0
+    assert torch.load(tmp_path / "out.pth", weights_only=True).keys() == state.keys()
+    code, _, err = run(capsys, *arguments, tmp_path / "out.safetensors")
+    assert code == 2 and one_line(err) and "sparse: expected a dense tensor" in err
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    torch.save({"fc.weight": nested}, path)
+    code, _, err = run(capsys, "inspect", path)
+    assert code == 2 and one_line(err) and "got a nested one" in err
+
+
+def test_version_and_help_do_not_import_torch():
+    script = (
+        "import sys; sys.argv = ['sparseinfer', sys.argv[1]]\n"
+        "from sparseinfer.cli import main\n"
+        "try: main()\nfinally: assert not {'torch', 'numpy'} & sys.modules.keys()"
+    )
+    for option in ("--version", "--help"):
+        done = subprocess.run([sys.executable, "-c", script, option], capture_output=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_package_is_complete_in_the_command_too():
+    script = "import sys; sys.argv = ['sparseinfer']\nimport sparseinfer\n"
+    for name in sparseinfer.__all__:
+        script += f"assert sparseinfer.{name} is not None\n"
+    script += "try: sparseinfer.nothing\nexcept AttributeError: print('right')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "right\n", done.stderr

@@ -23,8 +23,8 @@ from sparseinfer.checkpoints import (
     prune_state_dict,
 )
 from sparseinfer.checkpoints.plain import make_plain
-from sparseinfer.checkpoints.structure import parse_structure
 from sparseinfer.patterns import detect_pattern
+from sparseinfer.prune.structures import parse_structure
 
 
 class Zoo(nn.Module):
@@ -241,18 +241,36 @@ def test_two_in_four(method, shape):
     state = weights(fc=shape)
     original = state["fc.weight"].clone()
     prune_state_dict(state, Recipe(method, structure="2:4"))
-    kept = state["fc.weight"].reshape(-1, 4) != 0
+    kept = state["fc.weight"].movedim(1, -1).reshape(-1, 4) != 0
     assert bool((kept.sum(1) == 2).all())
     assert str(detect_pattern(state["fc.weight"])) == "2:4"
     if method == "magnitude":
-        largest = original.reshape(-1, 4).abs().topk(2).indices
+        largest = original.movedim(1, -1).reshape(-1, 4).abs().topk(2).indices
         assert bool(kept.gather(1, largest).all())
 
 
-def test_columns_beyond_the_last_whole_group_are_kept():
-    state = weights(fc=(3, 7))
+def test_channels_beyond_the_last_whole_group_are_a_group_as_if_padded():
+    state = weights(fc=(3, 7), conv=(4, 3, 2, 2), depthwise=(6, 1, 3, 3))
     prune_state_dict(state, Recipe(structure="1:4"))
-    assert zeros(state)["fc.weight"] == 9 and bool((state["fc.weight"][:, 4:] != 0).all())
+    assert (state["fc.weight"][:, 4:] != 0).sum(1).tolist() == [1, 1, 1]
+    assert set((state["conv.weight"] != 0).sum(1).flatten().tolist()) == {1}
+    assert zeros(state)["depthwise.weight"] == 0
+
+
+def test_a_weight_in_which_n_of_m_finds_nothing_is_left_with_that_reason():
+    state = {**weights(depthwise=(6, 1, 3, 3), two=(4, 2, 3), fc=(4, 8)), "scale": torch.ones(3)}
+    rows = {row.name: row for row in prune_state_dict(state, Recipe(structure="2:4")).rows}
+    assert rows["depthwise.weight"].reason == "1 input channel, and 2:4 keeps 2"
+    assert rows["two.weight"].reason == "2 input channels, and 2:4 keeps 2"
+    assert [name for name, row in rows.items() if row.pruned] == ["fc.weight"]
+
+
+def test_a_layer_that_loses_over_99_percent_is_warned_of():
+    state = weights(a=(40, 40), b=(40, 40))
+    state["a.weight"].view(-1)[5:] *= 1e-6
+    with pytest.warns(UserWarning, match=r"left 5 of the 1,600 weights of a\.weight; try"):
+        found = prune_state_dict(state, Recipe(amount=1595))
+    assert len(found.warnings) == 1
 
 
 @pytest.mark.parametrize(("structure", "pattern"), [("4x1", "block 4x1"), ("1x4", "block 1x4")])
@@ -363,7 +381,7 @@ def test_the_bar_counts_each_look_at_a_tensor(monkeypatch, recipe):
 
 
 def test_structures_are_written_as_they_are_read():
-    for text in ("unstructured", "2:4", "4x1"):
+    for text in ("unstructured", "2:4", "4x1", "filters", "channels"):
         assert str(parse_structure(text)) == text
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 import torch
-from oracle import check_conv, check_linear, sparse_weight
+from oracle import check_conv, check_linear, packed_along_columns, sparse_weight
 from torch import Tensor
 
 from sparseinfer import pack, registry
@@ -50,9 +51,7 @@ def _weight(row: registry.Row, shape: tuple[int, ...], density: float, **options
 def _pack(row: registry.Row, weight: Tensor, groups: int = 1) -> Tensor:
     params = {}
     if row.format == "nm":
-        full = all(
-            (group != 0).sum(dim=1).max() <= 2 for group in weight.flatten(1).split(4, dim=1)
-        )
+        full = all((group != 0).sum(dim=1).max() <= 2 for group in weight.split(4, dim=1))
         params = {"n": 2 if full else 4, "m": 4}
     return pack(weight, row.format, groups, **params)
 
@@ -241,6 +240,21 @@ def _check_geometry(
 def test_conv_geometries(row: registry.Row, geometry: tuple[Any, ...]) -> None:
     for density in DENSITIES:
         _check_geometry(row, geometry, density, bias=density > 0)
+
+
+@pytest.mark.parametrize("row", [r for r in _rows("conv") if r.id.startswith("nm.")], indirect=True)
+def test_convolutions_packed_along_columns_still_run(row: registry.Row) -> None:
+    for geometry in GEOMETRIES:
+        batch, groups, c, m, image, kernel, stride, padding, dilation, mode = geometry
+        shape = m * groups, c, *kernel
+        weight = sparse_weight((m * groups, c * math.prod(kernel)), 0.8, nm=(2, 4)).view(shape)
+        x = torch.randn(batch, c * groups, *image)
+        packed = packed_along_columns(weight, groups)
+        y = _conv(
+            row, x, packed, None, m * groups, kernel, stride, padding, dilation, groups, mode,
+            "none", 1,
+        )  # fmt: skip
+        check_conv(y, x, weight, None, stride, padding, dilation, groups, mode, "none")
 
 
 @conv_rows

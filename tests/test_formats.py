@@ -193,9 +193,9 @@ def _channels() -> torch.Tensor:
     return weight
 
 
-def _along_channels() -> torch.Tensor:
-    flat = sparse_weight((16 * 9, 32), 1.0, nm=(2, 4))
-    return flat.view(16, 3, 3, 32).permute(0, 3, 1, 2).contiguous()
+def _along_columns() -> torch.Tensor:
+    """2:4 in the reshape to [M, K], which is no pattern of input channels."""
+    return sparse_weight((16, 72), 1.0, nm=(2, 4)).view(16, 8, 3, 3)
 
 
 def _zeroed(shape: tuple[int, ...], rows: list[int], channels: list[int]) -> torch.Tensor:
@@ -217,7 +217,10 @@ def _zeroed(shape: tuple[int, ...], rows: list[int], channels: list[int]) -> tor
         ("1:4", lambda: sparse_weight((32, 64), 1.0, nm=(1, 4))),
         ("4:8", lambda: sparse_weight((32, 64), 1.0, nm=(4, 8))),
         ("2:4", lambda: sparse_weight((16, 8, 3, 3), 1.0, nm=(2, 4))),
-        ("2:4 along channels", _along_channels),
+        ("2:4", lambda: sparse_weight((16, 8, 3), 1.0, nm=(2, 4))),
+        ("4:8", lambda: sparse_weight((16, 8, 1, 1), 1.0, nm=(4, 8))),
+        ("2:4", lambda: sparse_weight((16, 10, 3, 3), 1.0, nm=(2, 4))),
+        ("unstructured", _along_columns),
         ("block 4x1", lambda: _blocks(4, 1)),
         ("block 1x4", lambda: _blocks(1, 4)),
         ("block 8x8", lambda: _blocks(8, 8)),
@@ -267,23 +270,27 @@ def _n_of_m_by_definition(kept: torch.Tensor) -> tuple[int, int] | None:
         if not groups:
             return None
         n = int(counts.max())
-        if n <= m // 2 and float((counts == n).sum()) >= 0.9 * len(groups):
+        rest = max(int(row[len(row) // m * m :].sum()) for row in kept)
+        if n <= m // 2 and float((counts == n).sum()) >= 0.9 * len(groups) and rest <= n:
             return n, m
     return None
 
 
 @pytest.mark.parametrize("columns", [3, 4, 7, 8, 12, 15, 16, 20, 31, 32, 44, 63])
 @pytest.mark.parametrize("n_of_m", [(1, 4), (2, 4), (3, 4), (2, 8), (4, 8), (3, 16), (8, 16)])
-def test_groups_start_at_the_first_column_and_a_rest_is_left_out(
+def test_groups_start_at_the_first_column_and_a_rest_holds_n_too(
     columns: int, n_of_m: tuple[int, int]
 ) -> None:
     n, m = n_of_m
     kept = torch.rand(6, columns) < 0.5
-    for start in range(0, columns - m + 1, m):
-        order = torch.rand(6, m).argsort(1)
+    for start in range(0, columns, m):
+        order = torch.rand(6, min(m, columns - start)).argsort(1)
         kept[:, start : start + m] = order < n
     # A view into a wider weight, as slices are.
     view = torch.cat([torch.ones(6, 1, dtype=torch.bool), kept], 1)[:, 1:]
     assert _nm(view) == _nm(kept) == _n_of_m_by_definition(kept)
     if n <= m // 2 and columns >= m:
         assert _nm(kept) is not None
+    if columns % m > n:
+        kept[:, columns // m * m :] = True
+        assert _nm(kept) == _n_of_m_by_definition(kept) != n_of_m

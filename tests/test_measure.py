@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparseinfer import clock as clocks
 from sparseinfer import measure
 from sparseinfer.measure import (
     FEWEST,
@@ -24,20 +24,34 @@ from sparseinfer.measure import (
 )
 
 
-class Clock:
-    """Time that passes only by `wait`."""
+class Clock(clocks.Clock):
+    """Time that passes only by `wait`, and by `interrupt`, when others have the processor."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: self.now))
+    def __init__(self) -> None:
+        self.now = self.ran = 0.0
+        self.taken = 0
 
     def wait(self, seconds: float) -> None:
         self.now += seconds
+        self.ran += seconds
+
+    def interrupt(self, seconds: float) -> None:
+        self.now += seconds
+        self.taken += 1
+
+    def wall(self) -> float:
+        return self.now
+
+    def thread(self) -> float:
+        return self.ran
+
+    def preemptions(self) -> int:
+        return self.taken
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+def clock() -> Clock:
+    return Clock()
 
 
 def _calls(clock: Clock, dense: Callable[[], float], sparse: Callable[[], float]):  # type: ignore[no-untyped-def]
@@ -72,7 +86,7 @@ def test_looking_early_does_not_add_to_the_risk(clock: Clock) -> None:
     """Of two that are equally fast, neither is found to be the faster more often than it says."""
     draw = random.Random(2)
     calls = _calls(clock, lambda: draw.uniform(1, 2), lambda: draw.uniform(1, 2))
-    found = [compare(*calls, budget_s=1e9, threshold=1.0) for _ in range(400)]
+    found = [compare(*calls, clock=clock, budget_s=1e9, threshold=1.0) for _ in range(400)]
     assert sum(one.low > 1.0 for one in found) / 400 <= RISK
     assert sum(one.high < 1.0 for one in found) / 400 <= RISK
     assert sum(one.speedup for one in found) / 400 == pytest.approx(1.0, abs=0.02)
@@ -82,7 +96,7 @@ def test_it_ends_as_soon_as_it_is_decided(clock: Clock) -> None:
     draw = random.Random(3)
     calls = _calls(clock, lambda: draw.uniform(2, 2.1), lambda: draw.uniform(1, 1.1))
     for threshold, rounds, early in ((1.05, LOOKS[0], True), (4, LOOKS[0], True), (None, 100, 0)):
-        found = compare(*calls, budget_s=1e9, threshold=threshold)
+        found = compare(*calls, clock=clock, budget_s=1e9, threshold=threshold)
         assert (found.rounds, found.early) == (rounds, bool(early))
         assert found.low <= found.speedup <= found.high
         assert found.dense_ms == pytest.approx(2050, abs=50)
@@ -90,8 +104,8 @@ def test_it_ends_as_soon_as_it_is_decided(clock: Clock) -> None:
 
 def test_it_ends_when_the_budget_is_spent(clock: Clock) -> None:
     calls = _calls(clock, lambda: 2.0, lambda: 1.0)
-    assert compare(*calls, budget_s=0.1, threshold=2.0).rounds == FEWEST
-    rounds = compare(*calls, budget_s=40.0, threshold=2.0).rounds
+    assert compare(*calls, clock=clock, budget_s=0.1, threshold=2.0).rounds == FEWEST
+    rounds = compare(*calls, clock=clock, budget_s=40.0, threshold=2.0).rounds
     assert FEWEST < rounds <= 40 / 3 + 1
 
 
@@ -101,6 +115,7 @@ def test_the_two_take_turns_at_being_first(clock: Clock) -> None:
         lambda: (order.append("dense"), clock.wait(1)),
         lambda: (order.append("sparse"), clock.wait(1)),
         budget_s=3.5,
+        clock=clock,
     )
     assert order[-6:] == ["dense", "sparse", "sparse", "dense", "dense", "sparse"]
 
@@ -112,7 +127,7 @@ def test_getting_ready_is_not_timed(clock: Clock) -> None:
         return lambda: (entered.append(name), clock.wait(100))[0]  # type: ignore[func-returns-value]
 
     calls = _calls(clock, lambda: 1.0, lambda: 1.0)
-    found = compare(*calls, budget_s=1.0, ready=(enter("dense"), enter("sparse")))
+    found = compare(*calls, clock=clock, budget_s=1.0, ready=(enter("dense"), enter("sparse")))
     assert found.dense_ms == found.sparse_ms == 1000.0
     assert entered[:2] == ["dense", "sparse"] and len(entered) == 2 + 2 * FEWEST
 
@@ -125,7 +140,7 @@ def test_short_calls_are_repeated_within_a_sample(clock: Clock) -> None:
         count += 1
         clock.wait(1e-6)
 
-    found = compare(call, call, budget_s=0.0)
+    found = compare(call, call, budget_s=0.0, clock=clock)
     assert found.dense_ms == pytest.approx(1e-3)
     assert count / (2 * FEWEST) == pytest.approx(measure.SAMPLE_S / 1e-6, rel=0.05)
 

@@ -410,4 +410,7 @@ def test_scans_refuse_what_means_nothing(options):
 
 def test_a_scan_is_drawn(tmp_path):
     made_up().plot(tmp_path / "lines.png")
+    found = made_up()
+    found.accuracy = {"_fc.weight": next(iter(found.accuracy.values()))}
+    found.plot(tmp_path / "lines.svg")
     assert (tmp_path / "lines.png").read_bytes().startswith(b"\x89PNG")

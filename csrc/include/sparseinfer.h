@@ -156,7 +156,7 @@ typedef struct si_pack_options {
   si_format format;
   si_value_type value_type; /* csr: F32; panel: F32 or BF16 (rounded; computed with in F32); nm and bsr: any */
   int32_t kblock;           /* panel: columns of a K block (a multiple of 16), 0 for one block, or as above */
-  int32_t nm_n, nm_m;       /* nm: at most n non-zeros in every m consecutive columns */
+  int32_t nm_n, nm_m;       /* nm: at most n non-zeros in every m consecutive input channels */
   int32_t block;            /* bsr: edge of the blocks, 16, 32, 64 or 128 */
   const si_target* target;  /* what choices are made for (panel: kblock < 0); NULL: the host */
 } si_pack_options;
@@ -168,7 +168,8 @@ typedef struct si_weight_info {
   si_weight_desc desc;
   int64_t nnz;
   uint64_t bytes;
-  int32_t params[4];    /* by the names of si_format_info; bsr: the edge, and the number of stored blocks */
+  int32_t params[4];    /* by the names of si_format_info; nm: after them the order of the columns
+                           (csrc/formats/nm/LAYOUT.md) */
   uint64_t sections[4]; /* byte offsets, likewise */
 } si_weight_info;
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.checkpoints.tensors import is_plain
 
 __all__ = ["PARTS", "compress", "compressed_bytes", "decompress"]
 
@@ -78,6 +79,9 @@ def decompress(parts: Mapping[str, Tensor], name: str) -> Tensor:
     for part in PARTS[:3]:
         if part not in parts:
             raise _damaged(name, f"a tensor {part} beside the others", "none")
+    for part, tensor in parts.items():
+        if not is_plain(tensor):
+            raise _damaged(name, f"a dense {part}", f"{tensor.layout} on {tensor.device}")
     shape = _shape(parts["shape"], name)
     values, bits = parts["compressed"].detach().cpu(), parts["bitmask"].detach().cpu()
     expected = (*shape[:-1], -(-shape[-1] // 8))

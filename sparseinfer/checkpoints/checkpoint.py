@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,14 +16,17 @@ from torch import Tensor
 
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.files import Shard, read_file, read_json, write_file
+from sparseinfer.checkpoints.foreign import recognise_folder
+from sparseinfer.checkpoints.masks import masks_beside
 from sparseinfer.checkpoints.plain import LAYOUT, Plain, make_plain
-from sparseinfer.checkpoints.staging import staged
+from sparseinfer.files import staged, staged_folder, sweep
+from sparseinfer.pretrained import METHOD, WEIGHTS_FILE
 
 __all__ = ["CONFIG", "WEIGHTS", "Checkpoint", "open_checkpoint"]
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-_SINGLE = (WEIGHTS, "pytorch_model.bin")
+_SINGLE = (WEIGHTS, "pytorch_model.bin", WEIGHTS_FILE)
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx"}
 """Files of a folder that hold weights: they are written anew or left out, never copied."""
@@ -55,7 +59,7 @@ class Checkpoint:
         """Keys beside the state_dict (epoch, optimizer); safetensors cannot hold them."""
         return [key for shard in self.shards for key in shard.others]
 
-    def make_plain(self) -> Plain:
+    def make_plain(self, look: bool = False) -> Plain:
         """Make its state_dict plain, see `make_plain`; each tensor stays in the file it was in.
 
         Raises:
@@ -65,7 +69,14 @@ class Checkpoint:
         for shard in self.shards:
             metadata.update(shard.metadata)
             shard.metadata.pop(LAYOUT, None)
-        plain = make_plain({name: value for name, value, _ in self.items()}, metadata)
+        entries = {name: value for name, value, _ in self.items()}
+        notes = []
+        for shard in self.shards:
+            masks, left = masks_beside(shard.root, shard.tensors)
+            notes += left
+            entries.update({f"{name}_mask": mask for name, mask in masks.items()})
+        plain = make_plain(entries, metadata, look)
+        plain.notes += notes
         home = {name: shard for name, _, shard in self.items()}
         for shard in self.shards:
             # The same dict: it lies in `root`, and may carry torch's _metadata.
@@ -75,6 +86,9 @@ class Checkpoint:
         unpacked = any(source.startswith("sparse-") for source in plain.sources.values())
         if unpacked and self.config is not None:
             self.config = without_sparsity(self.config)
+        for shard in self.shards:
+            if shard.path.name == WEIGHTS_FILE:  # now dense, under the name that all find
+                shard.path = shard.path.with_name(WEIGHTS)
         return plain
 
     def write(self, target: Path) -> None:
@@ -94,7 +108,7 @@ class Checkpoint:
                 container = only.container
             target.parent.mkdir(parents=True, exist_ok=True)
             # Through a link, as downloads in a cache are, to the file itself.
-            with staged([target.resolve()]) as (unfinished,):
+            with staged([target]) as (unfinished,):
                 write_file(only, unfinished, container)
             return
         if target.suffix in _WEIGHT_SUFFIXES and not target.is_dir():
@@ -102,7 +116,14 @@ class Checkpoint:
                 f"{target}: expected a folder as output, as the input is one, got the name of a "
                 f"file; try {target.stem}"
             )
-        jobs = [(target / shard.path.name, partial(_write_shard, shard)) for shard in self.shards]
+        jobs = {shard.path.name: partial(_write_shard, shard) for shard in self.shards}
+        if self.config is not None:
+            jobs[CONFIG] = partial(_write_json, self.config)
+        in_place = target.exists() and os.path.samefile(target, self.folder)
+        if not in_place:
+            prepare_folder(target)
+            for entry in other_files(self.folder):
+                jobs.setdefault(entry.name, partial(shutil.copyfile, entry))
         if self.index is not None:
             home = {name: shard.path.name for name, _, shard in self.items()}
             content = {**self.index, "weight_map": home}
@@ -111,20 +132,14 @@ class Checkpoint:
                     tensor.numel() * tensor.element_size() for tensor in self.tensors.values()
                 )
                 content["metadata"] = {**content["metadata"], "total_size": size}
-            jobs.append((target / self.index_name, partial(_write_json, content)))
-        if self.config is not None:
-            jobs.append((target / CONFIG, partial(_write_json, self.config)))
-        if not (target.exists() and os.path.samefile(target, self.folder)):
-            prepare_folder(target)
-            there = {path for path, _ in jobs}
-            jobs += [
-                (target / entry.name, partial(shutil.copyfile, entry))
-                for entry in other_files(self.folder)
-                if target / entry.name not in there
-            ]
-        with staged([path.resolve() for path, _ in jobs]) as unfinished:
-            for (_, write), path in zip(jobs, unfinished, strict=True):
+            # The last to appear, as no reader takes shards without it for a checkpoint.
+            jobs[self.index_name] = partial(_write_json, content)
+        whole: Any = nullcontext(target) if target.is_dir() else staged_folder(target)
+        with whole as folder, staged([folder / name for name in jobs]) as unfinished:
+            for write, path in zip(jobs.values(), unfinished, strict=True):
                 write(path)
+        if WEIGHTS in jobs:
+            (target / WEIGHTS_FILE).unlink(missing_ok=True)  # what the new file replaces
 
 
 def _write_shard(shard: Shard, path: Path) -> None:
@@ -156,6 +171,8 @@ def without_sparsity(config: dict[str, Any]) -> dict[str, Any]:
         {}
     """
     result = dict(config)
+    if _of(result):
+        del result["quantization_config"]
     for key in ("quantization_config", "compression_config"):
         if isinstance(result.get(key), dict) and "sparsity_config" in result[key]:
             rest = {
@@ -164,6 +181,12 @@ def without_sparsity(config: dict[str, Any]) -> dict[str, Any]:
             if not rest.keys() <= {"quant_method", "version", "transform_config"}:
                 result[key] = rest
     return result
+
+
+def _of(config: dict[str, Any]) -> dict[str, Any]:
+    """Our own quantization_config in a config.json; empty where there is none."""
+    found = config.get("quantization_config")
+    return found if isinstance(found, dict) and found.get("quant_method") == METHOD else {}
 
 
 def open_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Checkpoint:
@@ -185,13 +208,19 @@ def open_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Che
     for name in _INDEXES:
         if (path / name).is_file():
             return _open_index(path / name, key)
+    config = _config(path)
+    if config is not None and _of(config).get("packed"):
+        raise CheckpointError(
+            f"{path}: expected weights under their plain names, got a converted model that "
+            "transformers saved; try from_pretrained, and sparseinfer.to_dense"
+        )
     for name in _SINGLE:
         if (path / name).is_file():
             shards = [read_file(path / name, key)]
-            return Checkpoint(path, shards, folder=path, config=_config(path))
+            return Checkpoint(path, shards, folder=path, config=config)
+    found = recognise_folder(path) or "none; try the path of a file"
     raise CheckpointError(
-        f"{path}: expected a folder with {' or '.join(_SINGLE)} or an index of either, got none; "
-        "try the path of a file"
+        f"{path}: expected a folder with {' or '.join(_SINGLE)} or an index of either, got {found}"
     )
 
 
@@ -239,13 +268,15 @@ def _config(folder: Path) -> dict[str, Any] | None:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Create a folder for output, or prove that it is empty.
+    """Prove that a folder for output is not there yet, or empty.
 
     Raises:
         CheckpointError: it holds something.
-        OSError: it cannot be created.
+        OSError: it is no folder, or cannot be read.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not os.path.lexists(folder):
+        return
+    sweep(folder)
     there = sorted(entry.name for entry in folder.iterdir())
     if there:
         raise CheckpointError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from sparseinfer.checkpoints.checkpoint import open_checkpoint
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.prunable import Choice, choose
+from sparseinfer.checkpoints.tensors import identity, is_plain
 from sparseinfer.cost import worst_estimate
 from sparseinfer.patterns import detect_pattern
 from sparseinfer.progress import track
@@ -52,7 +53,8 @@ class TensorFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """A checkpoint: its tensors, how it is contained, and what lies beside the state_dict."""
+    """A checkpoint: its tensors, how it is contained, what lies beside the state_dict, and notes on
+    masks that were not applied."""
 
     path: str
     container: str
@@ -60,19 +62,22 @@ class Facts:
     key: str
     others: list[str]
     tensors: list[TensorFacts]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def totals(self) -> dict[str, Any]:
         """Tensors, elements, bytes, and the zeros of all and of the prunable elements."""
         prunable = [facts for facts in self.tensors if facts.prunable]
         elements = sum(facts.elements for facts in prunable)
+        zeros = sum(facts.zeros for facts in prunable)
         return {
             "tensors": len(self.tensors),
             "elements": sum(facts.elements for facts in self.tensors),
             "bytes": sum(facts.bytes for facts in self.tensors),
             "prunable_tensors": len(prunable),
             "prunable_elements": elements,
-            "sparsity": sum(facts.zeros for facts in prunable) / max(1, elements),
+            "zeros": zeros,
+            "sparsity": zeros / max(1, elements),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def inspect_checkpoint(
         'unstructured'
     """
     checkpoint = open_checkpoint(path, key)
-    plain = checkpoint.make_plain()
+    plain = checkpoint.make_plain(look=True)
     tensors = checkpoint.tensors
     try:
         choices = choose(tensors)
@@ -110,35 +115,71 @@ def inspect_checkpoint(
             for name, t in tensors.items()
         ]
     found = []
+    # Tied tensors, and there may be many, are gone through once.
+    seen: dict[object, TensorFacts] = {}
     for choice in track(choices, len(choices), "inspecting", progress):
         tensor = tensors[choice.name]
         stored = plain.sources.get(choice.name, "plain")
         size = plain.stored_bytes.get(choice.name, tensor.numel() * tensor.element_size())
-        found.append(_facts(choice, tensor, stored, size))
+        same = identity(tensor), choice.taken, choice.name.rpartition(".")[2]
+        if choice.name in plain.looked_at:
+            seen[same] = _facts_of_packed(choice, tensor, size, plain.looked_at[choice.name])
+        elif same not in seen:
+            seen[same] = _facts(choice, tensor, stored, size)
+        found.append(
+            replace(seen[same], name=choice.name, reason=choice.reason, stored=stored, bytes=size)
+        )
     first = checkpoint.shards[0]
     others = checkpoint.others
-    return Facts(str(path), first.container, len(checkpoint.shards), first.key, others, found)
+    return Facts(
+        str(path), first.container, len(checkpoint.shards), first.key, others, found, plain.notes
+    )
 
 
 def _facts(choice: Choice, tensor: Tensor, stored: str, size: int) -> TensorFacts:
-    zeros = nonfinite = 0
+    zeros, nonfinite = _counts(tensor)
     pattern, gain = "", None
-    if tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized:
-        values = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
-        zeros = values.numel() - int(torch.count_nonzero(values))
-        nonfinite = values.numel() - int(torch.isfinite(values).sum())
     if choice.taken:
         pattern = str(detect_pattern(tensor))
-        kind = _KINDS.get(tensor.dim())
-        # Weights of other names are those of RNNs and attention, which no conversion replaces.
-        if kind is not None and choice.name.rpartition(".")[2] == "weight":
-            M, K = tensor.shape[0], tensor[0].numel()
-            density = 1 - zeros / tensor.numel()
-            gain = worst_estimate(kind, M, K, density, torch.get_num_threads()).speedup
+        gain = _gain(choice, tensor.shape, zeros)
     return TensorFacts(
         choice.name, list(choice.shape), choice.dtype, tensor.numel(), zeros, nonfinite, size,
         stored, choice.taken, choice.reason, pattern, gain,
     )  # fmt: skip
+
+
+def _facts_of_packed(
+    choice: Choice, tensor: Tensor, size: int, known: dict[str, Any]
+) -> TensorFacts:
+    zeros = tensor.numel() - known["nnz"]
+    return TensorFacts(
+        choice.name, list(choice.shape), choice.dtype, tensor.numel(), zeros, 0, size, "packed",
+        True, "a layer's weight", f"packed as {known['format']}",
+        _gain(choice, tensor.shape, zeros),
+    )  # fmt: skip
+
+
+def _counts(tensor: Tensor) -> tuple[int, int]:
+    """Zeros, and NaN or Inf; none of either where there is nothing to count."""
+    if not is_plain(tensor):
+        return 0, 0
+    try:
+        values = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
+        zeros = values.numel() - int(torch.count_nonzero(values))
+        return zeros, values.numel() - int(torch.isfinite(values).sum())
+    # torch keeps types that it has no operations for, such as float4 and the smaller integers.
+    except RuntimeError:
+        return 0, 0
+
+
+def _gain(choice: Choice, shape: torch.Size, zeros: int) -> float | None:
+    kind = _KINDS.get(len(shape))
+    # Weights of other names are those of RNNs and attention, which no conversion replaces.
+    if kind is None or choice.name.rpartition(".")[2] != "weight":
+        return None
+    M, K = shape[0], shape.numel() // shape[0]
+    density = 1 - zeros / shape.numel()
+    return worst_estimate(kind, M, K, density, torch.get_num_threads()).speedup
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 import struct
 import warnings
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.checkpoints.foreign import recognise
 from sparseinfer.checkpoints.nesting import find_state_dict
+from sparseinfer.checkpoints.pickles import check_archive, check_stream
+from sparseinfer.checkpoints.tensors import check_tensors
+from sparseinfer.checkpoints.write import write_safetensors, write_torch
+from sparseinfer.switches import switching
 
 __all__ = ["Shard", "is_safetensors", "read_file", "write_file"]
 
@@ -70,6 +74,11 @@ def read_file(path: Path, key: str | None = None) -> Shard:
             it holds no state_dict; a tensor has no memory behind it.
     """
     _check_regular(path)
+    foreign = recognise(path)
+    if foreign is not None:
+        raise CheckpointError(
+            f"{path}: expected a file by torch.save or safetensors, got {foreign}"
+        )
     if is_safetensors(path):
         tensors, metadata = _read_safetensors(path)
         if key is not None:
@@ -83,54 +92,40 @@ def read_file(path: Path, key: str | None = None) -> Shard:
         found, state = find_state_dict(root, key)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    for name, value in state.items():
+    for name in state:
         if not isinstance(name, str):
             raise CheckpointError(
                 f"{path}: expected names of tensors as keys, got {name!r}; "
                 "try torch.save(model.state_dict(), path)"
             )
-        if isinstance(value, Tensor):
-            _check_memory(value, f"{path}: {name}")
+    try:
+        check_tensors(state, path.stat().st_size)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     return Shard(path, "torch", root, found, state)
 
 
 def write_file(shard: Shard, path: Path, container: str) -> None:
-    """Write a shard's content to `path`, as it is now; safetensors holds only its tensors."""
+    """Write a shard's content to `path`, as it is now; safetensors holds only its tensors.
+
+    Raises:
+        CheckpointError, OSError: as `write_safetensors`.
+    """
     if container == "torch":
-        torch.save(shard.root, path)
+        write_torch(shard.root, path)
         return
     tensors = {name: value for name, value in shard.tensors.items() if isinstance(value, Tensor)}
-    safetensors.torch.save_file(unshared(tensors), path, {"format": "pt", **shard.metadata})
-
-
-def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, contiguous and none in the memory of another, as safetensors wants them.
-
-    Example:
-        >>> row = torch.zeros(2, 2)
-        >>> apart = unshared({"a": row, "b": row[0]})
-        >>> apart["a"].data_ptr() == apart["b"].data_ptr()
-        False
-    """
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        own = tensor.detach().contiguous()
-        storage = own.untyped_storage()
-        whole = storage.nbytes() == own.numel() * own.element_size()
-        if storage.data_ptr() in seen or not whole:
-            own = own.clone()
-        seen.add(own.untyped_storage().data_ptr())
-        result[name] = own
-    return result
+    write_safetensors(tensors, path, {"format": "pt", **shard.metadata})
 
 
 def _check_regular(path: Path) -> None:
     try:
         facts = path.stat()
-    except OSError as error:
+    # ValueError: the name has a NUL, or a character that no file name has.
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(
-            f"{path}: expected a checkpoint, got none ({error.strerror}); try another path"
+            f"{path}: expected a checkpoint, got none ({reason}); try another path"
         ) from error
     if not stat.S_ISREG(facts.st_mode):
         raise CheckpointError(f"{path}: expected a regular file, got something else; try its copy")
@@ -146,7 +141,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             # Copies: a tensor mapped to the file kills the process when another one writes there.
             tensors = {name: stream.get_tensor(name).clone() for name in stream.keys()}
             return tensors, dict(stream.metadata() or {})
-    except (safetensors.SafetensorError, ValueError, OSError) as error:
+    except MemoryError:
+        raise
+    # RuntimeError, KeyError: shapes and types that torch has not.
+    except Exception as error:
         raise CheckpointError(
             f"{path}: expected a safetensors file, got one that cannot be read ({error}); "
             "try another copy of the file"
@@ -155,41 +153,26 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _read_torch(path: Path) -> Any:
     with path.open("rb") as stream:
-        if stream.read(4) == _ZIP:
-            _check_zip(path)
-    try:
-        with warnings.catch_warnings():
-            # torch comments on the pickle's protocol.
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    # The unpickler meets arbitrary bytes, and raises whatever they lead to.
-    except Exception as error:
-        raise CheckpointError(f"{path}: {_refusal(error)}") from error
-
-
-def _check_zip(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    # NotImplementedError: a version of the format that is none.
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise CheckpointError(
-            f"{path}: expected a file by torch.save, got a damaged archive ({error}); "
-            "try another copy of the file"
-        ) from error
-    if any(member.filename.endswith("constants.pkl") for member in members):
-        raise CheckpointError(
-            f"{path}: expected a state_dict, got a TorchScript archive; "
-            "try torch.save(torch.jit.load(path).state_dict(), 'state.pth')"
-        )
-    # torch.save stores; a compressed member could grow a thousandfold.
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise CheckpointError(
-            f"{path}: expected a file by torch.save, got an archive with compressed members; "
-            "try the file inside"
-        )
+        size = os.fstat(stream.fileno()).st_size
+        archive = stream.read(4) == _ZIP
+        stream.seek(0)
+        try:
+            (check_archive if archive else check_stream)(stream, size)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        stream.seek(0)
+        try:
+            with switching(), warnings.catch_warnings():
+                # torch comments on the pickle's protocol.
+                warnings.simplefilter("ignore", UserWarning)
+                return torch.load(stream, map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise
+        # The unpickler meets arbitrary bytes, and raises whatever they lead to.
+        except Exception as error:
+            if "can't allocate memory" in str(error):
+                raise MemoryError(str(error)) from error
+            raise CheckpointError(f"{path}: {_refusal(error)}") from error
 
 
 def _refusal(error: Exception) -> str:
@@ -210,21 +193,6 @@ def _refusal(error: Exception) -> str:
         f"expected a file by torch.save, got one that cannot be read ({reason}); "
         "try another copy of the file"
     )
-
-
-def _check_memory(tensor: Tensor, name: str) -> None:
-    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
-        return
-    # An expanded tensor has elements without end, and none of them of its own.
-    reach = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1 and stride < reach:
-            raise CheckpointError(
-                f"{name}: expected a tensor with memory for each element, got shape "
-                f"{list(tensor.shape)} with strides {list(tensor.stride())}; "
-                "try tensor.contiguous() before saving"
-            )
-        reach += stride * max(0, size - 1)
 
 
 def read_json(path: Path) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.checkpoints.masks import refuse_masks_alone
 
 __all__ = ["find_state_dict", "wrapper_prefix"]
 
@@ -17,7 +18,7 @@ PREFERRED = (
 )  # fmt: skip
 """Keys under which training scripts keep the state_dict, the most telling first."""
 
-NOT_THE_MODEL = ("optim", "sched", "scaler", "ema", "amp", "loss")
+NOT_THE_MODEL = ("optim", "sched", "scaler", "ema", "amp", "loss", "mask")
 """Beginnings of keys whose tensors belong to training."""
 
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
@@ -47,7 +48,8 @@ def find_state_dict(root: Any, key: str | None = None) -> tuple[str, dict[str, A
             f"expected a state_dict, or a dict that holds one, got {type(root).__name__}; "
             "try torch.save(model.state_dict(), path)"
         )
-    found = dict(_candidates(root, "", 0))
+    refuse_masks_alone(root)
+    found = dict(_candidates(root, "", 0, {}))
     if "" in found and not any(_last(path) in PREFERRED for path in found):
         return "", found[""]
     found.pop("", None)
@@ -87,16 +89,23 @@ def wrapper_prefix(names: Iterable[str]) -> str:
     return prefix
 
 
-def _candidates(value: dict[Any, Any], path: str, depth: int) -> Iterator[tuple[str, Any]]:
-    if any(isinstance(key, str) and _has_rows(item) for key, item in value.items()):
+def _candidates(
+    value: dict[Any, Any], path: str, depth: int, seen: dict[int, bool]
+) -> Iterator[tuple[str, Any]]:
+    # A dict that is there under many names, or within itself, is gone through once.
+    again = id(value) in seen
+    if not again:
+        rows = (isinstance(key, str) and _has_rows(item) for key, item in value.items())
+        seen[id(value)] = any(rows)
+    if seen[id(value)]:
         yield path, value
-    if depth == MAX_DEPTH:
+    if again or depth == MAX_DEPTH:
         return
     for key, item in value.items():
         if not isinstance(key, str) or not isinstance(item, dict):
             continue
         if not key.lower().startswith(NOT_THE_MODEL):
-            yield from _candidates(item, f"{path}.{key}" if path else key, depth + 1)
+            yield from _candidates(item, f"{path}.{key}" if path else key, depth + 1, seen)
 
 
 def _has_rows(value: Any) -> bool:

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseinfer.checkpoints.bitmask import PARTS, decompress
+from sparseinfer.checkpoints.bitmask import MAX_DIMS, PARTS, decompress
 from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.checkpoints.masks import is_mask_of, weight_of
+from sparseinfer.checkpoints.tensors import identity, is_plain
+from sparseinfer.formats import info, unpack
 
 __all__ = ["LAYOUT", "Plain", "make_plain", "stored_names"]
 
@@ -25,19 +28,32 @@ _PARAMETRIZATION = re.compile(r"^(?:(.*)\.)?parametrizations\.([^.]+)\.(.+)$")
 _MASK_OF_PARAMETRIZATION = re.compile(r"^\d+\.mask$")
 _PACKED_MAGIC = b"SPARSINF"
 
+_LOOK_TIMES, _MOST_TIMES = 32, 1024
+"""So many times its bytes may a packed weight take, to be looked at and to be loaded: those of a
+weight with one non-zero in a thousand do."""
+
+_ROOM = 1 << 26
+"""Bytes that all packed weights may take beyond that: an emptied layer's are no more than its rows.
+"""
+
 
 @dataclass
 class Plain:
     """The plain entries; from which entry each new name comes (`origin`), and how (`sources`).
 
     `sources` maps a name to `mask`, `parametrization`, `sparse-bitmask`, `sparse-24-bitmask` or
-    `packed`, the form in which it was stored, with the bytes it took as `stored_bytes`.
+    `packed`, the form in which it was stored, with the bytes it took as `stored_bytes`. `looked_at`
+    has what `info` tells of packed weights that were not unpacked; their tensors are on the meta
+    device. `masks` are those that were applied, `notes` tell of others that were not.
     """
 
     tensors: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     stored_bytes: dict[str, int] = field(default_factory=dict)
+    looked_at: dict[str, dict[str, Any]] = field(default_factory=dict)
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def _put(self, name: str, value: Any) -> None:
         if name in self.tensors:
@@ -54,16 +70,21 @@ class Plain:
         self.stored_bytes[name] = sum(part.numel() * part.element_size() for part in parts.values())
 
 
-def make_plain(entries: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> Plain:
+def make_plain(
+    entries: Mapping[str, Any], metadata: Mapping[str, str] | None = None, look: bool = False
+) -> Plain:
     """Give every weight its plain name and its dense, effective value; all else stays as it is.
 
-    Understood are `weight_orig` with `weight_mask` (torch.nn.utils.prune), `parametrizations` with
-    nothing but masks (torch.ao.pruning), compressed-tensors' sparse-bitmask and sparse-24-bitmask
-    with keys of before and since version 0.9, and sparseinfer's packed buffers. Tensors tied before
-    stay tied. `metadata` is that of a safetensors header.
+    Understood are `weight_orig` with `weight_mask` (torch.nn.utils.prune), `weight` with a mask of
+    zeros and ones called `weight_mask` or `mask` beside it, `parametrizations` with nothing but
+    masks (torch.ao.pruning), compressed-tensors' sparse-bitmask and sparse-24-bitmask with keys of
+    before and since version 0.9, and sparseinfer's packed buffers. Tensors tied before stay tied.
+    `metadata` is that of a safetensors header. With `look`, packed weights that would take many
+    times their bytes are not unpacked but described.
 
     Raises:
-        CheckpointError: parts of a weight do not fit together, or a plain name occurs twice.
+        CheckpointError: parts of a weight do not fit together, a plain name occurs twice, or packed
+            weights would take more than a thousand times their bytes.
 
     Example:
         >>> pair = {"fc.weight_orig": torch.ones(1, 2), "fc.weight_mask": torch.tensor([[0., 1.]])}
@@ -79,16 +100,26 @@ def make_plain(entries: Mapping[str, Any], metadata: Mapping[str, str] | None = 
     by_original = {masks[0]: name for name, masks in pairs.items()}
     first_of = {next(iter(keys.values())): prefix for prefix, keys in groups.items()}
     result = Plain()
+    for name, (original, *masks) in pairs.items():
+        if original == name:
+            result.masks.update({mask: entries[mask] for mask in masks})
+    for key, value in entries.items():
+        if key.endswith("_mask") and key not in taken and isinstance(value, Tensor):
+            result.notes.append(
+                f"{key}: not applied, for it is no mask of zeros and ones in the shape of a weight "
+                f"{weight_of(key)} that keeps any of it"
+            )
     products: dict[tuple[Any, ...], Tensor] = {}
+    room = _Room(_LOOK_TIMES if look else _MOST_TIMES)
     for key, value in entries.items():
         if key in by_original:
             name, masks = by_original[key], pairs[by_original[key]][1:]
             parts = {each: entries[each] for each in (key, *masks)}
-            identity = tuple((part.data_ptr(), part.shape) for part in parts.values())
-            if identity not in products:
-                products[identity] = _product(name, list(parts.values()))
+            parents = tuple(identity(part) for part in parts.values())
+            if parents not in products:
+                products[parents] = _product(name, list(parts.values()))
             source = "parametrization" if ".parametrizations." in f".{key}" else "mask"
-            result._add(name, products[identity], source, parts)
+            result._add(name, products[parents], source, parts)
         elif key in first_of:
             prefix = first_of[key]
             parts = {each: entries[each] for each in groups[prefix].values()}
@@ -98,12 +129,24 @@ def make_plain(entries: Mapping[str, Any], metadata: Mapping[str, str] | None = 
             dense = decompress(by_part, prefix)
             result._add(name, _shaped(dense, shape, name), source, parts)
         elif key not in taken:
-            unpacked = _unpacked(key, value)
-            if unpacked is None:
+            facts = _facts_of_packed(key, value)
+            if facts is None:
                 result._put(key, value)
+                continue
+            name = f"{key.removesuffix('packed')}weight"
+            dtype = getattr(torch, facts["value_type"])
+            if room.take(math.prod(facts["shape"]) * max(4, dtype.itemsize), value.numel()):
+                dense = unpack(value).to(dtype)
+            elif look:
+                dense = torch.empty(facts["shape"], dtype=dtype, device="meta")
+                result.looked_at[name] = facts
             else:
-                name = f"{key.removesuffix('packed')}weight"
-                result._add(name, unpacked, "packed", {key: value})
+                raise CheckpointError(
+                    f"{key}: expected a packed weight of at most {_MOST_TIMES} times its bytes, "
+                    f"got {list(facts['shape'])} in {value.numel()} bytes; "
+                    "try load_converted, which leaves it packed"
+                )
+            result._add(name, dense, "packed", {key: value})
     for alias, name in aliases.items():
         if name in result.tensors and alias not in result.tensors:
             result.tensors[alias] = result.tensors[name]
@@ -161,7 +204,7 @@ def _masked(entries: Mapping[str, Any]) -> dict[str, list[str]]:
     pairs: dict[str, list[str]] = {}
     parametrized: dict[str, list[str]] = {}
     for key, value in entries.items():
-        if not isinstance(value, Tensor) or value.layout is not torch.strided:
+        if not isinstance(value, Tensor) or not is_plain(value):
             continue
         base = key.removesuffix("_orig")
         if base != key and isinstance(entries.get(f"{base}_mask"), Tensor):
@@ -170,6 +213,10 @@ def _masked(entries: Mapping[str, Any]) -> dict[str, list[str]]:
         if found is not None:
             prefix, name, _ = found.groups()
             parametrized.setdefault(f"{prefix}.{name}" if prefix else name, []).append(key)
+    for key, value in entries.items():
+        weight = weight_of(key)
+        if weight is not None and weight not in pairs and is_mask_of(value, entries.get(weight)):
+            pairs[weight] = [weight, key]
     for name, keys in parametrized.items():
         originals = [key for key in keys if key.endswith(".original")]
         masks = [key for key in keys if key not in originals]
@@ -187,6 +234,11 @@ def _product(name: str, tensors: Iterable[Tensor]) -> Tensor:
     original, *masks = tensors
     result = original.detach()
     for mask in masks:
+        if not is_plain(mask):
+            raise CheckpointError(
+                f"{name}: expected a dense mask, got {mask.layout} on {mask.device}; "
+                "try mask.to_dense() before saving"
+            )
         if mask.shape != original.shape:
             raise CheckpointError(
                 f"{name}: expected a mask of shape {list(original.shape)}, got {list(mask.shape)}; "
@@ -199,7 +251,7 @@ def _product(name: str, tensors: Iterable[Tensor]) -> Tensor:
 def _shaped(dense: Tensor, shape: tuple[int, ...] | None, name: str) -> Tensor:
     if shape is None:
         return dense
-    if math.prod(shape) != dense.numel() or min(shape, default=0) < 1:
+    if not 1 <= len(shape) <= MAX_DIMS or min(shape) < 1 or math.prod(shape) != dense.numel():
         raise CheckpointError(
             f"{name}: expected a shape of {dense.numel()} elements in the metadata, got "
             f"{list(shape)}; try another copy of the file"
@@ -207,17 +259,27 @@ def _shaped(dense: Tensor, shape: tuple[int, ...] | None, name: str) -> Tensor:
     return dense.view(shape)
 
 
-def _unpacked(key: str, value: Any) -> Tensor | None:
-    if key.rpartition(".")[2] != "packed" or not isinstance(value, Tensor):
+class _Room:
+    """The bytes that packed weights may be unpacked to: some at once, and many a byte of theirs."""
+
+    def __init__(self, times: int) -> None:
+        self.left, self.times = _ROOM, times
+
+    def take(self, dense: int, stored: int) -> bool:
+        left = self.left + self.times * stored - dense
+        if left >= 0:
+            self.left = min(left, _ROOM)
+        return left >= 0
+
+
+def _facts_of_packed(key: str, value: Any) -> dict[str, Any] | None:
+    if key.rpartition(".")[2] != "packed" or not isinstance(value, Tensor) or not is_plain(value):
         return None
     if value.dtype is not torch.uint8 or value.dim() != 1:
         return None
     if bytes(value[: len(_PACKED_MAGIC)].tolist()) != _PACKED_MAGIC:
         return None
-    from sparseinfer.formats import info, unpack
-
     try:
-        stored = info(value)["value_type"]
-        return unpack(value).to(getattr(torch, stored))
+        return info(value)
     except ValueError as error:
         raise CheckpointError(f"{key}: {error}") from error

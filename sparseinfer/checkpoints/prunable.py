@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.prune.names import matches
 
-__all__ = ["Choice", "choose"]
+__all__ = ["Choice", "choose", "output_dim"]
 
 _WEIGHT = re.compile(
     r"^(weight|weight_(ih|hh|hr)(_l\d+(_reverse)?)?|in_proj_weight|[qkv]_proj_weight)$"
@@ -55,10 +55,10 @@ def choose(
     one dimension (biases, norms, scales), integers, and norms with running statistics. Left by
     their names or shapes are other norms, embeddings and output layers tied to one.
 
-    `include` and `exclude` are glob patterns for names of tensors or of their layers. With
-    `include` only what matches is taken; a pattern that matches nothing but tensors left by their
-    names or shapes takes those. `exclude` comes last, and
-    leaves what is tied to a match, too.
+    `include` and `exclude` are names of tensors, of layers or of modules ("encoder" takes all
+    within it), or globs of them, as a `Pruner` reads them. With `include` only what matches is
+    taken; a pattern that matches nothing but tensors left by their names or shapes takes those.
+    `exclude` comes last, and leaves what is tied to a match, too.
 
     Raises:
         CheckpointError: a pattern matches no tensor, or nothing is left to prune.
@@ -107,6 +107,25 @@ def choose(
             f"({left.name}: {left.reason}); try --include with a name"
         )
     return choices
+
+
+def output_dim(name: str, entries: Mapping[str, Any]) -> int:
+    """The dimension of a weight's output rows: 0, or 1 where its bias has as many elements.
+
+    So are transposed convolutions and transformers' Conv1D (GPT-2) told apart from other layers, as
+    far as their files tell: not where a weight is square or has no bias.
+
+    Example:
+        >>> state = {"c_attn.weight": torch.ones(4, 12), "c_attn.bias": torch.ones(12)}
+        >>> output_dim("c_attn.weight", state)
+        1
+    """
+    layer, _, own = name.rpartition(".")
+    bias = entries.get(f"{layer}.bias".lstrip("."))
+    if own != "weight" or not isinstance(bias, Tensor) or bias.dim() != 1:
+        return 0
+    rows, columns = entries[name].shape[:2]
+    return int(bias.numel() == columns != rows)
 
 
 @dataclass(frozen=True)
@@ -193,11 +212,7 @@ def _memory(tensor: Tensor) -> object:
 
 
 def _matched(pattern: str, names: Mapping[str, Tensor]) -> list[str]:
-    found = [
-        name
-        for name in names
-        if fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[0], pattern)
-    ]
+    found = [name for name in names if matches(pattern, name)]
     if not found:
         shown = ", ".join(list(names)[:5])
         raise CheckpointError(

@@ -6,9 +6,9 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -25,11 +25,13 @@ from sparseinfer.checkpoints.checkpoint import (
     prepare_folder,
 )
 from sparseinfer.checkpoints.errors import CheckpointError
-from sparseinfer.checkpoints.prunable import Choice, choose
+from sparseinfer.checkpoints.prunable import Choice, choose, output_dim
+from sparseinfer.checkpoints.selection import looks, masks, structure_of
 from sparseinfer.checkpoints.sparse import save_sparse
-from sparseinfer.checkpoints.structure import parse_structure
+from sparseinfer.files import staged_folder
 from sparseinfer.progress import track
-from sparseinfer.prune.select import find_cut
+from sparseinfer.prune.structures import NM, Unstructured
+from sparseinfer.prune.summary import NEARLY_ALL
 
 __all__ = ["METHODS", "Pruned", "Recipe", "Row", "prune_checkpoint", "prune_state_dict"]
 
@@ -44,12 +46,14 @@ class Recipe:
 
     Args:
         method: `magnitude` prunes the smallest |w|, `random` any, `threshold` each |w| <= amount.
-        amount: a fraction (float, 0 <= amount < 1) or a count (int) of the weights; for blocks, a
-            fraction of the blocks or a count of weights; the threshold for `threshold`; None for
-            N:M, which sets it. Weights that are zero already count as pruned first.
+        amount: a fraction (float, 0 <= amount < 1) or a count (int) of the weights; for blocks,
+            filters and channels a fraction of them or a count of weights; the threshold for
+            `threshold`; None for N:M, which sets it. Weights that are zero already count as pruned
+            first.
         scope: `global` ranks all weights together, `layer` each tensor by itself; it changes
             nothing for `threshold`.
-        structure: `unstructured`, N:M as `2:4` (2 of 4 kept), or blocks as `4x1`.
+        structure: as `parse_structure` reads it: `unstructured`, N:M along input channels as `2:4`
+            (2 of 4 kept), blocks as `4x1` (output rows x input columns), `filters`, `channels`.
         include, exclude: see `choose`.
         seed: of `random`.
 
@@ -72,9 +76,9 @@ class Recipe:
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)
         _one_of("scope", self.scope, SCOPES)
-        kind = parse_structure(self.structure).kind
+        structure = structure_of(self)
         amount = self.amount
-        if kind == "n:m":
+        if isinstance(structure, NM):
             if self.method == "threshold":
                 raise CheckpointError(
                     f"expected --method magnitude or random with {self.structure}, got threshold; "
@@ -89,7 +93,7 @@ class Recipe:
         if amount is None:
             raise CheckpointError("expected an --amount, got none; try --amount 0.9")
         if self.method == "threshold":
-            if kind != "unstructured":
+            if not isinstance(structure, Unstructured):
                 raise CheckpointError(
                     f"expected --structure unstructured with threshold, got {self.structure}; "
                     "try --method magnitude"
@@ -150,7 +154,7 @@ def prune_state_dict(
 ) -> Pruned:
     """Prune a plain state_dict in place: tensors that share memory stay tied, and count once.
 
-    Warns of each layer that it empties.
+    Warns of each layer that it empties, or leaves less than 1% of.
 
     Raises:
         CheckpointError: a pattern matches nothing, nothing is prunable, a weight holds NaN or Inf,
@@ -166,7 +170,7 @@ def prune_state_dict(
         >>> state["fc.weight"].tolist()
         [[0.0, -2.0], [3.0, 0.0]]
     """
-    choices = choose(state, recipe.include, recipe.exclude)
+    choices = _spare(choose(state, recipe.include, recipe.exclude), state, recipe)
     weights: dict[object, Tensor] = {}
     for choice in choices:
         tensor = state[choice.name]
@@ -178,24 +182,32 @@ def prune_state_dict(
                     f"try --exclude {choice.name}"
                 )
             tensor = tensor.detach()
-            weights.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), tensor)
+            memory = tensor.data_ptr(), tensor.shape, tensor.stride()
+            # As a structure sees it, output rows first: a view of the same memory.
+            rows_first = tensor.transpose(0, output_dim(choice.name, state))
+            weights.setdefault(memory, rows_first)
     tensors = list(weights.values())
     _check_count(recipe, [tensor.numel() for tensor in tensors])
     before = {choice.name: _zeros(state[choice.name]) for choice in choices}
-    bar = track(count(), _looks(tensors, recipe), "pruning", progress)
+    bar = track(count(), looks(tensors, recipe), "pruning", progress)
     ticks = cast("Generator[int, None, None]", bar)
     with torch.no_grad(), closing(ticks):
-        for tensor, mask in zip(tensors, _masks(tensors, recipe, ticks), strict=True):
+        for tensor, mask in zip(tensors, masks(tensors, recipe, ticks), strict=True):
             tensor.masked_fill_(mask, 0)
     rows, emptied = [], []
     for choice in choices:
         row = _row(choice, state[choice.name], before[choice.name])
         rows.append(row)
-        if row.pruned and row.zeros == row.elements > row.zeros_before:
-            emptied.append(
-                f"pruning emptied {row.name}: all its {row.elements} weights are zero; "
-                "try a smaller --amount, or --exclude it"
-            )
+        if not row.pruned or row.zeros == row.zeros_before:
+            continue
+        if row.zeros == row.elements:
+            what = f"pruning emptied {row.name}: all its {row.elements} weights are zero"
+        elif row.sparsity > NEARLY_ALL:
+            left = row.elements - row.zeros
+            what = f"pruning left {left:,} of the {row.elements:,} weights of {row.name}"
+        else:
+            continue
+        emptied.append(f"{what}; try a smaller --amount, or --exclude it")
     for text in emptied:
         warnings.warn(text, stacklevel=2)
     return Pruned(rows, emptied)
@@ -233,9 +245,16 @@ def prune_checkpoint(
     _one_of("format", format, FORMATS)
     checkpoint = open_checkpoint(path, key)
     target = _target(checkpoint, output, in_place, format)
-    checkpoint.make_plain()
+    plain = checkpoint.make_plain()
     state = {name: value for name, value, _ in checkpoint.items()}
     result = prune_state_dict(state, recipe, progress)
+    taken = [row for row in result.rows if row.pruned]
+    if recipe.amount and not any(row.zeros for row in taken):
+        raise CheckpointError(
+            f"expected an amount that prunes something, got {recipe.amount}, which prunes none of "
+            f"the {sum(row.elements for row in taken)} weights; try --amount 0.9"
+        )
+    result.warnings += plain.notes
     if target is None:
         return result
     container = container_for(target, checkpoint.shards[0].container)
@@ -246,9 +265,12 @@ def prune_checkpoint(
     if format == "sparse":
         if checkpoint.folder is not None and target.suffix != ".safetensors":
             prepare_folder(target)
-            for file in other_files(checkpoint.folder):
-                shutil.copyfile(file, target / file.name)
-        save_sparse(checkpoint.tensors, target, config=checkpoint.config)
+            with staged_folder(target) as folder:
+                for file in other_files(checkpoint.folder):
+                    shutil.copyfile(file, folder / file.name)
+                save_sparse(checkpoint.tensors, folder, config=checkpoint.config)
+        else:
+            save_sparse(checkpoint.tensors, target, config=checkpoint.config)
     else:
         checkpoint.write(target)
     result.output = str(target)
@@ -277,70 +299,19 @@ def _target(
     return target
 
 
-def _looks(tensors: list[Tensor], recipe: Recipe) -> int:
-    """How often tensors are looked at: what the bar counts."""
-    once = recipe.method == "threshold" or parse_structure(recipe.structure).kind == "n:m"
-    wide = recipe.method == "random" or any(t.dtype is torch.float64 for t in tensors)
-    return len(tensors) * (1 if once else 6 if wide else 4)
-
-
-def _masks(tensors: list[Tensor], recipe: Recipe, ticks: Iterator[int]) -> Iterator[Tensor]:
-    """For each tensor the mask of what is pruned; `ticks` is advanced at each look at a tensor."""
-    structure = parse_structure(recipe.structure)
-    if recipe.method == "threshold":
-        for tensor in tensors:
-            next(ticks)
-            # In the weight's own precision: a float32 weight written as 0.1 is pruned at 0.1.
-            yield tensor.abs() <= torch.tensor(recipe.amount, dtype=tensor.dtype)
-        return
-    magnitudes = _Magnitudes(tensors, recipe, ticks)
-    if structure.kind == "n:m":
-        for magnitude in magnitudes:
-            yield structure.n_of_m(magnitude)
-        return
-    scores = _Lazy(magnitudes, structure.scores)
-    groups = [[index] for index in range(len(tensors))]
-    if recipe.scope == "global":
-        groups = [list(range(len(tensors)))]
-    for group in groups:
-        members = _Lazy(group, scores.__getitem__)
-        units = sum(structure.units(tensors[index].shape) for index in group)
-        weights = sum(tensors[index].numel() for index in group)
-        cut = find_cut(members, _count(recipe.amount, units, weights))
-        for index, mask in zip(group, cut.apply(members), strict=True):
-            yield structure.spread(mask, tensors[index].shape)
-
-
-class _Lazy(Sequence[Tensor]):
-    """Items computed when they are asked for, so that one at a time is in memory."""
-
-    def __init__(self, items: Sequence[Any], compute: Callable[[Any], Tensor]) -> None:
-        self.items, self.compute = items, compute
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.compute(self.items[index])
-
-
-class _Magnitudes(_Lazy):
-    """|w| of each tensor; for `random`, numbers that depend on the seed and the place alone."""
-
-    def __init__(self, tensors: list[Tensor], recipe: Recipe, ticks: Iterator[int]) -> None:
-        super().__init__(list(enumerate(tensors)), self._magnitude)
-        self.recipe, self.ticks = recipe, ticks
-
-    def _magnitude(self, item: tuple[int, Tensor]) -> Tensor:
-        index, tensor = item
-        next(self.ticks)
-        if self.recipe.method == "magnitude":
-            # A half keeps its value in float32, and sums over a block do not overflow there.
-            return (tensor if tensor.dtype is torch.float64 else tensor.float()).abs()
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + index)
-        drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
-        # Zeros that are there go first, so an amount is one of all weights for every method.
-        return drawn.to(tensor.device).masked_fill_(tensor == 0, 0)
+def _spare(choices: list[Choice], state: Mapping[str, Any], recipe: Recipe) -> list[Choice]:
+    """The choices, without the weights in which N:M finds nothing to prune."""
+    structure = structure_of(recipe)
+    if not isinstance(structure, NM):
+        return choices
+    made = []
+    for choice in choices:
+        if choice.taken:
+            rows_first = state[choice.name].transpose(0, output_dim(choice.name, state))
+            reason = structure.spared(rows_first.shape)
+            choice = replace(choice, taken=False, reason=reason) if reason else choice
+        made.append(choice)
+    return made
 
 
 def _check_count(recipe: Recipe, sizes: list[int]) -> None:
@@ -353,13 +324,6 @@ def _check_count(recipe: Recipe, sizes: list[int]) -> None:
             f"expected a count below the {least} weights there are{where}, got {recipe.amount}; "
             "try a fraction such as 0.9"
         )
-
-
-def _count(amount: float | int | None, units: int, weights: int) -> int:
-    assert amount is not None
-    if isinstance(amount, float):
-        return round(amount * units)
-    return round(amount * units / weights)
 
 
 def _row(choice: Choice, tensor: Tensor, before: int) -> Row:

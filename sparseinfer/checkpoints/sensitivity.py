@@ -15,16 +15,17 @@ from torch import Tensor
 from sparseinfer.checkpoints.checkpoint import open_checkpoint
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.prunable import choose
-from sparseinfer.checkpoints.staging import staged
+from sparseinfer.files import write_bytes
+from sparseinfer.legend import name_lines
 from sparseinfer.progress import track
 
-__all__ = ["SPARSITIES", "Sensitivity", "magnitude_errors", "scan_checkpoint"]
+__all__ = ["SPARSITIES", "WeightErrors", "magnitude_errors", "scan_checkpoint"]
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class WeightErrors:
     """`errors[name][i]` is the error of a weight pruned to `sparsities[i]`, 0 to 1."""
 
     sparsities: list[float]
@@ -56,21 +57,23 @@ class Sensitivity:
         percent = [100 * sparsity for sparsity in self.sparsities]
         # The most sensitive layers come first, and are the ones the legend has room for.
         order = sorted(self.errors, key=lambda name: -sum(self.errors[name]))
-        for rank, name in enumerate(order):
-            label = name if rank < _LEGEND_ROWS else None
-            axis.plot(percent, self.errors[name], marker=".", lw=1.2, label=label, zorder=-rank)
+        lines = [
+            axis.plot(percent, self.errors[name], marker=".", lw=1.2, zorder=-rank)[0]
+            for rank, name in enumerate(order)
+        ]
         axis.set(xlabel="percent pruned", ylabel="relative error |W - pruned W| / |W|")
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         rest = len(order) - _LEGEND_ROWS
         title = f"the {_LEGEND_ROWS} most sensitive of {len(order)}" if rest > 0 else None
-        axis.legend(fontsize=7, title=title, loc="upper left")
+        shown = order[:_LEGEND_ROWS]
+        options = {"fontsize": 7, "title": title, "loc": "upper left"}
+        name_lines(axis, lines[: len(shown)], shown, **options)
         stream = io.BytesIO()
         figure.savefig(stream, format=kind)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with staged([target]) as (unfinished,):
-            unfinished.write_bytes(stream.getvalue())
+        write_bytes(target, stream.getvalue())
 
 
 _LEGEND_ROWS = 20
@@ -107,7 +110,7 @@ def scan_checkpoint(
     exclude: Sequence[str] = (),
     key: str | None = None,
     progress: bool | None = False,
-) -> Sensitivity:
+) -> WeightErrors:
     """Compute `magnitude_errors` of every prunable weight of a checkpoint (see `choose`).
 
     It needs no model and no data, and so says what a weight loses, not what that costs in accuracy.
@@ -132,4 +135,4 @@ def scan_checkpoint(
                 f"{name}: expected finite weights, got {bad} NaN or Inf; try --exclude {name}"
             )
         errors[name] = magnitude_errors(state[name], sparsities)
-    return Sensitivity(list(sparsities), errors)
+    return WeightErrors(list(sparsities), errors)

@@ -6,11 +6,11 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -18,13 +18,15 @@ from torch.nn.utils import parametrize
 from sparseinfer.checkpoints.bitmask import compress, compressed_bytes
 from sparseinfer.checkpoints.checkpoint import CONFIG, WEIGHTS, open_checkpoint
 from sparseinfer.checkpoints.errors import CheckpointError
-from sparseinfer.checkpoints.files import unshared
 from sparseinfer.checkpoints.nesting import wrapper_prefix
 from sparseinfer.checkpoints.plain import LAYOUT, make_plain
-from sparseinfer.checkpoints.staging import staged
+from sparseinfer.checkpoints.write import write_safetensors
+from sparseinfer.files import staged, staged_folder
 from sparseinfer.modules import SparseLayer
+from sparseinfer.pretrained import METHOD, WEIGHTS_FILE
 from sparseinfer.recurrent import SparseRecurrent
 from sparseinfer.recurrent_weights import names
+from sparseinfer.tied import with_tied
 from sparseinfer.weights import effective
 
 __all__ = ["Saved", "load_sparse", "load_sparse_into", "save_sparse"]
@@ -56,15 +58,19 @@ def save_sparse(
     """Save a pruned model or state_dict in compressed-tensors' sparse-bitmask, in safetensors.
 
     A path that ends in `.safetensors` becomes a file, any other a folder with `model.safetensors`
-    and `config.json` (of a transformers model: its own, with a quantization_config). Weights of two
-    or more dimensions with enough zeros are compressed; all else is stored as it is. Masks and
-    sparseinfer's packed weights (see `convert_to_sparse`) are accepted. Tied tensors are stored
-    once. The file appears whole or not at all.
+    and `config.json`. Weights of two or more dimensions with enough zeros are compressed; all else
+    is stored as it is. Masks and sparseinfer's packed weights (see `convert_to_sparse`) are
+    accepted. Tied tensors are stored once. The file appears whole or not at all.
+
+    The folder of a transformers model has its own config with a quantization_config, and is read by
+    `from_pretrained` where sparseinfer is imported; elsewhere that finds no weights and raises, for
+    they are in `model.sparseinfer.safetensors`.
 
     compressed-tensors knows two-dimensional tensors called `<module>.weight`. Convolution weights
     are stored as `[M, K]` and RNN weights under their own names, with shape and name in the
     metadata for `load_sparse`; `exact_layout` leaves these dense, so that compressed-tensors
-    restores every tensor as it was.
+    restores every tensor as it was, and keeps to its name and config for a transformers model too
+    (compressed-tensors has read sparse-bitmask up to its version 0.12).
 
     Args:
         model: a module, or the state_dict of one.
@@ -92,7 +98,12 @@ def save_sparse(
             f"try {path.with_suffix('.safetensors').name}"
         )
     state = make_plain(_state_of(model)).tensors
+    as_file = path.suffix == ".safetensors"
+    full = {} if as_file else _config_of(model, config)
+    of_transformers = "model_type" in full and not exact_layout
     tensors, aliases = _untied(state)
+    if of_transformers:
+        _write_twice_what_transformers_does_not_tie(model, state, tensors, aliases)
     saved = Saved(path)
     stored: dict[str, Tensor] = {}
     layout: dict[str, Any] = {}
@@ -101,7 +112,8 @@ def save_sparse(
         size = tensor.numel() * tensor.element_size()
         saved.dense_bytes += size
         parts, exact = _compressed(name, tensor, tensors, stored)
-        if parts is None or (exact_layout and not exact):
+        plain_name = name.endswith(".weight") if of_transformers else exact or not exact_layout
+        if parts is None or not plain_name:
             stored[name] = tensor
             saved.stored_bytes += size
             continue
@@ -114,29 +126,31 @@ def save_sparse(
         elements += tensor.numel()
         zeros += tensor.numel() - parts["compressed"].numel()
     metadata = {"format": "pt", LAYOUT: json.dumps({"tensors": layout, "aliases": aliases})}
-    as_file = path.suffix == ".safetensors"
-    folder = path.parent if as_file else path
-    folder.mkdir(parents=True, exist_ok=True)
-    targets = [path if as_file else folder / WEIGHTS]
-    if not as_file:
-        _refuse_other_weights(folder)
-        targets.append(folder / CONFIG)
-    with staged(targets) as unfinished:
-        safetensors.torch.save_file(unshared(stored), unfinished[0], metadata)
-        if not as_file:
-            full = {**_config_of(model, config)}
-            full["quantization_config"] = {
-                "quant_method": "compressed-tensors",
-                "version": KEYS_SINCE,
-                "sparsity_config": {
-                    "format": FORMAT,
-                    "global_sparsity": zeros / max(1, elements),
-                    "sparsity_structure": "unstructured",
-                    "targets": [name.rpartition(".")[0] for name in saved.compressed],
-                    "ignore": [],
-                },
-            }
-            unfinished[1].write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
+    if as_file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staged([path]) as (unfinished,):
+            write_safetensors(stored, unfinished, metadata)
+        return saved
+    weights = WEIGHTS_FILE if of_transformers else WEIGHTS
+    reader: dict[str, Any] = {"quant_method": "compressed-tensors", "version": KEYS_SINCE}
+    if of_transformers:
+        reader = {"quant_method": METHOD, "weights": weights}
+    full["quantization_config"] = {
+        **reader,
+        "sparsity_config": {
+            "format": FORMAT,
+            "global_sparsity": zeros / max(1, elements),
+            "sparsity_structure": "unstructured",
+            "targets": [name.rpartition(".")[0] for name in saved.compressed],
+            "ignore": [],
+        },
+    }
+    if path.is_dir():
+        _refuse_other_weights(path, weights)
+    whole: Any = nullcontext(path) if path.exists() else staged_folder(path)
+    with whole as folder, staged([folder / CONFIG, folder / weights]) as (of_config, of_weights):
+        of_config.write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
+        write_safetensors(stored, of_weights, metadata)
     return saved
 
 
@@ -151,11 +165,24 @@ def load_sparse(path: str | os.PathLike[str], key: str | None = None) -> dict[st
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or its parts do not fit together.
     """
+    return _load(path, key)[0]
+
+
+def _load(
+    path: str | os.PathLike[str], key: str | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The state_dict, and the masks that were applied to it."""
     checkpoint = open_checkpoint(path, key)
-    checkpoint.make_plain()
+    plain = checkpoint.make_plain()
+    for text in plain.notes:
+        warnings.warn(text, stacklevel=3)
     tensors = checkpoint.tensors
     prefix = wrapper_prefix(tensors)
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    found, masks = (
+        {name.removeprefix(prefix): tensor for name, tensor in each.items()}
+        for each in (tensors, plain.masks)
+    )
+    return found, masks
 
 
 def load_sparse_into(
@@ -175,18 +202,18 @@ def load_sparse_into(
         >>> load_sparse_into(nn.Linear(4, 4), saved.path)
         Linear(in_features=4, out_features=4, bias=True)
     """
-    state = load_sparse(path, key)
+    state, masks = _load(path, key)
     own = model.state_dict()
+    # A model of the tool that saved the file holds its masks.
+    state.update({name: mask for name, mask in masks.items() if name in own})
     for name, tensor in state.items():
         if name in own and own[name].shape != tensor.shape:
             raise CheckpointError(
                 f"{path}: {name}: expected the shape {list(own[name].shape)} of the model, got "
                 f"{list(tensor.shape)}; try the model that was saved"
             )
-    held = {own[name].data_ptr() for name in state if name in own} - {0}
-    missing = [
-        name for name, value in own.items() if name not in state and value.data_ptr() not in held
-    ]
+    state = with_tied(model, state)
+    missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
     if missing or unexpected:
         what, names = ("a tensor", missing) if missing else ("no tensor", unexpected)
@@ -220,6 +247,8 @@ def _state_of(model: nn.Module | Mapping[str, Any]) -> dict[str, Any]:
                     weight = getattr(module, tensor_name).detach()
                 elif isinstance(module, SparseLayer):
                     weight = module.dense_weight()
+                    if "nf" in vars(module):  # it stands for transformers' Conv1D
+                        weight = weight.t().contiguous()
                 else:
                     weight = effective(module, tensor_name)
                 assert weight is not None
@@ -320,12 +349,23 @@ def _config_of(model: Any, given: Mapping[str, Any] | None) -> dict[str, Any]:
     return config
 
 
-def _refuse_other_weights(folder: Path) -> None:
+def _write_twice_what_transformers_does_not_tie(
+    model: Any, state: Mapping[str, Any], tensors: dict[str, Tensor], aliases: dict[str, str]
+) -> None:
+    """`from_pretrained` ties what the model's class says, and would start the rest at random."""
+    if not isinstance(model, nn.Module):
+        return
+    told: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {})
+    for alias in [alias for alias in aliases if alias not in {*told, *told.values()}]:
+        tensors[alias] = state[alias].detach().clone()
+        del aliases[alias]
+
+
+def _refuse_other_weights(folder: Path, own: str) -> None:
     for entry in sorted(folder.iterdir()):
-        if entry.name != WEIGHTS and (
+        if entry.name != own and (
             entry.name.endswith(".index.json") or entry.suffix in (*_PICKLES, ".safetensors")
         ):
             raise CheckpointError(
-                f"{folder}: expected no weights beside {WEIGHTS}, got {entry.name}; "
-                "try another folder"
+                f"{folder}: expected no weights beside {own}, got {entry.name}; try another folder"
             )

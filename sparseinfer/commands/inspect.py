@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
-from sparseinfer.commands.output import console, size_text, user_errors
+from sparseinfer.commands.output import console, fold, percent, size_text, user_errors
 
 if TYPE_CHECKING:
     from sparseinfer.checkpoints.facts import Facts
@@ -64,12 +63,12 @@ def _show(facts: Facts) -> None:
         if tensor.nonfinite:
             notes.append(f"{tensor.nonfinite} NaN or Inf")
         table.add_row(
-            escape(tensor.name),
+            fold(tensor.name),
             "x".join(map(str, tensor.shape)) or "scalar",
             tensor.dtype,
-            f"{tensor.sparsity:.1%}",
+            percent(tensor.zeros, tensor.elements),
             size_text(tensor.bytes),
-            escape(", ".join(notes)),
+            fold(", ".join(notes)),
             "" if tensor.gain is None else f"{tensor.gain:.2f}x",
         )
     out = console()
@@ -80,8 +79,10 @@ def _show(facts: Facts) -> None:
         f"{totals['tensors']} tensors with {totals['elements']:,} elements, "
         f"{size_text(totals['bytes'])}, in {files} ({facts.container}). "
         f"{totals['prunable_tensors']} are weights of layers: {totals['prunable_elements']:,} "
-        f"elements, {totals['sparsity']:.1%} of them zero.",
+        f"elements, {percent(totals['zeros'], totals['prunable_elements'])} of them zero.",
         highlight=False,
     )
+    for text in facts.notes:
+        out.print(f"warning: {fold(text)}", highlight=False)
     if facts.others:
-        out.print(f"Beside the state_dict: {escape(', '.join(facts.others))}.", highlight=False)
+        out.print(f"Beside the state_dict: {fold(', '.join(facts.others))}.", highlight=False)

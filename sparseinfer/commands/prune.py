@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
-from sparseinfer.commands.output import UserError, console, size_text, user_errors
+from sparseinfer.commands.output import (
+    UserError,
+    check_output,
+    console,
+    fold,
+    percent,
+    size_text,
+    user_errors,
+)
 
 if TYPE_CHECKING:
     from sparseinfer.checkpoints.prune import Pruned
@@ -44,9 +51,13 @@ def prune(
         str | None,
         typer.Option(
             metavar="AMOUNT",
-            help="Fraction such as 0.9, or count without a point; the threshold for threshold. "
-            "Zeros already there count.",
+            help="Fraction such as 0.9 or 90%, or a count of 100 or more; the threshold for "
+            "threshold. Zeros already there count.",
         ),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of weights, instead of --amount."),
     ] = None,
     scope: Annotated[
         str,
@@ -56,18 +67,21 @@ def prune(
         str,
         typer.Option(
             metavar="NAME",
-            help="unstructured; 2:4 (2 of 4 kept); or blocks as 4x1 (output rows x input columns).",
+            help="unstructured; 2:4 (2 of every 4 input channels kept); blocks as 4x1 (output rows "
+            "x input columns); filters; channels.",
         ),
     ] = "unstructured",
     include: Annotated[
         list[str] | None,
         typer.Option(
             metavar="GLOB",
-            help="Only tensors or layers of this name; what a guess left out alone is taken.",
+            help="Only tensors, layers or modules of this name; what a guess left out alone is "
+            "taken.",
         ),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="No tensors or layers of this name.")
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="No tensors, layers or modules of this name."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -77,6 +91,9 @@ def prune(
     ] = None,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Replace CKPT, instead of -o.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a file that is there, CKPT too.")
     ] = False,
     format: Annotated[
         str,
@@ -104,8 +121,13 @@ def prune(
     """
     if not dry_run and out is None and not in_place:
         raise UserError("expected an output, got none; try -o OUT, --in-place or --dry-run")
+    if amount is not None and count is not None:
+        raise UserError("expected --amount or --count, got both; try one of them")
+    wanted = count if amount is None else _number(amount, method)
     if dry_run:
         out, in_place = None, False
+    elif out is not None and not in_place:
+        out, in_place = _output(checkpoint, out, force)
     # Before it is replaced, where it is.
     size = _bytes(checkpoint) if checkpoint.exists() else 0
     with user_errors(), warnings.catch_warnings():
@@ -115,7 +137,7 @@ def prune(
         warnings.simplefilter("ignore", UserWarning)
         recipe = Recipe(
             method=method,
-            amount=_number(amount),
+            amount=wanted,
             scope=scope,
             structure=structure,
             include=tuple(include or ()),
@@ -137,15 +159,53 @@ def prune(
         _show(result, size)
 
 
-def _number(text: str | None) -> float | int | None:
-    if text is None:
-        return None
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    raise UserError(f"expected a number as --amount, got {text!r}; try --amount 0.9")
+def _output(checkpoint: Path, out: Path, force: bool) -> tuple[Path | None, bool]:
+    """Where to write, and whether that is the input itself."""
+    same = out.exists() and checkpoint.exists() and out.samefile(checkpoint)
+    if same and force:
+        return None, True
+    # The input itself, and folders with something in them, are refused by what writes them.
+    if not same and not out.is_dir():
+        check_output(out, force)
+    elif out.is_dir() and checkpoint.is_file() and checkpoint.suffix != ".json":
+        check_output(out, force)
+    return out, False
+
+
+def _number(text: str, method: str) -> float | int:
+    """A fraction, a percentage or a count; a number that could be meant as either is refused."""
+    try:
+        if text.endswith("%") and method != "threshold":
+            return _share(float(text[:-1]) / 100, text)
+        value = float(text)
+    except ValueError as error:
+        raise UserError(
+            f"expected a number as --amount, got {text!r}; try --amount 0.9 or 90%"
+        ) from error
+    if method == "threshold":
+        return value
+    if not text.strip().lstrip("+-").isdecimal():
+        return _share(value, text)
+    whole = int(text)
+    if 0 < whole < 100:
+        raise UserError(
+            f"expected a fraction or a percentage as --amount, got {whole}; try --amount "
+            f"{whole / 100:g} or {whole}%, or --count {whole} for so many weights"
+        )
+    if whole == 0:
+        raise UserError("expected an --amount that prunes something, got 0; try --amount 0.9")
+    return whole
+
+
+def _share(value: float, text: str) -> float:
+    if 1 < value <= 100:
+        raise UserError(
+            f"expected an amount of 0 <= amount < 1 or a percentage, got {text}; try --amount "
+            f"{value / 100:g} or {value:g}%"
+        )
+    if value == 0:
+        raise UserError(f"expected an --amount that prunes something, got {text}; try 0.9 or 90%")
+    return value
 
 
 def _show(result: Pruned, size: int) -> None:
@@ -155,28 +215,32 @@ def _show(result: Pruned, size: int) -> None:
     table.add_column("zeros", justify="right")
     table.add_column("why", overflow="fold", min_width=12)
     for row in result.rows:
-        before = row.zeros_before / max(1, row.elements)
         table.add_row(
-            escape(row.name),
+            fold(row.name),
             "x".join(map(str, row.shape)) or "scalar",
-            f"{before:.1%} -> {row.sparsity:.1%}" if row.pruned else "",
-            f"{'pruned' if row.pruned else 'left'}: {escape(row.reason)}",
+            f"{percent(row.zeros_before, row.elements)} -> {percent(row.zeros, row.elements)}"
+            if row.pruned
+            else "",
+            f"{'pruned' if row.pruned else 'left'}: {fold(row.reason)}",
         )
     out = console()
     out.print(table)
     taken = [row for row in result.rows if row.pruned]
+    zeros, elements = sum(row.zeros for row in taken), sum(row.elements for row in taken)
     out.print(
-        f"{len(taken)} of {len(result.rows)} tensors pruned: {result.sparsity:.1%} of their "
-        f"{sum(row.elements for row in taken):,} weights are zero.",
+        f"{len(taken)} of {len(result.rows)} tensors pruned: {percent(zeros, elements)} of their "
+        f"{elements:,} weights are zero.",
         highlight=False,
     )
+    if taken and all(row.zeros == row.zeros_before for row in taken):
+        out.print("Nothing was pruned: as many weights were zero before.", highlight=False)
     for text in result.warnings:
-        out.print(f"warning: {escape(text)}", highlight=False)
+        out.print(f"warning: {fold(text)}", highlight=False)
     if result.output is None:
         out.print("Nothing was written.", highlight=False)
         return
     sizes = f"{size_text(size)} -> {size_text(_bytes(Path(result.output)))}"
-    out.print(f"Written: {escape(result.output)} ({sizes}).", highlight=False)
+    out.print(f"Written: {fold(result.output)} ({sizes}).", highlight=False)
 
 
 def _bytes(path: Path) -> int:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
-from sparseinfer.commands.output import UserError, console, user_errors
+from sparseinfer.commands.output import UserError, check_output, console, fold, user_errors
 
 if TYPE_CHECKING:
-    from sparseinfer.checkpoints.sensitivity import Sensitivity
+    from sparseinfer.checkpoints.sensitivity import WeightErrors
 
 __all__ = ["sensitivity"]
 
@@ -36,10 +35,11 @@ def sensitivity(
     ] = "0.5,0.6,0.7,0.8,0.9,0.95",
     include: Annotated[
         list[str] | None,
-        typer.Option(metavar="GLOB", help="Only tensors or layers of this name."),
+        typer.Option(metavar="GLOB", help="Only tensors, layers or modules of this name."),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="No tensors or layers of this name.")
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="No tensors, layers or modules of this name."),
     ] = None,
     key: Annotated[
         str | None,
@@ -48,6 +48,9 @@ def sensitivity(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw it: a .png, .svg or .pdf file.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the file of --plot if there is one.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell how much each layer's weight loses at each sparsity, by magnitude, without data.
@@ -60,6 +63,8 @@ def sensitivity(
         raise UserError(
             f"expected numbers with commas between, got {sparsities!r}; try 0.5,0.8,0.9"
         ) from error
+    if plot is not None:
+        check_output(plot, force)
     with user_errors():
         from sparseinfer.checkpoints.sensitivity import scan_checkpoint
 
@@ -79,14 +84,14 @@ def sensitivity(
         _show(found, plot)
 
 
-def _show(found: Sensitivity, plot: Path | None) -> None:
+def _show(found: WeightErrors, plot: Path | None) -> None:
     table = Table(box=box.SIMPLE_HEAD, title="relative error of each weight", title_justify="left")
     table.add_column("tensor", overflow="fold", min_width=16)
     for sparsity in found.sparsities:
         table.add_column(f"{sparsity:.0%}", justify="right")
     for name, errors in found.errors.items():
-        table.add_row(escape(name), *(f"{error:.3f}" for error in errors))
+        table.add_row(fold(name), *(f"{error:.3f}" for error in errors))
     out = console()
     out.print(table)
     if plot is not None:
-        out.print(f"Written: {escape(str(plot))}.", highlight=False)
+        out.print(f"Written: {fold(str(plot))}.", highlight=False)

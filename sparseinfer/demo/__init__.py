@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from sparseinfer.convert import convert_to_sparse
 from sparseinfer.demo import show, training
 from sparseinfer.demo.data import DataError, Dataset, load
-from sparseinfer.demo.files import prepare_folder, write_whole
 from sparseinfer.demo.network import DemoNet
 from sparseinfer.demo.plot import draw
 from sparseinfer.demo.results import Agreement, Results, Sizes, Speed
 from sparseinfer.demo.timing import Race, bytes_in_memory, race, saved
+from sparseinfer.files import check_folder, staged
 from sparseinfer.machine import cpu_model, package_version, selected_isa
 from sparseinfer.measure import torch_threads
 from sparseinfer.report import report
@@ -64,7 +64,7 @@ def run(options: Options, console: Console) -> Results:
         DataError: the data cannot be used.
         OSError: the folder `options.out` cannot be written to.
     """
-    prepare_folder(options.out)
+    check_folder(options.out)
     with torch_threads(options.threads) as threads, torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         results, models = _work(options, threads, console)
@@ -84,8 +84,9 @@ def run(options: Options, console: Console) -> Results:
         "pruned.pt": saved(models["pruned"]),
         "converted.pt": saved(models["converted"]),
     }
-    for name, data in content.items():
-        write_whole(options.out / name, data)
+    with staged([options.out / name for name in content]) as unfinished:
+        for path, data in zip(unfinished, content.values(), strict=True):
+            path.write_bytes(data)
     console.print(
         f"\nWrote {', '.join(content)} to {options.out}/ "
         f"({results.seconds['total']:.0f} s in all).",

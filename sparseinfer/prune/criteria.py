@@ -34,6 +34,9 @@ class Magnitude:
         """The weights as they are (ranked by magnitude), or the norms of their units."""
         return structure.reduce(weight.detach())
 
+    def __repr__(self) -> str:
+        return "Magnitude()"
+
 
 class Random:
     """Any units go, the same ones for the same seed and name.
@@ -55,6 +58,9 @@ class Random:
         generator = torch.Generator().manual_seed(seed)
         units = structure.reduce(weight.detach())
         return 1.0 - torch.rand(units.shape, generator=generator).to(units.device)
+
+    def __repr__(self) -> str:
+        return f"Random(seed={self.seed})"
 
 
 class Taylor:
@@ -104,6 +110,9 @@ class Taylor:
             )
         scores = self.scores[name]
         return structure.reduce(scores if scores.shape == weight.shape else scores.transpose(0, 1))
+
+    def __repr__(self) -> str:
+        return f"Taylor({len(self.scores)} weights seen)"
 
 
 def taylor(

@@ -50,11 +50,7 @@ def grow(
         scores.append(score)
         alive.append(structure.alive(target.canonical(masks[target.name])))
     if isinstance(structure, NM):
-        n = structure.n
-        kept = [
-            prune_smallest_by_row(score, (held.sum(dim=1) - n).clamp(min=0), held)
-            for score, held in zip(scores, alive, strict=True)
-        ]
+        kept = [structure.keep(score, held) for score, held in zip(scores, alive, strict=True)]
     elif by_row:
         kept = [_by_row(score, held, count) for score, held in zip(scores, alive, strict=True)]
     else:

@@ -14,6 +14,7 @@ from sparseinfer.observe import observe
 from sparseinfer.prune.pruner import Pruner
 from sparseinfer.prune.targets import find_targets
 from sparseinfer.report import report
+from sparseinfer.switches import switching
 
 __all__ = ["layer_costs"]
 
@@ -93,7 +94,7 @@ def _latencies(
     found: Costs = {name: [] for name in names}
     for sparsity in sparsities:
         pruned = copy.deepcopy(model)
-        with warnings.catch_warnings():
+        with switching(), warnings.catch_warnings():
             # Nobody keeps these models: only their layers' times are of interest.
             warnings.filterwarnings("ignore", "pruning emptied")
             pruner = Pruner(pruned, schedule=sparsity, targets=list(names), **options)

@@ -14,9 +14,10 @@ from sparseinfer.prune.amounts import check_sparsity, count_of
 from sparseinfer.prune.criteria import Criterion, Taylor, parse_criterion
 from sparseinfer.prune.grow import Count, grow
 from sparseinfer.prune.rank import require_finite
-from sparseinfer.prune.schedules import OneShot, Schedule
+from sparseinfer.prune.schedules import OneShot, Schedule, warn_of_missed_end
 from sparseinfer.prune.structures import NM, Filters, Structure, Unstructured, parse_structure
-from sparseinfer.prune.targets import Target, find_targets
+from sparseinfer.prune.summary import Summary, held, nearly_emptied, summarize
+from sparseinfer.prune.targets import Target, by_name, find_targets
 
 __all__ = ["Pruner"]
 
@@ -42,16 +43,17 @@ class Pruner:
             the sparsity itself: the schedule then only says when.
         scope: "global" ranks all weights together, "layer" each weight for itself, "row" each of
             its output rows.
-        targets, ignore: types, names or globs of layers; see `find_targets`.
-        ratios: sparsity by name or glob, the first that matches; such layers are ranked by
-            themselves, and where the schedule grows, grow in proportion. Without a schedule, other
-            layers stay dense.
+        targets, ignore: names, types or globs of layers, or of modules around them; see
+            `find_targets`.
+        ratios: sparsity by such a name or glob, the first that matches; such layers are ranked
+            by themselves, and where the schedule grows, grow in proportion. Without a schedule,
+            other layers stay dense.
         mask_bias: zero the bias of a filter that is pruned whole: without, it still emits its
             bias. (A BatchNorm behind it still emits its shift.)
 
     Fractions count units: weights, filters, blocks. Exactly round(sparsity * units) are pruned;
     ties go by index; masks only grow. `masks` are boolean, True = kept, by the weight's full name;
-    tied weights have one; `skipped` tells what was left out, and why.
+    tied weights have one; `skipped` tells what was left out, and why; `summary()` tells it all.
 
     Raises:
         ValueError: an argument is not one of these, a sparsity lies outside [0, 1), a name matches
@@ -104,7 +106,9 @@ class Pruner:
             )
         self.mask_bias = mask_bias
         self.targets, carried, self.skipped = find_targets(model, targets, ignore)
-        self.ratios = self._match(ratios or {}, schedule is None)
+        for pattern, ratio in (ratios or {}).items():
+            check_sparsity(ratio, f"the ratio of {pattern!r}")
+        self.ratios = by_name(self.targets, ratios or {}, fill=schedule is None)
         if schedule is None and ratios:
             schedule = max(self.ratios.values())
         self.schedule = OneShot(float(schedule)) if isinstance(schedule, (int, float)) else schedule
@@ -116,10 +120,11 @@ class Pruner:
         }
         self.steps = 0
         self._finished = False
-        self._emptied: set[str] = set()
+        self._said: set[tuple[str, bool]] = set()
         self._optimizers: list[torch.optim.Optimizer] = []
         self._handles: list[Any] = []
-        self._warn_of_missed_end()
+        if self.schedule is not None:
+            warn_of_missed_end(self.schedule)
         if carried:
             self.custom({name: mask for name, mask in carried.items() if name in self.masks})
         if optimizer is not None:
@@ -130,6 +135,30 @@ class Pruner:
         """The fraction of the prunable weights that the masks prune now."""
         kept = sum(int(torch.count_nonzero(mask)) for mask in self.masks.values())
         return 1.0 - kept / sum(mask.numel() for mask in self.masks.values())
+
+    def __repr__(self) -> str:
+        weights = f"{len(self.masks)} weights"
+        skipped = f", {len(self.skipped)} left out" if self.skipped else ""
+        return (
+            f"Pruner({weights}{skipped}, sparsity={self.sparsity:.4g}, step={self.steps}, "
+            f"schedule={self.schedule!r}, criterion={self.criterion!r}, "
+            f"structure={self.structure!r}, scope={self.scope!r}, holds={self.holds})"
+        )
+
+    def summary(self) -> Summary:
+        """What is pruned, how much of each weight, what was left and why; prints as a table.
+
+        Example:
+            >>> pruner = Pruner(nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2)), ignore="1")
+            >>> pruner.prune(0.75)
+            >>> found = pruner.summary()
+            >>> found.sparsity, [(row.name, row.reason) for row in found.left]
+            (0.75, [('1.weight', 'ignored')])
+        """
+        how = f"{self.structure} by {self.criterion!r}, scope {self.scope}, step {self.steps}"
+        if self.schedule is not None:
+            how += f" of {self.schedule!r}"
+        return summarize(self.model, self.targets, self.masks, self.skipped, self.structure, how)
 
     @property
     def holds(self) -> bool:
@@ -156,7 +185,7 @@ class Pruner:
     def step(self) -> None:
         """Change the masks if the schedule says so, and count one training step.
 
-        Warns once for each weight that a mask empties.
+        Warns once for each weight that loses over 99%, and once where a mask empties it.
 
         Raises:
             RuntimeError: after `finalize`.
@@ -198,7 +227,7 @@ class Pruner:
             ValueError: a limit below 0 or NaN, a name that matches nothing, or a NaN weight.
         """
         if isinstance(limit, Mapping):
-            limits = self._match(limit, False, fraction=False)
+            limits = by_name(self.targets, limit)
         else:
             limits = {target.name: limit for target in self.targets}
         for target in self.targets:
@@ -256,6 +285,8 @@ class Pruner:
 
     def finalize(self) -> nn.Module:
         """Apply the masks a last time, let go of the optimisers and return the model.
+
+        `summary()` tells what was pruned, before and after.
 
         Raises:
             RuntimeError: the schedule has not reached its last update; so a model of another
@@ -327,32 +358,12 @@ class Pruner:
         if isinstance(self.criterion, Taylor) and self._optimizers:
             self.criterion.reset()
         for name, mask in self.masks.items():
-            if name not in self._emptied and not bool(mask.any()):
-                self._emptied.add(name)
-                warnings.warn(
-                    f"pruning emptied layer {name!r}: all its weights are zero; "
-                    "try a lower amount, or ignore this layer",
-                    stacklevel=3,
-                )
-
-    def _match(
-        self, values: Mapping[str, float], fill: bool, fraction: bool = True
-    ) -> dict[str, float]:
-        """Values by full name, from values by pattern; the first pattern that fits counts."""
-        for pattern, value in values.items():
-            if not any(target.matches(pattern) for target in self.targets):
-                raise ValueError(
-                    f"expected names of layers to prune, got {pattern!r}, "
-                    f"try one of {[target.name for target in self.targets]}"
-                )
-            if fraction:
-                check_sparsity(value, f"the ratio of {pattern!r}")
-        found = {}
-        for target in self.targets:
-            fitting = [value for pattern, value in values.items() if target.matches(pattern)]
-            if fitting or (fill and values):
-                found[target.name] = fitting[0] if fitting else 0.0
-        return found
+            for text in nearly_emptied(held(name, mask)):
+                # The number left changes from step to step; that it is empty is said once more.
+                said = (name, bool(mask.any()))
+                if said not in self._said:
+                    self._said.add(said)
+                    warnings.warn(text, stacklevel=3)
 
     # ---- how masks hold
 
@@ -383,15 +394,3 @@ class Pruner:
         self.__dict__.update(state)
         for optimizer in self._optimizers:
             self._register(optimizer)
-
-    def _warn_of_missed_end(self) -> None:
-        if self.schedule is None:
-            return
-        reached = self.schedule.sparsity(self.schedule.last_update)
-        if reached < self.schedule.final:
-            warnings.warn(
-                f"the schedule's last update, at step {self.schedule.last_update}, prunes "
-                f"{reached:.4g} and not {self.schedule.final:g}; try a frequency that divides "
-                "end_step - begin_step",
-                stacklevel=3,
-            )

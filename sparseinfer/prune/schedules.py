@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Protocol
 
 from sparseinfer.prune.amounts import check_sparsity
 
-__all__ = ["ConstantSparsity", "Iterative", "OneShot", "PolynomialDecay", "Schedule"]
+__all__ = [
+    "ConstantSparsity", "Iterative", "OneShot", "PolynomialDecay", "Schedule", "warn_of_missed_end",
+]  # fmt: skip
 
 
 class Schedule(Protocol):
@@ -44,6 +47,21 @@ def _check_steps(begin_step: int, end_step: int, frequency: int, open_end: bool)
 def _in_turn(step: int, begin_step: int, end_step: int, frequency: int) -> bool:
     inside = step >= begin_step and (end_step < 0 or step <= end_step)
     return inside and (step - begin_step) % frequency == 0
+
+
+def warn_of_missed_end(schedule: Schedule) -> None:
+    """Warn of a schedule whose last update does not reach its final sparsity.
+
+    Example:
+        >>> warn_of_missed_end(OneShot(0.5))
+    """
+    reached = schedule.sparsity(schedule.last_update)
+    if reached < schedule.final:
+        warnings.warn(
+            f"the schedule's last update, at step {schedule.last_update}, prunes {reached:.4g} and "
+            f"not {schedule.final:g}; try a frequency that divides end_step - begin_step",
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)

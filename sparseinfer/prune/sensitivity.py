@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparseinfer.files import staged
+from sparseinfer.legend import name_lines
 from sparseinfer.prune.amounts import check_sparsity
 from sparseinfer.prune.layercosts import layer_costs
 from sparseinfer.prune.pruner import Pruner
@@ -107,13 +109,19 @@ class Sensitivity:
 
         figure = Figure(figsize=(8, 5), layout="constrained")
         axis = figure.subplots()
-        for name, accuracies in self.accuracy.items():
-            axis.plot([0.0, *self.sparsities], [self.baseline, *accuracies], marker=".", label=name)
+        lines = [
+            axis.plot([0.0, *self.sparsities], [self.baseline, *accuracies], marker=".")[0]
+            for accuracies in self.accuracy.values()
+        ]
         axis.axhline(self.baseline, color="grey", linestyle="--", linewidth=1)
         axis.set_xlabel("sparsity of the one layer pruned")
         axis.set_ylabel("accuracy")
-        axis.legend(fontsize=8, ncols=2)
-        figure.savefig(path)
+        name_lines(axis, lines, list(self.accuracy), fontsize=8, ncols=2)
+        target = Path(path)
+        if not target.suffix:
+            target = target.with_name(f"{target.name}.png")
+        with staged([target]) as (unfinished,):
+            figure.savefig(unfinished, format=target.suffix.removeprefix("."))
 
 
 def scan_sensitivity(

@@ -1,6 +1,7 @@
 """Which weights go together: single ones, n of m, blocks, filters, channels.
 
 A structure sees a weight as [output, input, ...]; its units are what is scored, counted and pruned.
+`Pruner` and the pruning of checkpoints share these, and so prune alike. `str` of one is its name.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from sparseinfer.prune.rank import prune_smallest_by_row
 
 __all__ = ["NM", "Block", "Channels", "Filters", "Structure", "Unstructured", "parse_structure"]
 
@@ -50,6 +53,9 @@ class Unstructured:
         """The mask as it is."""
         return mask
 
+    def __str__(self) -> str:
+        return "unstructured"
+
 
 @dataclass(frozen=True)
 class _Slices:
@@ -77,6 +83,9 @@ class _Slices:
     def __post_init__(self) -> None:
         if not self.n > 0:
             raise ValueError(f"expected a norm n > 0, got {self.n}, try n=2")
+
+    def __str__(self) -> str:
+        return type(self).__name__.lower()
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,9 @@ class Block:
         """Which blocks have a kept weight."""
         return self._grid(mask.flatten(1).to(torch.uint8)).amax(dim=(1, 3)) > 0
 
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
+
     def _grid(self, rows: Tensor) -> Tensor:
         down, across = -rows.shape[0] % self.height, -rows.shape[1] % self.width
         padded = torch.nn.functional.pad(rows, (0, across, 0, down))
@@ -191,6 +203,16 @@ class NM:
         """The fraction that it prunes where m divides the channels."""
         return 1.0 - self.n / self.m
 
+    def spared(self, shape: torch.Size) -> str:
+        """Why a weight [output, input, ...] loses nothing; empty where it may.
+
+        Example:
+            >>> NM(2, 4).spared(torch.Size([32, 1, 3, 3]))
+            '1 input channel, and 2:4 keeps 2'
+        """
+        channels = f"{shape[1]} input channel{'s'[: shape[1] > 1]}"
+        return f"{channels}, and {self} keeps {self.n}" if shape[1] <= self.n else ""
+
     def reduce(self, scores: Tensor) -> Tensor:
         """Rows [groups, m] of neighbours; padding scores 0."""
         moved = scores.detach().movedim(1, -1)
@@ -205,12 +227,26 @@ class NM:
         """The mask in rows; padding counts as pruned."""
         return self.reduce(mask)
 
+    def keep(self, scores: Tensor, held: Tensor) -> Tensor:
+        """Of each row of `held` the n with the largest scores; of equal ones the later are kept."""
+        return prune_smallest_by_row(scores, (held.sum(dim=1) - self.n).clamp(min=0), held)
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
+
+
+_LARGEST = 1024
+"""The largest m, and the largest side of a block, that a name may ask for."""
+
 
 def parse_structure(structure: str | Structure) -> Structure:
     """Return the structure named: "unstructured", "filters", "channels", "2:4", "4x1".
 
+    "2:4" keeps 2 of every 4 consecutive input channels; "4x1" is blocks of 4 output rows by 1 input
+    column.
+
     Raises:
-        ValueError: the name is none of these.
+        ValueError: the name is none of these, not 0 < n < m, or m or a side lies past 1024.
 
     Example:
         >>> parse_structure("4x1"), parse_structure("2:4")
@@ -225,11 +261,14 @@ def parse_structure(structure: str | Structure) -> Structure:
     }
     if structure in named:
         return named[structure]
-    found = re.fullmatch(r"(\d+)([:x])(\d+)", structure)
-    if found is None:
-        raise ValueError(
-            f"expected one of {', '.join(named)}, or n:m, or height x width, got {structure!r}, "
-            "try '2:4' or '4x1'"
-        )
-    first, second = int(found[1]), int(found[3])
-    return NM(first, second) if found[2] == ":" else Block(first, second)
+    found = re.fullmatch(r"(\d{1,4})([:x])(\d{1,4})", structure, re.ASCII)
+    if found is not None:
+        first, second = int(found[1]), int(found[3])
+        if found[2] == ":" and 0 < first < second <= _LARGEST:
+            return NM(first, second)
+        if found[2] == "x" and 1 <= min(first, second) <= max(first, second) <= _LARGEST:
+            return Block(first, second)
+    raise ValueError(
+        f"expected a structure such as {', '.join(named)}, 2:4 or 4x1, got {structure!r}; "
+        "try unstructured"
+    )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from sparseinfer.prune.takeover import take_over
+from sparseinfer.prune.names import matches, prefixes
+from sparseinfer.prune.takeover import carried_mask, make_plain, stored_parameter
 
-__all__ = ["PRUNABLE_TYPES", "Target", "find_targets", "unwrap"]
+__all__ = ["PRUNABLE_TYPES", "Target", "by_name", "find_targets", "unwrap"]
 
 PRUNABLE_TYPES: tuple[type[nn.Module], ...] = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d,
@@ -27,7 +27,8 @@ class Target:
 
     `aliases` are all its full names (tied weights have several, `name` is the first);
     `output_dim` is the dimension of its output rows: 0, or 1 for transposed convolutions;
-    `bias` names the parameter with one element an output, where there is one.
+    `bias` names the parameter with one element an output, where there is one. `around` are the
+    modules that it lies in, its own among them; the model itself only where that is its own.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Target:
     aliases: list[str]
     output_dim: int = 0
     bias: str | None = None
+    around: list[nn.Module] = field(default_factory=list)
 
     @property
     def weight(self) -> nn.Parameter:
@@ -47,9 +49,8 @@ class Target:
         return tensor.transpose(0, 1) if self.output_dim else tensor
 
     def matches(self, pattern: str) -> bool:
-        """Whether a module's or a weight's name, or a glob of either, is one of this weight's."""
-        names = [*self.aliases, *(alias.rpartition(".")[0] for alias in self.aliases)]
-        return any(fnmatchcase(name, pattern) for name in names)
+        """Whether a pattern names this weight, or a module that it lies in, by any of its names."""
+        return any(matches(pattern, alias) for alias in self.aliases)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -65,10 +66,10 @@ def find_targets(
     """List the weights to prune, the masks they carried, and what was left out and why.
 
     Linear, convolution (transposed too), recurrent and attention weights, wherever nested; never a
-    bias, a normalisation or an embedding. `targets` and `ignore` are types, names ("encoder.0"),
-    full names ("encoder.0.weight") or globs ("encoder.*"); a weight that any of its tied names
-    ignores is ignored. Masks of torch.nn.utils.prune, and parametrizations that are masks, are
-    taken off; what they pruned is in the masks returned, and the parameter stays the same object.
+    bias, a normalisation or an embedding. `targets` and `ignore` are names or types of modules
+    ("encoder" and `Encoder` take all within it), full names ("encoder.0.weight") or globs; a weight
+    that any of its tied names ignores is ignored. Masks that weights to prune carry (see
+    `carried_mask`) are taken off and returned, and the parameters stay the same objects.
 
     Raises:
         ValueError: a name matches no prunable weight, nothing is left to prune, a weight is
@@ -82,19 +83,21 @@ def find_targets(
     """
     root = unwrap(model)
     wanted, ignored = _entries(targets), _entries(ignore)
-    masks: dict[str, Tensor] = {}
-    by_id: dict[int, Target] = {}
-    for name, module in root.named_modules(remove_duplicate=False):
+    by_id: dict[object, Target] = {}
+    holders: dict[object, list[tuple[nn.Module, str, str]]] = {}
+    stored_names: set[str] = set()
+    modules = dict(root.named_modules(remove_duplicate=False))
+    for name, module in modules.items():
         for attribute, output_dim, bias in _weights(module):
             full = f"{name}.{attribute}" if name else attribute
-            mask = take_over(module, attribute, full)
-            weight = module.get_parameter(attribute)
-            target = by_id.setdefault(
-                id(weight), Target(full, module, attribute, [], output_dim, bias)
-            )
+            stored = stored_parameter(module, attribute)
+            key: object = (id(module), attribute) if stored is None else id(stored[1])
+            if stored is not None:
+                stored_names.add(f"{name}.{stored[0]}" if name else stored[0])
+            target = by_id.setdefault(key, Target(full, module, attribute, [], output_dim, bias))
             target.aliases.append(full)
-            if mask is not None:
-                masks[target.name] = masks[target.name] & mask if target.name in masks else mask
+            target.around += [modules[part] for part in prefixes(name)]
+            holders.setdefault(key, []).append((module, attribute, full))
     found = list(by_id.values())
     if not found:
         raise ValueError(
@@ -105,9 +108,11 @@ def find_targets(
         for entry in entries or ():
             if not any(_fits(target, entry) for target in found):
                 raise _unknown(option, entry, found)
-    shared = _shared(root, by_id)
+    shared = _shared(root, by_id, stored_names)
+    masks: dict[str, Tensor] = {}
+    carried: list[tuple[nn.Module, str, Tensor]] = []
     kept, skipped = [], {}
-    for target in found:
+    for key, target in by_id.items():
         if wanted is not None and not any(_fits(target, entry) for entry in wanted):
             skipped[target.name] = "not among targets"
         elif any(_fits(target, entry) for entry in ignored or ()):
@@ -122,12 +127,49 @@ def find_targets(
             skipped[target.name] = f"the same parameter as {other}, which is never pruned"
         else:
             kept.append(target)
+            for module, attribute, full in holders[key]:
+                mask = carried_mask(module, attribute, full)
+                if mask is not None:
+                    carried.append((module, attribute, mask))
+                    masks[target.name] = masks.get(target.name, mask) & mask
     if not kept:
         raise ValueError(
             f"expected something to prune, got none of {[target.name for target in found]}, "
             "try fewer names in ignore"
         )
+    # Last, and of these alone: what is refused or left out keeps its masks.
+    for module, attribute, mask in carried:
+        make_plain(module, attribute, mask)
     return kept, masks, skipped
+
+
+def by_name(
+    targets: Sequence[Target], values: Mapping[str, float], *, fill: bool = False
+) -> dict[str, float]:
+    """Values by the weights' full names, from values by pattern; the first that fits counts.
+
+    `fill` gives the weights that no pattern fits 0.
+
+    Raises:
+        ValueError: a pattern matches no weight.
+
+    Example:
+        >>> found, _, _ = find_targets(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+        >>> by_name(found, {"0": 0.5, "*": 0.9})
+        {'0.weight': 0.5, '1.weight': 0.9}
+    """
+    for pattern in values:
+        if not any(target.matches(pattern) for target in targets):
+            raise ValueError(
+                f"expected names of layers to prune, got {pattern!r}, "
+                f"try one of {[target.name for target in targets]}"
+            )
+    found = {}
+    for target in targets:
+        fitting = [value for pattern, value in values.items() if target.matches(pattern)]
+        if fitting or (fill and values):
+            found[target.name] = fitting[0] if fitting else 0.0
+    return found
 
 
 def _entries(given: str | type | Iterable[str | type] | None) -> list[str | type] | None:
@@ -139,11 +181,12 @@ def _entries(given: str | type | Iterable[str | type] | None) -> list[str | type
 def _fits(target: Target, entry: str | type) -> bool:
     if isinstance(entry, str):
         return target.matches(entry)
-    return isinstance(target.module, entry)
+    return any(isinstance(module, entry) for module in target.around)
 
 
 def _unknown(option: str, entry: str | type, found: Sequence[Target]) -> ValueError:
-    names = [target.name.rpartition(".")[0] for target in found]
+    layers = [target.name.rpartition(".")[0] for target in found]
+    names = list(dict.fromkeys([*layers, *(part for name in layers for part in prefixes(name))]))
     near = get_close_matches(str(entry), names, n=5, cutoff=0.3) or names[:8]
     return ValueError(
         f"expected {option} to name prunable layers, got {entry!r}, which matches none, "
@@ -183,11 +226,13 @@ def _is_transposed_linear(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
 
 
-def _shared(root: nn.Module, by_id: dict[int, Target]) -> dict[str, str]:
+def _shared(
+    root: nn.Module, by_id: Mapping[object, Target], stored_names: Collection[str]
+) -> dict[str, str]:
     """Targets whose parameter also sits where nothing may be pruned, and where that is."""
     shared = {}
     for name, parameter in root.named_parameters(remove_duplicate=False):
         target = by_id.get(id(parameter))
-        if target is not None and name not in target.aliases:
+        if target is not None and name not in stored_names:
             shared[target.name] = name
     return shared

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
+from sparseinfer.files import staged
 from sparseinfer.prune.pruner import Pruner
 
 __all__ = ["PruningCallback"]
@@ -55,12 +54,10 @@ class PruningCallback(TrainerCallback):
         self.pruner.step()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the pruner's state into the checkpoint, under a temporary name first."""
+        """Write the pruner's state into the checkpoint."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        handle, name = tempfile.mkstemp(dir=folder, prefix=f".{STATE_FILE}.")
-        os.close(handle)
-        torch.save(self.pruner.state_dict(), name)
-        os.replace(name, folder / STATE_FILE)
+        with staged([folder / STATE_FILE]) as (unfinished,):
+            torch.save(self.pruner.state_dict(), unfinished)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Finalise the pruner where its schedule is done."""

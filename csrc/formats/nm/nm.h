@@ -1,4 +1,4 @@
-// N:M structured sparsity: at most n non-zeros in every m consecutive columns. Layout and the reasons for it:
+// N:M structured sparsity: at most n non-zeros in every m consecutive input channels. Layout and the reasons for it:
 // csrc/formats/nm/LAYOUT.md.
 #pragma once
 
@@ -10,14 +10,23 @@ namespace si {
 
 constexpr int32_t kNmMaxM = 32;  // the columns of a group are the bits of one word
 
+// How the columns of a row are grouped. K = taps * channels, and channel c of tap t is column k = c * taps + t; each
+// tap has groups of its own. Of one tap, the channels are the columns: a linear weight, a 1x1 convolution, a buffer of
+// old.
+struct NmColumns {
+  int64_t taps, channels;
+};
+
 // Pointers into a validated blob. Entry (plane, row, group) of both sections is at (plane * M + row) * groups_per_row +
-// group, and its column is group * m + position.
+// group, where group counts the groups of all taps, and its channel is (group % groups_per_tap) * m + position.
 struct NmView {
   WeightShape shape;
   int32_t n, m;
-  int64_t groups_per_row;  // ceil(K / m)
-  // Planes that hold a column in the last group of a row: min(n, its columns). The others hold value 0 and a position
-  // past K there; a kernel must not read x for them.
+  NmColumns columns;
+  int64_t groups_per_tap;  // ceil(channels / m)
+  int64_t groups_per_row;  // taps * groups_per_tap
+  // Planes that hold a column in the last group of a tap: min(n, its channels). The others hold value 0 and a position
+  // past the channels there; a kernel must not read x for them.
   int32_t last_planes;
   si_value_type value_type;
   const void* values;
@@ -42,14 +51,16 @@ static inline float nm_value(const NmView& view, int64_t at) {
   return static_cast<const float*>(view.values)[at];
 }
 
-// Calls visit(k, value) for every entry of a row that has a column, by increasing k; value is 0 for a filler.
+// Calls visit(k, value) for every entry of a row that has a column, by increasing tap and channel; value is 0 for a
+// filler.
 template <class Visit>
 void nm_visit(const NmView& view, int64_t row, Visit&& visit) {
   for (int64_t group = 0; group < view.groups_per_row; ++group) {
-    const int32_t planes = group + 1 < view.groups_per_row ? view.n : view.last_planes;
+    const int64_t tap = group / view.groups_per_tap, of_tap = group % view.groups_per_tap;
+    const int32_t planes = of_tap + 1 < view.groups_per_tap ? view.n : view.last_planes;
     for (int32_t plane = 0; plane < planes; ++plane) {
       const int64_t at = (plane * view.shape.M() + row) * view.groups_per_row + group;
-      visit(group * view.m + view.positions[at], nm_value(view, at));
+      visit((of_tap * view.m + view.positions[at]) * view.columns.taps + tap, nm_value(view, at));
     }
   }
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -19,18 +21,27 @@ using si::testing::status_of;
 struct Nm {
   int32_t n, m;
   si_value_type type;
+  bool old = false;  // a convolution packed as before its channels were grouped at each kernel position
 
   Nm under(const si::BlobHeader& header) const {
     return {static_cast<int32_t>(header.params[0]), static_cast<int32_t>(header.params[1]),
-            static_cast<si_value_type>(header.value_type)};
+            static_cast<si_value_type>(header.value_type), header.params[2] == 0};
   }
   Blob pack(const float* weight, const si::WeightShape& shape) const {
     si_pack_options options{};
     options.nm_n = n;
     options.nm_m = m;
     options.value_type = type;
+    // The old form of a convolution is that of its reshape to [M, K], under the convolution's header.
     Blob blob;
-    need(si::nm_pack(weight, shape, options, &blob));
+    need(si::nm_pack(weight, old ? make_shape({shape.M(), shape.K()}, 1) : shape, options, &blob));
+    if (!old) return blob;
+    const si::BlobHeader conv = si::make_header(SI_FORMAT_NM, shape);
+    auto& header = *blob.at<si::BlobHeader>(0);
+    header.ndim = conv.ndim;
+    header.groups = conv.groups;
+    std::copy(std::begin(conv.shape), std::end(conv.shape), header.shape);
+    si::seal_blob(blob.data.get());
     return blob;
   }
   void validate(const si::BlobHeader& header, const void* blob, size_t bytes) const {
@@ -48,16 +59,17 @@ struct Nm {
 
 si::NmView view_of(const Blob& blob) { return si::testing::open_view(si::nm_validate, blob.data.get(), blob.bytes); }
 
-// A random weight of the pattern: each group keeps up to n columns, chosen by `percent`.
+// A random weight of the pattern: each group keeps up to n weights, chosen by `percent`.
 std::vector<float> pattern_weight(const Nm& format, const si::WeightShape& shape, int64_t percent, Random& random) {
   std::vector<float> weight = si::testing::random_weight(shape, percent, random);
-  const int64_t K = shape.K();
+  const int64_t K = shape.K(), taps = format.old ? 1 : K / shape.dims[1], channels = K / taps;
   for (int64_t row = 0; row < shape.M(); ++row)
-    for (int64_t k = 0, kept = 0; k < K; ++k) {
-      if (k % format.m == 0) kept = 0;
-      float& w = weight[static_cast<size_t>(row * K + k)];
-      if (w != 0.0f && ++kept > format.n) w = 0.0f;
-    }
+    for (int64_t tap = 0; tap < taps; ++tap)
+      for (int64_t c = 0, kept = 0; c < channels; ++c) {
+        if (c % format.m == 0) kept = 0;
+        float& w = weight[static_cast<size_t>(row * K + c * taps + tap)];
+        if (w != 0.0f && ++kept > format.n) w = 0.0f;
+      }
   return weight;
 }
 
@@ -66,10 +78,11 @@ void test_round_trips(Random& random) {
     for (const auto& [n, m] :
          std::vector<std::pair<int, int>>{{2, 4}, {1, 4}, {4, 8}, {1, 2}, {2, 2}, {5, 7}, {3, 32}, {32, 32}})
       for (const si::WeightShape& shape : si::testing::edge_shapes())
-        for (int64_t percent : {0, 40, 100}) {
-          const Nm format{n, m, type};
-          si::testing::check_round_trip(format, pattern_weight(format, shape, percent, random), shape);
-        }
+        for (int64_t percent : {0, 40, 100})
+          for (bool old : {false, true}) {
+            const Nm format{n, m, type, old};
+            si::testing::check_round_trip(format, pattern_weight(format, shape, percent, random), shape);
+          }
 }
 
 // 2 x 6 in 2:4: row 0 is (a pair, a filler below), row 1 (a filler above, empty).
@@ -94,6 +107,36 @@ void test_content() {
   SI_CHECK_EQ(offsets[2], 0u);
   SI_CHECK_EQ(offsets[3], 0u);
   SI_CHECK_EQ(blob.bytes, 384u);
+}
+
+// 1 x 5 channels x 2 taps in 2:4: tap 0 keeps channels 1 and 3, tap 1 channels 0 and 4.
+void test_content_of_convolutions() {
+  const std::vector<float> weight = {0, 5, 1, 0, 0, 0, 2, 0, 0, 6};
+  const Blob blob = si::testing::pack(Nm{2, 4, SI_F32}, weight, make_shape({1, 5, 2}, 1));
+  const si::NmView view = view_of(blob);
+  SI_CHECK_EQ(view.columns.taps, 2);
+  SI_CHECK_EQ(view.columns.channels, 5);
+  SI_CHECK_EQ(view.groups_per_tap, 2);
+  SI_CHECK_EQ(view.groups_per_row, 4);
+  SI_CHECK_EQ(view.last_planes, 1);
+  const auto* values = static_cast<const float*>(view.values);
+  SI_CHECK(std::vector<float>(values, values + 8) == std::vector<float>{1, 0, 5, 6, 2, 0, 0, 0});
+  SI_CHECK(std::vector<uint8_t>(view.positions, view.positions + 8) == std::vector<uint8_t>{1, 0, 0, 0, 3, 1, 1, 1});
+  std::vector<int64_t> columns;
+  si::nm_visit(view, 0, [&](int64_t k, float) { columns.push_back(k); });
+  SI_CHECK(columns == std::vector<int64_t>{2, 6, 8, 1, 3, 9});
+  SI_CHECK_EQ(reinterpret_cast<const si::BlobHeader*>(blob.data.get())->params[2], 1u);
+}
+
+// One tap has no order to name: linear weights and 1x1 convolutions keep the bytes that they had.
+void test_one_tap_is_packed_as_ever(Random& random) {
+  for (const si::WeightShape& shape :
+       {make_shape({5, 38}, 1), make_shape({10, 4, 1, 1}, 2), make_shape({6, 9, 1}, 1)}) {
+    const Nm now{2, 4, SI_F32}, before{2, 4, SI_F32, true};
+    const std::vector<float> weight = pattern_weight(now, shape, 60, random);
+    const Blob blob = si::testing::pack(now, weight, shape), old = si::testing::pack(before, weight, shape);
+    SI_CHECK(blob.bytes == old.bytes && std::memcmp(blob.data.get(), old.data.get(), blob.bytes) == 0);
+  }
 }
 
 // A position past K stands only in a plane that the last group does not have.
@@ -169,6 +212,14 @@ void test_refused_weights() {
   SI_CHECK_EQ(pack(1, 4, {0, 0, 0, 0, 1, 1}, make_shape({1, 6}, 1)), SI_ERR_ARGUMENT);
   SI_CHECK(message.find("at most 1 non-zero in") != std::string::npos);
   SI_CHECK(message.find("columns 4-5 with 2") != std::string::npos);
+  // Of a convolution the groups run along the input channels of one kernel position.
+  std::vector<float> taps(2 * 5 * 3 * 3);
+  for (size_t channel : {0u, 1u, 3u}) taps[45 + channel * 9 + 5] = 1;
+  SI_CHECK_EQ(pack(2, 4, taps, make_shape({2, 5, 3, 3}, 1)), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(message,
+              "expected at most 2 non-zeros in every 4 consecutive input channels, got 1 group with more; the first is "
+              "row 1, kernel position (1, 2), input channels 0-3 with 3; try the panel format");
+  SI_CHECK_EQ(pack(1, 4, {1, 1, 1, 1, 1, 1, 1, 1}, make_shape({1, 1, 8}, 1)), SI_OK);
   for (const auto& [n, m] :
        std::vector<std::pair<int, int>>{{0, 4}, {-1, 4}, {5, 4}, {1, 1}, {1, 33}, {1, 0}, {2, -4}}) {
     SI_CHECK_EQ(pack(n, m, weight, shape), SI_ERR_ARGUMENT);
@@ -205,7 +256,9 @@ void test_forgeries() {
     refuse("pattern", [&](si::BlobHeader& h, uint8_t*) { h.params[0] = n; });
   for (uint32_t m : {0u, 1u, 33u, 0x80000000u, 0xffffffffu})
     refuse("pattern", [&](si::BlobHeader& h, uint8_t*) { h.params[1] = m; });
-  refuse("parameter", [&](si::BlobHeader& h, uint8_t*) { h.params[2] = 1; });
+  refuse("order", [&](si::BlobHeader& h, uint8_t*) { h.params[2] = 1; });
+  refuse("order", [&](si::BlobHeader& h, uint8_t*) { h.params[2] = 0xffffffff; });
+  refuse("parameter", [&](si::BlobHeader& h, uint8_t*) { h.params[3] = 1; });
   refuse("value type", [&](si::BlobHeader& h, uint8_t*) { h.value_type = 3; });
   refuse("value type", [&](si::BlobHeader& h, uint8_t*) { h.value_type = 0xffffffff; });
   refuse("past the end", [&](si::BlobHeader& h, uint8_t*) { h.value_type = SI_F16; });
@@ -224,8 +277,11 @@ void test_golden(si::testing::Golden& golden) {
   golden.check("linear_5x38_2of4_float16", Nm{2, 4, SI_F16}, weight, linear);
   golden.check("linear_5x38_2of4_bfloat16", Nm{2, 4, SI_BF16}, weight, linear);
   const si::WeightShape conv = make_shape({6, 3, 3, 3}, 2);  // K = 27: the last group has 3 columns, fewer than n
-  const Nm four_of_eight{4, 8, SI_F32};
-  golden.check("conv_6x3x3x3_groups2_4of8", four_of_eight, pattern_weight(four_of_eight, conv, 40, random), conv);
+  const Nm old{4, 8, SI_F32, true};
+  golden.check("conv_6x3x3x3_groups2_4of8", old, pattern_weight(old, conv, 40, random), conv);
+  const si::WeightShape taps = make_shape({4, 6, 3, 2}, 2);  // each kernel position has groups of 4 and 2 channels
+  const Nm format{1, 4, SI_F32};
+  golden.check("conv_4x6x3x2_groups2_1of4_channels_last", format, pattern_weight(format, taps, 60, random), taps);
 }
 
 }  // namespace
@@ -238,6 +294,8 @@ int main(int argc, char** argv) {
   Random random(2);
   test_round_trips(random);
   test_content();
+  test_content_of_convolutions();
+  test_one_tap_is_packed_as_ever(random);
   test_ragged(random);
   test_special_values();
   test_rounding();
@@ -248,5 +306,10 @@ int main(int argc, char** argv) {
   const Nm format{3, 5, SI_F32};
   const si::WeightShape shape = make_shape({2, 6}, 1);
   si::testing::check_attacks(format, si::testing::pack(format, pattern_weight(format, shape, 60, random), shape));
+  const si::WeightShape conv = make_shape({2, 5, 1, 2}, 1);
+  for (bool old : {false, true}) {
+    const Nm of_conv{2, 4, SI_F32, old};
+    si::testing::check_attacks(of_conv, si::testing::pack(of_conv, pattern_weight(of_conv, conv, 60, random), conv));
+  }
   return si::testing::finish("nm_test");
 }

@@ -11,24 +11,32 @@
 namespace si {
 namespace {
 
-// Calls visit(k, w) for the stored non-zeros of one row, in order of k.
+// Calls visit(k, w) for the stored entries of one row, in the order that they are stored in.
 template <class Visit>
 SI_INLINE void visit_row(const CsrView& view, int64_t row, Visit&& visit) {
   for (uint32_t i = view.row[row]; i < view.row[row + 1]; ++i)
     visit(static_cast<int64_t>(view.column[i]), view.value[i]);
 }
 
+// The entries of one tap of a row; where there is but one tap, nothing is multiplied.
+template <bool kOneTap, class Visit>
+SI_INLINE void visit_tap(const NmView& view, int64_t entry, int64_t tap, Visit&& visit) {
+  const int64_t groups = view.groups_per_tap, taps = kOneTap ? 1 : view.columns.taps;
+  const int64_t plane = view.shape.M() * view.groups_per_row;
+  const auto* value = static_cast<const float*>(view.values) + entry;
+  const uint8_t* position = view.positions + entry;
+  for (int64_t g = 0; g < groups; ++g) {
+    // In the last group, planes past its channels hold positions past the last one.
+    const int planes = g + 1 < groups ? view.n : view.last_planes;
+    for (int i = 0; i < planes; ++i) visit((g * view.m + position[i * plane + g]) * taps + tap, value[i * plane + g]);
+  }
+}
+
 template <class Visit>
 SI_INLINE void visit_row(const NmView& view, int64_t row, Visit&& visit) {
-  const int64_t groups = view.groups_per_row;
-  const int64_t plane = view.shape.M() * groups;
-  const auto* value = static_cast<const float*>(view.values) + row * groups;
-  const uint8_t* position = view.positions + row * groups;
-  for (int64_t g = 0; g < groups; ++g) {
-    // In the last group, planes past its columns hold positions past K.
-    const int planes = g + 1 < groups ? view.n : view.last_planes;
-    for (int i = 0; i < planes; ++i) visit(g * view.m + position[i * plane + g], value[i * plane + g]);
-  }
+  const int64_t entry = row * view.groups_per_row, taps = view.columns.taps;
+  if (taps == 1) return visit_tap<true>(view, entry, 0, visit);
+  for (int64_t tap = 0; tap < taps; ++tap) visit_tap<false>(view, entry + tap * view.groups_per_tap, tap, visit);
 }
 
 template <class V, int NV, class Map, class View>
