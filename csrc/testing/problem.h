@@ -48,6 +48,18 @@ struct Random {
       }
     return out;
   }
+  // A convolution's: the columns are the input channels of each kernel position, as the nm format counts them.
+  std::vector<float> conv_weight(int64_t M, int64_t channels, int64_t taps, double density, bool integers, int n,
+                                 int m) {
+    const std::vector<float> rows = weight(M * taps, channels, density, integers, n, m);
+    const int64_t K = channels * taps;
+    std::vector<float> out(rows.size());
+    for (int64_t row = 0; row < M; ++row)
+      for (int64_t k = 0; k < K; ++k)
+        out[static_cast<size_t>(row * K + k)] =
+            rows[static_cast<size_t>((row * taps + k % taps) * channels + k / taps)];
+    return out;
+  }
 };
 
 inline void round_to_bfloat16(std::vector<float>& weight) {

@@ -28,14 +28,7 @@ void run(size_t row, const si_row_info& info, const Case& c) {
   const int64_t group_channels = c.channels / c.groups, K = group_channels * c.kh * c.kw;
   const bool of_groups = info.format == SI_FORMAT_NM;
   const int n = of_groups ? 2 : 1 << 20, m = of_groups ? 4 : 1 << 20;
-  const int64_t taps = c.kh * c.kw;
-  // Rows of input channels, one for each output row and kernel position, put in their places.
-  const std::vector<float> rows = random.weight(c.M * taps, group_channels, c.density, c.integers, n, m);
-  std::vector<float> weight(rows.size());
-  for (int64_t output = 0; output < c.M; ++output)
-    for (int64_t k = 0; k < K; ++k)
-      weight[static_cast<size_t>(output * K + k)] =
-          rows[static_cast<size_t>((output * taps + k % taps) * group_channels + k / taps)];
+  std::vector<float> weight = random.conv_weight(c.M, group_channels, c.kh * c.kw, c.density, c.integers, n, m);
   if (c.bfloat16) round_to_bfloat16(weight);
   keep_rows(weight, K, c.kept);
   si_weight_desc desc{c.ndim, {c.M, group_channels, c.kh, c.kw}, c.groups};

@@ -87,10 +87,10 @@ bool same_as_crop(const Packed& packed, const Case& c, const std::vector<float>&
 
 void check_bits(const si_row_info& info, size_t row, const Case& c) {
   Random random;
-  const int64_t K = c.channels / c.groups * c.kh * c.kw;
   const bool nm = info.format == SI_FORMAT_NM;
-  const Packed packed(random.weight(c.M, K, 0.4, false, nm ? 2 : 1 << 20, nm ? 4 : 1 << 20), shape(c),
-                      pack_options(info.format, SI_F32, c.kblock));
+  const std::vector<float> weight =
+      random.conv_weight(c.M, c.channels / c.groups, c.kh * c.kw, 0.4, false, nm ? 2 : 1 << 20, nm ? 4 : 1 << 20);
+  const Packed packed(weight, shape(c), pack_options(info.format, SI_F32, c.kblock));
   const std::vector<float> x = random.tensor(c.channels * c.h * c.w, false);
   si_conv_args args = arguments(c);
   args.row = static_cast<int32_t>(row);
