@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "python/names.h"
+
 namespace py = pybind11;
 
 namespace si {
@@ -19,6 +21,8 @@ extern const char* const source_hash;  // generated: cmake/source_hash.cmake
 }
 
 namespace {
+
+using namespace si::python;
 
 void check(si_status status) {
   if (status == SI_OK) return;
@@ -45,84 +49,12 @@ si_status without_gil(Fn&& fn) {
   return status;
 }
 
-template <class Value>
-Value lookup(const char* what, const std::string& name, std::initializer_list<std::pair<const char*, Value>> table) {
-  std::string known;
-  for (const auto& [key, value] : table) {
-    if (name == key) return value;
-    known += known.empty() ? key : std::string(", ") + key;
-  }
-  throw py::value_error("expected " + std::string(what) + " to be one of " + known + "; got '" + name + "'");
-}
-
-// A struct of the C API that gives its size.
-template <class Sized>
-Sized sized() {
-  Sized out{};
-  out.struct_size = sizeof out;
-  return out;
-}
-
-std::vector<si_format_info> formats() {
-  std::vector<si_format_info> all;
-  for (size_t i = 0; i < si_format_count(); ++i) {
-    all.push_back(sized<si_format_info>());
-    check(si_format_at(i, &all.back()));
-  }
-  return all;
-}
-
-si_format format_of(const std::string& name) {
-  std::string known;
-  for (const si_format_info& format : formats()) {
-    if (name == format.name) return format.format;
-    known += known.empty() ? format.name : std::string(", ") + format.name;
-  }
-  throw py::value_error("expected format to be one of " + known + "; got '" + name + "'");
-}
-si_format_info info_of(si_format id) {
-  for (const si_format_info& format : formats())
-    if (format.format == id) return format;
-  throw std::runtime_error("expected a format of the library, got number " + std::to_string(id));
-}
-const char* name_of(si_format id) { return info_of(id).name; }
-si_op op_of(const std::string& name) {
-  return lookup<si_op>("op", name, {{"linear", SI_OP_LINEAR}, {"conv", SI_OP_CONV}});
-}
-si_value_type value_type_of(const std::string& name) {
-  return lookup<si_value_type>("value_type", name, {{"float32", SI_F32}, {"float16", SI_F16}, {"bfloat16", SI_BF16}});
-}
-const char* name_of(si_value_type type) { return type == SI_F32 ? "float32" : type == SI_F16 ? "float16" : "bfloat16"; }
 py::list names_of(uint32_t types) {
   py::list names;
   for (const si_value_type type : {SI_F32, SI_F16, SI_BF16})
     if ((types >> type & 1) != 0) names.append(name_of(type));
   return names;
 }
-si_activation activation_of(const std::string& name) {
-  return lookup<si_activation>("activation", name,
-                               {{"none", SI_ACT_NONE},
-                                {"relu", SI_ACT_RELU},
-                                {"relu6", SI_ACT_RELU6},
-                                {"gelu", SI_ACT_GELU},
-                                {"gelu_tanh", SI_ACT_GELU_TANH},
-                                {"silu", SI_ACT_SILU},
-                                {"sigmoid", SI_ACT_SIGMOID},
-                                {"tanh", SI_ACT_TANH}});
-}
-si_cell cell_of(const std::string& name) {
-  return lookup<si_cell>(
-      "cell", name,
-      {{"lstm", SI_CELL_LSTM}, {"gru", SI_CELL_GRU}, {"rnn_tanh", SI_CELL_RNN_TANH}, {"rnn_relu", SI_CELL_RNN_RELU}});
-}
-si_padding padding_of(const std::string& name) {
-  return lookup<si_padding>("padding_mode", name,
-                            {{"zeros", SI_PAD_ZEROS},
-                             {"reflect", SI_PAD_REFLECT},
-                             {"replicate", SI_PAD_REPLICATE},
-                             {"circular", SI_PAD_CIRCULAR}});
-}
-
 using Blob = py::array_t<uint8_t, py::array::c_style>;
 
 py::tuple shape_of(const si_weight_desc& desc) {
@@ -181,7 +113,7 @@ py::dict info_of(const si_weight_info& info) {
   out["nbytes"] = info.bytes;
   out["m"] = info.desc.shape[0];
   out["k"] = k;
-  const si_format_info format = info_of(info.format);
+  const si_format_info& format = format_info(info.format);
   for (size_t i = 0; i < 4 && format.params[i] != nullptr; ++i) params[format.params[i]] = info.params[i];
   for (size_t i = 0; i < 4 && format.sections[i] != nullptr; ++i) sections[format.sections[i]] = info.sections[i];
   out["params"] = params;
@@ -289,6 +221,8 @@ PyObject* linear(PyObject* self, PyObject* const* given, Py_ssize_t count) {
     error.restore();
   } catch (const py::builtin_exception& error) {
     error.set_error();
+  } catch (const std::invalid_argument& error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
   }
