@@ -18,7 +18,7 @@ from torch import nn
 import sparseinfer
 from sparseinfer import calibration, files
 from sparseinfer.checkpoints import Recipe, load_sparse, prune_checkpoint, save_sparse
-from sparseinfer.checkpoints.sensitivity import Sensitivity
+from sparseinfer.checkpoints.sensitivity import WeightErrors
 from sparseinfer.files import check_target, staged, staged_folder, sweep, write_bytes, write_text
 from sparseinfer.report import Report
 
@@ -281,7 +281,7 @@ def test_every_writer_refuses_devices_and_leaves_nothing(tmp_path, writer):
     write = {
         "report": lambda path: Report(layers=[]).to_json(path),
         "calibration": lambda path: calibration.save(path, rates.parse(builtin_rates.MODEL), {}),
-        "sensitivity": lambda path: Sensitivity([0.5], {"fc": [0.1]}).plot(path),
+        "sensitivity": lambda path: WeightErrors([0.5], {"fc": [0.1]}).plot(path),
         "prune sensitivity": lambda path: Accuracies(1.0, [0.5], {"a": [0.9]}).plot(path),
     }[writer]
     (tmp_path / "pipe.png").symlink_to("/dev/null")
