@@ -24,6 +24,7 @@ __all__ = [
     "BLOCKS",
     "FORMATS",
     "MANY_TOKENS",
+    "TARGETS",
     "Pattern",
     "as_array",
     "check_format",
@@ -48,8 +49,11 @@ _ON_DEVICE: dict[str, Callable[..., Tensor]] = {
 }
 """Formats that a weight on another device than the CPU is packed in there."""
 
-FORMATS: tuple[str, ...] = ("panel", "csr", "nm", "bsr")
+FORMATS: tuple[str, ...] = tuple(format["name"] for format in _C.formats())
 """Names of the packed formats."""
+
+TARGETS: tuple[str, ...] = tuple(target["name"] for target in _C.targets())
+"""Names of the machines that a weight can be packed for; `"host"` is this one."""
 
 
 FEW_TOKENS = 32
@@ -93,16 +97,19 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
     `kblock` (panel: columns of a K block, 0 for one block, `BY_SHAPE` and `MANY_TOKENS` for a
     choice; see `kblock_for`), `value_type` (panel: `"bfloat16"` rounds the values, by 2^-9 of each
     at most, and computes in float32), `n` and `m` (nm), `block` (bsr: edge of the square blocks,
-    16, 32, 64 or 128). Returns a one-dimensional uint8 tensor: nm, csr and bsr are packed on the
-    weight's device and stay there, panel is on the CPU. Values equal to 0.0 are dropped (bsr: where
-    all of a block are); NaN and Inf are kept. `torch.sparse` tensors and semi-structured ones are
-    read as the weights they stand for; a BSR one sets `block`.
+    16, 32, 64 or 128), and for each `target`, one of `TARGETS`: the machine that will run the
+    weight, by default `"host"`. Its bytes follow from the target and not from the machine that
+    packs (panel: the K blocks of `BY_SHAPE` and `MANY_TOKENS`). Returns a one-dimensional uint8
+    tensor: nm, csr and bsr are packed on the weight's device and stay there, panel is on the
+    CPU. Values equal to 0.0 are dropped (bsr: where all of a block are); NaN and Inf are kept.
+    `torch.sparse` tensors and semi-structured ones are read as the weights they stand for; a
+    BSR one sets `block`.
 
     Raises:
         ValueError: the format is unknown, or cannot store this weight (panel: K > 65535; nm: a
             group of m columns with more than n non-zeros; bsr: a BSR tensor whose blocks are not
-            square, of another size than `block`, or of none that the format has), or torch cannot
-            read a sparse one.
+            square, of another size than `block`, or of none that the format has), the target is
+            unknown, or torch cannot read a sparse one.
         TypeError: the weight has another dtype.
 
     Source: row-pattern panels follow Wilkinson, Cheshmi and Mehri Dehnavi, "Register Tiling for
@@ -125,6 +132,7 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
     if weight.dtype is not torch.float32:
         raise TypeError(f"expected a float32 weight, got {weight.dtype}; try weight.float()")
     if format in _ON_DEVICE and weight.device.type != "cpu":
+        _check_target(params.pop("target", None))
         with torch.inference_mode(False), torch.no_grad():
             return _ON_DEVICE[format](weight.detach(), groups, **params)
     dense = weight.detach().cpu().contiguous().numpy()
@@ -133,6 +141,13 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
     # never an inference tensor, so that a later change in place can be noticed.
     with torch.inference_mode(False):
         return torch.empty(blob.numel(), dtype=torch.uint8, device="cpu").copy_(blob)
+
+
+def _check_target(name: str | None) -> None:
+    """Raise ValueError for an unknown target, as the native library does; nothing else of it
+    matters to the formats that a device packs."""
+    if name is not None and name not in TARGETS:
+        raise ValueError(f"expected a target of {', '.join(TARGETS)}, got {name!r}")
 
 
 def _block_of(weight: Tensor, asked: int | None) -> int:
