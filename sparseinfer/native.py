@@ -2,6 +2,8 @@
 
 from sparseinfer._C import (
     Weights,
+    cpu_features,
+    formats,
     info,
     isas,
     pack,
@@ -11,6 +13,7 @@ from sparseinfer._C import (
     seal,
     select,
     source_hash,
+    targets,
     threads_backend,
     unpack,
     version,
@@ -18,6 +21,8 @@ from sparseinfer._C import (
 
 __all__ = [
     "Weights",
+    "cpu_features",
+    "formats",
     "info",
     "isas",
     "pack",
@@ -27,6 +32,7 @@ __all__ = [
     "seal",
     "select",
     "source_hash",
+    "targets",
     "threads_backend",
     "unpack",
     "version",

@@ -267,7 +267,7 @@ def test_a_bar_shows_only_on_a_terminal_and_after_two_seconds(capsys, monkeypatc
     monkeypatch.setattr(progress, "PATIENCE_S", -1.0)
     seen = []
     monkeypatch.setattr(
-        progress.Progress, "start", lambda self: seen.append(self.tasks[0].description)
+        "rich.progress.Progress.start", lambda self: seen.append(self.tasks[0].description)
     )
     run(capsys, *arguments)
     assert "pruning" in seen

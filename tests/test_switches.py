@@ -14,7 +14,7 @@ from torch import nn
 import sparseinfer
 from sparseinfer import convert_to_sparse, formats
 from sparseinfer.formats import handles
-from sparseinfer.legend import name_lines
+from sparseinfer.plotting import name_lines
 from sparseinfer.timing.measure import torch_threads
 
 

@@ -10,11 +10,8 @@ import shutil
 import sys
 import textwrap
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
-from rich.text import Text
 from torch import nn
 
 from sparseinfer.convert import report_tables
@@ -27,6 +24,10 @@ from sparseinfer.formats.patterns import detect_pattern
 from sparseinfer.layers.dense import by_outputs
 from sparseinfer.layers.linear_conv import SparseLayer
 from sparseinfer.timing.measure import Comparison
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table
 
 __all__ = ["Candidate", "LayerReport", "Report", "Whole", "describe", "forget", "report", "store"]
 
@@ -303,10 +304,14 @@ class Report:
 
     def print(self) -> None:
         """Print the sentence and the table on standard output."""
+        from rich.console import Console
+
         Console().print(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The verdict first, then every column where they fit, else those that matter most."""
+        from rich.text import Text
+
         yield Text(self.sentence)
         if self.warning:
             yield Text(textwrap.fill(self.warning, min(options.max_width, report_tables.LINE)))
@@ -318,6 +323,8 @@ class Report:
         yield report_tables.reasons(self, options.max_width)
 
     def __str__(self) -> str:
+        from rich.console import Console
+
         # Wide enough for any table: text that goes to a file or a log is better not folded.
         told = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
         text = io.StringIO()

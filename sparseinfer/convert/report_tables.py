@@ -5,15 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.markup import escape
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
-
 from sparseinfer.convert.grouping import Row
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from sparseinfer.convert.report import Report, Whole
 
 __all__ = ["WIDE", "cells", "narrow", "number", "reasons", "remarks", "wide"]
@@ -78,6 +74,10 @@ def wide(report: Report) -> Table:
         >>> wide(Report(layers=[])).row_count
         1
     """
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
     head, body, foot = cells(report)
     table = Table(title=report.title, title_justify="left", box=box.SIMPLE_HEAD)
     for place, heading in enumerate(head):
@@ -99,6 +99,10 @@ def narrow(report: Report, width: int) -> Table:
         >>> len(narrow(Report(layers=[]), 80).columns)
         7
     """
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
     roomy = width >= MEDIUM
     table = Table(
         title=report.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
@@ -158,6 +162,10 @@ def reasons(report: Report, width: int) -> Table:
         >>> reasons(Report(layers=[]), 80).row_count
         0
     """
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, show_header=False, padding=(0, 1), width=min(width, LINE))
     table.add_column(overflow="fold")
     for remark, names in remarks(report):

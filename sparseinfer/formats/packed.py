@@ -49,10 +49,10 @@ _ON_DEVICE: dict[str, Callable[..., Tensor]] = {
 }
 """Formats that a weight on another device than the CPU is packed in there."""
 
-FORMATS: tuple[str, ...] = tuple(format["name"] for format in _C.formats())
+FORMATS: tuple[str, ...] = tuple(format["name"] for format in native.formats())
 """Names of the packed formats."""
 
-TARGETS: tuple[str, ...] = tuple(target["name"] for target in _C.targets())
+TARGETS: tuple[str, ...] = tuple(target["name"] for target in native.targets())
 """Names of the machines that a weight can be packed for; `"host"` is this one."""
 
 

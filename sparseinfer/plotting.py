@@ -1,11 +1,25 @@
-"""The legend of a plot whose lines are named after layers, which may be called anything."""
+"""What the plots share: matplotlib, which is optional, and legends that show any name."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["name_lines"]
+__all__ = ["name_lines", "need_matplotlib"]
+
+
+def need_matplotlib() -> None:
+    """Raise ImportError, with what to install, where matplotlib is not there.
+
+    Example:
+        >>> need_matplotlib()
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError(
+            "expected matplotlib to draw a plot, got none installed; try "
+            "pip install 'sparseinfer[plot]'"
+        )
 
 
 def name_lines(axis: Any, lines: Sequence[Any], names: Sequence[str], **options: Any) -> None:
