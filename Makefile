@@ -39,7 +39,7 @@ cross_build = build-$(if $(filter aarch64,$1),neon,$1)
 CTEST := ctest --output-on-failure --no-tests=error --timeout 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test native lint format sanitize fuzz fuzz-native tsan neon cross serial cuda counts bench wheel docs setup clean FORCE
+.PHONY: help demo test test-benchmarks native lint format sanitize fuzz fuzz-native tsan neon cross serial cuda counts bench wheel docs setup clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ test: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Run the C++ and the Python 
 	cmake --build $(BUILD)
 	$(CTEST) --test-dir $(BUILD)
 	$(PY) -m pytest $(if $(filter 1,$(SLOW)),,-m "not slow")
+
+test-benchmarks: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Run the tests of the benchmark programs
+	$(PY) -m pytest benchmarks/tests
 
 native: $(STAMPS)/native.stamp ## Build the extension module in place
 

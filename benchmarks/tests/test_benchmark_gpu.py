@@ -25,7 +25,7 @@ from sparseinfer import unpack
 from sparseinfer.formats import detect_pattern
 from sparseinfer.kernels.registry import TRITON_ROWS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 NM_ROW = next(row for row in TRITON_ROWS if row.name == "nm.linear.triton")
 

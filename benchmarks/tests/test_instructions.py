@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from benchmarks import instructions
 from benchmarks.instructions import TARGETS, Loops
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 AVX512, NEON = TARGETS
 
 PROFILE = """

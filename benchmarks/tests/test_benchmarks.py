@@ -29,7 +29,7 @@ from benchmarks.results import (
 )
 from benchmarks.timing import Quartiles, Timing
 
-RESULT_FILES = sorted((Path(__file__).parent.parent / "benchmarks" / "results").glob("*.json"))
+RESULT_FILES = sorted((Path(__file__).parents[1] / "results").glob("*.json"))
 
 
 # ---- cases and problems

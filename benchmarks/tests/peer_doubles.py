@@ -11,5 +11,5 @@ PLAN = TurnPlan(rounds=3, floor=2, sample=1e-5, samples=2, warm=0.0, turn=1e-3, 
 
 
 def fake(name: str, role: str = "dense") -> Peer:
-    """Return the peer whose engine is the class ``name`` of tests/fake_peer.py."""
-    return Peer(name, "tests.fake_peer", name, None, role)
+    """Return the peer whose engine is the class ``name`` of fake_peer.py."""
+    return Peer(name, "benchmarks.tests.fake_peer", name, None, role)
