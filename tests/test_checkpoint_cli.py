@@ -325,6 +325,18 @@ def test_amounts_that_are_not_meant_are_refused(capsys, tmp_path, checkpoint, am
     assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
 
 
+def test_another_name_of_the_input_is_not_taken_for_it(capsys, tmp_path, checkpoint):
+    before, other = checkpoint.read_bytes(), tmp_path / "other.pth"
+    other.hardlink_to(checkpoint)
+    code, _, err = run(capsys, "prune", checkpoint, "--amount", 0.5, "-o", other, "--force")
+    assert code == 2 and one_line(err) and "other than the input, got the same" in err
+    assert checkpoint.read_bytes() == other.read_bytes() == before
+    other.unlink()
+    other.symlink_to(checkpoint)
+    assert run(capsys, "prune", checkpoint, "--amount", 0.5, "-o", other, "--force")[0] == 0
+    assert checkpoint.read_bytes() != before and other.is_symlink()
+
+
 @pytest.mark.parametrize(
     ("options", "share"), [(["--amount", "80%"], 0.8), (["--amount", "12.5%"], 0.125)]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -162,7 +163,8 @@ def prune(
 def _output(checkpoint: Path, out: Path, force: bool) -> tuple[Path | None, bool]:
     """Where to write, and whether that is the input itself."""
     same = out.exists() and checkpoint.exists() and out.samefile(checkpoint)
-    if same and force:
+    # Another name of the same file (a hard link) would not be what is written in its place.
+    if same and force and os.path.realpath(out) == os.path.realpath(checkpoint):
         return None, True
     # The input itself, and folders with something in them, are refused by what writes them.
     if not same and not out.is_dir():
