@@ -129,6 +129,15 @@ def test_views_of_one_storage_that_add_up(tmp_path):
     refused(tmp_path / "model.pth", "expected tensors of at most 16 times the file")
 
 
+@pytest.mark.parametrize("view", ["expanded", "overlapping"])
+def test_what_may_be_masks_alone_is_looked_at_within_bounds(tmp_path, view):
+    whole = torch.zeros(1).expand(2**40) if view == "expanded" else torch.zeros(2**11).as_strided(
+        (2**10, 2**10, 2**10), (1, 1, 0)
+    )  # fmt: skip
+    torch.save({"fc": {"weight": whole}}, tmp_path / "model.pth")
+    refused(tmp_path / "model.pth", "expected tensors of at most 16 times the file", others=())
+
+
 def test_the_same_tensor_under_many_names_is_no_bomb(tmp_path):
     shared = torch.eye(300)
     torch.save({f"fc{i}.weight": shared for i in range(500)}, tmp_path / "model.pth")

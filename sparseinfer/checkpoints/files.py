@@ -83,6 +83,10 @@ def read_file(path: Path, key: str | None = None) -> Shard:
             )
         return Shard(path, "safetensors", root, "", root, metadata)
     try:
+        # The search looks at the values of dicts within, for they may be masks.
+        for part in root.values() if isinstance(root, Mapping) else ():
+            if isinstance(part, Mapping):
+                check_bytes(part, path.stat().st_size)
         found, state = find_state_dict(root, key)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
