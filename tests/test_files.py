@@ -111,6 +111,19 @@ def test_what_is_no_file_is_never_replaced(tmp_path):
 # --- other writers
 
 
+def test_what_has_no_folder_is_told_by_the_names_of_the_user(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "name")
+    with pytest.raises(FileNotFoundError) as caught:
+        write_bytes(tmp_path / "link", b"x")
+    assert caught.value.filename == str(tmp_path / "nowhere")
+    # A pipe under a name of the system's, as /dev/stdout is: the one it leads to is nowhere.
+    reading, writing = os.pipe()
+    with pytest.raises(FileExistsError, match="expected a regular file or none"):
+        check_target(f"/proc/self/fd/{writing}")
+    os.close(reading)
+    os.close(writing)
+
+
 def test_files_that_others_have_put_in_the_way_are_left_alone(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("whole")

@@ -39,9 +39,8 @@ def load_converted(
         model: the architecture, dense, masked or converted; it stays as it is. Built on the meta
             device and loaded with `assign=True`, it takes no memory of its own.
         state: the `state_dict()` of a converted model, or the file it was saved in: by `torch.save`
-            (read with `weights_only=True`), or by safetensors where the name ends in
-            `.safetensors`; or a folder as `save_pretrained` writes it. Tensors that the model ties
-            may stand in it once.
+            (read with `weights_only=True`), or by safetensors; or a folder as `save_pretrained`
+            writes it. Tensors that the model ties may stand in it once.
         strict: raise where keys are missing or unexpected; otherwise they are logged as warnings.
         assign: keep the tensors of `state` instead of copying them, as `nn.Module.load_state_dict`.
 
@@ -52,8 +51,8 @@ def load_converted(
         TypeError: `model` is not an nn.Module, or `state` holds no state_dict.
         RuntimeError: keys are missing or unexpected, a tensor has another shape, or a packed weight
             is not valid; everything wrong is listed, as `nn.Module.load_state_dict` does.
-        ImportError: the file is a safetensors file and safetensors is not installed.
-        OSError, pickle.UnpicklingError: the file cannot be read.
+        OSError: there is no such file, or it may not be read.
+        CheckpointError: it is damaged, would run code, or declares more than it holds.
 
     Example:
         >>> from sparseinfer import convert_to_sparse
@@ -66,7 +65,7 @@ def load_converted(
             f"expected an nn.Module, got {type(model).__name__}; try the model that was converted, "
             "built anew"
         )
-    entries = _read(Path(state), assign) if isinstance(state, (str, os.PathLike)) else state
+    entries = _read(Path(state)) if isinstance(state, (str, os.PathLike)) else state
     if not isinstance(entries, Mapping):
         raise TypeError(
             f"expected a state_dict, got {type(entries).__name__}; try model.state_dict()"
@@ -147,19 +146,12 @@ def _empty_recurrent(module: nn.RNNBase) -> SparseRecurrent:
     return layer.to(weight.device, weight.dtype).train(module.training)
 
 
-def _read(path: Path, kept: bool) -> Any:
-    """The state_dict in a file; not mapped where its tensors are kept, for the file may change."""
-    if path.is_dir() or path.name.endswith(".index.json"):
-        from sparseinfer.checkpoints import open_checkpoint
+def _read(path: Path) -> Any:
+    """The state_dict in a file, as copies: the file may change."""
+    from sparseinfer.checkpoints import open_checkpoint
+    from sparseinfer.checkpoints.files import read_entries
 
+    path.stat()  # a missing file is the system's error
+    if path.is_dir() or path.name.endswith(".index.json"):
         return {name: value for name, value, _ in open_checkpoint(path).items()}
-    if path.suffix != ".safetensors":
-        return torch.load(path, map_location="cpu", weights_only=True)
-    try:
-        from safetensors.torch import load, load_file
-    except ImportError as missing:
-        raise ImportError(
-            f"expected the safetensors package to read {path.name}, got {missing}; try pip install "
-            "safetensors"
-        ) from missing
-    return load(path.read_bytes()) if kept else load_file(path)
+    return read_entries(path)
