@@ -155,14 +155,16 @@ class SparseLayer(nn.Module):
         """The dense weight, unpacked at every use.
 
         Writing into it raises; assigning another one packs that, in the format that the layer has.
+        What was read before stays the weight that it was.
         """
         if torch.compiler.is_compiling():  # the compiler does not trace through the stand-in
-            return self.dense_weight()
-        dtype = self._value_type()
+            weight = torch.ops.sparseinfer.dense_weight(self.packed, self.packed_shape)
+            return self._restored(weight).to(self._typed.dtype)
+        packed, dtype = self.packed, self._value_type()
 
         def unpack() -> Tensor:
             self._note_read()
-            return self.dense_weight().to(dtype)
+            return self._restored(formats.unpack(packed)).to(dtype)
 
         return PackedWeight(unpack, self.weight_shape, dtype, self.packed.device)
 
