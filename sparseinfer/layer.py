@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparseinfer import formats, ops
 from sparseinfer.activations import activation_module, check_choice
+from sparseinfer.adapters import computes_weight
 from sparseinfer.handles import Handle, open_packed
 from sparseinfer.packed_weight import PackedWeight
 from sparseinfer.weights import build_dense, computed_weight, effective, take_masked
@@ -47,6 +48,8 @@ class SparseLayer(nn.Module):
     packed: Tensor
     bias: nn.Parameter | None
     _reads = 0
+    computed_by = ""
+    """The class that computed the packed weight from a parameter of the same name, if one did."""
 
     def __init__(
         self,
@@ -118,6 +121,7 @@ class SparseLayer(nn.Module):
             sparse = cls._like(module, bias is not None, activation, packed)
             if sparse.bias is not None and bias is not None:
                 sparse.bias.data = bias.clone()
+            sparse.computed_by = computes_weight(module)
         return sparse.train(module.training)
 
     @classmethod
@@ -354,6 +358,11 @@ class SparseLayer(nn.Module):
 
     def _loaded(self, weight: Any) -> Any:
         """A dense weight of a checkpoint in the shape of this layer's."""
+        if self.computed_by:
+            raise ValueError(
+                f"expected a packed weight, got the one that {self.computed_by} computes its "
+                "weight from; try loading it into the dense model, and convert_to_sparse again"
+            )
         if "nf" in vars(self) and isinstance(weight, Tensor) and weight.dim() == 2:
             # It stands for transformers' Conv1D, which holds its weight transposed; the attribute
             # came along from there.

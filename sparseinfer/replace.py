@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
+from sparseinfer.adapters import computes_weight
 from sparseinfer.attention import (
     FAST_PATH_SWITCHES,
     SparseMultiheadAttention,
@@ -249,6 +250,8 @@ def _portable(dense: nn.Module, sparse: nn.Module) -> dict[str, Any]:
 def _carry_over(dense: nn.Module, sparse: nn.Module, attributes: Mapping[str, Any]) -> None:
     for key in _portable(dense, sparse):
         vars(sparse)[key] = attributes[key]
+    if isinstance(sparse, SparseLayer):  # often packed from a plain layer
+        sparse.computed_by = computes_weight(dense)
     _drop_masks(sparse)
 
 

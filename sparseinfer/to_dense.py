@@ -25,7 +25,8 @@ __all__ = ["to_dense"]
 _Sparse = SparseLayer | SparseRecurrent | SparseMultiheadAttention
 
 _OF_SPARSE = frozenset({
-    "weight_shape", "packed_shape", "groups", "activation", "_padding", "_axes", "_phases",
+    "weight_shape", "packed_shape", "groups", "activation", "computed_by", "_padding", "_axes",
+    "_phases", "_typed", "_reads",
 })  # fmt: skip
 """Attributes that a sparse layer has for itself; what else a dense one lacks is the user's."""
 
@@ -37,8 +38,9 @@ def to_dense(model: nn.Module, inplace: bool = False) -> nn.Module:
     convolution, transposed, recurrent, attention, and transformers' `Conv1D`. Values are those of
     the packed weight in the type of the layer's bias, on its device. Hooks, the training flag, the
     user's own attributes and shared modules and biases are kept; a weight takes gradients where the
-    layer's bias does, or where it has none. Fine-tuning, adapters (peft) and exporters that know
-    torch's layers only start from here.
+    layer's bias does, or where it has none. A layer whose class computed its weight from a
+    parameter (weight-standardised convolutions) becomes a plain one of the computed weight.
+    Fine-tuning, adapters (peft) and exporters that know torch's layers only start from here.
 
     Args:
         model: a model that holds sparse layers, or a sparse layer.
