@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sparseinfer.attention import SparseMultiheadAttention
+from sparseinfer.memory import require_model_memory
 from sparseinfer.modules import SparseLayer, SparseLinear
 from sparseinfer.pretrained import forget_pretrained
 from sparseinfer.recurrent import SparseRecurrent
@@ -53,6 +54,7 @@ def to_dense(model: nn.Module, inplace: bool = False) -> nn.Module:
     Raises:
         TypeError: `model` is not an nn.Module.
         ValueError: a packed weight is not valid.
+        RuntimeError: the memory of a tensor was released.
 
     Example:
         >>> from sparseinfer import convert_to_sparse
@@ -68,6 +70,7 @@ def to_dense(model: nn.Module, inplace: bool = False) -> nn.Module:
             f"expected an nn.Module, got {type(model).__name__}; try the model that "
             "convert_to_sparse returned"
         )
+    require_model_memory(model)
     result = model if inplace else _copied(model)
     # Errors come before anything is changed.
     found: dict[nn.Module, nn.Module] = {}
