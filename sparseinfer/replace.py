@@ -252,6 +252,10 @@ def _carry_over(dense: nn.Module, sparse: nn.Module, attributes: Mapping[str, An
         vars(sparse)[key] = attributes[key]
     if isinstance(sparse, SparseLayer):  # often packed from a plain layer
         sparse.computed_by = computes_weight(dense)
+    for number, hook in list(sparse._load_state_dict_pre_hooks.items()):
+        # weight_norm's renames entries for the parametrization, which is gone. pickle refuses it.
+        if getattr(hook, "hook", hook).__module__ == "torch.nn.utils.parametrizations":
+            del sparse._load_state_dict_pre_hooks[number]
     _drop_masks(sparse)
 
 

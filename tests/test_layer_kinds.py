@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 from typing import Any
 
 import pytest
@@ -194,6 +195,15 @@ def test_a_computed_weight_is_not_loaded_from_what_it_is_computed_from() -> None
     assert type(dense[0]) is nn.Conv2d
     dense.load_state_dict(to_dense(loaded).state_dict())
     _close(dense(x), model(x))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_was_weight_normed_can_be_pickled(inplace: bool) -> None:
+    layer, x = nn.utils.parametrizations.weight_norm(nn.Linear(8, 4)), torch.randn(3, 8)
+    expected = layer(x)
+    sparse = convert_to_sparse(nn.Sequential(layer), min_speedup=0, inplace=inplace)
+    assert isinstance(sparse[0], SparseLinear)  # type: ignore[index]
+    _close(pickle.loads(pickle.dumps(sparse))(x), expected)
 
 
 def test_linear_of_timm() -> None:
