@@ -17,7 +17,8 @@ from sparseinfer import pack
 from sparseinfer.formats.handles import open_packed
 from sparseinfer.kernels import registry
 from sparseinfer.kernels.activations import ACTIVATIONS
-from sparseinfer.ops.run_conv import PADDING_MODES, conv_cpu, conv_cuda
+from sparseinfer.kernels.contract import PADDING_MODES
+from sparseinfer.ops.run_conv import conv_cpu, conv_cuda
 from sparseinfer.ops.run_linear import linear_cpu
 
 WIDTHS = (4, 8, 16, 64, 96)

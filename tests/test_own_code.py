@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import sparseinfer
 from sparseinfer import SparseLinear, convert_to_sparse, report
-from sparseinfer.convert import Decider
+from sparseinfer.convert.decide import Decider
 from sparseinfer.convert.reads import weight_reads
 
 X = torch.randn(4, 16)

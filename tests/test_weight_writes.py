@@ -263,3 +263,60 @@ def test_reads_outside_of_forward_calls_and_of_facts_are_not_warned_of() -> None
             layer.weight.sum()
             layer.to_dense()
             model(torch.randn(3, 8))
+
+
+@pytest.mark.parametrize(("make", "name"), LAYERS)
+def test_a_weight_read_before_another_is_assigned_stays_what_it_was(
+    make: Callable[[], Any], name: str
+) -> None:
+    layer = make()
+    before = getattr(layer, name)
+    values = before.clone()
+    setattr(layer, name, nn.Parameter(torch.zeros(values.shape)))
+    assert not getattr(layer, name).any()
+    setattr(layer, name, before)
+    assert torch.equal(getattr(layer, name), values)
+
+
+@pytest.mark.parametrize(
+    "dense",
+    [
+        nn.Linear(8, 8), nn.Conv2d(8, 4, 1), nn.ConvTranspose1d(8, 4, 3, stride=2),
+    ],
+)  # fmt: skip
+def test_functional_call_borrows_a_layer(dense: nn.Module) -> None:
+    x = torch.randn(8, 8, 8)
+    model = convert_to_sparse(nn.Sequential(_pruned(dense)), min_speedup=0)
+    before, state = model(x), list(model.parameters())
+    zeros = {f"0.{name}": torch.zeros_like(own) for name, own in dense.named_parameters()}
+    assert not torch.func.functional_call(model, zeros, (x,)).any()
+    assert torch.equal(model(x), before)
+    assert all(map(lambda one, other: one is other, model.parameters(), state))
+
+
+def test_functional_call_borrows_an_attention() -> None:
+    x = torch.randn(2, 5, 8)
+    layer = _attention(batch_first=True)
+    before = layer(x, x, x)[0]
+    zeros = {"in_proj_weight": torch.zeros(24, 8), "in_proj_bias": torch.zeros(24)}
+    assert not torch.equal(torch.func.functional_call(layer, zeros, (x, x, x))[0], before)
+    assert torch.equal(layer(x, x, x)[0], before)
+
+
+@pytest.mark.parametrize(
+    "dense", [nn.Linear(8, 8), nn.Conv1d(4, 6, 3), nn.ConvTranspose2d(4, 6, 3, stride=2)]
+)
+def test_compiled_code_reads_a_weight(dense: nn.Module) -> None:
+    model = convert_to_sparse(nn.Sequential(_pruned(dense)), min_speedup=0)
+
+    def doubled() -> Tensor:
+        return model[0].weight * 2
+
+    compiled = torch.compile(doubled, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(), dense.weight * 2)
+
+
+def test_transforms_of_functions_read_a_weight_first() -> None:
+    model = convert_to_sparse(nn.Sequential(_pruned(nn.Linear(8, 8))), min_speedup=0)
+    gradient = torch.func.grad(lambda x: (x @ model[0].weight).sum())(torch.ones(8))
+    assert torch.allclose(gradient, model[0].weight.sum(dim=1))

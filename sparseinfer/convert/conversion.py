@@ -25,6 +25,7 @@ from sparseinfer.convert.scan import Layer, brief, scan
 from sparseinfer.convert.state import random_state_kept
 from sparseinfer.formats.packed import check_format
 from sparseinfer.layers.projections import Projection
+from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.progress import Bar
 from sparseinfer.timing.clock import Clock
 from sparseinfer.timing.device_time import EventTimer, GraphTimer, Timer
@@ -103,6 +104,7 @@ def convert_to_sparse(
             of the above.
         ValueError: a format, the baseline or the value type is unknown, min_speedup is negative or
             NaN, threads is less than 1, budget_s is not positive, or the list of examples is empty.
+        RuntimeError: the memory of a parameter or buffer was released (sharded or offloaded).
 
     Source: speed-up is decided by measurement, as in libxsmm's and ATLAS's empirical search
     (Whaley, Petitet and Dongarra, "Automated empirical optimizations of software and the ATLAS
@@ -122,6 +124,7 @@ def convert_to_sparse(
             "the state_dict belongs to"
         )
     _check_eager(model)
+    require_model_memory(model)
     if not min_speedup >= 0:
         raise ValueError(f"expected min_speedup >= 0, got {min_speedup}; try min_speedup=1.05")
     names = (formats,) if isinstance(formats, str) else formats

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize, prune
 from sparseinfer.convert.closes_over import Rebinding, rebind_references
 from sparseinfer.convert.scan import brief, evaluating
 from sparseinfer.convert.state import reachable_tensors
+from sparseinfer.layers.adapters import computes_weight
 from sparseinfer.layers.attention import (
     FAST_PATH_SWITCHES,
     SparseMultiheadAttention,
@@ -249,6 +250,12 @@ def _portable(dense: nn.Module, sparse: nn.Module) -> dict[str, Any]:
 def _carry_over(dense: nn.Module, sparse: nn.Module, attributes: Mapping[str, Any]) -> None:
     for key in _portable(dense, sparse):
         vars(sparse)[key] = attributes[key]
+    if isinstance(sparse, SparseLayer):  # often packed from a plain layer
+        sparse.computed_by = computes_weight(dense)
+    for number, hook in list(sparse._load_state_dict_pre_hooks.items()):
+        # weight_norm's renames entries for the parametrization, which is gone. pickle refuses it.
+        if getattr(hook, "hook", hook).__module__ == "torch.nn.utils.parametrizations":
+            del sparse._load_state_dict_pre_hooks[number]
     _drop_masks(sparse)
 
 

@@ -19,14 +19,15 @@ from sparseinfer.layers.attention import SparseMultiheadAttention
 from sparseinfer.layers.dense import CONV1D_MODULES
 from sparseinfer.layers.linear_conv import SparseLayer, SparseLinear
 from sparseinfer.layers.recurrent import SparseRecurrent
+from sparseinfer.ops.memory import require_model_memory
 
 __all__ = ["to_dense"]
 
 _Sparse = SparseLayer | SparseRecurrent | SparseMultiheadAttention
 
 _OF_SPARSE = frozenset({
-    "weight_shape", "packed_shape", "groups", "activation", "_padding", "_axes", "_phases",
-    "_typed",
+    "weight_shape", "packed_shape", "groups", "activation", "computed_by", "_padding", "_axes",
+    "_phases", "_typed", "_reads",
 })  # fmt: skip
 """Attributes that a sparse layer has for itself; what else a dense one lacks is the user's."""
 
@@ -38,8 +39,9 @@ def to_dense(model: nn.Module, inplace: bool = False) -> nn.Module:
     convolution, transposed, recurrent, attention, and transformers' `Conv1D`. Values are those of
     the packed weight in the type of the layer's bias, on its device. Hooks, the training flag, the
     user's own attributes and shared modules and biases are kept; a weight takes gradients where the
-    layer's bias does, or where it has none. Fine-tuning, adapters (peft) and exporters that know
-    torch's layers only start from here.
+    layer's bias does, or where it has none. A layer whose class computed its weight from a
+    parameter (weight-standardised convolutions) becomes a plain one of the computed weight.
+    Fine-tuning, adapters (peft) and exporters that know torch's layers only start from here.
 
     Args:
         model: a model that holds sparse layers, or a sparse layer.
@@ -52,6 +54,7 @@ def to_dense(model: nn.Module, inplace: bool = False) -> nn.Module:
     Raises:
         TypeError: `model` is not an nn.Module.
         ValueError: a packed weight is not valid.
+        RuntimeError: the memory of a tensor was released.
 
     Example:
         >>> from sparseinfer import convert_to_sparse
@@ -67,6 +70,7 @@ def to_dense(model: nn.Module, inplace: bool = False) -> nn.Module:
             f"expected an nn.Module, got {type(model).__name__}; try the model that "
             "convert_to_sparse returned"
         )
+    require_model_memory(model)
     result = model if inplace else _copied(model)
     # Errors come before anything is changed.
     found: dict[nn.Module, nn.Module] = {}

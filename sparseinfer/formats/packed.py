@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from sparseinfer import native
 from sparseinfer.formats.bsr_on_device import BLOCKS, bsr_blob
@@ -205,10 +206,12 @@ def host_bytes(packed: Tensor) -> Tensor:
         (1,)
     """
     check_buffer(packed)
-    memory = packed.detach().cpu().contiguous()
-    if memory.data_ptr() % _ALIGNMENT or not is_own(memory):
-        memory = torch.empty(memory.numel(), dtype=torch.uint8, device="cpu").copy_(memory)
-    return memory
+    # What the transforms of torch.func make of a tensor has no memory.
+    with temporarily_clear_interpreter_stack():
+        memory = packed.detach().cpu().contiguous()
+        if memory.data_ptr() % _ALIGNMENT or not is_own(memory):
+            memory = torch.empty(memory.numel(), dtype=torch.uint8, device="cpu").copy_(memory)
+        return memory
 
 
 def as_array(memory: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

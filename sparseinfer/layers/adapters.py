@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-__all__ = ["SAME", "Adapter", "Padded", "adapter_of", "qualified_name", "same_padding"]
+__all__ = [
+    "SAME", "Adapter", "Padded", "adapter_of", "computes_weight", "qualified_name", "same_padding",
+]  # fmt: skip
 
 SAME = "same"
 """Zeros as TensorFlow's "SAME" has them: by the size of the input, the odd one after."""
@@ -103,6 +105,17 @@ def adapter_of(layer: nn.Module) -> Adapter | None:
     """
     name = qualified_name(layer).replace("timm.models.layers.", "timm.layers.")
     return _ADAPTERS.get(name)
+
+
+def computes_weight(layer: nn.Module) -> str:
+    """The class of a layer that computes its weight from the parameter; empty where it does not.
+
+    Example:
+        >>> computes_weight(nn.Linear(4, 4))
+        ''
+    """
+    adapter = adapter_of(layer)
+    return "" if adapter is None or adapter.weight is None else qualified_name(layer)
 
 
 def same_padding(

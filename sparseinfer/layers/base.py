@@ -15,6 +15,7 @@ from sparseinfer import formats, ops
 from sparseinfer.formats.handles import Handle, open_packed
 from sparseinfer.formats.stand_in import PackedWeight
 from sparseinfer.kernels.activations import activation_module, check_choice
+from sparseinfer.layers.adapters import computes_weight
 from sparseinfer.layers.dense import build_dense, computed_weight, effective, take_masked
 
 __all__ = ["THREADS_OF_TORCH", "SparseLayer"]
@@ -47,6 +48,8 @@ class SparseLayer(nn.Module):
     packed: Tensor
     bias: nn.Parameter | None
     _reads = 0
+    computed_by = ""
+    """The class that computed the packed weight from a parameter of the same name, if one did."""
 
     def __init__(
         self,
@@ -118,6 +121,7 @@ class SparseLayer(nn.Module):
             sparse = cls._like(module, bias is not None, activation, packed)
             if sparse.bias is not None and bias is not None:
                 sparse.bias.data = bias.clone()
+            sparse.computed_by = computes_weight(module)
         return sparse.train(module.training)
 
     @classmethod
@@ -155,14 +159,16 @@ class SparseLayer(nn.Module):
         """The dense weight, unpacked at every use.
 
         Writing into it raises; assigning another one packs that, in the format that the layer has.
+        What was read before stays the weight that it was.
         """
         if torch.compiler.is_compiling():  # the compiler does not trace through the stand-in
-            return self.dense_weight()
-        dtype = self._value_type()
+            weight = torch.ops.sparseinfer.dense_weight(self.packed, self.packed_shape)
+            return self._restored(weight).to(self._typed)
+        packed, dtype = self.packed, self._value_type()
 
         def unpack() -> Tensor:
             self._note_read()
-            return self.dense_weight().to(dtype)
+            return self._restored(formats.unpack(packed)).to(dtype)
 
         return PackedWeight(unpack, self.weight_shape, dtype, self.packed.device)
 
@@ -352,6 +358,11 @@ class SparseLayer(nn.Module):
 
     def _loaded(self, weight: Any) -> Any:
         """A dense weight of a checkpoint in the shape of this layer's."""
+        if self.computed_by:
+            raise ValueError(
+                f"expected a packed weight, got the one that {self.computed_by} computes its "
+                "weight from; try loading it into the dense model, and convert_to_sparse again"
+            )
         if "nf" in vars(self) and isinstance(weight, Tensor) and weight.dim() == 2:
             # It stands for transformers' Conv1D, which holds its weight transposed; the attribute
             # came along from there.

@@ -325,7 +325,8 @@ class SparseRecurrent(nn.Module):
             >>> SparseLSTM.from_dense(nn.LSTM(4, 8)).to_dense()
             LSTM(4, 8)
         """
-        dense = build_dense(self, self.dense_weight(), None)
+        first: Any = self._modules["ih_l0"]
+        dense = build_dense(self, self.dense_weight().to(first.weight.dtype), None)
         for name in names(self, "bias"):
             setattr(dense, name, nn.Parameter(getattr(self, name).detach().clone()))
         return dense.requires_grad_().train(self.training)

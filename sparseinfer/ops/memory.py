@@ -7,9 +7,9 @@ that is there.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["address", "require_memory"]
+__all__ = ["address", "require_memory", "require_model_memory"]
 
 _WIDEST = 8
 """Bytes of the largest element that a kernel reads."""
@@ -59,6 +59,19 @@ def require_memory(**tensors: Tensor | None) -> None:
             and tensor.untyped_storage().nbytes() == 0
         ):
             raise _released(tensor, name)
+
+
+def require_model_memory(model: nn.Module) -> None:
+    """Check the parameters and buffers of a model before torch reads or copies them.
+
+    Raises:
+        RuntimeError: the storage of one was released.
+
+    Example:
+        >>> require_model_memory(nn.Linear(4, 4))
+    """
+    held = (*model.named_parameters(), *model.named_buffers())
+    require_memory(**{name: own for name, own in held if type(own) in (Tensor, nn.Parameter)})
 
 
 def _released(tensor: Tensor, name: str) -> RuntimeError:
