@@ -33,10 +33,13 @@ export CMAKE_ARGS := $(CMAKE_ARGS) -DSPARSEINFER_TESTS=ON $(WERROR_FLAG)
 # Directories are in the list because adding or removing a file changes only them.
 NATIVE_SOURCES := $(shell find csrc -type d -o -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
 FORMATTED_SOURCES = $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+# The processors of `make cross`, beside aarch64, which is `make neon`.
+CROSS := armv7 riscv64
+cross_build = build-$(if $(filter aarch64,$1),neon,$1)
 CTEST := ctest --output-on-failure --no-tests=error --timeout 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test native lint format sanitize fuzz fuzz-native tsan neon cuda counts bench wheel docs setup clean FORCE
+.PHONY: help demo test test-benchmarks native lint format sanitize fuzz fuzz-native tsan neon cross serial cuda counts bench wheel docs setup clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -51,6 +54,9 @@ test: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Run the C++ and the Python 
 	cmake --build $(BUILD)
 	$(CTEST) --test-dir $(BUILD)
 	$(PY) -m pytest $(if $(filter 1,$(SLOW)),,-m "not slow")
+
+test-benchmarks: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Run the tests of the benchmark programs
+	$(PY) -m pytest benchmarks/tests
 
 native: $(STAMPS)/native.stamp ## Build the extension module in place
 
@@ -93,9 +99,21 @@ tsan: $(STAMPS)/tools.stamp ## Run the C++ tests of threads under ThreadSanitize
 	cmake --build build-tsan --target $(TSAN_TESTS)
 	$(CTEST) --test-dir build-tsan --tests-regex "^($(subst $(empty) ,|,$(TSAN_TESTS)))$$"
 
-neon: neon-configured ## Cross-compile for 64-bit ARM and run the C++ tests under qemu
-	cmake --build build-neon
-	$(CTEST) --test-dir build-neon
+neon: cross-aarch64 ## Cross-compile for 64-bit ARM and run the C++ tests under qemu
+
+cross: $(CROSS:%=cross-%) ## The same for every other processor: armv7 (32 bits), riscv64
+
+# The build directory is build-PROCESSOR, and build-neon for aarch64.
+CROSS_TESTS := $(addprefix cross-,aarch64 $(CROSS))
+.PHONY: $(CROSS_TESTS)
+$(CROSS_TESTS): cross-%: cross-%-configured
+	cmake --build $(call cross_build,$*)
+	$(CTEST) --test-dir $(call cross_build,$*)
+
+serial: $(STAMPS)/tools.stamp ## Build without threads and run the C++ tests
+	cmake -S . -B build-serial -G Ninja -DSPARSEINFER_THREADS=OFF $(WERROR_FLAG)
+	cmake --build build-serial
+	$(CTEST) --test-dir build-serial
 
 fuzz: fuzz-files ## Feed damaged input to everything that reads some, FUZZ_SECONDS each
 .PHONY: fuzz-files
@@ -107,7 +125,7 @@ cuda: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Compile the CUDA kernels fo
 	  exit 1; }
 	$(PY) -m pytest tests/test_cuda_compile.py
 
-counts: $(STAMPS)/native.stamp $(STAMPS)/test.stamp neon-configured ## Compare the kernels' instruction counts with the committed ones
+counts: $(STAMPS)/native.stamp $(STAMPS)/test.stamp cross-aarch64-configured ## Compare the kernels' instruction counts with the committed ones
 	@command -v valgrind >/dev/null || { echo "expected valgrind on PATH, got none, try: apt-get install valgrind" \
 	  "(Debian, Ubuntu)" >&2; exit 1; }
 	cmake --build $(BUILD) --target kernel_calls
@@ -133,16 +151,21 @@ docs: $(STAMPS)/native.stamp $(STAMPS)/docs.stamp ## Build the pages of docs/ as
 setup: $(STAMPS)/native.stamp $(STAMPS)/test.stamp $(STAMPS)/dev.stamp ## Install everything that the other targets need
 
 clean: ## Remove what was built; the virtual environment stays
-	rm -rf build build-sanitize build-tsan build-neon dist *.egg-info sparseinfer/_C*.so $(STAMPS)/native.stamp
+	rm -rf build build-sanitize build-tsan build-neon build-serial $(CROSS:%=build-%) dist *.egg-info sparseinfer/_C*.so $(STAMPS)/native.stamp
 
 # ---- What the targets stand on ----------------------------------------------------------------------------------
 
-.PHONY: neon-configured
-neon-configured: $(STAMPS)/tools.stamp
-	@for tool in aarch64-linux-gnu-g++ qemu-aarch64-static; do \
+# Of each processor the prefix of its compiler, and qemu's name for it.
+CROSS_aarch64 := aarch64-linux-gnu aarch64
+CROSS_armv7 := arm-linux-gnueabihf arm
+CROSS_riscv64 := riscv64-linux-gnu riscv64
+CROSS_CONFIGURED := $(addsuffix -configured,$(CROSS_TESTS))
+.PHONY: $(CROSS_CONFIGURED)
+$(CROSS_CONFIGURED): cross-%-configured: $(STAMPS)/tools.stamp
+	@for tool in $(word 1,$(CROSS_$*))-g++ qemu-$(word 2,$(CROSS_$*))-static; do \
 	  command -v $$tool >/dev/null || { echo "expected $$tool on PATH, got none, try: apt-get install" \
-	    "g++-aarch64-linux-gnu qemu-user-static (Debian, Ubuntu)" >&2; exit 1; }; done
-	cmake -S . -B build-neon -G Ninja -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake $(WERROR_FLAG)
+	    "g++-$(word 1,$(CROSS_$*)) qemu-user-static (Debian, Ubuntu)" >&2; exit 1; }; done
+	cmake -S . -B $(call cross_build,$*) -G Ninja -DCMAKE_TOOLCHAIN_FILE=cmake/$(word 1,$(CROSS_$*)).cmake $(WERROR_FLAG)
 
 $(STAMPS)/venv.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \

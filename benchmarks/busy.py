@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from sparseinfer import Report, convert_to_sparse, report
-from sparseinfer.plausible import SLACK
+from sparseinfer.convert.plausible import SLACK
 
 SETTLE_S = 0.5
 

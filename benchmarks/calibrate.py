@@ -1,12 +1,12 @@
 """Fit the cost model to this machine: ``python -m benchmarks.calibrate``.
 
 The drop-in layers are timed against torch's over a grid of operations, N, densities and threads,
-the model's few parameters are fitted (see `sparseinfer.rates`), and written to where
+the model's few parameters are fitted (see `sparseinfer.timing.rates`), and written to where
 `convert_to_sparse` without `example_inputs` looks for them. What is printed tells how far the model
 is off, and what its choice of a format costs beside the best one.
 
-``--as-python FILE`` writes the parameters as `sparseinfer/builtin_rates.py`, which every other
-machine uses.
+``--as-python FILE`` writes the parameters as `sparseinfer/timing/builtin_rates.py`, which every
+other machine uses.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ from benchmarks.results import write_text
 from benchmarks.run import BUSY_LOAD, parse_threads
 from benchmarks.suites import COLD_BYTES
 from benchmarks.timing import Contender, Plan, interleave
-from sparseinfer import SparseConv2d, SparseLinear, calibration
-from sparseinfer.machine import cache_sizes, cpu_model, usable_cores
-from sparseinfer.rates import TOKENS, Model
-from sparseinfer.weights import build_dense
+from sparseinfer import SparseConv2d, SparseLinear
+from sparseinfer.layers.dense import build_dense
+from sparseinfer.timing import calibration
+from sparseinfer.timing.machine import cache_sizes, cpu_model, usable_cores
+from sparseinfer.timing.rates import TOKENS, Model
 
 PLAN = Plan(rounds=9, floor=3, sample=5e-4, least=0.0, budget=0.1)
 QUICK_PLAN = Plan(rounds=3, floor=3, sample=3e-4, least=0.0, budget=0.03)
@@ -197,14 +198,14 @@ def print_quality(console: Console, fitted: Quality, unseen: Quality) -> None:
 
 
 def as_python(model: Model, source: str) -> str:
-    """Return the text of `sparseinfer/builtin_rates.py`."""
+    """Return the text of `sparseinfer/timing/builtin_rates.py`."""
     lines = [
         '"""The cost model\'s parameters where none were fitted on the machine itself.',
         "",
         source,
         '"""',
         "",
-        "# Written by benchmarks.calibrate --as-python; see sparseinfer.rates for what they mean.",
+        "# Written by benchmarks.calibrate --as-python; sparseinfer.timing.rates says what it is.",
         "",
         "from typing import Any",
         "",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparseinfer.rates import CLASSES, CONTENDERS, Model, Rates, work
+from sparseinfer.timing.rates import CLASSES, CONTENDERS, Model, Rates, work
 
 NEAR = 1.05
 """A choice is good where it takes at most this many times the best one's time."""
@@ -27,7 +27,7 @@ LEAST_SHARE = 0.05
 class Cell:
     """One layer at one density and number of threads, and the seconds that each contender took.
 
-    `name` is its class, of `sparseinfer.rates.CLASSES`.
+    `name` is its class, of `sparseinfer.timing.rates.CLASSES`.
     """
 
     case: str
@@ -41,7 +41,7 @@ class Cell:
 
     @property
     def kind(self) -> str:
-        """What `sparseinfer.rates.work` calls it."""
+        """What `sparseinfer.timing.rates.work` calls it."""
         return "linear" if self.name.startswith("linear") else self.name
 
     def parts(self, contender: str) -> tuple[float, ...]:

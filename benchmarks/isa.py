@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from sparseinfer.machine import selected_isa
+from sparseinfer.timing.machine import selected_isa
 
 CAPS = {
     "avx2": {

@@ -19,7 +19,7 @@ from benchmarks.problems import Problem
 from benchmarks.results import Row, make_row
 from benchmarks.timing import Contender, Plan, interleave
 from sparseinfer import _C
-from sparseinfer.modules import SparseConv2d, SparseLinear
+from sparseinfer.layers.linear_conv import SparseConv2d, SparseLinear
 
 COLD_BYTES = 128 * 2**20
 """Rotated copies of a weight exceed this, four times the last-level cache of a common server."""

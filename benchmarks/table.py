@@ -263,7 +263,7 @@ def main(
     linearity: Annotated[Path | None, typer.Option(help="PNG file: time against work")] = None,
 ) -> None:
     """Turn a result file into the README's tables and a plot of speed-up against sparsity."""
-    from sparseinfer.registry import rows
+    from sparseinfer.kernels.registry import rows
 
     results = from_json(results_file.read_text(encoding="utf-8"))
     speedups, support = (

@@ -1,10 +1,11 @@
 # Cross-compiles for 64-bit ARM Linux and runs the C++ tests under qemu-user:
 #
-#   cmake -S . -B build-neon -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake
+#   make neon
 #
 # On Debian and Ubuntu: apt-get install g++-aarch64-linux-gnu qemu-user-static
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)
 set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
 
 set(CMAKE_FIND_ROOT_PATH /usr/aarch64-linux-gnu)

@@ -8,10 +8,13 @@ print(sparseinfer.report(sparse))
 convert_to_sparse           a pruned model in, the same model out, sparse where that is faster
 report                      what was decided for every layer, and why: a Report
 Report, LayerReport         the report, and one layer of it
+to_dense                    a converted model in, torch's own layers out
 load_converted              the state_dict of a converted model, into a new one
 save_sparse                 weights of a pruned model as a compressed-tensors checkpoint
 load_sparse                 such a checkpoint as a state_dict
 load_sparse_into            such a checkpoint into a model
+release_scratch             memory that kernels keep between calls, given back
+scratch_bytes               how much of it there is
 pack, unpack                a weight as a packed buffer, and back
 SparseLinear                the sparse layers, by the dense ones whose place they take:
 SparseConv1d, SparseConv2d, SparseConvTranspose1d, SparseConvTranspose2d,
@@ -26,7 +29,7 @@ On the command line: sparseinfer --help. Where something does not load: sparsein
 import logging as _logging
 import sys as _sys
 
-# Silent unless the application listens, or SPARSEINFER_VERBOSE asks (sparseinfer.verbose).
+# Silent unless the application listens, or SPARSEINFER_VERBOSE asks (sparseinfer.kernels.verbose).
 _logging.getLogger(__name__).addHandler(_logging.NullHandler())
 
 

@@ -1,17 +1,17 @@
 """What `import sparseinfer` brings, in one place: the package imports it at once or when used."""
 
-from sparseinfer._C import version
-from sparseinfer.attention import SparseMultiheadAttention
 from sparseinfer.checkpoints import load_sparse, load_sparse_into, save_sparse
-from sparseinfer.convert import convert_to_sparse
-from sparseinfer.formats import pack, unpack
-from sparseinfer.load import load_converted
-from sparseinfer.modules import SparseConv1d, SparseConv2d, SparseLinear
-from sparseinfer.recurrent import SparseGRU, SparseLSTM, SparseRNN
-from sparseinfer.report import LayerReport, Report, report
-from sparseinfer.scratch import release_scratch, scratch_bytes
-from sparseinfer.to_dense import to_dense
-from sparseinfer.transposed import SparseConvTranspose1d, SparseConvTranspose2d
+from sparseinfer.checkpoints.load_converted import load_converted
+from sparseinfer.convert.conversion import convert_to_sparse
+from sparseinfer.convert.report import LayerReport, Report, report
+from sparseinfer.convert.to_dense import to_dense
+from sparseinfer.formats.packed import pack, unpack
+from sparseinfer.kernels.scratch import release_scratch, scratch_bytes
+from sparseinfer.layers.attention import SparseMultiheadAttention
+from sparseinfer.layers.linear_conv import SparseConv1d, SparseConv2d, SparseLinear
+from sparseinfer.layers.recurrent import SparseGRU, SparseLSTM, SparseRNN
+from sparseinfer.layers.transposed import SparseConvTranspose1d, SparseConvTranspose2d
+from sparseinfer.native import version
 
 __version__ = version()
 

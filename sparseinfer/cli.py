@@ -21,7 +21,7 @@ from sparseinfer.commands.output import (
     of_file,
     printable,
 )
-from sparseinfer.machine import package_version
+from sparseinfer.timing.machine import package_version
 
 __all__ = ["app", "main"]
 
@@ -44,7 +44,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         try:
             # It alone, for the package imports torch.
-            from sparseinfer._C import version as native_version
+            from sparseinfer.native import version as native_version
 
             found = native_version()
         except ImportError:
@@ -158,7 +158,7 @@ def doctor(
 
     The exit code is 0 when linear and convolution layers can run sparse here, else 1.
     """
-    from sparseinfer import doctor as work
+    from sparseinfer.commands import doctor as work
 
     diagnosis = work.diagnose()
     if as_json:

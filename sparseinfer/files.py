@@ -75,7 +75,8 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     """
     target = Path(os.path.realpath(path))
     try:
-        mode = target.stat().st_mode
+        # Of the name itself: what /dev/stdout leads to may have none.
+        mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return target
     if stat.S_ISDIR(mode):
@@ -189,7 +190,11 @@ def _stage(folder: Path) -> Iterator[Path]:
     sweep(folder)
     while True:
         stage = folder / f".sparseinfer-{secrets.token_hex(16)}.tmp"
-        stage.mkdir(mode=0o700)
+        try:
+            stage.mkdir(mode=0o700)
+        except OSError as error:
+            error.filename = os.fspath(folder)
+            raise
         try:
             handle = _lock(stage)
         except OSError:

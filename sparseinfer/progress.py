@@ -6,10 +6,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from rich.console import Console
-from rich.progress import Progress
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 __all__ = ["Bar", "track"]
 
@@ -37,6 +37,9 @@ class Bar:
         self._always = show is True
         self._progress: Progress | None = None
         if show or (show is None and sys.stderr.isatty()):
+            from rich.console import Console
+            from rich.progress import Progress
+
             console = Console(stderr=True, force_terminal=show)
             self._progress = Progress(console=console, transient=True, auto_refresh=False)
             self._task = self._progress.add_task(title, total=total)

@@ -18,7 +18,8 @@ from unittest import mock
 import torch
 from torch.overrides import TorchFunctionMode
 
-from sparseinfer import formats, pack, registry
+from sparseinfer import formats, pack
+from sparseinfer.kernels import registry
 
 LIMITS = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes of shared memory that a program may take, by compute capability."""

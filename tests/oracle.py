@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparseinfer import _C, pack
-from sparseinfer.activations import activation_module
+from sparseinfer.kernels.activations import activation_module
 
 EPS = 2.0**-23
 

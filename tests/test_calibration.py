@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 from benchmarks import calibrate
 from benchmarks.cases import ConvCase
 from benchmarks.fit import Calls, Cell, fit, held_out, judge, modelled, solve
-from sparseinfer import builtin_rates, calibration, cost, rates
-from sparseinfer.kinds import KINDS
-from sparseinfer.rates import CLASSES, CONTENDERS, CONVOLUTIONS, Model, class_of, parse
+from sparseinfer.layers.kinds import KINDS
+from sparseinfer.timing import builtin_rates, calibration, cost, rates
+from sparseinfer.timing.rates import CLASSES, CONTENDERS, CONVOLUTIONS, Model, class_of, parse
 
 BUILTIN = parse(builtin_rates.MODEL)
 CALLS: Calls = {count: own.calls for count, own in BUILTIN.threads.items()}
@@ -268,7 +268,7 @@ def written(tmp_path: Path) -> Path:
 
 def ignored(path: Path, caplog: pytest.LogCaptureFixture) -> str:
     """Why the file is ignored, which is logged once."""
-    with caplog.at_level(logging.WARNING, "sparseinfer.calibration"):
+    with caplog.at_level(logging.WARNING, "sparseinfer.timing.calibration"):
         assert calibration.load(path) is None
         assert calibration.load(path) is None
     (record,) = caplog.records

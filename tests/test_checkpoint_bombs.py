@@ -14,16 +14,21 @@ import zipfile
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from sparseinfer import pack
+from sparseinfer import load_converted, pack
 from sparseinfer.checkpoints import CheckpointError, load_sparse, save_sparse
 from sparseinfer.checkpoints.facts import inspect_checkpoint
 
 STATE = {"fc.weight": torch.arange(12.0).reshape(3, 4)}
 
 
-def refused(path, message):
-    for read in (load_sparse, inspect_checkpoint):
+def into_a_model(path):
+    return load_converted(nn.Sequential(nn.Linear(4, 3)), path, strict=False)
+
+
+def refused(path, message, others=(into_a_model,)):
+    for read in (load_sparse, inspect_checkpoint, *others):
         with pytest.raises(CheckpointError, match=message) as caught:
             read(path)
         text = str(caught.value)
@@ -124,6 +129,15 @@ def test_views_of_one_storage_that_add_up(tmp_path):
     refused(tmp_path / "model.pth", "expected tensors of at most 16 times the file")
 
 
+@pytest.mark.parametrize("view", ["expanded", "overlapping"])
+def test_what_may_be_masks_alone_is_looked_at_within_bounds(tmp_path, view):
+    whole = torch.zeros(1).expand(2**40) if view == "expanded" else torch.zeros(2**11).as_strided(
+        (2**10, 2**10, 2**10), (1, 1, 0)
+    )  # fmt: skip
+    torch.save({"fc": {"weight": whole}}, tmp_path / "model.pth")
+    refused(tmp_path / "model.pth", "expected tensors of at most 16 times the file", others=())
+
+
 def test_the_same_tensor_under_many_names_is_no_bomb(tmp_path):
     shared = torch.eye(300)
     torch.save({f"fc{i}.weight": shared for i in range(500)}, tmp_path / "model.pth")
@@ -137,7 +151,7 @@ def test_dicts_within_dicts_are_gone_through_once(tmp_path):
     for _ in range(6):
         inner = {f"level{i}": inner for i in range(300)}
     torch.save(inner, tmp_path / "model.pth")
-    refused(tmp_path / "model.pth", "expected a dict of tensors")
+    refused(tmp_path / "model.pth", "expected a dict of tensors", others=())
     inner["itself"] = inner
     torch.save({"model": STATE, "rest": inner}, tmp_path / "model.pth")
     assert load_sparse(tmp_path / "model.pth").keys() == STATE.keys()
@@ -213,7 +227,7 @@ def test_shapes_of_bitmasks(tmp_path, shape):
         "fc.shape": torch.tensor(shape),
     }
     save_file(parts, tmp_path / "model.safetensors")
-    refused(tmp_path / "model.safetensors", "fc: expected .*; try another copy")
+    refused(tmp_path / "model.safetensors", "fc: expected .*; try another copy", others=())
 
 
 @pytest.mark.parametrize("part", ["compressed", "bitmask", "row_offsets", "shape"])
@@ -228,7 +242,7 @@ def test_parts_of_bitmasks_without_values(tmp_path, part, kind):
     old = parts[f"fc.{part}"]
     parts[f"fc.{part}"] = old.to("meta") if kind == "meta" else old.to_sparse()
     torch.save(parts, tmp_path / "model.pth")
-    refused(tmp_path / "model.pth", f"fc: expected a dense {part}")
+    refused(tmp_path / "model.pth", f"fc: expected a dense {part}", others=())
 
 
 # --- packed weights

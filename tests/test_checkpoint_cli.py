@@ -19,7 +19,7 @@ from sparseinfer.checkpoints import Recipe, load_sparse, prune_state_dict, save_
 from sparseinfer.checkpoints.facts import inspect_checkpoint
 from sparseinfer.checkpoints.sensitivity import magnitude_errors
 from sparseinfer.commands.output import size_text
-from sparseinfer.cost import worst_estimate
+from sparseinfer.timing.cost import worst_estimate
 
 
 def run(capsys, *arguments):
@@ -43,6 +43,21 @@ def checkpoint(tmp_path, model):
 
 
 # --- inspect
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_no_column_is_cut_where_the_terminal_is_narrow(capsys, monkeypatch, tmp_path, width):
+    name = "model.decoder.layers.11.self_attn.q_proj.weight"
+    state = {name: torch.zeros(1024, 1024, dtype=torch.bfloat16), "fc.weight": torch.eye(64)}
+    state["mask"] = torch.zeros(12, 10240, 1, 1, 1).to(torch.float8_e4m3fn)
+    torch.save(state, tmp_path / "model.pth")
+    monkeypatch.setenv("COLUMNS", str(width))
+    code, out, _ = run(capsys, "inspect", tmp_path / "model.pth")
+    lines = out.splitlines()
+    assert code == 0 and max(map(len, lines)) <= width
+    assert any(line.endswith(" gain") for line in lines)
+    assert sum(line.endswith("x") for line in lines) == 2
+    assert "…" not in out
 
 
 def test_inspect_tells_of_every_tensor(capsys, tmp_path):
@@ -216,9 +231,13 @@ def test_sensitivity_prints_and_draws(capsys, tmp_path, checkpoint):
         ("sensitivity absent.pth", "absent.pth: expected a checkpoint, got none"),
         ("prune CKPT --amount 0.5", "expected an output, got none; try -o OUT"),
         ("prune CKPT --dry-run", "expected an --amount, got none; try"),
-        ("prune CKPT --amount 1.0 --dry-run", "expected an amount of 0 <= amount < 1"),
+        ("prune CKPT --amount 1.0 --dry-run", "expected an --amount between 0 and 1"),
+        ("prune CKPT --amount=-5 --dry-run", "expected an --amount above 0, got -5; try"),
+        ("prune CKPT --amount 120% --dry-run", "got 120%; try --amount 0.9, or --count"),
+        ("prune CKPT --amount 99.9 --dry-run", "got 99.9; try --amount 0.999 or 99.9%"),
+        ("prune CKPT --method threshold --amount 1% --dry-run", "got '1%'; try --amount 0.01"),
         ("prune CKPT --amount x% --dry-run", "expected a number as --amount"),
-        ("prune CKPT --amount nan --dry-run", "expected an amount of 0 <= amount < 1"),
+        ("prune CKPT --amount nan --dry-run", "expected an --amount between 0 and 1"),
         ("prune CKPT --amount 0.5 -o CKPT", "other than the input, got the same"),
         ("prune CKPT --amount 0.5 -o x --in-place", "got both; try one of them"),
         ("prune CKPT --amount 0.5 --include x --dry-run", "got 'x'; try one of"),
@@ -267,7 +286,7 @@ def test_a_bar_shows_only_on_a_terminal_and_after_two_seconds(capsys, monkeypatc
     monkeypatch.setattr(progress, "PATIENCE_S", -1.0)
     seen = []
     monkeypatch.setattr(
-        progress.Progress, "start", lambda self: seen.append(self.tasks[0].description)
+        "rich.progress.Progress.start", lambda self: seen.append(self.tasks[0].description)
     )
     run(capsys, *arguments)
     assert "pruning" in seen
@@ -293,8 +312,8 @@ def one_line(err):
         ("0", "that prunes something, got 0"),
         ("0.0", "that prunes something, got 0.0"),
         ("0%", "that prunes something, got 0%"),
-        ("100%", "0 <= amount < 1"),
-        ("-5%", "0 <= amount < 1"),
+        ("100%", "between 0 and 1, or 0% and 100%"),
+        ("-5%", "between 0 and 1, or 0% and 100%"),
         ("0.00001", "which prunes none of the 4312 weights"),
         ("1e-9", "which prunes none of the 4312 weights"),
     ],
@@ -304,6 +323,18 @@ def test_amounts_that_are_not_meant_are_refused(capsys, tmp_path, checkpoint, am
     code, out, err = run(capsys, *arguments)
     assert code == 2 and out == "" and one_line(err) and hint in err
     assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_another_name_of_the_input_is_not_taken_for_it(capsys, tmp_path, checkpoint):
+    before, other = checkpoint.read_bytes(), tmp_path / "other.pth"
+    other.hardlink_to(checkpoint)
+    code, _, err = run(capsys, "prune", checkpoint, "--amount", 0.5, "-o", other, "--force")
+    assert code == 2 and one_line(err) and "other than the input, got the same" in err
+    assert checkpoint.read_bytes() == other.read_bytes() == before
+    other.unlink()
+    other.symlink_to(checkpoint)
+    assert run(capsys, "prune", checkpoint, "--amount", 0.5, "-o", other, "--force")[0] == 0
+    assert checkpoint.read_bytes() != before and other.is_symlink()
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,43 @@ def test_a_mask_beside_its_weight_is_applied(tmp_path, name, kind):
         assert facts.stored == "mask" and facts.zeros == 8
 
 
+@pytest.mark.parametrize("mask", [MASK[:, :1], MASK[:1], MASK[0], torch.tensor([[0.0]])])
+def test_a_mask_that_torch_broadcasts_is_broadcast(tmp_path, mask):
+    path = tmp_path / "model.pth"
+    torch.save({"fc.weight_orig": WEIGHT, "fc.weight_mask": mask.contiguous()}, path)
+    assert torch.equal(load_sparse(path)["fc.weight"], WEIGHT * mask)
+
+
+def test_a_parametrization_with_an_element_a_row_masks_rows(tmp_path):
+    path, prefix = tmp_path / "model.pth", "fc.parametrizations.weight"
+    rows = torch.tensor([True, False, True])
+    torch.save({f"{prefix}.original": WEIGHT, f"{prefix}.0.mask": rows}, path)
+    assert torch.equal(load_sparse(path)["fc.weight"], WEIGHT * rows[:, None])
+    # It may as well be one a column.
+    torch.save({f"{prefix}.original": WEIGHT[:, :3].clone(), f"{prefix}.0.mask": rows}, path)
+    with pytest.raises(CheckpointError, match=r"expected a mask of shape \[3, 3\], got \[3\]"):
+        load_sparse(path)
+
+
+@pytest.mark.parametrize("name", ["fc.mask_weight", "fc.w_mask", "fc.weight.mask", "fc.mask_0"])
+def test_masks_of_other_names_are_warned_of(tmp_path, name):
+    path = tmp_path / "model.pth"
+    torch.save({"fc.weight": WEIGHT, name: MASK}, path)
+    with pytest.warns(UserWarning, match=f"{name}: not applied.* as a mask of fc.weight is"):
+        assert torch.equal(load_sparse(path)["fc.weight"], WEIGHT)
+    torch.save({"state_dict": {"fc.weight": WEIGHT}, "masks": [MASK]}, path)
+    with pytest.warns(UserWarning, match="masks: not applied, for its masks have no names"):
+        load_sparse(path)
+
+
+def test_masks_of_attention_are_not_warned_of(tmp_path, recwarn):
+    state = {"layers.0.attn_mask": torch.zeros(4, 9, 9), "attn.mask": torch.ones(1, 1, 4, 4).tril()}
+    state |= {"attn.weight": torch.ones(4, 4), "fc.weight": WEIGHT}
+    torch.save(state, tmp_path / "model.pth")
+    assert load_sparse(tmp_path / "model.pth").keys() == state.keys()
+    assert [str(each.message) for each in recwarn] == []
+
+
 @pytest.mark.parametrize("key", ["mask", "masks", "mask_dict", "pruning_masks"])
 @pytest.mark.parametrize(
     "masks",

@@ -23,7 +23,7 @@ from sparseinfer.checkpoints import (
     prune_state_dict,
 )
 from sparseinfer.checkpoints.plain import make_plain
-from sparseinfer.patterns import detect_pattern
+from sparseinfer.formats.patterns import detect_pattern
 from sparseinfer.prune.structures import parse_structure
 
 
@@ -111,6 +111,26 @@ def test_what_is_taken_though_it_may_look_otherwise(name):
 def test_a_wide_layer_with_a_bias_is_no_vocabulary():
     state = {"fc.weight": torch.ones(9000, 4), "fc.bias": torch.ones(9000)}
     assert reasons(state)["fc.weight"][0]
+
+
+def test_an_output_layer_is_compared_with_one_table_at_most(monkeypatch):
+    def table(**changed):
+        made = torch.arange(1.0, 33.0).reshape(8, 4)
+        for place, value in changed.items():
+            made[int(place[1:]), 0] = value
+        return made
+
+    # A row for padding begins each table, and what differs lies behind it.
+    state = {f"m{i}.embed.weight": table(r0=0, r5=i) for i in range(20)}
+    state |= {f"m{i}.lm_head.weight": table(r0=0, r5=i) for i in (3, 7, 20)}
+    compared = []
+    equal = torch.equal
+    monkeypatch.setattr(torch, "equal", lambda *pair: compared.append(pair) or equal(*pair))
+    found = reasons({**state, "fc.weight": torch.ones(2, 2)})
+    assert found["m3.lm_head.weight"] == (False, "tied to the embedding m3.embed.weight")
+    assert found["m7.lm_head.weight"] == (False, "tied to the embedding m7.embed.weight")
+    assert found["m20.lm_head.weight"] == (True, "a layer's weight")
+    assert len(compared) == 2
 
 
 def test_an_output_layer_equal_to_an_embedding_is_tied_to_it():

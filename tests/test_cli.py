@@ -12,7 +12,9 @@ import pytest
 from rich.console import Console
 
 import sparseinfer
-from sparseinfer import cli, doctor, machine
+from sparseinfer import cli
+from sparseinfer.commands import doctor
+from sparseinfer.timing import machine
 
 
 def run(capsys, *arguments):
@@ -114,7 +116,7 @@ def test_doctor_finds_this_machine_able(capsys):
 
 
 def test_doctor_lists_every_row_with_its_reason(capsys):
-    from sparseinfer.registry import rows
+    from sparseinfer.kernels.registry import rows
 
     code, out, _ = run(capsys, "doctor", "--json")
     diagnosis = json.loads(out)
@@ -145,19 +147,20 @@ def test_doctor_obeys_and_shows_the_forced_instruction_set():
 
 
 @pytest.mark.parametrize(
-    "module", ["sparseinfer._C", "sparseinfer.registry", "torch", "triton", "threadpoolctl"]
+    "module",
+    ["sparseinfer.native", "sparseinfer.kernels.registry", "torch", "triton", "threadpoolctl"],
 )
 def test_doctor_survives_whatever_cannot_be_imported(monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
-    if module == "sparseinfer._C":
-        monkeypatch.delattr(sparseinfer, "_C")
-    if module == "sparseinfer.registry":
-        monkeypatch.delattr(sparseinfer, "registry")
+    if module == "sparseinfer.native":
+        monkeypatch.delattr(sparseinfer, "native")
+    if module == "sparseinfer.kernels.registry":
+        monkeypatch.delattr(sparseinfer.kernels, "registry")
     diagnosis = doctor.diagnose()
     text = shown(diagnosis)
     json.dumps(diagnosis)
     assert "verdict" in text
-    if module == "sparseinfer._C":
+    if module == "sparseinfer.native":
         assert "the native library cannot be used: " in text
     if module == "torch":
         assert not doctor.healthy(diagnosis)
@@ -168,7 +171,7 @@ def test_doctor_survives_whatever_cannot_be_imported(monkeypatch, module):
 
 
 def test_doctor_fails_where_a_kernel_computes_nonsense(monkeypatch, capsys):
-    from sparseinfer.modules import SparseLinear
+    from sparseinfer.layers.linear_conv import SparseLinear
 
     real = SparseLinear.forward
     monkeypatch.setattr(SparseLinear, "forward", lambda self, x: real(self, x) + 1.0)

@@ -13,7 +13,7 @@ import compiled_rows
 import pytest
 from test_triton_nm import needs_assembler, worker
 
-from sparseinfer.registry import EDGES, TRITON_ROWS
+from sparseinfer.kernels.registry import EDGES, TRITON_ROWS
 
 ROWS = [row for row in TRITON_ROWS if row.isa == "triton"]
 TOKENS = (*EDGES, EDGES[-1] + 1)

@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sparseinfer import SparseConv1d, SparseConv2d, SparseLinear
-from sparseinfer.layer import SparseLayer
+from sparseinfer.layers.base import SparseLayer
 
 KINDS = ("linear", "conv1d", "conv2d", "network")
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from sparseinfer import clock, conditions
-from sparseinfer.measure import Comparison
-from sparseinfer.occupancy import occupancy
-from sparseinfer.tuning import Cache, Tuner
+from sparseinfer.convert.occupancy import occupancy
+from sparseinfer.timing import clock, conditions
+from sparseinfer.timing.measure import Comparison
+from sparseinfer.timing.tuning import Cache, Tuner
 
 FOUND = Comparison(2.0, 1.0, 2.0, 1.75, 2.25, 40)
 PROBLEM = {"label": "linear 8x8 panel"}

@@ -13,11 +13,13 @@ import torch
 from oracle import check_conv, check_linear, packed_along_columns, sparse_weight
 from torch import Tensor
 
-from sparseinfer import pack, registry
-from sparseinfer.activations import ACTIVATIONS
-from sparseinfer.conv import PADDING_MODES, conv_cpu, conv_cuda
-from sparseinfer.handles import open_packed
-from sparseinfer.linear import linear_cpu
+from sparseinfer import pack
+from sparseinfer.formats.handles import open_packed
+from sparseinfer.kernels import registry
+from sparseinfer.kernels.activations import ACTIVATIONS
+from sparseinfer.kernels.contract import PADDING_MODES
+from sparseinfer.ops.run_conv import conv_cpu, conv_cuda
+from sparseinfer.ops.run_linear import linear_cpu
 
 WIDTHS = (4, 8, 16, 64, 96)
 AROUND = sorted({w + d for w in WIDTHS for d in (-1, 0, 1)} | {1, 2, 6})
@@ -64,7 +66,7 @@ def _linear(
     n = x.shape[0]
     if row.native_id is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        from sparseinfer.linear import linear_cuda
+        from sparseinfer.ops.run_linear import linear_cuda
 
         b = None if bias is None else bias.to(device)
         forced = row if row.least <= n <= (row.most or n) else None

@@ -15,9 +15,10 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 import sparseinfer
-from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, cost, formats, report, tuning
-from sparseinfer.measure import compare
-from sparseinfer.modules import SparseLayer
+from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, formats, report
+from sparseinfer.layers.linear_conv import SparseLayer
+from sparseinfer.timing import cost, tuning
+from sparseinfer.timing.measure import compare
 
 
 def _prune(model: nn.Module, density: float = 0.1) -> nn.Module:

@@ -16,9 +16,9 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from transformers.pytorch_utils import Conv1D
 
 from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, formats, report
-from sparseinfer.modules import SparseLayer
-from sparseinfer.packed_weight import ReadOnly
-from sparseinfer.report import LayerReport
+from sparseinfer.convert.report import LayerReport
+from sparseinfer.formats.stand_in import ReadOnly
+from sparseinfer.layers.linear_conv import SparseLayer
 
 
 def _prune(model: nn.Module, density: float = 0.3) -> nn.Module:

@@ -8,11 +8,11 @@ from oracle import EPS, sparse_weight
 from torch import Tensor
 
 from sparseinfer import formats
-from sparseinfer.activations import ACTIVATIONS, activation_module
-from sparseinfer.cuda.library import missing_reasons
-from sparseinfer.cuda.nm24_linear import new_workspace, nm24_linear
-from sparseinfer.cuda.stream import weight_stream
-from sparseinfer.triton import NmMeta
+from sparseinfer.kernels.activations import ACTIVATIONS, activation_module
+from sparseinfer.kernels.cuda.library import missing_reasons
+from sparseinfer.kernels.cuda.nm24_linear import new_workspace, nm24_linear
+from sparseinfer.kernels.cuda.stream import weight_stream
+from sparseinfer.kernels.triton import NmMeta
 
 EPS_OUT = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 DTYPES = list(EPS_OUT)

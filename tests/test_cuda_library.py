@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from sparseinfer import cuda, registry
-from sparseinfer.cuda import library
-from sparseinfer.cuda.nm24_linear import check_call, nm24_linear
+from sparseinfer.kernels import cuda, registry
+from sparseinfer.kernels.cuda import library
+from sparseinfer.kernels.cuda.nm24_linear import check_call, nm24_linear
 
 ROOT = Path(__file__).resolve().parent.parent
 X, STREAM, NONE = torch.ones(3, 130).half(), torch.zeros(2 * 4608).byte(), torch.zeros(0).byte()
@@ -66,8 +66,8 @@ def test_import_does_not_load_the_library() -> None:
         "import ctypes\n"
         "def refuse(*args, **kwargs): raise AssertionError('loaded a library')\n"
         "import torch; ctypes.CDLL = refuse\n"
-        "import sparseinfer.cuda.nm24_linear, sparseinfer.registry\n"
-        "assert sparseinfer.registry.rows()"
+        "import sparseinfer.kernels.cuda.nm24_linear, sparseinfer.kernels.registry\n"
+        "assert sparseinfer.kernels.registry.rows()"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True)

@@ -18,11 +18,11 @@ from oracle import EPS, sparse_weight
 from torch import Tensor
 
 from sparseinfer import formats
-from sparseinfer.activations import ACTIVATIONS, activation_module
-from sparseinfer.cuda import library
-from sparseinfer.cuda.nm24_linear import workspace_bytes
-from sparseinfer.cuda.stream import weight_stream
-from sparseinfer.triton import NmMeta
+from sparseinfer.kernels.activations import ACTIVATIONS, activation_module
+from sparseinfer.kernels.cuda import library
+from sparseinfer.kernels.cuda.nm24_linear import workspace_bytes
+from sparseinfer.kernels.cuda.stream import weight_stream
+from sparseinfer.kernels.triton import NmMeta
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 EPS_OUT = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}

@@ -12,8 +12,8 @@ from torch.sparse._semi_structured_conversions import (
 )
 
 from sparseinfer import formats
-from sparseinfer.cuda.stream import UNIT_BYTES, weight_stream
-from sparseinfer.triton import NmMeta
+from sparseinfer.kernels.cuda.stream import UNIT_BYTES, weight_stream
+from sparseinfer.kernels.triton import NmMeta
 
 DTYPES = [torch.float16, torch.bfloat16]
 

@@ -13,10 +13,11 @@ import torch
 from oracle import sparse_weight
 from torch import Tensor
 
-from sparseinfer import cusparselt, dispatch, formats, pack, registry
-from sparseinfer.cusparselt import cusparselt_linear, search, unsupported_reasons
-from sparseinfer.handles import open_packed
-from sparseinfer.triton import NmMeta
+from sparseinfer import formats, pack
+from sparseinfer.formats.handles import open_packed
+from sparseinfer.kernels import cusparselt, dispatch, registry
+from sparseinfer.kernels.cusparselt import cusparselt_linear, search, unsupported_reasons
+from sparseinfer.kernels.triton import NmMeta
 
 
 class Library:

@@ -19,7 +19,7 @@ from sparseinfer import demo
 from sparseinfer.demo import data, results, show, training
 from sparseinfer.demo.network import DemoNet
 from sparseinfer.demo.timing import Ratio, race
-from sparseinfer.machine import selected_isa
+from sparseinfer.timing.machine import selected_isa
 
 # --- IDX files
 

@@ -24,7 +24,7 @@ from torch.func import (
 from torch.utils._pytree import tree_leaves
 
 from sparseinfer import SparseConv1d, SparseConv2d, SparseLinear
-from sparseinfer.activations import ACTIVATIONS, activation_module
+from sparseinfer.kernels.activations import ACTIVATIONS, activation_module
 
 # torch runs an operator without a batching rule once a sample, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")

@@ -17,19 +17,14 @@ import torch
 from oracle import sparse_weight
 from torch import nn
 
-from sparseinfer import (
-    SparseLinear,
-    convert,
-    convert_to_sparse,
-    decide,
-    device_time,
-    formats,
-    report,
-    tuning,
-)
-from sparseinfer.candidates import formats_for, pack_params, platform
-from sparseinfer.decide import Decider
-from sparseinfer.device_time import (
+from sparseinfer import SparseLinear, convert_to_sparse, formats, report
+from sparseinfer.convert import conversion, decide
+from sparseinfer.convert.candidates import formats_for, pack_params, platform
+from sparseinfer.convert.decide import Decider
+from sparseinfer.convert.report import describe as report_of
+from sparseinfer.convert.scan import scan
+from sparseinfer.timing import device_time, tuning
+from sparseinfer.timing.device_time import (
     MOST_COPIES,
     UNKNOWN_CACHE_BYTES,
     EventTimer,
@@ -39,8 +34,6 @@ from sparseinfer.device_time import (
     capture,
     copies_for,
 )
-from sparseinfer.report import describe as report_of
-from sparseinfer.scan import scan
 
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(),
@@ -71,9 +64,9 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seconds]:
 
     def install(**seconds: float) -> Seconds:
         timer = Seconds(**seconds)
-        for module in (decide, convert):
+        for module in (decide, conversion):
             monkeypatch.setattr(module, "platform", lambda device: "cuda")
-        monkeypatch.setattr(convert, "timer_for", lambda device, baseline: timer)
+        monkeypatch.setattr(conversion, "timer_for", lambda device, baseline: timer)
         monkeypatch.setattr(decide, "cache_bytes", lambda device: 40_000)
         return timer
 
@@ -200,9 +193,9 @@ def test_every_device_has_a_timer_and_is_waited_for(monkeypatch: pytest.MonkeyPa
     layers = _named(_linear(0.1), _linear(0.1))
     for layer, device in zip(layers, (first, second), strict=True):
         object.__setattr__(layer, "device", device)
-    monkeypatch.setattr(convert, "scan", lambda model, examples: layers)
+    monkeypatch.setattr(conversion, "scan", lambda model, examples: layers)
     monkeypatch.setattr(
-        convert,
+        conversion,
         "Decider",
         lambda *args, **options: made.append(Decider(*args, **options)) or made[0],
     )
@@ -359,9 +352,9 @@ def test_the_machine_of_a_gpu_names_it_and_its_capability(monkeypatch: pytest.Mo
 
 def test_a_baseline_chooses_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
-    assert convert.timer_for(torch.device("cpu"), "eager") is None
-    assert type(convert.timer_for(cuda, "eager")) is EventTimer
-    assert type(convert.timer_for(cuda, "cuda_graph")) is GraphTimer
+    assert conversion.timer_for(torch.device("cpu"), "eager") is None
+    assert type(conversion.timer_for(cuda, "eager")) is EventTimer
+    assert type(conversion.timer_for(cuda, "cuda_graph")) is GraphTimer
     assert platform(torch.device("cuda:3")) == "cuda"
     with pytest.raises(ValueError, match="expected a model on CUDA for baseline='cuda_graph'"):
         convert_to_sparse(nn.Linear(4, 4), baseline="cuda_graph")
@@ -370,7 +363,7 @@ def test_a_baseline_chooses_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_whole_model_is_compared_as_graphs(
     on_gpu: Callable[..., Seconds], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparseinfer import guarantee
+    from sparseinfer.convert import guarantee
 
     on_gpu(dense=2.0, nm=1.0)
     captured: list[str] = []

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sparseinfer import SparseConv2d, SparseLinear, dispatch, formats, pack, registry, triton
-from sparseinfer.conv import conv_cuda
-from sparseinfer.device_time import capture
-from sparseinfer.handles import open_packed
-from sparseinfer.linear import linear_cuda
-from sparseinfer.load import load_converted
-from sparseinfer.registry import EDGES, TRITON_ROWS, Problem, Row, bucket_of
+from sparseinfer import SparseConv2d, SparseLinear, formats, pack
+from sparseinfer.checkpoints.load_converted import load_converted
+from sparseinfer.formats.handles import open_packed
+from sparseinfer.kernels import dispatch, registry, triton
+from sparseinfer.kernels.registry import EDGES, TRITON_ROWS, Problem, Row, bucket_of
+from sparseinfer.ops.run_conv import conv_cuda
+from sparseinfer.ops.run_linear import linear_cuda
+from sparseinfer.timing.device_time import capture
 
 CUDA = torch.device("cuda")
 NM_ROW = next(row for row in TRITON_ROWS if row.name == "nm.linear.triton")

@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 import sparseinfer
-from sparseinfer import calibration, files
+from sparseinfer import files
 from sparseinfer.checkpoints import Recipe, load_sparse, prune_checkpoint, save_sparse
 from sparseinfer.checkpoints.sensitivity import WeightErrors
+from sparseinfer.convert.report import Report
 from sparseinfer.files import check_target, staged, staged_folder, sweep, write_bytes, write_text
-from sparseinfer.report import Report
+from sparseinfer.timing import calibration
 
 LEFT = f".sparseinfer-{'0' * 32}.tmp"
 
@@ -108,6 +109,19 @@ def test_what_is_no_file_is_never_replaced(tmp_path):
 
 
 # --- other writers
+
+
+def test_what_has_no_folder_is_told_by_the_names_of_the_user(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "name")
+    with pytest.raises(FileNotFoundError) as caught:
+        write_bytes(tmp_path / "link", b"x")
+    assert caught.value.filename == str(tmp_path / "nowhere")
+    # A pipe under a name of the system's, as /dev/stdout is: the one it leads to is nowhere.
+    reading, writing = os.pipe()
+    with pytest.raises(FileExistsError, match="expected a regular file or none"):
+        check_target(f"/proc/self/fd/{writing}")
+    os.close(reading)
+    os.close(writing)
 
 
 def test_files_that_others_have_put_in_the_way_are_left_alone(tmp_path):
@@ -275,8 +289,8 @@ def test_what_a_crash_left_in_a_folder_does_not_count_as_content(tmp_path):
 
 @pytest.mark.parametrize("writer", ["report", "calibration", "sensitivity", "prune sensitivity"])
 def test_every_writer_refuses_devices_and_leaves_nothing(tmp_path, writer):
-    from sparseinfer import builtin_rates, rates
     from sparseinfer.prune.sensitivity import Sensitivity as Accuracies
+    from sparseinfer.timing import builtin_rates, rates
 
     write = {
         "report": lambda path: Report(layers=[]).to_json(path),

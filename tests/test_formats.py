@@ -11,8 +11,8 @@ import torch
 from oracle import check_linear, sparse_weight
 
 from sparseinfer import _C, formats, pack, unpack
-from sparseinfer.handles import open_packed
-from sparseinfer.patterns import _nm, detect_pattern
+from sparseinfer.formats.handles import open_packed
+from sparseinfer.formats.patterns import _nm, detect_pattern
 
 SHAPES = st.one_of(
     st.tuples(st.integers(1, 20), st.integers(1, 70)),

@@ -16,19 +16,13 @@ from oracle import sparse_weight
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from sparseinfer import (
-    SparseLinear,
-    convert,
-    convert_to_sparse,
-    cost,
-    guarantee,
-    measure,
-    tuning,
-)
-from sparseinfer import clock as clocks
+from sparseinfer import SparseLinear, convert_to_sparse
 from sparseinfer import report as report_of
-from sparseinfer.guarantee import TOLERANCE, fingerprint
-from sparseinfer.report import LayerReport, Report
+from sparseinfer.convert import conversion, guarantee
+from sparseinfer.convert.guarantee import TOLERANCE, fingerprint
+from sparseinfer.convert.report import LayerReport, Report
+from sparseinfer.timing import clock as clocks
+from sparseinfer.timing import cost, measure, tuning
 
 
 class Clock(clocks.Clock):
@@ -99,7 +93,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock.names = {8: "a", 9: "b", 10: "c"}
     clock.dense = dict.fromkeys("abc", 2.0)
     clock.sparse = dict.fromkeys("abc", 1.0)
-    monkeypatch.setattr(convert, "Clock", lambda: clock)
+    monkeypatch.setattr(conversion, "Clock", lambda: clock)
     for cls in (nn.Linear, SparseLinear):
         monkeypatch.setattr(cls, "forward", _timed(clock, cls.forward, cls is SparseLinear))
     return clock

@@ -36,7 +36,7 @@ def test_a_wish_that_cannot_be_granted_is_an_error_at_import(wish: str) -> None:
 
 @pytest.mark.parametrize("wish", ["", "scalar"])
 def test_a_wish_that_can_be_granted_is(wish: str) -> None:
-    script = "import sparseinfer; from sparseinfer.machine import selected_isa as f; print(f())"
+    script = "from sparseinfer.timing.machine import selected_isa as f; print(f())"
     done = _python(wish, "-c", script)
     assert done.returncode == 0, done.stderr
     assert wish == "" or done.stdout == "scalar\n"

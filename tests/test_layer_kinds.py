@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 from typing import Any
 
 import pytest
@@ -14,11 +15,18 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_sequence
 
-from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, report
-from sparseinfer.adapters import SAME, Padded
-from sparseinfer.modules import SparseLayer
-from sparseinfer.recurrent import SparseRecurrent
-from sparseinfer.scan import scan
+from sparseinfer import (
+    SparseConv2d,
+    SparseLinear,
+    convert_to_sparse,
+    load_converted,
+    report,
+    to_dense,
+)
+from sparseinfer.convert.scan import scan
+from sparseinfer.layers.adapters import SAME, Padded
+from sparseinfer.layers.linear_conv import SparseLayer
+from sparseinfer.layers.recurrent import SparseRecurrent
 
 
 def _pruned(model: nn.Module) -> Any:
@@ -150,6 +158,52 @@ def test_standardised_convolutions_of_timm(name: str) -> None:
     state = copy.deepcopy(layer.state_dict())
     _images(layer, 4)
     assert all(torch.equal(value, state[key]) for key, value in layer.state_dict().items())
+
+
+class _Standardized(nn.Conv2d):
+    """As timm's: it normalises its weight at every call."""
+
+    eps = 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        weight = nn.functional.batch_norm(rows, None, None, training=True, eps=self.eps)
+        return self._conv_forward(x, weight.reshape_as(self.weight), self.bias)
+
+
+def _standardized() -> Any:
+    body = {**vars(_Standardized), "__module__": "timm.layers.std_conv"}
+    for name in ("__dict__", "__weakref__"):
+        body.pop(name, None)
+    return _pruned(type("StdConv2d", (nn.Conv2d,), body)(4, 6, 3))
+
+
+def test_a_computed_weight_is_not_loaded_from_what_it_is_computed_from() -> None:
+    model, x = nn.Sequential(_standardized()), torch.randn(2, 4, 8, 8)
+    sparse = convert_to_sparse(model, min_speedup=0)
+    _close(sparse(x), model(x))
+    loaded = load_converted(nn.Sequential(_standardized()), sparse.state_dict())
+    direct = nn.Sequential(SparseConv2d.from_dense(model[0]))
+    for held in (sparse, copy.deepcopy(sparse), loaded, direct):
+        before = held(x)
+        with pytest.raises(
+            RuntimeError, match=r"that timm[.]layers[.]std_conv[.]StdConv2d computes"
+        ):
+            held.load_state_dict(model.state_dict(), strict=False)
+        assert torch.equal(held(x), before)
+    dense = to_dense(sparse)
+    assert type(dense[0]) is nn.Conv2d
+    dense.load_state_dict(to_dense(loaded).state_dict())
+    _close(dense(x), model(x))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_was_weight_normed_can_be_pickled(inplace: bool) -> None:
+    layer, x = nn.utils.parametrizations.weight_norm(nn.Linear(8, 4)), torch.randn(3, 8)
+    expected = layer(x)
+    sparse = convert_to_sparse(nn.Sequential(layer), min_speedup=0, inplace=inplace)
+    assert isinstance(sparse[0], SparseLinear)  # type: ignore[index]
+    _close(pickle.loads(pickle.dumps(sparse))(x), expected)
 
 
 def test_linear_of_timm() -> None:

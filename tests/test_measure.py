@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparseinfer import clock as clocks
-from sparseinfer import measure
-from sparseinfer.measure import (
+from sparseinfer.timing import clock as clocks
+from sparseinfer.timing import measure
+from sparseinfer.timing.measure import (
     FEWEST,
     LOOKS,
     RISK,

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from sparseinfer import SparseConv1d, SparseConv2d, SparseLinear
-from sparseinfer.modules import SparseLayer
+from sparseinfer.layers.linear_conv import SparseLayer
 
 CONVOLUTIONS = [
     nn.Conv1d(4, 6, 3),

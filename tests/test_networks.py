@@ -12,7 +12,7 @@ from oracle import EPS
 from torch import nn
 
 from sparseinfer import convert_to_sparse, report
-from sparseinfer.modules import SparseLayer
+from sparseinfer.layers.linear_conv import SparseLayer
 
 transformers = pytest.importorskip("transformers")
 

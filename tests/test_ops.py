@@ -14,8 +14,9 @@ from oracle import check_conv, check_linear, sparse_weight
 from torch import Tensor
 from torch.nn import functional as F
 
-from sparseinfer import handles, pack
-from sparseinfer.activations import ACTIVATIONS, activation_module
+from sparseinfer import pack
+from sparseinfer.formats import handles
+from sparseinfer.kernels.activations import ACTIVATIONS, activation_module
 
 linear = torch.ops.sparseinfer.linear
 conv1d = torch.ops.sparseinfer.conv1d

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import sparseinfer
 from sparseinfer import SparseLinear, convert_to_sparse, report
-from sparseinfer.convert import Decider
-from sparseinfer.reads import weight_reads
+from sparseinfer.convert.decide import Decider
+from sparseinfer.convert.reads import weight_reads
 
 X = torch.randn(4, 16)
 
@@ -349,7 +349,7 @@ def test_what_needs_no_values_is_no_read() -> None:
 @pytest.mark.parametrize("shape", [(1, 6), (1, 98), (1, 2, 7, 7), (1, 1, 5), (1, 64, 1, 1)])
 def test_weights_of_one_row_have_a_pattern(shape: tuple[int, ...]) -> None:
     weight = sparse_weight(shape, 0.5)
-    assert str(sparseinfer.patterns.detect_pattern(weight))
+    assert str(sparseinfer.formats.patterns.detect_pattern(weight))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -13,9 +13,10 @@ from torch.sparse import SparseSemiStructuredTensor, SparseSemiStructuredTensorC
 from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass
 
 import sparseinfer
-from sparseinfer import _C, formats, pack, packing, unpack
-from sparseinfer.torch_sparse import densified
-from sparseinfer.triton.pack_bsr import bsr_blob
+from sparseinfer import _C, formats, pack, unpack
+from sparseinfer.formats import on_device
+from sparseinfer.formats.bsr_on_device import bsr_blob
+from sparseinfer.formats.torch_sparse import densified
 
 SHAPES = [(1, 1), (1, 4), (3, 5), (8, 32), (17, 61), (6, 4, 3), (6, 3, 2, 5), (4, 2)]
 PATTERNS = [(1, 2), (1, 4), (2, 4), (3, 4), (4, 4), (4, 8), (2, 8), (1, 32), (17, 32)]
@@ -37,7 +38,7 @@ def test_nm_bytes(shape: tuple[int, ...], value_type: str) -> None:
     torch.manual_seed(0)
     for n, m in PATTERNS:
         weight = special(sparse_weight(shape, 0.9, nm=(n, m)))
-        made = packing.nm_blob(weight, n=n, m=m, value_type=value_type)
+        made = on_device.nm_blob(weight, n=n, m=m, value_type=value_type)
         native = _C.pack("nm", weight.numpy(), n=n, m=m, value_type=value_type)
         assert made.numpy().tobytes() == native.tobytes(), (n, m)
 
@@ -47,12 +48,12 @@ def test_nm_bytes(shape: tuple[int, ...], value_type: str) -> None:
 def test_csr_bytes(shape: tuple[int, ...], density: float) -> None:
     torch.manual_seed(1)
     weight = special(sparse_weight(shape, density))
-    assert packing.csr_blob(weight).numpy().tobytes() == _C.pack("csr", weight.numpy()).tobytes()
+    assert on_device.csr_blob(weight).numpy().tobytes() == _C.pack("csr", weight.numpy()).tobytes()
 
 
 def test_grouped_and_strided_weights() -> None:
     weight = sparse_weight((6, 2, 3), 0.5)
-    for blob, format in ((packing.csr_blob, "csr"), (packing.nm_blob, "nm")):
+    for blob, format in ((on_device.csr_blob, "csr"), (on_device.nm_blob, "nm")):
         given = weight * (torch.arange(3) < 2)  # 2:4 in any alignment
         params: dict[str, Any] = {"n": 4} if format == "nm" else {}
         native = _C.pack(format, given.numpy(), 2, **params)
@@ -81,7 +82,7 @@ def test_errors_are_the_native_packers(
     with pytest.raises(ValueError, match=r"expected") as native:
         _C.pack(format, weight.numpy(), groups, **params)
     with pytest.raises(ValueError, match=r"expected") as made:
-        {"csr": packing.csr_blob, "nm": packing.nm_blob}[format](weight, groups, **params)
+        {"csr": on_device.csr_blob, "nm": on_device.nm_blob}[format](weight, groups, **params)
     assert str(made.value) == str(native.value)
 
 
@@ -96,7 +97,7 @@ def test_violating_groups_are_counted_and_the_first_is_named() -> None:
     with pytest.raises(ValueError, match=text):
         pack(weight, "nm")
     with pytest.raises(ValueError, match=text):
-        packing.nm_blob(weight)
+        on_device.nm_blob(weight)
 
 
 def test_pack_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +118,7 @@ def test_pack_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for format in formats.FORMATS:
         packed = pack(weight.as_subclass(Elsewhere), format)
         assert torch.equal(packed, pack(weight, format))
-    assert called == [packing.csr_blob, packing.nm_blob, bsr_blob]
+    assert called == [on_device.csr_blob, on_device.nm_blob, bsr_blob]
 
 
 @pytest.mark.skipif(

@@ -11,12 +11,13 @@ import torch
 from oracle import sparse_weight
 from torch import nn
 
-from sparseinfer import SparseLinear, convert, convert_to_sparse, guarantee, report
-from sparseinfer import clock as clocks
-from sparseinfer.measure import Comparison, compare
-from sparseinfer.plausible import beyond_layers, beyond_zeros, sums_up
-from sparseinfer.scan import scan
-from sparseinfer.tuning import Cache, Tuner
+from sparseinfer import SparseLinear, convert, convert_to_sparse, report
+from sparseinfer.convert import guarantee
+from sparseinfer.convert.plausible import beyond_layers, beyond_zeros, sums_up
+from sparseinfer.convert.scan import scan
+from sparseinfer.timing import clock as clocks
+from sparseinfer.timing.measure import Comparison, compare
+from sparseinfer.timing.tuning import Cache, Tuner
 
 PROBLEM = {"label": "linear 8x8 panel"}
 

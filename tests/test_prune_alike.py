@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 import sparseinfer
 from sparseinfer.checkpoints.prune import Recipe, prune_checkpoint, prune_state_dict
 from sparseinfer.formats import info, pack, unpack
-from sparseinfer.patterns import detect_pattern
+from sparseinfer.formats.patterns import detect_pattern
 from sparseinfer.prune import Pruner
 
 LAYERS = {

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from sparseinfer import prune
-from sparseinfer.patterns import detect_pattern
+from sparseinfer.formats.patterns import detect_pattern
 from sparseinfer.prune import NM, Block, Channels, Filters, Pruner, Random, taylor
 from sparseinfer.prune.amounts import count_of
 from sparseinfer.prune.rank import prune_smallest

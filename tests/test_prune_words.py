@@ -209,3 +209,12 @@ def test_each_import_works_first_in_a_fresh_process(statement):
 def test_a_summary_of_a_compiled_model_has_plain_names():
     pruner = Pruner(torch.compile(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))))
     assert [row.name for row in pruner.summary().rows] == ["0.weight"]
+
+
+def test_a_plot_without_matplotlib_says_what_to_install(monkeypatch, tmp_path):
+    from sparseinfer import plotting
+    from sparseinfer.prune import Sensitivity
+
+    monkeypatch.setattr(plotting.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"try pip install 'sparseinfer\[plot\]'"):
+        Sensitivity(1.0, [0.5], {"a": [0.9]}).plot(tmp_path / "lines.png")

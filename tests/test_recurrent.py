@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import sparseinfer
 from sparseinfer import SparseGRU, SparseLSTM, SparseRNN, convert_to_sparse, report
-from sparseinfer.recurrent import SparseRecurrent
+from sparseinfer.layers.recurrent import SparseRecurrent
 
 PAIRS: list[tuple[type[nn.RNNBase], type[SparseRecurrent], dict[str, Any]]] = [
     (nn.LSTM, SparseLSTM, {}),

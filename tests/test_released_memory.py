@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparseinfer import convert_to_sparse
-from sparseinfer.memory import address, require_memory
+from sparseinfer import convert_to_sparse, to_dense
+from sparseinfer.ops.memory import address, require_memory
 
 CASES: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
     (lambda: nn.Linear(64, 64), (4, 64)),
@@ -105,3 +105,22 @@ def test_a_layer_without_a_bias_and_one_whose_memory_is_back() -> None:
     layer.bias.untyped_storage().resize_(256)
     layer.bias.data.copy_(bias)
     assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("name", ["0.weight", "0.bias", "1.running_mean", "2.weight_ih_l0"])
+def test_a_model_with_released_tensors_is_refused(name: str, inplace: bool) -> None:
+    layers = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.LSTM(8, 8)
+    model = nn.Sequential(*layers).eval()
+    model.state_dict()[name].untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match=f"expected the memory of {name} to be allocated"):
+        convert_to_sparse(model, min_speedup=0, inplace=inplace)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("name", ["bias", "packed"])
+def test_a_released_tensor_does_not_come_back_dense(name: str, inplace: bool) -> None:
+    sparse = convert_to_sparse(nn.Sequential(nn.Linear(8, 8)), min_speedup=0)
+    getattr(sparse[0], name).data.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match=f"expected the memory of 0.{name} to be allocated"):
+        to_dense(sparse, inplace=inplace)

@@ -19,9 +19,8 @@ from sparseinfer import (
     SparseConvTranspose2d,
     SparseLinear,
     SparseLSTM,
-    slabs,
-    transposed,
 )
+from sparseinfer.layers import slabs, transposed
 
 BOUND = 20 << 20
 """Bytes of scratch a thread, as documented."""

@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparseinfer import SparseConv1d, SparseConv2d, SparseLinear
-from sparseinfer.layer import SparseLayer
-from sparseinfer.shortcut import unobserved
+from sparseinfer.layers.base import SparseLayer
+from sparseinfer.ops.shortcut import unobserved
 
 NAMES = ("linear", "conv1d", "conv2d")
 

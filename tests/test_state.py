@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, load_converted
-from sparseinfer.layer import SparseLayer
+from sparseinfer.layers.base import SparseLayer
 
 X = torch.linspace(-1, 1, 2 * 3 * 6 * 6).view(2, 3, 6, 6)
 

@@ -12,9 +12,10 @@ from oracle import sparse_weight
 from torch import nn
 
 import sparseinfer
-from sparseinfer import convert_to_sparse, formats, handles
-from sparseinfer.legend import name_lines
-from sparseinfer.measure import torch_threads
+from sparseinfer import convert_to_sparse, formats
+from sparseinfer.formats import handles
+from sparseinfer.plotting import name_lines
+from sparseinfer.timing.measure import torch_threads
 
 
 def _together(*calls: object) -> None:
@@ -89,7 +90,7 @@ def test_of_a_buffer_on_a_gpu_the_host_keeps_the_header_alone(
     monkeypatch.setattr(handles, "_read_by_host", lambda device: False)
     monkeypatch.setattr(formats, "host_bytes", lambda packed: copied)
     there = handles.Handle(packed)
-    assert there.memory is None and not isinstance(there.weights, handles._C.Weights)
+    assert there.memory is None and not isinstance(there.weights, handles.native.Weights)
     for name in ("format", "shape", "groups", "nnz", "nbytes"):
         assert getattr(there.weights, name) == (
             tuple(here.weights.shape) if name == "shape" else getattr(here.weights, name)

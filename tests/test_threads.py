@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sparseinfer import _C, SparseConv2d, SparseLinear, convert_to_sparse, pack
-from sparseinfer.handles import Handle
-from sparseinfer.measure import torch_threads
+from sparseinfer.formats.handles import Handle
+from sparseinfer.timing.measure import torch_threads
 
 ROOT = Path(__file__).resolve().parent.parent
 

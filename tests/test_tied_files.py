@@ -9,7 +9,7 @@ from torch import nn
 
 import sparseinfer
 from sparseinfer import convert_to_sparse, load_converted, load_sparse_into
-from sparseinfer.tied import with_tied
+from sparseinfer.checkpoints.tied import with_tied
 
 
 class Tied(nn.Module):

@@ -136,6 +136,16 @@ def test_the_type_is_that_of_the_rest(dtype: torch.dtype) -> None:
     assert y.dtype is dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["linear", "gru", "attention with bias_kv"])
+def test_layers_without_a_bias_come_back_in_their_type(kind: str, dtype: torch.dtype) -> None:
+    build, x = KINDS[kind]
+    model = pruned(build()).to(dtype)
+    dense = sparseinfer.to_dense(sparseinfer.convert_to_sparse(model, min_speedup=0))
+    assert {own.dtype for own in dense.parameters()} == {dtype}
+    dense(x.to(dtype))
+
+
 def test_transformer_layers_take_their_fast_path_again() -> None:
     layer = nn.TransformerEncoderLayer(32, 4, 64, activation="gelu", batch_first=True)
     model = pruned(nn.TransformerEncoder(layer, 2))

@@ -25,10 +25,10 @@ from sparseinfer import (
     load_sparse,
     report,
     save_sparse,
-    tuning,
 )
-from sparseinfer.cost import worst_estimate
-from sparseinfer.measure import Comparison
+from sparseinfer.timing import tuning
+from sparseinfer.timing.cost import worst_estimate
+from sparseinfer.timing.measure import Comparison
 
 LAYERS = [
     nn.ConvTranspose1d(4, 6, 3),

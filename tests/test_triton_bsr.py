@@ -11,9 +11,10 @@ import triton_bsr_checks as checks
 from test_triton_nm import needs_assembler, needs_gpu, needs_triton, worker
 from triton_nm_checks import ACTIVATIONS, DTYPES
 
-from sparseinfer import formats, registry
-from sparseinfer.triton import block_reasons
-from sparseinfer.triton.bsr_grid import BsrMeta
+from sparseinfer import formats
+from sparseinfer.kernels import registry
+from sparseinfer.kernels.triton import block_reasons
+from sparseinfer.kernels.triton.bsr_grid import BsrMeta
 
 Check = Callable[..., None]
 
@@ -139,7 +140,7 @@ def test_on_gpu(compiled: Check, dtype: str) -> None:
 
 def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr("sparseinfer.triton._triton_reasons", lambda: [])
+    monkeypatch.setattr("sparseinfer.kernels.triton._triton_reasons", lambda: [])
     assert block_reasons("cpu", torch.bfloat16) == []
     assert "got float64" in block_reasons("cpu", torch.float64)[0]
     grouped = registry.Problem("conv", "bsr", torch.device("cpu"), torch.float16, groups=3)

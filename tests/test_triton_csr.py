@@ -11,8 +11,8 @@ import triton_csr_checks as checks
 from test_triton_nm import needs_assembler, needs_gpu, needs_triton, worker
 from triton_nm_checks import ACTIVATIONS, DTYPES
 
-from sparseinfer.triton import csr_reasons
-from sparseinfer.triton.csr_rows import ALIGN, SLICE_ROWS, csr_rows
+from sparseinfer.kernels.triton import csr_reasons
+from sparseinfer.kernels.triton.csr_rows import ALIGN, SLICE_ROWS, csr_rows
 
 Check = Callable[..., None]
 

@@ -24,8 +24,8 @@ import pytest
 import torch
 import triton_nm_checks as checks
 
-import sparseinfer.triton as light
-from sparseinfer.triton import NmMeta, unsupported_reasons
+import sparseinfer.kernels.triton as light
+from sparseinfer.kernels.triton import NmMeta, unsupported_reasons
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
@@ -238,11 +238,13 @@ def test_reasons_name_a_missing_or_old_triton(monkeypatch: pytest.MonkeyPatch) -
 
 def test_multiprocessors_of_the_buffers_device(monkeypatch: pytest.MonkeyPatch) -> None:
     from sparseinfer import formats
-    from sparseinfer.handles import open_packed
-    from sparseinfer.triton.csr_rows import CsrMeta
+    from sparseinfer.formats.handles import open_packed
+    from sparseinfer.kernels.triton.csr_rows import CsrMeta
 
     asked = []
-    monkeypatch.setattr("sparseinfer.handles.multiprocessors", lambda on: asked.append(on) or 7)
+    monkeypatch.setattr(
+        "sparseinfer.formats.handles.multiprocessors", lambda on: asked.append(on) or 7
+    )
     for name in ("nm", "csr"):
         handle = open_packed(formats.pack(torch.eye(8), name))
         meta = handle.meta(NmMeta.from_info) if name == "nm" else handle.meta(CsrMeta.from_info)
@@ -259,8 +261,8 @@ def test_package_imports_without_triton() -> None:
     # None in sys.modules makes every import of triton fail, as where it is not installed.
     script = (
         "import sys; sys.modules['triton'] = None\n"
-        "import sparseinfer.triton, torch\n"
-        "print(sparseinfer.triton.unsupported_reasons('cuda', torch.float16)[0])"
+        "import sparseinfer.kernels.triton, torch\n"
+        "print(sparseinfer.kernels.triton.unsupported_reasons('cuda', torch.float16)[0])"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(

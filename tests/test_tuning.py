@@ -20,12 +20,14 @@ import torch
 from oracle import sparse_weight
 from torch import nn
 
-from sparseinfer import _C, convert_to_sparse, guarantee, report, tuning
-from sparseinfer.conditions import conditions
-from sparseinfer.machine import cache_sizes
-from sparseinfer.measure import Comparison
-from sparseinfer.occupancy import bucket
-from sparseinfer.tuning import MOST_BYTES, Cache, Tuner, cache_folder, describe_machine
+from sparseinfer import _C, convert_to_sparse, report
+from sparseinfer.convert import guarantee
+from sparseinfer.convert.occupancy import bucket
+from sparseinfer.timing import tuning
+from sparseinfer.timing.conditions import conditions
+from sparseinfer.timing.machine import cache_sizes
+from sparseinfer.timing.measure import Comparison
+from sparseinfer.timing.tuning import MOST_BYTES, Cache, Tuner, cache_folder, describe_machine
 
 MACHINE = {"cpu": "one", "threads": 2}
 PROBLEM = {"label": "linear 8x8 panel", "layer": "linear", "input": [1, 8], "density": 0.1}
@@ -232,7 +234,7 @@ def test_a_damaged_or_hostile_file_is_ignored_and_written_anew(
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert cache.read(MACHINE, PROBLEM, CONDITIONS) is None
     (record,) = caplog.records
-    assert record.levelname == "WARNING" and record.name == "sparseinfer.tuning"
+    assert record.levelname == "WARNING" and record.name == "sparseinfer.timing.tuning"
     assert str(path) in record.message and "written anew" in record.message
     cache.write(MACHINE, PROBLEM, CONDITIONS, FOUND)
     assert cache.read(MACHINE, PROBLEM, CONDITIONS) == FOUND
@@ -391,7 +393,7 @@ def test_a_kept_lie_about_a_layer_does_not_make_the_model_slower(
 def test_the_log_says_where_a_decision_came_from(
     tmp_path: Path, measured: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.DEBUG, logger="sparseinfer.tuning"):
+    with caplog.at_level(logging.DEBUG, logger="sparseinfer.timing.tuning"):
         for source in ("measured", "kept"):
             caplog.clear()
             convert_to_sparse(_model(), example_inputs=torch.randn(4, 256), cache=tmp_path)

@@ -15,8 +15,8 @@ from oracle import sparse_weight
 from torch import Tensor, nn
 
 from sparseinfer import convert_to_sparse
-from sparseinfer.observe import observe, run_on
-from sparseinfer.state import State
+from sparseinfer.convert.observe import observe, run_on
+from sparseinfer.convert.state import State
 
 
 def _layer() -> nn.Linear:

@@ -14,8 +14,10 @@ import torch
 from oracle import sparse_weight
 from torch import nn
 
-from sparseinfer import SparseConv2d, conv, convert_to_sparse, linear, pack, verbose
-from sparseinfer.linear import linear_cpu
+from sparseinfer import SparseConv2d, convert_to_sparse, pack
+from sparseinfer.kernels import verbose
+from sparseinfer.ops import run_conv, run_linear
+from sparseinfer.ops.run_linear import linear_cpu
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +36,7 @@ def test_the_package_is_silent_by_itself() -> None:
 
 
 def test_nothing_is_wrapped_where_dispatch_is_not_logged() -> None:
-    for operator in (linear.linear_cpu, linear.linear_cuda, conv.conv_cpu):
+    for operator in (run_linear.linear_cpu, run_linear.linear_cuda, run_conv.conv_cpu):
         assert not hasattr(operator, "__wrapped__")
         assert verbose.logged("linear", on=False)(operator) is operator
 
@@ -42,7 +44,7 @@ def test_nothing_is_wrapped_where_dispatch_is_not_logged() -> None:
 def test_dispatch_is_told_once_a_problem(caplog: pytest.LogCaptureFixture) -> None:
     call = verbose.logged("linear", on=True)(linear_cpu)
     packed = pack(torch.eye(8))
-    best = next(row["name"] for row in verbose._C.rows() if row["op"] == "linear")
+    best = next(row["name"] for row in verbose.native.rows() if row["op"] == "linear")
     threads = torch.get_num_threads()
     with caplog.at_level(logging.DEBUG, logger="sparseinfer.dispatch"):
         for _ in range(3):
@@ -54,7 +56,7 @@ def test_dispatch_is_told_once_a_problem(caplog: pytest.LogCaptureFixture) -> No
         call(torch.ones(8, 2).t(), packed, None, 8)
         assert len(caplog.messages) == 3
         scalar = next(
-            i for i, row in enumerate(verbose._C.rows()) if row["name"] == "panel.linear.scalar"
+            i for i, row in enumerate(verbose.native.rows()) if row["name"] == "panel.linear.scalar"
         )
         call(torch.ones(2, 8), packed, None, 8, row=scalar)
         assert caplog.messages[-1].endswith(": panel.linear.scalar")
@@ -62,7 +64,7 @@ def test_dispatch_is_told_once_a_problem(caplog: pytest.LogCaptureFixture) -> No
 
 def test_grouped_convolutions_say_so(caplog: pytest.LogCaptureFixture) -> None:
     layer = SparseConv2d.from_dense(nn.Conv2d(4, 8, 3, groups=2))
-    call = verbose.logged("conv", on=True)(conv.conv_cpu)
+    call = verbose.logged("conv", on=True)(run_conv.conv_cpu)
     with caplog.at_level(logging.DEBUG, logger="sparseinfer.dispatch"):
         call(
             torch.ones(1, 4, 5, 5), layer.packed, None, 8, (3, 3), (1, 1), (0,) * 4, (1, 1), 2,

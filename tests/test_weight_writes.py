@@ -25,8 +25,8 @@ from sparseinfer import (
     SparseLSTM,
     convert_to_sparse,
 )
-from sparseinfer.attention import SparseMultiheadAttention
-from sparseinfer.packed_weight import PackedWeight, ReadOnly
+from sparseinfer.formats.stand_in import PackedWeight, ReadOnly
+from sparseinfer.layers.attention import SparseMultiheadAttention
 
 Write = Callable[[Any], object]
 
@@ -212,11 +212,25 @@ def test_merging_an_adapter_into_a_sparse_layer_is_refused(safe: bool) -> None:
     model = nn.Sequential(_pruned(nn.Linear(16, 16)), nn.ReLU(), _pruned(nn.Linear(16, 4)))
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["0"], r=2))
     nn.init.normal_(adapted.base_model.model[0].lora_B["default"].weight)
-    sparse = convert_to_sparse(adapted, min_speedup=0)
     x = torch.randn(3, 16)
+    sparse = convert_to_sparse(adapted, example_inputs=x, min_speedup=0, cache=False)
+    assert isinstance(sparse.base_model.model[0].base_layer, SparseLinear)
     torch.testing.assert_close(sparse(x), adapted(x), rtol=1e-4, atol=1e-4)
     with pytest.raises(RuntimeError, match="expected no write to a weight"):
         sparse.merge_and_unload(safe_merge=safe)
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_without_examples_an_adapted_layer_stays_dense_and_merges(safe: bool) -> None:
+    peft = pytest.importorskip("peft")
+    model = nn.Sequential(_pruned(nn.Linear(16, 16)), nn.ReLU(), _pruned(nn.Linear(16, 4)))
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["0"], r=2))
+    nn.init.normal_(adapted.base_model.model[0].lora_B["default"].weight)
+    x = torch.randn(3, 16)
+    expected = adapted(x)
+    sparse = convert_to_sparse(adapted, min_speedup=0)
+    merged = sparse.merge_and_unload(safe_merge=safe)
+    torch.testing.assert_close(merged(x), expected, rtol=1e-4, atol=1e-4)
 
 
 class _Functional(nn.Module):
@@ -249,3 +263,60 @@ def test_reads_outside_of_forward_calls_and_of_facts_are_not_warned_of() -> None
             layer.weight.sum()
             layer.to_dense()
             model(torch.randn(3, 8))
+
+
+@pytest.mark.parametrize(("make", "name"), LAYERS)
+def test_a_weight_read_before_another_is_assigned_stays_what_it_was(
+    make: Callable[[], Any], name: str
+) -> None:
+    layer = make()
+    before = getattr(layer, name)
+    values = before.clone()
+    setattr(layer, name, nn.Parameter(torch.zeros(values.shape)))
+    assert not getattr(layer, name).any()
+    setattr(layer, name, before)
+    assert torch.equal(getattr(layer, name), values)
+
+
+@pytest.mark.parametrize(
+    "dense",
+    [
+        nn.Linear(8, 8), nn.Conv2d(8, 4, 1), nn.ConvTranspose1d(8, 4, 3, stride=2),
+    ],
+)  # fmt: skip
+def test_functional_call_borrows_a_layer(dense: nn.Module) -> None:
+    x = torch.randn(8, 8, 8)
+    model = convert_to_sparse(nn.Sequential(_pruned(dense)), min_speedup=0)
+    before, state = model(x), list(model.parameters())
+    zeros = {f"0.{name}": torch.zeros_like(own) for name, own in dense.named_parameters()}
+    assert not torch.func.functional_call(model, zeros, (x,)).any()
+    assert torch.equal(model(x), before)
+    assert all(map(lambda one, other: one is other, model.parameters(), state))
+
+
+def test_functional_call_borrows_an_attention() -> None:
+    x = torch.randn(2, 5, 8)
+    layer = _attention(batch_first=True)
+    before = layer(x, x, x)[0]
+    zeros = {"in_proj_weight": torch.zeros(24, 8), "in_proj_bias": torch.zeros(24)}
+    assert not torch.equal(torch.func.functional_call(layer, zeros, (x, x, x))[0], before)
+    assert torch.equal(layer(x, x, x)[0], before)
+
+
+@pytest.mark.parametrize(
+    "dense", [nn.Linear(8, 8), nn.Conv1d(4, 6, 3), nn.ConvTranspose2d(4, 6, 3, stride=2)]
+)
+def test_compiled_code_reads_a_weight(dense: nn.Module) -> None:
+    model = convert_to_sparse(nn.Sequential(_pruned(dense)), min_speedup=0)
+
+    def doubled() -> Tensor:
+        return model[0].weight * 2
+
+    compiled = torch.compile(doubled, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(), dense.weight * 2)
+
+
+def test_transforms_of_functions_read_a_weight_first() -> None:
+    model = convert_to_sparse(nn.Sequential(_pruned(nn.Linear(8, 8))), min_speedup=0)
+    gradient = torch.func.grad(lambda x: (x @ model[0].weight).sum())(torch.ones(8))
+    assert torch.allclose(gradient, model[0].weight.sum(dim=1))

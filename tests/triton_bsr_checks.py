@@ -16,7 +16,7 @@ from torch.nn import functional
 from triton_nm_checks import assert_within, compile_one
 
 from sparseinfer import formats
-from sparseinfer.triton.bsr_grid import BsrMeta
+from sparseinfer.kernels.triton.bsr_grid import BsrMeta
 
 
 def draw(shape: Sequence[int], density: float, *, integers: bool = False) -> torch.Tensor:
@@ -42,7 +42,7 @@ def linear(
     block: int = 16,
     device: str = "cpu",
 ) -> torch.Tensor:
-    from sparseinfer.triton.bsr_linear import bsr_linear
+    from sparseinfer.kernels.triton.bsr_linear import bsr_linear
 
     packed, meta = pack(weight, x.dtype, block)
     bias = None if bias is None else bias.to(device)
@@ -81,7 +81,7 @@ def check_linear_integers(dtype: str, block: int, device: str) -> None:
 
 def check_split_rows(dtype: str, device: str) -> None:
     """One block row of many blocks is shared by programs; the result is the same every time."""
-    from sparseinfer.triton.bsr_linear import config_for, splits_for
+    from sparseinfer.kernels.triton.bsr_linear import config_for, splits_for
 
     weight, x = draw((5, 700), 1.0), torch.randn(3, 700).to(getattr(torch, dtype))
     bias = torch.randn(5).to(x.dtype)
@@ -111,7 +111,7 @@ def check_values(dtype: str, device: str) -> None:
 
 
 def check_layouts(dtype: str, device: str) -> None:
-    from sparseinfer.triton.bsr_linear import bsr_linear
+    from sparseinfer.kernels.triton.bsr_linear import bsr_linear
 
     weight, base = draw((20, 30), 0.7), torch.randn(90, 90).to(getattr(torch, dtype))
     layouts = {
@@ -150,7 +150,7 @@ def conv(
     block: int = 16,
     device: str = "cpu",
 ) -> torch.Tensor:
-    from sparseinfer.triton.bsr_conv import bsr_conv
+    from sparseinfer.kernels.triton.bsr_conv import bsr_conv
 
     packed, meta = pack(weight, x.dtype, block)
     y = bsr_conv(
@@ -239,8 +239,8 @@ def check_conv1d_and_values(dtype: str, device: str) -> None:
 
 
 def check_errors() -> None:
-    from sparseinfer.triton.bsr_conv import bsr_conv
-    from sparseinfer.triton.bsr_linear import bsr_linear
+    from sparseinfer.kernels.triton.bsr_conv import bsr_conv
+    from sparseinfer.kernels.triton.bsr_linear import bsr_linear
 
     packed, meta = pack(torch.ones(3, 8), torch.float32, 16)
     x = torch.ones(2, 8)
@@ -290,8 +290,8 @@ def check_errors() -> None:
 
 def check_operators(dtype: str) -> None:
     """The CUDA implementations of the operators, called with tensors on the CPU."""
-    from sparseinfer.conv import conv_cuda
-    from sparseinfer.linear import linear_cuda
+    from sparseinfer.ops.run_conv import conv_cuda
+    from sparseinfer.ops.run_linear import linear_cuda
 
     x = torch.randn(3, 40).to(getattr(torch, dtype))
     weight = draw((20, 40), 0.5)
@@ -305,7 +305,7 @@ def check_operators(dtype: str) -> None:
 
 
 def check_examples() -> None:
-    from sparseinfer.triton import bsr_conv, bsr_grid, bsr_linear
+    from sparseinfer.kernels.triton import bsr_conv, bsr_grid, bsr_linear
 
     for module in (bsr_conv, bsr_grid, bsr_linear):
         result = doctest.testmod(module, extraglobs={"torch": torch})
@@ -314,7 +314,7 @@ def check_examples() -> None:
 
 def compile_linear(capability: int, dtype: str, block: int, tokens: int, partial: bool) -> None:
     """Compiles one configuration down to machine code."""
-    from sparseinfer.triton.bsr_linear import bsr_linear_kernel, config_for
+    from sparseinfer.kernels.triton.bsr_linear import bsr_linear_kernel, config_for
 
     config = config_for(tokens, block, getattr(torch, dtype))
     constants = {"HAS_BIAS": True, "ACTIVATION": "gelu", "W_LEFT": config.w_left}
@@ -326,7 +326,7 @@ def compile_linear(capability: int, dtype: str, block: int, tokens: int, partial
 
 def compile_conv(capability: int, dtype: str, block: int, pixels: int) -> None:
     """Compiles one configuration, of a channels_last input, down to machine code."""
-    from sparseinfer.triton.bsr_conv import bsr_conv_kernel, config_for
+    from sparseinfer.kernels.triton.bsr_conv import bsr_conv_kernel, config_for
 
     config = config_for(pixels, block, getattr(torch, dtype))
     constants = {"HAS_BIAS": True, "ACTIVATION": "relu", "KW": 3, "B": block}

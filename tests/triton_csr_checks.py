@@ -14,7 +14,7 @@ import torch
 from triton_nm_checks import assert_within, compile_one
 
 from sparseinfer import formats
-from sparseinfer.triton.csr_rows import CsrMeta
+from sparseinfer.kernels.triton.csr_rows import CsrMeta
 
 
 def draw(rows: int, columns: int, density: float, *, integers: bool = False) -> torch.Tensor:
@@ -38,7 +38,7 @@ def run(
     device: str = "cpu",
     sms: int = 132,
 ) -> torch.Tensor:
-    from sparseinfer.triton.csr_linear import csr_linear
+    from sparseinfer.kernels.triton.csr_linear import csr_linear
 
     packed = formats.pack(weight, "csr")
     meta = CsrMeta.from_info(formats.info(packed), sms)
@@ -77,7 +77,7 @@ def check_integers(dtype: str, shape: tuple[int, int, int], device: str) -> None
 
 def check_cut_rows(dtype: str, tokens: int, device: str) -> None:
     """Rows cut among any number of programs: within the bound, and the same bits in every run."""
-    from sparseinfer.triton.csr_rows import csr_rows
+    from sparseinfer.kernels.triton.csr_rows import csr_rows
 
     weight = draw(19, 2100, 0.05)
     x = torch.randn(tokens, 2100).to(getattr(torch, dtype))
@@ -106,7 +106,7 @@ def check_nonfinite_and_zeros(dtype: str, device: str) -> None:
 
 
 def check_layouts(dtype: str, device: str) -> None:
-    from sparseinfer.triton.csr_linear import csr_linear
+    from sparseinfer.kernels.triton.csr_linear import csr_linear
 
     weight = draw(9, 10, 0.3)
     base = torch.randn(40, 40).to(getattr(torch, dtype))
@@ -135,7 +135,7 @@ def check_layouts(dtype: str, device: str) -> None:
 
 
 def check_errors() -> None:
-    from sparseinfer.triton.csr_linear import csr_linear
+    from sparseinfer.kernels.triton.csr_linear import csr_linear
 
     packed = formats.pack(torch.eye(8), "csr")
     meta = CsrMeta.from_info(formats.info(packed))
@@ -163,8 +163,8 @@ def check_errors() -> None:
 
 def check_operator(dtype: str, device: str) -> None:
     """What a module calls on a GPU: the row is found, and its layout of the rows is kept."""
-    from sparseinfer.handles import open_packed
-    from sparseinfer.linear import linear_cuda
+    from sparseinfer.formats.handles import open_packed
+    from sparseinfer.ops.run_linear import linear_cuda
 
     weight = draw(22, 45, 0.2)
     packed = formats.pack(weight, "csr").to(device)
@@ -180,7 +180,7 @@ def check_operator(dtype: str, device: str) -> None:
 
 def check_graph(dtype: str) -> None:
     """A CUDA graph of a call replays it on new input, rows cut or not."""
-    from sparseinfer.triton.csr_linear import csr_linear
+    from sparseinfer.kernels.triton.csr_linear import csr_linear
 
     weight = draw(19, 2100, 0.05)
     packed = formats.pack(weight, "csr").cuda()
@@ -198,7 +198,7 @@ def check_graph(dtype: str) -> None:
 
 
 def check_examples() -> None:
-    from sparseinfer.triton import csr_linear, csr_rows
+    from sparseinfer.kernels.triton import csr_linear, csr_rows
 
     for module in (csr_linear, csr_rows):
         result = doctest.testmod(module, extraglobs={"torch": torch})
@@ -207,13 +207,13 @@ def check_examples() -> None:
 
 def compile_ahead(capability: int, dtype: str, block: int, activation: str, narrow: bool) -> None:
     """Compiles both kernels of one block of tokens down to machine code."""
-    from sparseinfer.triton.csr_linear import (
+    from sparseinfer.kernels.triton.csr_linear import (
         BLOCK_ENTRIES,
         NUM_WARPS,
         csr_cuts_kernel,
         csr_linear_kernel,
     )
-    from sparseinfer.triton.csr_rows import ALIGN, SLICE_ROWS
+    from sparseinfer.kernels.triton.csr_rows import ALIGN, SLICE_ROWS
 
     element = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[dtype]
     types = {f"{name}_ptr": element for name in ("x", "values", "bias", "y")}

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-import sparseinfer.triton as light
-from sparseinfer.triton import NmMeta
+import sparseinfer.kernels.triton as light
+from sparseinfer.kernels.triton import NmMeta
 
 DTYPES = ("float32", "float16", "bfloat16")
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -74,7 +74,7 @@ def run(
     n: int = 2,
     device: str = "cpu",
 ) -> torch.Tensor:
-    from sparseinfer.triton.nm_linear import nm_linear
+    from sparseinfer.kernels.triton.nm_linear import nm_linear
 
     packed, meta = pack_nm(weight, n, str(x.dtype).removeprefix("torch."))
     bias = None if bias is None else bias.to(device)
@@ -172,7 +172,7 @@ def check_nonfinite_and_zeros(dtype: str, device: str) -> None:
     packed[meta.values : meta.values + 4 * torch_dtype.itemsize] = torch.full(
         (4,), -0.0, dtype=torch_dtype
     ).view(torch.uint8)
-    from sparseinfer.triton.nm_linear import nm_linear
+    from sparseinfer.kernels.triton.nm_linear import nm_linear
 
     ones = torch.ones(1, 4, dtype=torch_dtype, device=device)
     y = nm_linear(ones, packed.to(device), None, 2, "none", meta=meta)
@@ -180,7 +180,7 @@ def check_nonfinite_and_zeros(dtype: str, device: str) -> None:
 
 
 def check_layouts(dtype: str, device: str) -> None:
-    from sparseinfer.triton.nm_linear import nm_linear
+    from sparseinfer.kernels.triton.nm_linear import nm_linear
 
     generator = torch.Generator().manual_seed(3)
     weight = prune_nm(torch.randn(9, 10, generator=generator), 2, generator)
@@ -221,7 +221,7 @@ def check_layouts(dtype: str, device: str) -> None:
 def check_splits(dtype: str, tokens: int, device: str) -> None:
     """Any number of programs along K: within the bound, the same bits in every run, and exact on
     integers."""
-    from sparseinfer.triton.nm_linear import nm_linear
+    from sparseinfer.kernels.triton.nm_linear import nm_linear
 
     generator = torch.Generator().manual_seed(2)
     weight = prune_nm(torch.randn(7, 1800, generator=generator), 2, generator)
@@ -244,7 +244,7 @@ def check_splits(dtype: str, tokens: int, device: str) -> None:
 
 def check_graph(dtype: str) -> None:
     """A CUDA graph of a call replays it on new input: no synchronisation, nothing on the host."""
-    from sparseinfer.triton.nm_linear import nm_linear
+    from sparseinfer.kernels.triton.nm_linear import nm_linear
 
     generator = torch.Generator().manual_seed(2)
     weight = prune_nm(torch.randn(70, 1800, generator=generator), 2, generator)
@@ -263,7 +263,7 @@ def check_graph(dtype: str) -> None:
 
 def check_lane_plane_is_kept() -> None:
     """It is made once a buffer, and anew for another one."""
-    from sparseinfer.triton.nm_linear import nm_linear
+    from sparseinfer.kernels.triton.nm_linear import nm_linear
 
     one, two = torch.tensor([[1.0, 0, 0, 0]]), torch.tensor([[0, 0, 0, 1.0]])
     first, meta = pack_nm(one, 2, "float32")
@@ -276,7 +276,7 @@ def check_lane_plane_is_kept() -> None:
 
 
 def check_errors() -> None:
-    from sparseinfer.triton.nm_linear import nm_linear
+    from sparseinfer.kernels.triton.nm_linear import nm_linear
 
     weight = torch.ones(3, 8) * torch.tensor([1.0, 0, 1, 0, 0, 1, 0, 1])
     packed, meta = pack_nm(weight, 2, "float32")
@@ -313,7 +313,7 @@ def check_errors() -> None:
 
 
 def check_cpu_tensors_without_interpreter() -> None:
-    from sparseinfer.triton.nm_linear import nm_linear
+    from sparseinfer.kernels.triton.nm_linear import nm_linear
 
     packed, meta = pack_nm(torch.ones(1, 1), 2, "float32")
     with pytest.raises(RuntimeError, match="expected a CUDA device, got cpu; try moving"):
@@ -327,7 +327,7 @@ def check_cpu_tensors_without_interpreter() -> None:
 
 
 def check_examples() -> None:
-    from sparseinfer.triton import arguments, derived, nm_lanes, nm_linear, split_sum
+    from sparseinfer.kernels.triton import arguments, derived, nm_lanes, nm_linear, split_sum
 
     for module in (light, arguments, derived, nm_lanes, nm_linear, split_sum):
         result = doctest.testmod(module, extraglobs={"torch": torch})
@@ -337,7 +337,7 @@ def check_examples() -> None:
 def check_native_buffer(dtype: str, n: int) -> None:
     """A buffer of the native packer gives the very numbers of one of this file's packer."""
     from sparseinfer import _C
-    from sparseinfer.triton.nm_linear import nm_linear
+    from sparseinfer.kernels.triton.nm_linear import nm_linear
 
     generator = torch.Generator().manual_seed(5)
     weight = prune_nm(torch.randn(13, 27, generator=generator), n, generator)
@@ -355,8 +355,8 @@ def check_module(dtype: str, device: str) -> None:
     Under the interpreter the tensors are the CPU's, where the module runs a native row: there the
     CUDA implementation of its operator is called, and the module is the second opinion.
     """
-    from sparseinfer.linear import linear_cuda
-    from sparseinfer.modules import SparseLinear
+    from sparseinfer.layers.linear_conv import SparseLinear
+    from sparseinfer.ops.run_linear import linear_cuda
 
     generator = torch.Generator().manual_seed(9)
     dense = torch.nn.Linear(45, 22)
@@ -384,10 +384,10 @@ def compile_ahead(
 
     Whole, with the bias and the activation in it; and split, as partial sums, with their sum.
     """
-    from sparseinfer.triton.nm_lanes import HALF
-    from sparseinfer.triton.nm_linear import config_for, nm_linear_kernel
-    from sparseinfer.triton.nm_vector import nm_vector_kernel
-    from sparseinfer.triton.split_sum import BLOCK, split_sum_kernel
+    from sparseinfer.kernels.triton.nm_lanes import HALF
+    from sparseinfer.kernels.triton.nm_linear import config_for, nm_linear_kernel
+    from sparseinfer.kernels.triton.nm_vector import nm_vector_kernel
+    from sparseinfer.kernels.triton.split_sum import BLOCK, split_sum_kernel
 
     config = config_for(bucket, getattr(torch, dtype))
     kernel = nm_linear_kernel if config.block_n else nm_vector_kernel

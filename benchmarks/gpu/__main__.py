@@ -18,8 +18,8 @@ from benchmarks.gpu.rows import MEASURED, REHEARSED, GpuResults, Missing
 from benchmarks.gpu.show import roofline, table
 from benchmarks.machine import describe_commit, describe_machine, describe_versions
 from benchmarks.results import to_json, write_text
-from sparseinfer import registry, triton
-from sparseinfer.device_time import cache_bytes
+from sparseinfer.kernels import registry, triton
+from sparseinfer.timing.device_time import cache_bytes
 
 LAYERS_SHARE = 0.7
 """Of the time after the decoder; the rest is for the convolutions."""

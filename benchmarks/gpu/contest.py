@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.rows import GpuResults, Missing, Timed
-from sparseinfer.device_time import (
+from sparseinfer.timing.device_time import (
     EventTimer,
     GraphTimer,
     Rotation,
@@ -19,7 +19,7 @@ from sparseinfer.device_time import (
     cache_bytes,
     copies_for,
 )
-from sparseinfer.measure import RISK, median_interval
+from sparseinfer.timing.measure import RISK, median_interval
 
 SAMPLE_S = 2e-3
 ROUNDS = 9

@@ -11,7 +11,7 @@ from benchmarks.gpu.contest import Budget, Build, Case, contest, nbytes
 from benchmarks.gpu.layers import options, pruned
 from benchmarks.gpu.rows import GpuResults, Missing
 from sparseinfer import pack
-from sparseinfer.conv import conv_cuda
+from sparseinfer.ops.run_conv import conv_cuda
 
 SHAPES = (
     (256, 256, 3, 14), (512, 512, 3, 7), (128, 128, 3, 28), (1024, 256, 1, 14), (2048, 512, 1, 7),

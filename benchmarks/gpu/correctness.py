@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from benchmarks.gpu.layers import options, pruned
 from benchmarks.gpu.rows import Checked
 from sparseinfer import pack
-from sparseinfer.conv import conv_cuda
-from sparseinfer.linear import linear_cuda
-from sparseinfer.registry import EDGES, Row
+from sparseinfer.kernels.registry import EDGES, Row
+from sparseinfer.ops.run_conv import conv_cuda
+from sparseinfer.ops.run_linear import linear_cuda
 
 EPS = 2.0**-24
 EPS_OUT = {"float32": EPS, "float16": 2.0**-11, "bfloat16": 2.0**-7}

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from benchmarks.gpu.contest import Budget, Build, Case, contest, nbytes
 from benchmarks.gpu.rows import GpuResults, Missing
 from sparseinfer import pack
-from sparseinfer.linear import linear_cuda
+from sparseinfer.ops.run_linear import linear_cuda
 
 SHAPES = ((4096, 4096), (11008, 4096), (14336, 4096), (28672, 8192))
 TOKENS = (1, 16, 8, 64, 4, 2, 256, 1024, 4096)

@@ -1,88 +1,106 @@
 #include "core/cpu.h"
 
+#include <sparseinfer.h>
 #include <unistd.h>
 
-#include <array>
-#include <cstdlib>
+#include "core/once.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 namespace si {
 
 namespace {
 
 #if defined(__x86_64__)
-constexpr bool kX86 = true;
-bool cpu_has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+
+// The register states that the operating system saves: what it does not save, no program may use.
+uint64_t saved_states() {
+  uint32_t low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return static_cast<uint64_t>(high) << 32 | low;
 }
-bool cpu_has_avx512() {
-  return cpu_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+
+uint64_t detect() {
+  unsigned a, b, c, d;
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & bit_OSXSAVE) == 0) return 0;
+  constexpr uint64_t kAvxStates = 0x06, kAvx512States = 0xe6;
+  const uint64_t saved = saved_states();
+  if ((saved & kAvxStates) != kAvxStates) return 0;
+  uint64_t features = 0;
+  const auto add = [&](bool has, uint64_t bits) { features |= has ? bits : 0; };
+  add(c & bit_FMA, SI_CPU_FMA);
+  add(c & bit_F16C, SI_CPU_F16C);
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return features;
+  const unsigned leaves = a;
+  add(b & bit_AVX2, SI_CPU_AVX2);
+  add(b & bit_BMI2, SI_CPU_BMI2);
+  if ((saved & kAvx512States) != kAvx512States) return features;
+  add(b & bit_AVX512F, SI_CPU_AVX512F);
+  add(b & bit_AVX512BW, SI_CPU_AVX512BW);
+  add(b & bit_AVX512DQ, SI_CPU_AVX512DQ);
+  add(b & bit_AVX512VL, SI_CPU_AVX512VL);
+  add(c & bit_AVX512VNNI, SI_CPU_AVX512_VNNI);
+  if (leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) add(a & bit_AVX512BF16, SI_CPU_AVX512_BF16);
+  return features;
 }
+
+#elif defined(__aarch64__)
+
+uint64_t detect() {
+  // NEON is part of the base architecture.
+  uint64_t features = SI_CPU_NEON;
+#if defined(__linux__)
+  // The kernel's numbers (asm/hwcap.h), which older headers lack.
+  constexpr unsigned long kHalfVectors = 1ul << 10, kDotProduct = 1ul << 20;
+  const unsigned long has = getauxval(AT_HWCAP);
+  if ((has & kHalfVectors) != 0) features |= SI_CPU_FP16;
+  if ((has & kDotProduct) != 0) features |= SI_CPU_DOTPROD;
+#endif
+  return features;
+}
+
 #else
-constexpr bool kX86 = false;
-bool cpu_has_avx2() { return false; }
-bool cpu_has_avx512() { return false; }
+
+uint64_t detect() { return 0; }
+
 #endif
 
-#if defined(__aarch64__)
-constexpr bool kArm64 = true;  // NEON is part of the base architecture
-#else
-constexpr bool kArm64 = false;
-#endif
-
-// How far a cap reaches: avx2 and neon are the same step of two different ladders.
-int step(Isa isa) {
-  if (isa == Isa::kScalar) return 0;
-  return isa == Isa::kAvx512 ? 2 : 1;
+int64_t told(int name, int64_t otherwise) {
+  const long value = sysconf(name);
+  return value > 0 ? value : otherwise;
 }
 
-std::array<IsaState, kIsaCount> detect() {
-  std::array<IsaState, kIsaCount> states{{{Isa::kScalar, "scalar", true, true, ""},
-                                          {Isa::kNeon, "neon", kArm64, kArm64, ""},
-                                          {Isa::kAvx2, "avx2", kX86, cpu_has_avx2(), ""},
-                                          {Isa::kAvx512, "avx512", kX86, cpu_has_avx512(), ""}}};
-  for (IsaState& state : states) {
-    if (!state.compiled)
-      state.reason = std::string("not built: this library is for another processor family than ") + state.name;
-    else if (!state.supported)
-      state.reason = std::string("this CPU has no ") +
-                     (state.isa == Isa::kAvx2 ? "AVX2 with FMA and BMI2" : "AVX-512 F, BW, DQ and VL");
-  }
-  const char* cap = std::getenv("SPARSEINFER_ISA");
-  if (cap == nullptr || *cap == '\0') return states;
-  const IsaState* named = nullptr;
-  for (const IsaState& state : states)
-    if (cap == std::string(state.name)) named = &state;
-  for (IsaState& state : states) {
-    if (!state.supported || state.isa == Isa::kScalar) continue;
-    if (named == nullptr || !named->compiled)
-      state.reason = std::string("SPARSEINFER_ISA: expected an instruction set of this library, got '") + cap + "'";
-    else if (step(state.isa) > step(named->isa))
-      state.reason = std::string("SPARSEINFER_ISA=") + cap + " forbids it";
-    else
-      continue;
-    state.supported = false;
-  }
-  return states;
+struct Cpu {
+  uint64_t features;
+  int64_t l1, l2;
+  int processors;
+};
+
+const Cpu& cpu() {
+  static Cpu found;
+  static Once once;
+  once.run([] {
+    found.features = detect();
+    found.l1 = int64_t{32} << 10;
+    found.l2 = int64_t{1} << 20;
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+    found.l1 = told(_SC_LEVEL1_DCACHE_SIZE, found.l1);
+    found.l2 = told(_SC_LEVEL2_CACHE_SIZE, found.l2);
+#endif
+    found.processors = static_cast<int>(told(_SC_NPROCESSORS_ONLN, 1));
+  });
+  return found;
 }
 
 }  // namespace
 
-const IsaState& isa_state(Isa isa) {
-  // Never destroyed: a thread of the host may call a kernel while the process exits.
-  static const auto& states = *new std::array<IsaState, kIsaCount>(detect());
-  return states[static_cast<size_t>(isa)];
-}
-
-int64_t l2_bytes() {
-  static const int64_t bytes = [] {
-#if defined(_SC_LEVEL2_CACHE_SIZE)
-    const long told = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    if (told > 0) return static_cast<int64_t>(told);
-#endif
-    return int64_t{1} << 20;
-  }();
-  return bytes;
-}
+uint64_t cpu_features() { return cpu().features; }
+int64_t l1_bytes() { return cpu().l1; }
+int64_t l2_bytes() { return cpu().l2; }
+int processors() { return cpu().processors; }
 
 }  // namespace si

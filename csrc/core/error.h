@@ -1,22 +1,66 @@
-// Failures inside the library: thrown as si::Error, turned into a status and a thread-local message by the C API.
+// Failures inside the library: a function returns a status, and the calling thread keeps the message for
+// si_last_error(). core/, formats/ and kernels/ are built without exceptions, so that a C program can link them without
+// a C++ runtime.
 #pragma once
 
 #include <sparseinfer.h>
 
-#include <stdexcept>
-#include <string>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
 
 namespace si {
 
-struct Error : std::runtime_error {
-  Error(si_status code, const std::string& message) : std::runtime_error(message), status(code) {}
-  si_status status;
+// A text of limited length, put together from parts; what does not fit is left out.
+class Message {
+ public:
+  static constexpr size_t kBytes = 2048;
+
+  void add(const char* text);
+  template <class Number, class = std::enable_if_t<std::is_arithmetic_v<Number> || std::is_enum_v<Number>>>
+  void add(Number number) {
+    if constexpr (std::is_floating_point_v<Number>)
+      add_real(static_cast<double>(number));
+    else if constexpr (std::is_signed_v<Number> || std::is_enum_v<Number>)
+      add_signed(static_cast<long long>(number));
+    else
+      add_unsigned(static_cast<unsigned long long>(number));
+  }
+  const char* text() const { return text_; }
+  // Writes as much as fits, and a zero byte.
+  void copy_to(char* out, size_t bytes) const;
+
+ private:
+  void add_signed(long long number);
+  void add_unsigned(unsigned long long number);
+  void add_real(double number);
+
+  size_t used_ = 0;
+  char text_[kBytes] = "";
 };
 
-[[noreturn]] inline void fail(si_status code, const std::string& message) { throw Error(code, message); }
+// The message of the last failure on this thread; "" if none.
+const char* last_message();
+[[nodiscard]] si_status keep_message(si_status status, const char* text);
 
-inline void require(bool ok, si_status code, const char* message) {
-  if (!ok) fail(code, message);
+// Keeps the message that the parts make and gives back the status, so that a function ends with `return fail(...)`.
+template <class... Parts>
+[[nodiscard]] __attribute__((noinline, cold)) si_status fail(si_status status, Parts... parts) {
+  Message message;
+  (message.add(parts), ...);
+  return keep_message(status, message.text());
 }
+
+// Returns from the calling function what the expression fails with.
+#define SI_TRY(expression)                                                                          \
+  do {                                                                                              \
+    if (const si_status si_try_status = (expression); si_try_status != SI_OK) return si_try_status; \
+  } while (false)
+
+// Returns from the calling function with a failure unless the condition holds: SI_REQUIRE(condition, status, parts...).
+#define SI_REQUIRE(condition, ...)                    \
+  do {                                                \
+    if (!(condition)) return ::si::fail(__VA_ARGS__); \
+  } while (false)
 
 }  // namespace si

@@ -1,5 +1,9 @@
 // parallel_for on the OpenMP runtime of the host program: the same team as the host's own regions, whatever is asked
 // for, and none of it in a child after fork. Exits with 77 (skipped) where the machine has no such runtime.
+// clang-format off: first, because <sys/wait.h> makes a macro of si_status.
+#include "core/parallel.h"
+// clang-format on
+
 #include <dirent.h>
 #include <dlfcn.h>
 #include <sys/wait.h>
@@ -10,7 +14,6 @@
 #include <set>
 #include <string>
 
-#include "core/parallel.h"
 #include "core/parallel_test.h"
 #include "testing/check.h"
 

@@ -1,5 +1,9 @@
 // parallel_for where processes begin and end: a child after fork, and an exit while work goes on. Apart from
 // parallel_test because ThreadSanitizer follows no threads into a forked child.
+// clang-format off: first, because <sys/wait.h> makes a macro of si_status.
+#include "core/parallel.h"
+// clang-format on
+
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -8,7 +12,6 @@
 #include <cstdlib>
 #include <thread>
 
-#include "core/parallel.h"
 #include "core/parallel_test.h"
 #include "testing/check.h"
 

@@ -1,13 +1,14 @@
-// parallel_for on the library's own threads: every item once, as many threads as asked for, exceptions brought home,
+// parallel_for on the library's own threads: every item once, as many threads as asked for, failures brought home,
 // callers at once, calls inside calls.
 #include "core/parallel.h"
 
 #include <atomic>
 #include <cstring>
-#include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
+#include "core/error.h"
 #include "core/parallel_test.h"
 #include "testing/check.h"
 
@@ -16,15 +17,10 @@ namespace {
 using si::testing::every_item_once;
 using si::testing::threads_at_once;
 
-bool exception_comes_home(int threads) {
-  try {
-    si::parallel_for(threads, 100, [](int64_t item) {
-      if (item == 13) throw std::runtime_error("thirteen");
-    });
-  } catch (const std::runtime_error& error) {
-    return std::strcmp(error.what(), "thirteen") == 0;
-  }
-  return false;
+bool failure_comes_home(int threads) {
+  const si_status status = si::parallel_for(
+      threads, 100, [](int64_t item) { return item == 13 ? si::fail(SI_ERR_UNSUPPORTED, "item ", item) : SI_OK; });
+  return status == SI_ERR_UNSUPPORTED && std::strcmp(si::last_message(), "item 13") == 0;
 }
 
 }  // namespace
@@ -39,12 +35,12 @@ int main() {
   for (int threads : {2, 5, 3, 8, 1, 8}) SI_CHECK_EQ(threads_at_once(threads), threads);
 
   for (int threads : {1, 4}) {
-    SI_CHECK(exception_comes_home(threads));
+    SI_CHECK(failure_comes_home(threads));
     SI_CHECK(every_item_once(threads, 50));
   }
 
   std::atomic<int> good{0};
-  si::parallel_for(4, 8, [&](int64_t) { good += every_item_once(4, 20); });
+  SI_CHECK_EQ(si::parallel_for(4, 8, [&](int64_t) { good += every_item_once(4, 20); }), SI_OK);
   SI_CHECK_EQ(good.load(), 8);
 
   good = 0;
@@ -53,7 +49,7 @@ int main() {
     callers.emplace_back([&, i] {
       for (int repeat = 0; repeat < 200; ++repeat) {
         const int threads = 1 + (repeat + i) % 4;
-        good += repeat % 8 == 7 ? exception_comes_home(threads) : every_item_once(threads, 20);
+        good += repeat % 8 == 7 ? failure_comes_home(threads) : every_item_once(threads, 20);
       }
     });
   for (std::thread& caller : callers) caller.join();

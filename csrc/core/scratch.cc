@@ -1,37 +1,40 @@
 #include "core/scratch.h"
 
-#include <pthread.h>
+#include <sched.h>
 
 #include <atomic>
 #include <cstdlib>
-#include <mutex>
-#include <string>
-#include <thread>
-#include <vector>
+#include <new>
+#if SI_THREADS
+#include <pthread.h>
+#endif
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
 
 #include "core/error.h"
+#include "core/once.h"
 
 namespace si {
 
 namespace {
+
+constexpr int kSlots = static_cast<int>(Scratch::kCount);
 
 // Idle buffers may be freed by any thread, those in use by their own alone. Doomed: in use, to be freed at its end.
 enum class State { kIdle, kInUse, kDoomed, kFreeing };
 
 // On the heap and not in the thread's own storage, which a forked child gives to other threads.
 struct ThreadBuffers {
-  float* data[static_cast<int>(Scratch::kCount)] = {};
-  int64_t size[static_cast<int>(Scratch::kCount)] = {};
+  void* data[kSlots] = {};
+  size_t size[kSlots] = {};
   std::atomic<size_t> bytes{0};
   std::atomic<State> state{State::kIdle};
   int depth = 0;  // of uses; only the thread itself reads it
+  ThreadBuffers* next = nullptr;
 
-  ~ThreadBuffers() { free_all(); }
   void free_all() {
-    for (int slot = 0; slot < static_cast<int>(Scratch::kCount); ++slot) {
+    for (int slot = 0; slot < kSlots; ++slot) {
       std::free(data[slot]);
       data[slot] = nullptr;
       size[slot] = 0;
@@ -40,75 +43,102 @@ struct ThreadBuffers {
   }
 };
 
-// Held while the list changes or is walked, and over a fork, so that a child finds it whole.
-std::mutex g_mutex;
-// Never destroyed: threads may end after static objects have gone.
-std::vector<ThreadBuffers*>& all_buffers() {
-  static auto* const all = new std::vector<ThreadBuffers*>;
-  return *all;
+// Held for a moment while the list changes or is walked, and over a fork, so that a child finds it whole.
+class SpinLock {
+ public:
+  void lock() {
+    while (held_.test_and_set(std::memory_order_acquire)) sched_yield();
+  }
+  void unlock() { held_.clear(std::memory_order_release); }
+
+ private:
+  std::atomic_flag held_ = ATOMIC_FLAG_INIT;
+};
+SpinLock g_lock;
+ThreadBuffers* g_all = nullptr;
+
+thread_local ThreadBuffers* t_own = nullptr;
+
+#if SI_THREADS
+
+// What a thread had goes when it ends. A thread_local object with a destructor would need the C++ runtime.
+void free_ended(void* buffers) {
+  auto* const ended = static_cast<ThreadBuffers*>(buffers);
+  t_own = nullptr;
+  g_lock.lock();
+  for (ThreadBuffers** each = &g_all; *each != nullptr; each = &(*each)->next)
+    if (*each == ended) {
+      *each = ended->next;
+      break;
+    }
+  g_lock.unlock();
+  ended->free_all();
+  std::free(ended);
 }
 
-struct Owner {
-  ThreadBuffers* buffers = nullptr;
-  ~Owner() {
-    if (buffers == nullptr) return;
-    {
-      std::lock_guard<std::mutex> lock(g_mutex);
-      auto& all = all_buffers();
-      for (ThreadBuffers*& each : all)
-        if (each == buffers) {
-          each = all.back();
-          all.pop_back();
-          break;
-        }
-    }
-    delete buffers;
-    buffers = nullptr;
-  }
-};
-
-thread_local Owner t_owner;
-
-ThreadBuffers* own_buffers() {
-  if (t_owner.buffers != nullptr) return t_owner.buffers;
-  auto* made = new ThreadBuffers;
-  std::lock_guard<std::mutex> lock(g_mutex);
-  all_buffers().push_back(made);
-  t_owner.buffers = made;
-  return made;
+void free_at_thread_end(ThreadBuffers* own) {
+  static pthread_key_t key;
+  static Once once;
+  once.run([] { pthread_key_create(&key, free_ended); });
+  pthread_setspecific(key, own);
 }
 
 // A forked child has the buffers of its parent's threads, and not the threads. Those that were in use then are left
 // alone, for they may be half changed.
 void forget_lost_threads() {
-  auto& all = all_buffers();
-  size_t kept = 0;
-  for (ThreadBuffers* each : all)
-    if (each == t_owner.buffers || each->state.load(std::memory_order_relaxed) == State::kIdle) all[kept++] = each;
-  all.resize(kept);
+  ThreadBuffers** end = &g_all;
+  for (ThreadBuffers* each = g_all; each != nullptr; each = each->next)
+    if (each == t_own || each->state.load(std::memory_order_relaxed) == State::kIdle) {
+      *end = each;
+      end = &each->next;
+    }
+  *end = nullptr;
 }
 
-[[maybe_unused]] const int g_watching_forks = pthread_atfork([] { g_mutex.lock(); }, [] { g_mutex.unlock(); },
+[[maybe_unused]] const int g_watching_forks = pthread_atfork([] { g_lock.lock(); }, [] { g_lock.unlock(); },
                                                              [] {
                                                                forget_lost_threads();
-                                                               g_mutex.unlock();
+                                                               g_lock.unlock();
                                                              });
+
+#else
+
+// Without libpthread nothing tells when a thread ends: what it had lasts until release_scratch.
+void free_at_thread_end(ThreadBuffers*) {}
+
+#endif
+
+// Null when memory ends.
+ThreadBuffers* own_buffers() {
+  if (t_own != nullptr) return t_own;
+  void* const memory = std::malloc(sizeof(ThreadBuffers));
+  if (memory == nullptr) return nullptr;
+  auto* const made = new (memory) ThreadBuffers;
+  free_at_thread_end(made);
+  g_lock.lock();
+  made->next = g_all;
+  g_all = made;
+  g_lock.unlock();
+  t_own = made;
+  return made;
+}
 
 }  // namespace
 
 ScratchUse::ScratchUse() {
   ThreadBuffers* const own = own_buffers();
-  if (own->depth++ > 0) return;
+  if (own == nullptr || own->depth++ > 0) return;
   // Another thread may be freeing them at this moment.
   for (State idle = State::kIdle;
        !own->state.compare_exchange_weak(idle, State::kInUse, std::memory_order_acquire, std::memory_order_relaxed);
        idle = State::kIdle)
-    std::this_thread::yield();
+    sched_yield();
 }
 
 ScratchUse::~ScratchUse() {
-  ThreadBuffers* const own = t_owner.buffers;
-  if (--own->depth > 0) return;
+  ThreadBuffers* const own = t_own;
+  // Memory may have ended before this use, and not have after it.
+  if (own == nullptr || own->depth == 0 || --own->depth > 0) return;
   State used = State::kInUse;
   if (own->state.compare_exchange_strong(used, State::kIdle, std::memory_order_release, std::memory_order_relaxed))
     return;
@@ -116,39 +146,43 @@ ScratchUse::~ScratchUse() {
   own->state.store(State::kIdle, std::memory_order_release);
 }
 
-float* thread_scratch(Scratch slot, int64_t floats) {
-  ThreadBuffers& own = *own_buffers();
+void* thread_scratch_bytes(Scratch slot, int64_t count, size_t element_bytes) {
+  ThreadBuffers* const own = own_buffers();
   const auto at = static_cast<size_t>(slot);
-  if (own.size[at] < floats) {
-    std::free(own.data[at]);
-    own.data[at] = nullptr;
-    const auto bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
-    own.bytes.fetch_sub(static_cast<size_t>(own.size[at]) * sizeof(float), std::memory_order_relaxed);
-    own.size[at] = 0;
-    own.data[at] = static_cast<float*>(std::aligned_alloc(64, bytes));
-    if (own.data[at] == nullptr) fail(SI_ERR_MEMORY, "out of memory: " + std::to_string(bytes) + " bytes of scratch");
-    own.size[at] = static_cast<int64_t>(bytes / sizeof(float));
-    own.bytes.fetch_add(bytes, std::memory_order_relaxed);
+  const bool fits = own != nullptr && static_cast<uint64_t>(count) <= (SIZE_MAX - 64) / element_bytes;
+  const size_t bytes = fits ? (static_cast<size_t>(count) * element_bytes + 63) / 64 * 64 : 0;
+  if (fits && own->data[at] != nullptr && own->size[at] >= bytes) return own->data[at];
+  if (fits) {
+    std::free(own->data[at]);
+    own->bytes.fetch_sub(own->size[at], std::memory_order_relaxed);
+    own->size[at] = 0;
+    own->data[at] = std::aligned_alloc(64, bytes > 0 ? bytes : 64);
   }
-  return own.data[at];
+  if (!fits || own->data[at] == nullptr) {
+    static_cast<void>(
+        fail(SI_ERR_MEMORY, "out of memory: ", static_cast<uint64_t>(count) * element_bytes, " bytes of scratch"));
+    return nullptr;
+  }
+  own->size[at] = bytes;
+  own->bytes.fetch_add(bytes, std::memory_order_relaxed);
+  return own->data[at];
 }
 
 void release_scratch() {
-  {
-    std::lock_guard<std::mutex> lock(g_mutex);
-    for (ThreadBuffers* each : all_buffers()) {
-      State state = State::kIdle;
-      while (state == State::kIdle || state == State::kInUse) {
-        const State next = state == State::kIdle ? State::kFreeing : State::kDoomed;
-        if (!each->state.compare_exchange_strong(state, next, std::memory_order_acquire)) continue;
-        if (next == State::kFreeing) {
-          each->free_all();
-          each->state.store(State::kIdle, std::memory_order_release);
-        }
-        break;
+  g_lock.lock();
+  for (ThreadBuffers* each = g_all; each != nullptr; each = each->next) {
+    State state = State::kIdle;
+    while (state == State::kIdle || state == State::kInUse) {
+      const State next = state == State::kIdle ? State::kFreeing : State::kDoomed;
+      if (!each->state.compare_exchange_strong(state, next, std::memory_order_acquire)) continue;
+      if (next == State::kFreeing) {
+        each->free_all();
+        each->state.store(State::kIdle, std::memory_order_release);
       }
+      break;
     }
   }
+  g_lock.unlock();
 #if defined(__GLIBC__)
   // What was freed may lie in the middle of the allocator's memory, which it gives back only when told.
   malloc_trim(0);
@@ -156,9 +190,11 @@ void release_scratch() {
 }
 
 size_t scratch_bytes() {
-  std::lock_guard<std::mutex> lock(g_mutex);
+  g_lock.lock();
   size_t bytes = 0;
-  for (const ThreadBuffers* each : all_buffers()) bytes += each->bytes.load(std::memory_order_relaxed);
+  for (const ThreadBuffers* each = g_all; each != nullptr; each = each->next)
+    bytes += each->bytes.load(std::memory_order_relaxed);
+  g_lock.unlock();
   return bytes;
 }
 

@@ -2,6 +2,8 @@
 // it back.
 #pragma once
 
+#include <sparseinfer.h>
+
 #include <cstddef>
 #include <cstdint>
 
@@ -10,11 +12,18 @@ namespace si {
 // What a driver plans with: no buffer is larger, unless one column of vectors (or one row of a weight) takes more.
 constexpr int64_t kScratchFloats = int64_t{1} << 22;
 
-// 64-byte aligned floats of the calling thread, which only grow: no allocation once warm. `slot` tells apart buffers
-// that one thread uses at the same time. Contents are unspecified, and the buffer lasts until the thread's outermost
-// ScratchUse ends. Throws si::Error when memory ends.
-enum class Scratch { kInput = 0, kOutput = 1, kTaps = 2, kBias = 3, kGates = 4, kCount = 5 };
-float* thread_scratch(Scratch slot, int64_t floats);
+// `slot` tells apart buffers that one thread uses at the same time.
+enum class Scratch { kInput = 0, kOutput = 1, kTaps = 2, kBias = 3, kGates = 4, kRuns = 5, kCount = 6 };
+
+// 64-byte aligned memory of the calling thread, which only grows: no allocation once warm. Contents are unspecified,
+// and the buffer lasts until the thread's outermost ScratchUse ends. Null, with a message, when memory ends.
+void* thread_scratch_bytes(Scratch slot, int64_t count, size_t element_bytes);
+
+template <class T>
+[[nodiscard]] si_status thread_scratch(Scratch slot, int64_t count, T** out) {
+  *out = static_cast<T*>(thread_scratch_bytes(slot, count, sizeof(T)));
+  return *out != nullptr ? SI_OK : SI_ERR_MEMORY;
+}
 
 // While one lives, release_scratch leaves the calling thread's buffers alone: it frees them when the last one ends.
 class ScratchUse {

@@ -1,7 +1,9 @@
 // Scratch: how much is held, and giving it back from any thread, while others are at work, and in a forked child.
+// clang-format off: first, because <sys/wait.h> makes a macro of si_status.
 #include "core/scratch.h"
+#include "core/parallel.h"
+// clang-format on
 
-#include <sparseinfer.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -10,7 +12,6 @@
 #include <thread>
 #include <vector>
 
-#include "core/parallel.h"
 #include "testing/check.h"
 
 // Read by LeakSanitizer: a forked child leaves the buffers of threads that it does not have.
@@ -20,13 +21,17 @@ namespace {
 
 using si::Scratch;
 
+float* scratch_floats(Scratch slot, int64_t floats) {
+  return static_cast<float*>(si::thread_scratch_bytes(slot, floats, sizeof(float)));
+}
+
 // Writes all of a buffer and finds it so after others had time to free it.
 bool keeps(Scratch slot, int64_t floats, float mark) {
   const si::ScratchUse use;
-  float* data = si::thread_scratch(slot, floats);
+  float* data = scratch_floats(slot, floats);
   for (int64_t i = 0; i < floats; ++i) data[i] = mark;
   std::this_thread::yield();
-  bool same = si::thread_scratch(slot, floats) == data && reinterpret_cast<uintptr_t>(data) % 64 == 0;
+  bool same = scratch_floats(slot, floats) == data && reinterpret_cast<uintptr_t>(data) % 64 == 0;
   for (int64_t i = 0; i < floats; ++i) same = same && data[i] == mark;
   return same;
 }
@@ -48,7 +53,7 @@ int main() {
   // In use, and in a use inside it: given back when the outer one ends.
   {
     const si::ScratchUse outer;
-    float* data = si::thread_scratch(Scratch::kInput, 100);
+    float* data = scratch_floats(Scratch::kInput, 100);
     data[99] = 5.0f;
     {
       const si::ScratchUse inner;
@@ -82,9 +87,9 @@ int main() {
   for (int id = 0; id < 3; ++id)
     threads.emplace_back([&, id] {
       for (int repeat = 0; repeat < 300; ++repeat)
-        si::parallel_for(2, 4, [&](int64_t item) {
-          wrong += !keeps(Scratch::kInput, 100 + repeat, static_cast<float>(id * 10 + item));
-        });
+        wrong += si::parallel_for(2, 4, [&](int64_t item) {
+                   wrong += !keeps(Scratch::kInput, 100 + repeat, static_cast<float>(id * 10 + item));
+                 }) != SI_OK;
     });
   for (int id = 0; id < 2; ++id)
     threads.emplace_back([&] {
@@ -107,7 +112,7 @@ int main() {
   });
   std::thread working([&] {
     const si::ScratchUse use;
-    si::thread_scratch(Scratch::kInput, 3000);
+    scratch_floats(Scratch::kInput, 3000);
     busy = true;
     while (!leave) std::this_thread::yield();
   });

@@ -4,8 +4,6 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "core/error.h"
-
 namespace si {
 
 namespace {
@@ -32,60 +30,54 @@ uint64_t blob_checksum(const uint8_t* blob, size_t bytes) {
   return checksum_words(state, blob + sizeof(BlobHeader), bytes - sizeof(BlobHeader));
 }
 
-size_t round_up(size_t value) { return (value + kSectionAlign - 1) / kSectionAlign * kSectionAlign; }
+uint64_t round_up(uint64_t value) { return (value + kSectionAlign - 1) / kSectionAlign * kSectionAlign; }
 
 }  // namespace
 
-void corrupt(const std::string& what) {
-  fail(SI_ERR_CORRUPT, "packed weight is corrupt: " + what + "; try packing the dense weight again");
-}
-
-void check_unchanged(bool fits) {
-  require(fits, SI_ERR_ARGUMENT, "expected a weight that stays as it is while it is packed; try packing a copy");
-}
-
-size_t SectionPlan::add(uint64_t elements, size_t element_bytes) {
+uint64_t SectionPlan::add(uint64_t elements, size_t element_bytes) {
+  const uint64_t offset = total_;
   // Far above anything real and far below where the sum could wrap.
-  if (elements > (uint64_t{1} << 40))
-    fail(SI_ERR_ARGUMENT, "weight too large to pack: over 2^40 elements in a section");
-  const size_t offset = next_;
-  const size_t end = offset + static_cast<size_t>(elements) * element_bytes;
-  next_ = round_up(end + kSectionSlack);
-  slack_.emplace_back(end, next_);
+  if (total_ == UINT64_MAX || elements > (uint64_t{1} << 40)) {
+    total_ = UINT64_MAX;
+    return offset;
+  }
+  const uint64_t end = offset + elements * element_bytes;
+  total_ = round_up(end + kSectionSlack);
+  slack_[count_++] = {end, total_};
   return offset;
 }
 
-void SectionPlan::check_slack(const void* blob) const {
+si_status SectionPlan::check_slack(const void* blob) const {
   const auto* bytes = static_cast<const uint8_t*>(blob);
-  for (const auto& [first, last] : slack_)
-    if (std::any_of(bytes + first, bytes + last, [](uint8_t byte) { return byte != 0; }))
-      corrupt("a byte past the end of a section is not zero");
+  for (int i = 0; i < count_; ++i)
+    if (std::any_of(bytes + slack_[i].first, bytes + slack_[i].last, [](uint8_t byte) { return byte != 0; }))
+      return corrupt("a byte past the end of a section is not zero");
+  return SI_OK;
 }
 
-WeightShape check_desc(const si_weight_desc& desc) {
-  if (desc.ndim < 2 || desc.ndim > 4)
-    fail(SI_ERR_ARGUMENT, "expected a weight of 2 to 4 dimensions, got " + std::to_string(desc.ndim));
+si_status check_desc(const si_weight_desc& desc, WeightShape* out) {
+  SI_REQUIRE(desc.ndim >= 2 && desc.ndim <= 4, SI_ERR_ARGUMENT, "expected a weight of 2 to 4 dimensions, got ",
+             desc.ndim);
   WeightShape shape;
   shape.ndim = desc.ndim;
   shape.groups = desc.groups;
   uint64_t elements = 1;
   for (int i = 0; i < desc.ndim; ++i) {
-    if (desc.shape[i] < 1 || desc.shape[i] > 0x7fffffff)
-      fail(SI_ERR_ARGUMENT, "expected weight dimensions from 1 to 2^31-1, got " + std::to_string(desc.shape[i]) +
-                                " in dimension " + std::to_string(i));
+    SI_REQUIRE(desc.shape[i] >= 1 && desc.shape[i] <= 0x7fffffff, SI_ERR_ARGUMENT,
+               "expected weight dimensions from 1 to 2^31-1, got ", desc.shape[i], " in dimension ", i);
     shape.dims[i] = desc.shape[i];
     elements *= static_cast<uint64_t>(desc.shape[i]);
-    if (elements > (uint64_t{1} << 32)) fail(SI_ERR_ARGUMENT, "expected a weight of at most 2^32 elements, got more");
+    SI_REQUIRE(elements <= (uint64_t{1} << 32), SI_ERR_ARGUMENT,
+               "expected a weight of at most 2^32 elements, got more");
   }
   // Kernels gather x by signed 32-bit indices.
-  if (shape.K() > 0x7fffffff)
-    fail(SI_ERR_ARGUMENT, "expected at most 2^31-1 input columns, got " + std::to_string(shape.K()));
-  if (desc.groups < 1 || shape.dims[0] % desc.groups != 0)
-    fail(SI_ERR_ARGUMENT, "expected groups to divide the " + std::to_string(shape.dims[0]) + " output rows, got " +
-                              std::to_string(desc.groups));
-  if (desc.groups > 1 && desc.ndim == 2)
-    fail(SI_ERR_ARGUMENT, "expected groups = 1 for a linear weight, got " + std::to_string(desc.groups));
-  return shape;
+  SI_REQUIRE(shape.K() <= 0x7fffffff, SI_ERR_ARGUMENT, "expected at most 2^31-1 input columns, got ", shape.K());
+  SI_REQUIRE(desc.groups >= 1 && shape.dims[0] % desc.groups == 0, SI_ERR_ARGUMENT, "expected groups to divide the ",
+             shape.dims[0], " output rows, got ", desc.groups);
+  SI_REQUIRE(desc.groups == 1 || desc.ndim > 2, SI_ERR_ARGUMENT, "expected groups = 1 for a linear weight, got ",
+             desc.groups);
+  *out = shape;
+  return SI_OK;
 }
 
 BlobHeader make_header(si_format format, const WeightShape& shape) {
@@ -99,20 +91,26 @@ BlobHeader make_header(si_format format, const WeightShape& shape) {
   return header;
 }
 
-BlobPtr new_blob(const BlobHeader& header, size_t bytes) {
-  BlobPtr blob(static_cast<uint8_t*>(std::aligned_alloc(kSectionAlign, bytes)));
-  if (blob == nullptr) fail(SI_ERR_MEMORY, "out of memory: " + std::to_string(bytes) + " bytes for a packed weight");
-  std::memset(blob.get(), 0, bytes);
+si_status new_blob(const BlobHeader& header, const SectionPlan& plan, OwnedBlob* out) {
+  const uint64_t bytes = plan.total();
+  SI_REQUIRE(bytes != UINT64_MAX, SI_ERR_ARGUMENT, "weight too large to pack: over 2^40 elements in a section");
+  out->data.reset();
+  if (bytes <= SIZE_MAX) {
+    out->bytes = static_cast<size_t>(bytes);
+    out->data.reset(static_cast<uint8_t*>(std::aligned_alloc(kSectionAlign, out->bytes)));
+  }
+  SI_REQUIRE(out->data != nullptr, SI_ERR_MEMORY, "out of memory: ", bytes, " bytes for a packed weight");
+  std::memset(out->data.get(), 0, out->bytes);
   BlobHeader filled = header;
   filled.total_bytes = bytes;
-  std::memcpy(blob.get(), &filled, sizeof filled);
-  return blob;
+  std::memcpy(out->data.get(), &filled, sizeof filled);
+  return SI_OK;
 }
 
 void seal_blob(uint8_t* blob) {
   BlobHeader header;
   std::memcpy(&header, blob, sizeof header);
-  header.checksum = blob_checksum(blob, header.total_bytes);
+  header.checksum = blob_checksum(blob, static_cast<size_t>(header.total_bytes));
   std::memcpy(blob, &header, sizeof header);
 }
 
@@ -124,35 +122,30 @@ WeightShape shape_of(const BlobHeader& header) {
   return shape;
 }
 
-const BlobHeader& check_header(const void* blob, size_t bytes) {
-  require(blob != nullptr, SI_ERR_ARGUMENT, "expected a packed weight, got a null pointer");
+si_status check_header(const void* blob, size_t bytes) {
+  SI_REQUIRE(blob != nullptr, SI_ERR_ARGUMENT, "expected a packed weight, got a null pointer");
   if (reinterpret_cast<uintptr_t>(blob) % alignof(BlobHeader) != 0)
-    fail(SI_ERR_ARGUMENT, "expected a packed weight aligned to 8 bytes; try copying it to a fresh buffer");
-  if (bytes < sizeof(BlobHeader))
-    corrupt("expected at least " + std::to_string(sizeof(BlobHeader)) + " bytes, got " + std::to_string(bytes));
+    return fail(SI_ERR_ARGUMENT, "expected a packed weight aligned to 8 bytes; try copying it to a fresh buffer");
+  if (bytes < sizeof(BlobHeader)) return corrupt("expected at least ", sizeof(BlobHeader), " bytes, got ", bytes);
   const auto& header = *static_cast<const BlobHeader*>(blob);
-  if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0) corrupt("it does not begin with SPARSINF");
-  if (header.version != kBlobVersion)
-    corrupt("expected version " + std::to_string(kBlobVersion) + ", got " + std::to_string(header.version));
+  if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0) return corrupt("it does not begin with SPARSINF");
+  if (header.version != kBlobVersion) return corrupt("expected version ", kBlobVersion, ", got ", header.version);
   if (header.total_bytes != bytes || bytes % kSectionAlign != 0)
-    corrupt("expected " + std::to_string(header.total_bytes) + " bytes, got " + std::to_string(bytes));
-  if (header.flags != 0 || header.reserved != 0) corrupt("a reserved field is not zero");
+    return corrupt("expected ", header.total_bytes, " bytes, got ", bytes);
+  if (header.flags != 0 || header.reserved != 0) return corrupt("a reserved field is not zero");
   if (header.checksum != blob_checksum(static_cast<const uint8_t*>(blob), bytes))
-    corrupt("its checksum does not match");
+    return corrupt("its checksum does not match");
   si_weight_desc desc{};
-  if (header.ndim < 2 || header.ndim > 4) corrupt("expected 2 to 4 dimensions, got " + std::to_string(header.ndim));
+  if (header.ndim < 2 || header.ndim > 4) return corrupt("expected 2 to 4 dimensions, got ", header.ndim);
   desc.ndim = static_cast<int32_t>(header.ndim);
   for (int i = 0; i < 4; ++i) {
     desc.shape[i] = header.shape[i];
-    if (i >= desc.ndim && header.shape[i] != 0) corrupt("a dimension past the last is not zero");
+    if (i >= desc.ndim && header.shape[i] != 0) return corrupt("a dimension past the last is not zero");
   }
   desc.groups = header.groups;
-  try {
-    check_desc(desc);
-  } catch (const Error& error) {
-    corrupt(error.what());
-  }
-  return header;
+  WeightShape shape;
+  if (check_desc(desc, &shape) != SI_OK) return corrupt(last_message());
+  return SI_OK;
 }
 
 }  // namespace si

@@ -8,10 +8,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
-#include <string>
-#include <utility>
-#include <vector>
 
+#include "core/error.h"
 #include "core/inline.h"
 
 namespace si {
@@ -38,7 +36,6 @@ struct BlobHeader {
   uint64_t checksum;
 };
 static_assert(sizeof(BlobHeader) == 128, "the header is part of the file format");
-static_assert(sizeof(size_t) == 8, "section offsets are checked against 64-bit sizes");
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "blobs are little-endian and read in place");
 
 // What a weight is, whatever the format: M rows, of which M / groups see K columns each.
@@ -55,40 +52,77 @@ struct WeightShape {
 };
 
 // Byte offset of each section, laid one after another in order; nothing of it is stored, so nothing of it can lie.
+// Offsets are of 64 bits on every machine: a plan may be of a blob that this one cannot hold.
 class SectionPlan {
  public:
-  size_t add(uint64_t elements, size_t element_bytes);
-  size_t total() const { return next_; }
-  // Throws SI_ERR_CORRUPT unless all bytes between the sections' elements are zero: a kernel that loads a whole vector
-  // of indices at the last one uses them. The blob has total() bytes.
-  void check_slack(const void* blob) const;
+  static constexpr int kMost = 4;
+
+  uint64_t add(uint64_t elements, size_t element_bytes);
+  // UINT64_MAX where a section has more elements than any weight: no blob has so many bytes.
+  uint64_t total() const { return total_; }
+  // Fails unless all bytes between the sections' elements are zero: a kernel that loads a whole vector of indices at
+  // the last one uses them. The blob has total() bytes.
+  [[nodiscard]] si_status check_slack(const void* blob) const;
 
  private:
-  size_t next_ = sizeof(BlobHeader);
-  std::vector<std::pair<size_t, size_t>> slack_;  // first byte, past the last byte
+  struct Slack {
+    uint64_t first, last;  // the last is one past
+  };
+  uint64_t total_ = sizeof(BlobHeader);
+  int count_ = 0;
+  Slack slack_[kMost] = {};
 };
 
-// Throws SI_ERR_ARGUMENT unless the shape is one that a blob can hold.
-WeightShape check_desc(const si_weight_desc& desc);
+// Fails with SI_ERR_ARGUMENT unless the shape is one that a blob can hold.
+[[nodiscard]] si_status check_desc(const si_weight_desc& desc, WeightShape* shape);
 
 struct BlobDeleter {
   void operator()(uint8_t* blob) const { std::free(blob); }
 };
 using BlobPtr = std::unique_ptr<uint8_t, BlobDeleter>;
 
-// A zeroed, 64-byte aligned buffer with its header filled in; once released from the pointer, for std::free.
-BlobPtr new_blob(const BlobHeader& header, size_t bytes);
+// What packing gives: a 64-byte aligned buffer; once released from the pointer, for std::free.
+struct OwnedBlob {
+  BlobPtr data;
+  size_t bytes = 0;
+
+  template <class T>
+  T* at(uint64_t offset) const {
+    return reinterpret_cast<T*>(data.get() + offset);
+  }
+};
+
+// A zeroed blob with its header filled in.
+[[nodiscard]] si_status new_blob(const BlobHeader& header, const SectionPlan& plan, OwnedBlob* out);
 BlobHeader make_header(si_format format, const WeightShape& shape);
 // Call last, when every section is written.
 void seal_blob(uint8_t* blob);
 
-// Checks what all formats share: size, alignment, magic, version, shape, checksum. Throws SI_ERR_CORRUPT.
-const BlobHeader& check_header(const void* blob, size_t bytes);
+// Checks what all formats share: size, alignment, magic, version, shape, checksum. Fails with SI_ERR_CORRUPT. Only then
+// may the buffer be read as a BlobHeader.
+[[nodiscard]] si_status check_header(const void* blob, size_t bytes);
 WeightShape shape_of(const BlobHeader& header);
 
-[[noreturn]] void corrupt(const std::string& what);
+// The failure of a validator: corrupt(parts...).
+template <class... Parts>
+[[nodiscard]] si_status corrupt(Parts... parts) {
+  return fail(SI_ERR_CORRUPT, "packed weight is corrupt: ", parts..., "; try packing the dense weight again");
+}
 
 // Packing reads a weight twice, to size the buffer and to fill it; another thread may write to it in between.
-void check_unchanged(bool fits);
+[[nodiscard]] inline si_status check_unchanged(bool fits) {
+  SI_REQUIRE(fits, SI_ERR_ARGUMENT, "expected a weight that stays as it is while it is packed; try packing a copy");
+  return SI_OK;
+}
+
+// Byte offsets of sections from their addresses; 0 for those that a format does not have.
+template <class... Starts>
+void section_offsets(const void* blob, uint64_t (&offsets)[4], Starts... starts) {
+  const void* addresses[] = {starts...};
+  size_t i = 0;
+  for (; i < sizeof...(starts); ++i)
+    offsets[i] = static_cast<uint64_t>(static_cast<const uint8_t*>(addresses[i]) - static_cast<const uint8_t*>(blob));
+  for (; i < 4; ++i) offsets[i] = 0;
+}
 
 }  // namespace si

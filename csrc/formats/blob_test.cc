@@ -42,14 +42,25 @@ void test_sections() {
   SI_CHECK_EQ(plan.add(1, 1), 192u);
   SI_CHECK_EQ(plan.add(16, 4), 320u);
   SI_CHECK_EQ(plan.total(), 448u);
-  SI_CHECK_EQ(status_of([&] { plan.add((uint64_t{1} << 40) + 1, 1); }), SI_ERR_ARGUMENT);
+  plan.add((uint64_t{1} << 40) + 1, 1);
+  SI_CHECK_EQ(plan.total(), UINT64_MAX);
+  si::OwnedBlob blob;
+  SI_CHECK_EQ(si::new_blob({}, plan, &blob), SI_ERR_ARGUMENT);
+  SI_CHECK(std::string(si::last_message()).find("2^40 elements") != std::string::npos);
+  // Sections of a size that no memory holds.
+  si::SectionPlan large;
+  for (int i = 0; i < si::SectionPlan::kMost; ++i) large.add(uint64_t{1} << 40, uint64_t{1} << 16);
+  SI_CHECK_EQ(si::new_blob({}, large, &blob), SI_ERR_MEMORY);
+  SI_CHECK(blob.data == nullptr);
 }
 
 void test_header() {
   const float weight[6] = {1, 0, 2, 0, 3, 0};
-  size_t bytes = 0;
-  const si::BlobPtr blob(si::csr_pack(weight, make_shape({2, 3}, 1), &bytes));
-  const auto check = [&](const void* at) { return status_of([&] { si::check_header(at, bytes); }); };
+  si::OwnedBlob packed;
+  SI_CHECK_EQ(si::csr_pack(weight, make_shape({2, 3}, 1), {}, &packed), SI_OK);
+  const size_t bytes = packed.bytes;
+  const si::BlobPtr& blob = packed.data;
+  const auto check = [&](const void* at) { return si::check_header(at, bytes); };
   SI_CHECK_EQ(check(blob.get()), SI_OK);
   SI_CHECK_EQ(check(nullptr), SI_ERR_ARGUMENT);
   SI_CHECK_EQ(check(blob.get() + 4), SI_ERR_ARGUMENT);
@@ -79,18 +90,20 @@ void test_header() {
 // Damage in two words must not cancel out: the sign bits of two weights are the top bits of their words.
 void test_two_words() {
   const std::vector<float> weight(64, 1.0f);
-  size_t bytes = 0;
-  const si::BlobPtr blob(si::csr_pack(weight.data(), make_shape({1, 64}, 1), &bytes));
+  si::OwnedBlob packed;
+  SI_CHECK_EQ(si::csr_pack(weight.data(), make_shape({1, 64}, 1), {}, &packed), SI_OK);
+  const size_t bytes = packed.bytes;
+  const si::BlobPtr& blob = packed.data;
   for (int bit = 0; bit < 64; ++bit)
     for (const auto& [first, second] : std::vector<std::pair<int, int>>{{0, 1}, {0, 31}, {7, 9}}) {
       uint64_t* words = reinterpret_cast<uint64_t*>(blob.get() + bytes - 320);  // the values
       words[first] ^= uint64_t{1} << bit;
       words[second] ^= uint64_t{1} << bit;
-      SI_CHECK_EQ(status_of([&] { si::check_header(blob.get(), bytes); }), SI_ERR_CORRUPT);
+      SI_CHECK_EQ(si::check_header(blob.get(), bytes), SI_ERR_CORRUPT);
       words[first] ^= uint64_t{1} << bit;
       words[second] ^= uint64_t{1} << bit;
     }
-  SI_CHECK_EQ(status_of([&] { si::check_header(blob.get(), bytes); }), SI_OK);
+  SI_CHECK_EQ(si::check_header(blob.get(), bytes), SI_OK);
 }
 
 }  // namespace

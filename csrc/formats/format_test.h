@@ -3,16 +3,20 @@
 // A test describes its format by a class with
 //
 //   Format under(const BlobHeader& header) const;   // the same format with the parameters that a header names
-//   BlobPtr pack(const float* weight, const WeightShape& shape, size_t* bytes) const;
+//   OwnedBlob pack(const float* weight, const WeightShape& shape) const;
 //   void validate(const BlobHeader& header, const void* blob, size_t bytes) const;
 //   std::vector<float> unpack(const BlobHeader& header, const void* blob, size_t bytes) const;   // validates first
+//
+// which throw Error where the library returns a status.
 #pragma once
 
 #include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -21,10 +25,17 @@
 
 namespace si::testing {
 
-struct Blob {
-  BlobPtr data;
-  size_t bytes = 0;
+using Blob = OwnedBlob;
+
+struct Error : std::runtime_error {
+  explicit Error(si_status code) : std::runtime_error(last_message()), status(code) {}
+  si_status status;
 };
+
+// Goes on only with SI_OK.
+inline void need(si_status status) {
+  if (status != SI_OK) throw Error(status);
+}
 
 // splitmix64: the same numbers on every platform, which golden buffers need and <random> does not promise.
 class Random {
@@ -52,7 +63,9 @@ inline WeightShape make_shape(const std::vector<int64_t>& dims, int64_t groups) 
   desc.ndim = static_cast<int32_t>(dims.size());
   for (size_t i = 0; i < dims.size() && i < 4; ++i) desc.shape[i] = dims[i];
   desc.groups = groups;
-  return check_desc(desc);
+  WeightShape shape;
+  need(check_desc(desc, &shape));
+  return shape;
 }
 
 // Shapes at the edges of every format: one row, one column, sizes that no block divides, convolutions, groups.
@@ -84,15 +97,23 @@ si_status status_of(Call&& call, std::string* message = nullptr) {
 
 template <class Format>
 Blob pack(const Format& format, const std::vector<float>& weight, const WeightShape& shape) {
-  Blob blob;
-  blob.data = format.pack(weight.data(), shape, &blob.bytes);
-  return blob;
+  return format.pack(weight.data(), shape);
 }
 
 // Validates through the header, as every reader does.
 template <class Format>
 std::vector<float> unpack(const Format& format, const void* blob, size_t bytes) {
-  return format.unpack(check_header(blob, bytes), blob, bytes);
+  need(check_header(blob, bytes));
+  return format.unpack(*static_cast<const BlobHeader*>(blob), blob, bytes);
+}
+
+// The view that a validator gives.
+template <class View>
+View open_view(si_status (*validate)(const BlobHeader&, const void*, size_t, View*), const void* blob, size_t bytes) {
+  View view{};
+  need(check_header(blob, bytes));
+  need(validate(*static_cast<const BlobHeader*>(blob), blob, bytes, &view));
+  return view;
 }
 
 // A copy in an allocation of exactly its size, so that the address sanitizer sees any read past it.
@@ -168,7 +189,7 @@ template <class Format>
 bool refused_or_canonical(const Format& format, const Blob& forged) {
   const auto& header = *reinterpret_cast<const BlobHeader*>(forged.data.get());
   const si_status status = status_of([&] {
-    check_header(forged.data.get(), forged.bytes);
+    need(check_header(forged.data.get(), forged.bytes));
     format.validate(header, forged.data.get(), forged.bytes);
   });
   if (status != SI_OK) return SI_CHECK_EQ(status, SI_ERR_CORRUPT);

@@ -2,13 +2,28 @@
 #pragma once
 
 #include <cmath>
-#include <string>
 
 #include "core/error.h"
 #include "formats/blob.h"
 #include "formats/half.h"
 
 namespace si {
+
+// Sets of value types: the bit 1 << type of each.
+constexpr uint32_t type_bit(si_value_type type) { return type >= 0 && type < 32 ? uint32_t{1} << type : 0; }
+constexpr uint32_t kTypeF32 = type_bit(SI_F32), kTypeF16 = type_bit(SI_F16), kTypeBF16 = type_bit(SI_BF16);
+
+inline const char* type_name(si_value_type type) {
+  switch (type) {
+    case SI_F32:
+      return "float32";
+    case SI_F16:
+      return "float16";
+    case SI_BF16:
+      return "bfloat16";
+  }
+  return "an unknown type";
+}
 
 inline size_t value_bytes(si_value_type type) { return type == SI_F32 ? sizeof(float) : sizeof(uint16_t); }
 
@@ -34,19 +49,19 @@ inline bool is_nonzero(uint32_t bits, si_value_type type) {
   return (bits & (type == SI_F32 ? 0x7fffffffu : 0x7fffu)) != 0;
 }
 
-// Throws SI_ERR_ARGUMENT where a finite weight would become Inf: the layer would compute nothing else.
-inline void check_range(const float* weight, const WeightShape& shape, si_value_type type) {
-  if (type == SI_F32) return;
+// Fails where a finite weight would become Inf: the layer would compute nothing else.
+[[nodiscard]] inline si_status check_range(const float* weight, const WeightShape& shape, si_value_type type) {
+  if (type == SI_F32) return SI_OK;
   const int64_t M = shape.M(), K = shape.K();
   for (int64_t i = 0; i < M * K; ++i) {
     if (!std::isfinite(weight[i])) continue;
     const float stored =
         type == SI_F16 ? half_to_float(float_to_half(weight[i])) : bfloat16_to_float(float_to_bfloat16(weight[i]));
     if (std::isfinite(stored)) continue;
-    fail(SI_ERR_ARGUMENT, std::string("expected weights in the range of ") + (type == SI_F16 ? "float16" : "bfloat16") +
-                              ", got " + std::to_string(weight[i]) + " in row " + std::to_string(i / K) + ", column " +
-                              std::to_string(i % K) + "; try float32");
+    return fail(SI_ERR_ARGUMENT, "expected weights in the range of ", type_name(type), ", got ", weight[i], " in row ",
+                i / K, ", column ", i % K, "; try float32");
   }
+  return SI_OK;
 }
 
 }  // namespace si

@@ -3,6 +3,10 @@
  * The one public header: a C API with opaque handles and status codes. No function throws, aborts or prints;
  * a function that fails returns a status other than SI_OK and leaves a message for si_last_error().
  *
+ * A struct that begins with `struct_size` may grow at its end in later versions. The caller sets struct_size to the
+ * sizeof that it was compiled with. Of an argument struct, fields past that size are taken as zero; where the library
+ * is the older one, fields that it does not know must be zero. Of a result, the fields that both know are filled in.
+ *
  * Letters: M output rows, K input columns (of one group), N tokens or pixels, nnz non-zero elements.
  */
 #ifndef SPARSEINFER_H
@@ -38,19 +42,60 @@ SI_API const char* si_last_error(void);
 
 SI_API const char* si_version(void);
 
+typedef SI_ENUM(si_op){SI_OP_LINEAR = 0, SI_OP_CONV = 1} si_op;
+typedef SI_ENUM(si_format){SI_FORMAT_CSR = 1, SI_FORMAT_PANEL = 2, SI_FORMAT_NM = 3, SI_FORMAT_BSR = 4} si_format;
+typedef SI_ENUM(si_value_type){SI_F32 = 0, SI_F16 = 1, SI_BF16 = 2} si_value_type;
+
+/* ---- Targets: the machines that weights are packed for ----------------------------------------------- */
+
+/* Bits of si_target.features. */
+#define SI_CPU_AVX2 (UINT64_C(1) << 0)
+#define SI_CPU_FMA (UINT64_C(1) << 1)
+#define SI_CPU_F16C (UINT64_C(1) << 2)
+#define SI_CPU_BMI2 (UINT64_C(1) << 3)
+#define SI_CPU_AVX512F (UINT64_C(1) << 4)
+#define SI_CPU_AVX512BW (UINT64_C(1) << 5)
+#define SI_CPU_AVX512DQ (UINT64_C(1) << 6)
+#define SI_CPU_AVX512VL (UINT64_C(1) << 7)
+#define SI_CPU_AVX512_VNNI (UINT64_C(1) << 8)
+#define SI_CPU_AVX512_BF16 (UINT64_C(1) << 9)
+#define SI_CPU_NEON (UINT64_C(1) << 10)
+#define SI_CPU_FP16 (UINT64_C(1) << 11) /* arithmetic on float16 vectors */
+#define SI_CPU_DOTPROD (UINT64_C(1) << 12)
+
+/* "avx512f" for bit 4 of the features, and so on; NULL past the last. */
+SI_API const char* si_feature_name(size_t bit);
+
+typedef struct si_target {
+  size_t struct_size;
+  const char* name;  /* "aarch64-neon"; NULL for one that the caller describes */
+  uint64_t features; /* SI_CPU_... */
+  int64_t l1, l2;    /* bytes of the data caches that a core has to itself; 0: not known */
+  int32_t threads;   /* 0: not known */
+} si_target;
+
+/* The named targets, the first of which is "host": the machine that runs this. The others are the same everywhere. */
+SI_API size_t si_target_count(void);
+SI_API si_status si_target_at(size_t index, si_target* out);
+/* SI_ERR_ARGUMENT for an unknown name lists the known ones. */
+SI_API si_status si_target_named(const char* name, si_target* out);
+
 /* ---- What this machine offers ---------------------------------------------------------------------- */
 
 typedef struct si_isa_info {
+  size_t struct_size;
   const char* name;   /* "scalar", "avx2", "avx512", "neon" */
   int compiled;       /* built into this library */
   int supported;      /* and this CPU runs it, and SPARSEINFER_ISA does not forbid it */
   const char* reason; /* why not supported; "" if it is */
+  uint64_t features;  /* what it needs, SI_CPU_... */
 } si_isa_info;
 
 SI_API size_t si_isa_count(void);
 SI_API si_status si_isa(size_t index, si_isa_info* out);
 
-/* "gomp (...)": the OpenMP runtime already loaded in the process; "pool": the library's own threads. */
+/* "gomp (...)": the OpenMP runtime already loaded in the process; "pool": the library's own threads; "none": it was
+ * built without threads. */
 SI_API const char* si_threads_backend(void);
 
 /* Kernels copy and pack into scratch that each thread keeps for its next call: at most 20 MB a thread, however large an
@@ -60,18 +105,18 @@ SI_API const char* si_threads_backend(void);
 SI_API void si_release_scratch(void);
 SI_API size_t si_scratch_bytes(void);
 
-typedef SI_ENUM(si_op){SI_OP_LINEAR = 0, SI_OP_CONV = 1} si_op;
-typedef SI_ENUM(si_format){SI_FORMAT_CSR = 1, SI_FORMAT_PANEL = 2, SI_FORMAT_NM = 3, SI_FORMAT_BSR = 4} si_format;
-typedef SI_ENUM(si_value_type){SI_F32 = 0, SI_F16 = 1, SI_BF16 = 2} si_value_type;
-
 /* One line of the kernel registry, best first. */
 typedef struct si_row_info {
+  size_t struct_size;
   const char* name; /* "panel.linear.avx512" */
   si_format format;
   si_op op;
-  const char* dtype;  /* "float32" */
-  const char* isa;    /* "avx512" */
-  const char* reason; /* why it cannot run on this machine; "" if it can */
+  const char* dtype;     /* "float32": what it computes in */
+  const char* isa;       /* "avx512" */
+  const char* reason;    /* why it cannot run on this machine; "" if it can */
+  uint32_t x_types;      /* of each si_value_type that it takes, the bit 1 << type */
+  uint32_t weight_types; /* likewise */
+  uint32_t y_types;      /* likewise */
 } si_row_info;
 
 SI_API size_t si_row_count(void);
@@ -79,8 +124,22 @@ SI_API si_status si_row(size_t index, si_row_info* out);
 /* The first row that runs this format and operation here; SI_ERR_UNSUPPORTED lists every row with its reason. */
 SI_API si_status si_select(si_format format, si_op op, size_t* row);
 
+/* One packed format. */
+typedef struct si_format_info {
+  size_t struct_size;
+  si_format format;
+  const char* name;        /* "panel" */
+  uint32_t value_types;    /* that it stores: of each, the bit 1 << type */
+  const char* params[4];   /* names of si_weight_info.params; NULL past the last */
+  const char* sections[4]; /* and of si_weight_info.sections */
+} si_format_info;
+
+SI_API size_t si_format_count(void);
+SI_API si_status si_format_at(size_t index, si_format_info* out);
+
 /* ---- Packed weights -------------------------------------------------------------------------------- */
 
+/* Part of other structs, so that it never grows. */
 typedef struct si_weight_desc {
   int32_t ndim;     /* 2 [M, K], 3 [M, C/groups, kw], 4 [M, C/groups, kh, kw] */
   int64_t shape[4]; /* K = product of shape[1..ndim) */
@@ -93,23 +152,25 @@ typedef struct si_weight_desc {
 #define SI_KBLOCK_MANY_TOKENS (-2)
 
 typedef struct si_pack_options {
+  size_t struct_size;
   si_format format;
   si_value_type value_type; /* csr: F32; panel: F32 or BF16 (rounded; computed with in F32); nm and bsr: any */
   int32_t kblock;           /* panel: columns of a K block (a multiple of 16), 0 for one block, or as above */
   int32_t nm_n, nm_m;       /* nm: at most n non-zeros in every m consecutive input channels */
   int32_t block;            /* bsr: edge of the blocks, 16, 32, 64 or 128 */
+  const si_target* target;  /* what choices are made for (panel: kblock < 0); NULL: the host */
 } si_pack_options;
 
 typedef struct si_weight_info {
+  size_t struct_size;
   si_format format;
   si_value_type value_type;
   si_weight_desc desc;
   int64_t nnz;
   uint64_t bytes;
-  int32_t params[4];    /* panel: R, g, index bits, kblock; csr: index bits; nm: n, m, order of the
-                           columns (csrc/formats/nm/LAYOUT.md); bsr: block, stored blocks */
-  uint64_t sections[4]; /* byte offsets; panel: panels, indices, values; csr: rows, columns, values;
-                           nm: values, positions; bsr: rows, columns, values */
+  int32_t params[4];    /* by the names of si_format_info; nm: after them the order of the columns
+                           (csrc/formats/nm/LAYOUT.md) */
+  uint64_t sections[4]; /* byte offsets, likewise */
 } si_weight_info;
 
 /* Packs a dense row-major weight. *blob is released by si_free. A weight is zero when it compares equal to 0.0 (so is
@@ -148,15 +209,17 @@ typedef SI_ENUM(si_layout){
 
 /* y = act(W x + bias). x and y must not overlap. */
 typedef struct si_linear_args {
-  const float* x;
-  float* y;
+  size_t struct_size;
+  const void* x;     /* of x_type */
+  void* y;           /* of y_type */
   const float* bias; /* M floats, or NULL */
   int64_t n;         /* >= 0 */
   int64_t ldx, ldy;  /* elements from one token (or channel) to the next */
   si_layout layout;
   si_activation activation;
-  int32_t row;     /* a registry row, or SI_ROW_BEST */
-  int32_t threads; /* >= 1; at most so many, fewer where more would not help */
+  int32_t row;                  /* a registry row, or SI_ROW_BEST */
+  int32_t threads;              /* >= 1; at most so many, fewer where more would not help */
+  si_value_type x_type, y_type; /* SI_ERR_UNSUPPORTED where no row takes them */
 } si_linear_args;
 
 SI_API si_status si_linear(const si_weights* weights, const si_linear_args* args);
@@ -166,8 +229,9 @@ typedef SI_ENUM(si_padding){SI_PAD_ZEROS = 0, SI_PAD_REFLECT = 1, SI_PAD_REPLICA
 /* Cross-correlation of torch.nn.Conv2d; a 3-dimensional weight is Conv1d, with h = 1 and the vertical entries of
  * stride, dilation and padding 1, 1, 0, 0. x [batch][C][h][w] and y [batch][M][oh][ow] contiguous, not overlapping. */
 typedef struct si_conv_args {
-  const float* x;
-  float* y;
+  size_t struct_size;
+  const void* x; /* of x_type */
+  void* y;       /* of y_type */
   const float* bias;
   int64_t batch, h, w;
   int64_t stride[2];   /* vertical, horizontal */
@@ -177,6 +241,7 @@ typedef struct si_conv_args {
   si_activation activation;
   int32_t row;
   int32_t threads;
+  si_value_type x_type, y_type;
 } si_conv_args;
 
 SI_API si_status si_conv_output_size(const si_weights* weights, const si_conv_args* args, int64_t* oh, int64_t* ow);
@@ -189,6 +254,7 @@ typedef SI_ENUM(si_cell){SI_CELL_LSTM = 0, SI_CELL_GRU = 1, SI_CELL_RNN_TANH = 2
  * where batch_sizes is given, sequences are packed: step t has the first batch_sizes[t] sequences (1 to batch, never
  * more than the step before), and rows follow one another. y must not overlap the other arrays. */
 typedef struct si_recurrent_args {
+  size_t struct_size;
   const float* gates;   /* rows of gates * H: W_ih x + b_ih */
   const float* bias;    /* b_hh, gates * H floats, or NULL */
   float* h;             /* [batch][H]: the initial state, and then the final one */

@@ -17,7 +17,7 @@ void check_held(int threads, const char* what) {
 }
 
 Packed pack(const std::vector<float>& weight, int64_t M, int64_t K, const si_row_info& info) {
-  return Packed(weight, {2, {M, K, 0, 0}, 1}, {info.format, SI_F32, 0, 2, 4, 16});
+  return Packed(weight, {2, {M, K, 0, 0}, 1}, pack_options(info.format));
 }
 
 // Sixteen non-zeros a row.
@@ -36,7 +36,7 @@ void check_linear(size_t row, const si_row_info& info, int64_t M, int64_t K, int
   const std::vector<float> x = random.tensor(K * N, false), bias = random.tensor(M, false);
   std::vector<float> y(static_cast<size_t>(M * N)), expected(y.size());
   const bool tokens = layout == SI_TOKEN_MAJOR;
-  si_linear_args args{};
+  si_linear_args args = sized<si_linear_args>();
   args.x = x.data();
   args.y = y.data();
   args.bias = bias.data();
@@ -68,7 +68,8 @@ void check_recurrent(size_t row, const si_row_info& info) {
   std::vector<float> h = start, c = start, y(static_cast<size_t>(steps * batch * H));
   std::vector<float> h_parts = start, c_parts = start, y_parts(y.size());
   // The second step reads the gates of the first: memory that the test need not have twice.
-  si_recurrent_args args{gates.data(),
+  si_recurrent_args args{sizeof(si_recurrent_args),
+                         gates.data(),
                          nullptr,
                          h.data(),
                          c.data(),
@@ -105,7 +106,7 @@ void check_recurrent(size_t row, const si_row_info& info) {
 
 int main() {
   for (size_t row = 0; row < si_row_count(); ++row) {
-    si_row_info info{};
+    si_row_info info = sized<si_row_info>();
     SI_CHECK_EQ(si_row(row, &info), SI_OK);
     if (info.op != SI_OP_LINEAR || *info.reason != '\0' || std::strcmp(info.isa, "scalar") == 0) continue;
     if (info.format == SI_FORMAT_NM) continue;  // its rows hold half of K

@@ -1,59 +1,95 @@
 #include "kernels/registry.h"
 
-#include "core/error.h"
-
 namespace si {
 
 namespace {
 
-namespace format_of {
-constexpr si_format panel = SI_FORMAT_PANEL, csr = SI_FORMAT_CSR, nm = SI_FORMAT_NM, bsr = SI_FORMAT_BSR;
-}
-namespace op_of {
+// What the words of a line of registry.inc stand for.
+namespace formats {
+#define SI_FORMAT(name, NAME, View, types, params, sections) constexpr si_format name = SI_FORMAT_##NAME;
+#include "formats/formats.inc"
+#undef SI_FORMAT
+}  // namespace formats
+namespace operations {
 constexpr si_op linear = SI_OP_LINEAR, conv = SI_OP_CONV;
 }
-namespace isa_of {
-constexpr Isa scalar = Isa::kScalar, neon = Isa::kNeon, avx2 = Isa::kAvx2, avx512 = Isa::kAvx512;
-}
+constexpr uint32_t f32 = kTypeF32, f16 = kTypeF16, bf16 = kTypeBF16;
 
 constexpr Row kRows[] = {
-#define SI_ROW(format, op, isa) {#format "." #op "." #isa, format_of::format, op_of::op, isa_of::isa},
+#define SI_ROW(format, operation, needs, x, weight, y) \
+  {#format "." #operation "." #needs, formats::format, operations::operation, Isa::needs, x, weight, y},
 #include "kernels/registry.inc"
 #undef SI_ROW
 };
 
+// The scalar kernels have no tiles.
+using Tiles = const TileKernels* (*)();
+constexpr Tiles kTiles[] = {
+#define SI_ISA(name, family, features, words) SI_FAMILY_##family(name##_tile_kernels, nullptr),
+#include "core/isas.inc"
+#undef SI_ISA
+};
+
+bool takes(uint32_t types, si_value_type type) { return (types & type_bit(type)) != 0; }
+
 }  // namespace
+
+const TileKernels* scalar_tile_kernels() { return nullptr; }
 
 const Row& row_at(size_t index) { return kRows[index]; }
 size_t row_count() { return sizeof kRows / sizeof kRows[0]; }
 
 const TileKernels* tile_kernels(Isa isa) {
-  switch (isa) {
-#if defined(__x86_64__)
-    case Isa::kAvx512:
-      return avx512_tile_kernels();
-    case Isa::kAvx2:
-      return avx2_tile_kernels();
-#elif defined(__aarch64__)
-    case Isa::kNeon:
-      return neon_tile_kernels();
-#endif
-    default:
-      return nullptr;
-  }
+  const Tiles tiles = kTiles[static_cast<size_t>(isa)];
+  return tiles == nullptr ? nullptr : tiles();
 }
 
-const std::string& row_reason(const Row& row) { return isa_state(row.isa).reason; }
+const char* row_reason(const Row& row) { return isa_state(row.isa).reason; }
 
-size_t select_row(si_format format, si_op op) {
-  std::string reasons;
+si_status select_row(si_format format, si_op op, size_t* index) {
+  Message reasons;
   for (size_t i = 0; i < row_count(); ++i) {
     const Row& row = kRows[i];
     if (row.format != format || row.op != op) continue;
-    if (row_reason(row).empty()) return i;
-    reasons += std::string("\n  ") + row.name + ": " + row_reason(row);
+    if (*row_reason(row) == '\0') {
+      *index = i;
+      return SI_OK;
+    }
+    reasons.add("\n  ");
+    reasons.add(row.name);
+    reasons.add(": ");
+    reasons.add(row_reason(row));
   }
-  fail(SI_ERR_UNSUPPORTED, "no kernel can run this format and operation here:" + reasons);
+  return fail(SI_ERR_UNSUPPORTED, "no kernel can run this format and operation here:", reasons.text());
+}
+
+si_status row_for_call(const si_weights& weights, si_op op, const CallTypes& types, int32_t asked, const Row** out) {
+  SI_REQUIRE(asked == SI_ROW_BEST || (asked >= 0 && static_cast<size_t>(asked) < row_count()), SI_ERR_ARGUMENT,
+             "expected a registry row from 0 to ", row_count() - 1, ", got ", asked);
+  const Row* best = nullptr;
+  bool weight_taken = false;
+  for (size_t i = 0; i < row_count() && best == nullptr; ++i) {
+    const Row& row = kRows[i];
+    if (asked != SI_ROW_BEST && i != static_cast<size_t>(asked)) continue;
+    const bool runs = row.format == weights.format && row.op == op;
+    SI_REQUIRE(runs || asked == SI_ROW_BEST, SI_ERR_ARGUMENT, "row ", row.name,
+               " does not run this weight's format and operation");
+    if (!runs) continue;
+    if (*row_reason(row) != '\0') {
+      SI_REQUIRE(asked == SI_ROW_BEST, SI_ERR_UNSUPPORTED, "row ", row.name, " cannot run: ", row_reason(row));
+      continue;
+    }
+    if (!takes(row.weight_types, weights.value_type)) continue;
+    weight_taken = true;
+    if (takes(row.x_types, types.x) && takes(row.y_types, types.y)) best = &row;
+  }
+  *out = best;
+  if (best != nullptr) return SI_OK;
+  if (size_t any = 0; asked == SI_ROW_BEST) SI_TRY(select_row(weights.format, op, &any));
+  SI_REQUIRE(weight_taken, SI_ERR_UNSUPPORTED, "no CPU kernel computes in the value type of this ",
+             format_of(weights.format)->name, " weight; expected float32 values");
+  return fail(SI_ERR_UNSUPPORTED, "no CPU kernel reads x of ", type_name(types.x), " and writes y of ",
+              type_name(types.y), "; expected float32; try converting them");
 }
 
 }  // namespace si

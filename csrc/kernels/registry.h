@@ -1,7 +1,7 @@
 // The rows of registry.inc and the choice among them.
 #pragma once
 
-#include "core/cpu.h"
+#include "core/isa.h"
 #include "kernels/tile/tile.h"
 
 namespace si {
@@ -11,6 +11,12 @@ struct Row {
   si_format format;
   si_op op;
   Isa isa;
+  uint32_t x_types, weight_types, y_types;  // sets of value types: type_bit of each
+};
+
+// The value types of a call; the weight's follows from the weight.
+struct CallTypes {
+  si_value_type x, y;
 };
 
 const Row& row_at(size_t index);  // index < row_count()
@@ -20,9 +26,13 @@ size_t row_count();
 const TileKernels* tile_kernels(Isa isa);
 
 // Why the row cannot run on this machine; "" if it can.
-const std::string& row_reason(const Row& row);
+const char* row_reason(const Row& row);
 
-// The best row that runs; throws SI_ERR_UNSUPPORTED with every row of the format and operation and its reason.
-size_t select_row(si_format format, si_op op);
+// The best row that runs; fails with SI_ERR_UNSUPPORTED and every row of the format and operation with its reason.
+[[nodiscard]] si_status select_row(si_format format, si_op op, size_t* index);
+
+// The row for a call: the one asked for, or with SI_ROW_BEST the best that runs and takes the types.
+[[nodiscard]] si_status row_for_call(const si_weights& weights, si_op op, const CallTypes& types, int32_t asked,
+                                     const Row** row);
 
 }  // namespace si

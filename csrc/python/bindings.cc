@@ -7,9 +7,12 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "python/names.h"
 
 namespace py = pybind11;
 
@@ -18,6 +21,8 @@ extern const char* const source_hash;  // generated: cmake/source_hash.cmake
 }
 
 namespace {
+
+using namespace si::python;
 
 void check(si_status status) {
   if (status == SI_OK) return;
@@ -44,65 +49,12 @@ si_status without_gil(Fn&& fn) {
   return status;
 }
 
-template <class Value>
-Value lookup(const char* what, const std::string& name, std::initializer_list<std::pair<const char*, Value>> table) {
-  std::string known;
-  for (const auto& [key, value] : table) {
-    if (name == key) return value;
-    known += known.empty() ? key : std::string(", ") + key;
-  }
-  throw py::value_error("expected " + std::string(what) + " to be one of " + known + "; got '" + name + "'");
+py::list names_of(uint32_t types) {
+  py::list names;
+  for (const si_value_type type : {SI_F32, SI_F16, SI_BF16})
+    if ((types >> type & 1) != 0) names.append(name_of(type));
+  return names;
 }
-
-si_format format_of(const std::string& name) {
-  return lookup<si_format>(
-      "format", name,
-      {{"panel", SI_FORMAT_PANEL}, {"csr", SI_FORMAT_CSR}, {"nm", SI_FORMAT_NM}, {"bsr", SI_FORMAT_BSR}});
-}
-const char* name_of(si_format format) {
-  switch (format) {
-    case SI_FORMAT_PANEL:
-      return "panel";
-    case SI_FORMAT_CSR:
-      return "csr";
-    case SI_FORMAT_NM:
-      return "nm";
-    case SI_FORMAT_BSR:
-      break;
-  }
-  return "bsr";
-}
-si_op op_of(const std::string& name) {
-  return lookup<si_op>("op", name, {{"linear", SI_OP_LINEAR}, {"conv", SI_OP_CONV}});
-}
-si_value_type value_type_of(const std::string& name) {
-  return lookup<si_value_type>("value_type", name, {{"float32", SI_F32}, {"float16", SI_F16}, {"bfloat16", SI_BF16}});
-}
-const char* name_of(si_value_type type) { return type == SI_F32 ? "float32" : type == SI_F16 ? "float16" : "bfloat16"; }
-si_activation activation_of(const std::string& name) {
-  return lookup<si_activation>("activation", name,
-                               {{"none", SI_ACT_NONE},
-                                {"relu", SI_ACT_RELU},
-                                {"relu6", SI_ACT_RELU6},
-                                {"gelu", SI_ACT_GELU},
-                                {"gelu_tanh", SI_ACT_GELU_TANH},
-                                {"silu", SI_ACT_SILU},
-                                {"sigmoid", SI_ACT_SIGMOID},
-                                {"tanh", SI_ACT_TANH}});
-}
-si_cell cell_of(const std::string& name) {
-  return lookup<si_cell>(
-      "cell", name,
-      {{"lstm", SI_CELL_LSTM}, {"gru", SI_CELL_GRU}, {"rnn_tanh", SI_CELL_RNN_TANH}, {"rnn_relu", SI_CELL_RNN_RELU}});
-}
-si_padding padding_of(const std::string& name) {
-  return lookup<si_padding>("padding_mode", name,
-                            {{"zeros", SI_PAD_ZEROS},
-                             {"reflect", SI_PAD_REFLECT},
-                             {"replicate", SI_PAD_REPLICATE},
-                             {"circular", SI_PAD_CIRCULAR}});
-}
-
 using Blob = py::array_t<uint8_t, py::array::c_style>;
 
 py::tuple shape_of(const si_weight_desc& desc) {
@@ -112,14 +64,18 @@ py::tuple shape_of(const si_weight_desc& desc) {
 }
 
 Blob pack(const std::string& format, const py::array_t<float, py::array::c_style>& weight, int64_t groups,
-          int32_t kblock, int32_t n, int32_t m, int32_t block, const std::string& value_type) {
+          int32_t kblock, int32_t n, int32_t m, int32_t block, const std::string& value_type,
+          const std::optional<std::string>& target) {
   si_weight_desc desc{};
   desc.ndim = static_cast<int32_t>(weight.ndim());
   if (desc.ndim < 2 || desc.ndim > 4)
     throw py::value_error("expected a weight of 2 to 4 dimensions, got " + std::to_string(desc.ndim));
   for (int i = 0; i < desc.ndim; ++i) desc.shape[i] = weight.shape(i);
   desc.groups = groups;
-  const si_pack_options options{format_of(format), value_type_of(value_type), kblock, n, m, block};
+  si_target machine = sized<si_target>();
+  check(si_target_named(target.value_or("host").c_str(), &machine));
+  const si_pack_options options{
+      sizeof(si_pack_options), format_of(format), value_type_of(value_type), kblock, n, m, block, &machine};
   void* blob = nullptr;
   size_t bytes = 0;
   check(without_gil([&] { return si_pack(weight.data(), &desc, &options, &blob, &bytes); }));
@@ -137,7 +93,7 @@ void seal(py::array_t<uint8_t> blob) {
 }
 
 py::array_t<float> unpack(const Blob& blob) {
-  si_weight_info info{};
+  si_weight_info info = sized<si_weight_info>();
   check(si_inspect(blob.data(), static_cast<size_t>(blob.nbytes()), &info));
   std::vector<py::ssize_t> shape(info.desc.shape, info.desc.shape + info.desc.ndim);
   py::array_t<float> weight(shape);
@@ -157,34 +113,16 @@ py::dict info_of(const si_weight_info& info) {
   out["nbytes"] = info.bytes;
   out["m"] = info.desc.shape[0];
   out["k"] = k;
-  std::vector<const char*> param_names, section_names;
-  switch (info.format) {
-    case SI_FORMAT_PANEL:
-      param_names = {"R", "g", "index_bits", "kblock"};
-      section_names = {"panels", "indices", "values"};
-      break;
-    case SI_FORMAT_CSR:
-      param_names = {"index_bits"};
-      section_names = {"rows", "columns", "values"};
-      break;
-    case SI_FORMAT_NM:
-      param_names = {"n", "m"};
-      section_names = {"values", "positions"};
-      break;
-    case SI_FORMAT_BSR:
-      param_names = {"block", "blocks"};
-      section_names = {"rows", "columns", "values"};
-      break;
-  }
-  for (size_t i = 0; i < param_names.size(); ++i) params[param_names[i]] = info.params[i];
-  for (size_t i = 0; i < section_names.size(); ++i) sections[section_names[i]] = info.sections[i];
+  const si_format_info& format = format_info(info.format);
+  for (size_t i = 0; i < 4 && format.params[i] != nullptr; ++i) params[format.params[i]] = info.params[i];
+  for (size_t i = 0; i < 4 && format.sections[i] != nullptr; ++i) sections[format.sections[i]] = info.sections[i];
   out["params"] = params;
   out["sections"] = sections;
   return out;
 }
 
 py::dict inspect(const Blob& blob) {
-  si_weight_info info{};
+  si_weight_info info = sized<si_weight_info>();
   check(si_inspect(blob.data(), static_cast<size_t>(blob.nbytes()), &info));
   return info_of(info);
 }
@@ -212,7 +150,8 @@ class Weights {
   void conv(uintptr_t x, uintptr_t y, uintptr_t bias, int64_t batch, int64_t h, int64_t w,
             std::array<int64_t, 2> stride, std::array<int64_t, 4> padding, std::array<int64_t, 2> dilation,
             const std::string& padding_mode, const std::string& activation, int32_t row, int32_t threads) const {
-    const si_conv_args args{reinterpret_cast<const float*>(x),
+    const si_conv_args args{sizeof(si_conv_args),
+                            reinterpret_cast<const float*>(x),
                             reinterpret_cast<float*>(y),
                             reinterpret_cast<const float*>(bias),
                             batch,
@@ -224,7 +163,9 @@ class Weights {
                             padding_of(padding_mode),
                             activation_of(activation),
                             row,
-                            threads};
+                            threads,
+                            SI_F32,
+                            SI_F32};
     check(without_gil([&] { return si_conv(handle_, &args); }));
   }
 
@@ -232,7 +173,8 @@ class Weights {
                  int64_t step_rows, int64_t batch_rows, uintptr_t batch_sizes, const std::string& cell, bool reverse,
                  int32_t row, int32_t threads) const {
     const int64_t M = info_.desc.shape[0], H = info_.desc.shape[1];
-    const si_recurrent_args args{reinterpret_cast<const float*>(gates),
+    const si_recurrent_args args{sizeof(si_recurrent_args),
+                                 reinterpret_cast<const float*>(gates),
                                  reinterpret_cast<const float*>(bias),
                                  reinterpret_cast<float*>(h),
                                  reinterpret_cast<float*>(c),
@@ -253,7 +195,7 @@ class Weights {
 
  private:
   si_weights* handle_ = nullptr;
-  si_weight_info info_{};
+  si_weight_info info_ = sized<si_weight_info>();
 };
 
 // Weights.linear(x, y, bias, n, ldx, ldy, channel_major, activation, row, threads), by position. Reading ten arguments
@@ -267,8 +209,8 @@ PyObject* linear(PyObject* self, PyObject* const* given, Py_ssize_t count) {
   const auto address = [&](int at) { return static_cast<float*>(PyLong_AsVoidPtr(given[at])); };
   try {
     const char* activation = PyUnicode_AsUTF8(given[7]);
-    si_linear_args args{address(0), address(1),     address(2),  integer(3), integer(4),
-                        integer(5), SI_TOKEN_MAJOR, SI_ACT_NONE, narrow(8),  narrow(9)};
+    si_linear_args args{sizeof(si_linear_args), address(0),  address(1), address(2), integer(3), integer(4), integer(5),
+                        SI_TOKEN_MAJOR,         SI_ACT_NONE, narrow(8),  narrow(9),  SI_F32,     SI_F32};
     const int channel_major = PyObject_IsTrue(given[6]);
     if (PyErr_Occurred()) return nullptr;
     args.layout = channel_major ? SI_CHANNEL_MAJOR : SI_TOKEN_MAJOR;
@@ -279,6 +221,8 @@ PyObject* linear(PyObject* self, PyObject* const* given, Py_ssize_t count) {
     error.restore();
   } catch (const py::builtin_exception& error) {
     error.set_error();
+  } catch (const std::invalid_argument& error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
   }
@@ -293,16 +237,64 @@ void add_linear(const py::class_<Weights>& type) {
       py::reinterpret_steal<py::object>(PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(type.ptr()), &method));
 }
 
+py::list features_of(uint64_t bits) {
+  py::list names;
+  for (size_t bit = 0; si_feature_name(bit) != nullptr; ++bit)
+    if ((bits >> bit & 1) != 0) names.append(si_feature_name(bit));
+  return names;
+}
+
+py::list cpu_features() {
+  si_target host = sized<si_target>();
+  check(si_target_named("host", &host));
+  return features_of(host.features);
+}
+
+py::list targets() {
+  py::list out;
+  for (size_t i = 0; i < si_target_count(); ++i) {
+    si_target info = sized<si_target>();
+    check(si_target_at(i, &info));
+    py::dict target;
+    target["name"] = info.name;
+    target["features"] = features_of(info.features);
+    target["l1"] = info.l1;
+    target["l2"] = info.l2;
+    target["threads"] = info.threads;
+    out.append(target);
+  }
+  return out;
+}
+
+py::list format_table() {
+  py::list out;
+  for (const si_format_info& info : formats()) {
+    py::list params, sections;
+    for (const char* name : info.params)
+      if (name != nullptr) params.append(name);
+    for (const char* name : info.sections)
+      if (name != nullptr) sections.append(name);
+    py::dict format;
+    format["name"] = info.name;
+    format["value_types"] = names_of(info.value_types);
+    format["params"] = params;
+    format["sections"] = sections;
+    out.append(format);
+  }
+  return out;
+}
+
 py::list isas() {
   py::list out;
   for (size_t i = 0; i < si_isa_count(); ++i) {
-    si_isa_info info{};
+    si_isa_info info = sized<si_isa_info>();
     check(si_isa(i, &info));
     py::dict isa;
     isa["name"] = info.name;
     isa["compiled"] = info.compiled != 0;
     isa["supported"] = info.supported != 0;
     isa["reason"] = info.reason;
+    isa["features"] = features_of(info.features);
     out.append(isa);
   }
   return out;
@@ -311,7 +303,7 @@ py::list isas() {
 py::list rows() {
   py::list out;
   for (size_t i = 0; i < si_row_count(); ++i) {
-    si_row_info info{};
+    si_row_info info = sized<si_row_info>();
     check(si_row(i, &info));
     py::dict row;
     py::list reasons;
@@ -322,6 +314,9 @@ py::list rows() {
     row["dtype"] = info.dtype;
     row["isa"] = info.isa;
     row["reasons"] = reasons;
+    row["x_types"] = names_of(info.x_types);
+    row["weight_types"] = names_of(info.weight_types);
+    row["y_types"] = names_of(info.y_types);
     out.append(row);
   }
   return out;
@@ -339,7 +334,10 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native core of sparseinfer.";
   m.def("version", &si_version);
   m.def("source_hash", [] { return si::source_hash; }, "Hash of the sources and the compiler of the kernels.");
-  m.def("isas", &isas, "Instruction sets: name, compiled, supported, reason.");
+  m.def("cpu_features", &cpu_features, "Features of this CPU that kernels may need.");
+  m.def("targets", &targets, "The machines that weights are packed for; the first is the host.");
+  m.def("formats", &format_table, "The packed formats: name, value types, parameters, sections.");
+  m.def("isas", &isas, "Instruction sets: name, compiled, supported, reason, features.");
   m.def("rows", &rows, "The kernel registry, best first; a row's index is its id.");
   m.def("select", &select_row, py::arg("format"), py::arg("op"), "Id of the best row that runs here.");
   m.def("threads_backend", &si_threads_backend);
@@ -352,7 +350,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("scratch_bytes", &si_scratch_bytes);
   m.def("pack", &pack, py::arg("format"), py::arg("weight"), py::arg("groups") = 1, py::kw_only(),
         py::arg("kblock") = SI_KBLOCK_AUTO, py::arg("n") = 2, py::arg("m") = 4, py::arg("block") = 64,
-        py::arg("value_type") = "float32");
+        py::arg("value_type") = "float32", py::arg("target") = py::none());
   m.def("seal", &seal, py::arg("blob").noconvert(), "Writes the checksum into the header, in place.");
   m.def("unpack", &unpack, py::arg("blob"));
   m.def("info", &inspect, py::arg("blob"));

@@ -12,6 +12,7 @@
 
 namespace {
 
+using si::testing::pack_options;
 using si::testing::Packed;
 using si::testing::Random;
 
@@ -34,18 +35,18 @@ si_status run(const Problem& p) {
   const bool conv = p.size != 0;
   const int64_t K = p.C * p.kernel * p.kernel, columns = conv ? p.size * p.size : p.n;
   const si_weight_desc desc{conv ? 4 : 2, {p.M, p.C, p.kernel, p.kernel}, 1};
-  const Packed packed(random.weight(p.M, K, p.density, false, 1, 1), desc, {SI_FORMAT_PANEL, SI_F32, 0, 2, 4, 16});
+  const Packed packed(random.weight(p.M, K, p.density, false, 1, 1), desc, pack_options(SI_FORMAT_PANEL));
   const std::vector<float> x = random.tensor(p.C * columns, false), bias = random.tensor(p.M, false);
   std::vector<float> y(static_cast<size_t>(p.M * columns));
   if (!conv) {
-    const si_linear_args args{x.data(), y.data(),       bias.data(), p.n,         p.C,
-                              p.M,      SI_TOKEN_MAJOR, SI_ACT_NONE, SI_ROW_BEST, 1};
+    const si_linear_args args{sizeof(si_linear_args), x.data(),    y.data(),    bias.data(), p.n,    p.C,   p.M,
+                              SI_TOKEN_MAJOR,         SI_ACT_NONE, SI_ROW_BEST, 1,           SI_F32, SI_F32};
     return si_linear(packed.get(), &args);
   }
   const int64_t pad = p.kernel / 2;
   const si_conv_args args{
-      x.data(), y.data(),     bias.data(), 1,           p.size, p.size, {1, 1}, {pad, pad, pad, pad},
-      {1, 1},   SI_PAD_ZEROS, SI_ACT_NONE, SI_ROW_BEST, 1};
+      sizeof(si_conv_args), x.data(), y.data(),     bias.data(), 1,           p.size, p.size, {1, 1},
+      {pad, pad, pad, pad}, {1, 1},   SI_PAD_ZEROS, SI_ACT_NONE, SI_ROW_BEST, 1,      SI_F32, SI_F32};
   return si_conv(packed.get(), &args);
 }
 

@@ -48,6 +48,18 @@ struct Random {
       }
     return out;
   }
+  // A convolution's: the columns are the input channels of each kernel position, as the nm format counts them.
+  std::vector<float> conv_weight(int64_t M, int64_t channels, int64_t taps, double density, bool integers, int n,
+                                 int m) {
+    const std::vector<float> rows = weight(M * taps, channels, density, integers, n, m);
+    const int64_t K = channels * taps;
+    std::vector<float> out(rows.size());
+    for (int64_t row = 0; row < M; ++row)
+      for (int64_t k = 0; k < K; ++k)
+        out[static_cast<size_t>(row * K + k)] =
+            rows[static_cast<size_t>((row * taps + k % taps) * channels + k / taps)];
+    return out;
+  }
 };
 
 inline void round_to_bfloat16(std::vector<float>& weight) {
@@ -58,6 +70,26 @@ inline void round_to_bfloat16(std::vector<float>& weight) {
 inline void keep_rows(std::vector<float>& weight, int64_t K, int64_t kept) {
   for (size_t i = 0; i < weight.size(); ++i)
     if (static_cast<int64_t>(i) / K % kept != 0) weight[i] = 0.0f;
+}
+
+// A struct of the C API that gives its size.
+template <class Sized>
+Sized sized() {
+  Sized out{};
+  out.struct_size = sizeof out;
+  return out;
+}
+
+// The options that tests choose; what a format does not read is ignored.
+inline si_pack_options pack_options(si_format format, si_value_type type = SI_F32, int32_t kblock = 0) {
+  si_pack_options options = sized<si_pack_options>();
+  options.format = format;
+  options.value_type = type;
+  options.kblock = format == SI_FORMAT_PANEL ? kblock : 0;
+  options.nm_n = 2;
+  options.nm_m = 4;
+  options.block = 16;
+  return options;
 }
 
 struct WeightsDeleter {
@@ -141,7 +173,7 @@ inline bool check_element(float y, double sum, double absolute, int64_t K, si_ac
 }
 
 inline const char* reason_of(size_t row) {
-  si_row_info info{};
+  si_row_info info = sized<si_row_info>();
   SI_CHECK_EQ(si_row(row, &info), SI_OK);
   return info.reason;
 }

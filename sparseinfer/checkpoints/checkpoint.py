@@ -19,8 +19,8 @@ from sparseinfer.checkpoints.files import Shard, read_file, read_json, write_fil
 from sparseinfer.checkpoints.foreign import recognise_folder
 from sparseinfer.checkpoints.masks import masks_beside
 from sparseinfer.checkpoints.plain import LAYOUT, Plain, make_plain
+from sparseinfer.convert.pretrained import METHOD, WEIGHTS_FILE
 from sparseinfer.files import staged, staged_folder, sweep
-from sparseinfer.pretrained import METHOD, WEIGHTS_FILE
 
 __all__ = ["CONFIG", "WEIGHTS", "Checkpoint", "open_checkpoint"]
 

@@ -13,9 +13,9 @@ from sparseinfer.checkpoints.checkpoint import open_checkpoint
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.prunable import Choice, choose
 from sparseinfer.checkpoints.tensors import identity, is_plain
-from sparseinfer.cost import worst_estimate
-from sparseinfer.patterns import detect_pattern
+from sparseinfer.formats.patterns import detect_pattern
 from sparseinfer.progress import track
+from sparseinfer.timing.cost import worst_estimate
 
 __all__ = ["Facts", "TensorFacts", "inspect_checkpoint"]
 
@@ -28,8 +28,8 @@ class TensorFacts:
 
     `stored` is `plain` or the form that it was read from (see `Plain.sources`); `bytes` are those
     of that form. `pattern` and `gain` are empty where `prunable` is false; `gain` is dense over
-    sparse time as `sparseinfer.cost` models it for this machine's threads, at the least favourable
-    input.
+    sparse time as `sparseinfer.timing.cost` models it for this machine's threads, at the least
+    favourable input.
     """
 
     name: str

@@ -8,6 +8,7 @@ import re
 import stat
 import struct
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.foreign import recognise
 from sparseinfer.checkpoints.nesting import find_state_dict
 from sparseinfer.checkpoints.pickles import check_archive, check_stream
-from sparseinfer.checkpoints.tensors import check_tensors
+from sparseinfer.checkpoints.tensors import check_bytes, check_tensors
 from sparseinfer.checkpoints.write import write_safetensors, write_torch
 from sparseinfer.switches import switching
 
-__all__ = ["Shard", "is_safetensors", "read_file", "write_file"]
+__all__ = ["Shard", "is_safetensors", "read_entries", "read_file", "write_file"]
 
 _ZIP = b"PK\x03\x04"
 _MAX_HEADER = 100_000_000
@@ -73,22 +74,19 @@ def read_file(path: Path, key: str | None = None) -> Shard:
         CheckpointError: the file is missing, empty, damaged, a pickled module or none of the two;
             it holds no state_dict; a tensor has no memory behind it.
     """
-    _check_regular(path)
-    foreign = recognise(path)
-    if foreign is not None:
-        raise CheckpointError(
-            f"{path}: expected a file by torch.save or safetensors, got {foreign}"
-        )
-    if is_safetensors(path):
-        tensors, metadata = _read_safetensors(path)
+    root, metadata = _read(path)
+    if metadata is not None:
         if key is not None:
             raise CheckpointError(
                 f"{path}: expected no --key, for safetensors are not nested, got {key!r}; "
                 "try without it"
             )
-        return Shard(path, "safetensors", tensors, "", tensors, metadata)
-    root = _read_torch(path)
+        return Shard(path, "safetensors", root, "", root, metadata)
     try:
+        # The search looks at the values of dicts within, for they may be masks.
+        for part in root.values() if isinstance(root, Mapping) else ():
+            if isinstance(part, Mapping):
+                check_bytes(part, path.stat().st_size)
         found, state = find_state_dict(root, key)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
@@ -105,6 +103,21 @@ def read_file(path: Path, key: str | None = None) -> Shard:
     return Shard(path, "torch", root, found, state)
 
 
+def read_entries(path: Path) -> Any:
+    """Read what a file by `torch.save` or safetensors holds, with no look for a state_dict in it.
+
+    Raises:
+        CheckpointError: as `read_file`, but for what the file holds.
+    """
+    entries, _ = _read(path)
+    if isinstance(entries, Mapping):
+        try:
+            check_bytes(entries, path.stat().st_size)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+    return entries
+
+
 def write_file(shard: Shard, path: Path, container: str) -> None:
     """Write a shard's content to `path`, as it is now; safetensors holds only its tensors.
 
@@ -116,6 +129,17 @@ def write_file(shard: Shard, path: Path, container: str) -> None:
         return
     tensors = {name: value for name, value in shard.tensors.items() if isinstance(value, Tensor)}
     write_safetensors(tensors, path, {"format": "pt", **shard.metadata})
+
+
+def _read(path: Path) -> tuple[Any, dict[str, str] | None]:
+    """The content of a file, and the metadata of one in safetensors."""
+    _check_regular(path)
+    foreign = recognise(path)
+    if foreign is not None:
+        raise CheckpointError(
+            f"{path}: expected a file by torch.save or safetensors, got {foreign}"
+        )
+    return _read_safetensors(path) if is_safetensors(path) else (_read_torch(path), None)
 
 
 def _check_regular(path: Path) -> None:

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.tensors import is_plain
 
-__all__ = ["is_mask_of", "masks_beside", "refuse_masks_alone", "weight_of"]
+__all__ = [
+    "fitted",
+    "is_mask_of",
+    "masks_beside",
+    "note_of_mask",
+    "refuse_masks_alone",
+    "weight_of",
+]
 
 _KEYS = ("mask", "masks", "mask_dict", "masks_dict", "pruning_masks", "weight_masks", "nni_masks")
 """Keys under which a checkpoint holds masks beside its state_dict."""
@@ -33,7 +41,6 @@ def is_mask_of(mask: Any, weight: Any) -> bool:
     """Whether a tensor is a mask of another: of its shape, of zeros and ones, ones for what stays.
 
     Example:
-        >>> import torch
         >>> is_mask_of(torch.eye(2), torch.ones(2, 2)), is_mask_of(torch.ones(2), torch.ones(2, 2))
         (True, False)
     """
@@ -57,7 +64,6 @@ def masks_beside(root: Any, state: Mapping[str, Any]) -> tuple[dict[str, Tensor]
     Understood are `{weight: mask}` and NNI's `{layer: {"weight": mask, "bias": mask}}`.
 
     Example:
-        >>> import torch
         >>> state = {"fc.weight": torch.ones(1, 2)}
         >>> mask = torch.tensor([[0.0, 1.0]])
         >>> masks_beside({"state_dict": state, "masks": {"fc": {"weight": mask}}}, state)
@@ -69,6 +75,8 @@ def masks_beside(root: Any, state: Mapping[str, Any]) -> tuple[dict[str, Tensor]
         return found, notes
     for key in _KEYS:
         inner = root.get(key)
+        if isinstance(inner, (list, tuple)) and any(isinstance(mask, Tensor) for mask in inner):
+            notes.append(f"{key}: not applied, for its masks have no names")
         if not isinstance(inner, Mapping) or inner is state:
             continue
         for name, mask in _flat(inner):
@@ -82,6 +90,56 @@ def masks_beside(root: Any, state: Mapping[str, Any]) -> tuple[dict[str, Tensor]
             else:
                 found[weight] = mask
     return found, notes
+
+
+def note_of_mask(key: str, entries: Mapping[str, Any]) -> str | None:
+    """What to say of a tensor that was not applied, where it may be meant as a mask.
+
+    Example:
+        >>> state = {"fc.weight": torch.ones(1, 2), "fc.mask_weight": torch.ones(1, 2)}
+        >>> note_of_mask("fc.mask_weight", state)
+        'fc.mask_weight: not applied, for it is not named as a mask of fc.weight is'
+    """
+    value = entries[key]
+    layer, _, last = key.rpartition(".")
+    if not isinstance(value, Tensor) or "mask" not in last:
+        return None
+    weight = weight_of(key)
+    # Attention has buffers called so, too: attn_mask, of no weight called attn.
+    named = key.endswith("_mask") and weight is not None
+    if named and (weight in entries or key.endswith("weight_mask")):
+        return (
+            f"{key}: not applied, for it is no mask of zeros and ones in the shape of a weight "
+            f"{weight} that keeps any of it"
+        )
+    for near in (f"{layer}.weight".lstrip("."), layer):
+        if is_mask_of(value, entries.get(near)):
+            return f"{key}: not applied, for it is not named as a mask of {near} is"
+    return None
+
+
+def fitted(mask: Tensor, shape: torch.Size, multiplied: bool) -> Tensor | None:
+    """A mask in the shape of its weight; None where it has none, or may be read in two ways.
+
+    `multiplied` are masks that torch multiplies a weight with, and so broadcasts. Of others, one
+    element an output row is understood where it can be nothing else.
+
+    Example:
+        >>> rows = torch.tensor([1.0, 0.0])
+        >>> fitted(rows, torch.Size([2, 3]), multiplied=False)
+        tensor([[1., 1., 1.],
+                [0., 0., 0.]])
+        >>> fitted(rows, torch.Size([2, 2]), multiplied=False) is None
+        True
+    """
+    if not multiplied and mask.dim() == 1 and len(shape) > 1:
+        if len(mask) != shape[0] or shape[0] == shape[-1]:
+            return None
+        mask = mask.view(-1, *[1] * (len(shape) - 1))
+    try:
+        return mask.expand(shape)
+    except RuntimeError:
+        return None
 
 
 def refuse_masks_alone(root: Mapping[Any, Any]) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sparseinfer.checkpoints.bitmask import MAX_DIMS, PARTS, decompress
 from sparseinfer.checkpoints.errors import CheckpointError
-from sparseinfer.checkpoints.masks import is_mask_of, weight_of
+from sparseinfer.checkpoints.masks import fitted, is_mask_of, note_of_mask, weight_of
 from sparseinfer.checkpoints.tensors import identity, is_plain
-from sparseinfer.formats import info, unpack
+from sparseinfer.formats.packed import info, unpack
 
 __all__ = ["LAYOUT", "Plain", "make_plain", "stored_names"]
 
@@ -103,12 +103,10 @@ def make_plain(
     for name, (original, *masks) in pairs.items():
         if original == name:
             result.masks.update({mask: entries[mask] for mask in masks})
-    for key, value in entries.items():
-        if key.endswith("_mask") and key not in taken and isinstance(value, Tensor):
-            result.notes.append(
-                f"{key}: not applied, for it is no mask of zeros and ones in the shape of a weight "
-                f"{weight_of(key)} that keeps any of it"
-            )
+    for key in entries:
+        note = None if key in taken else note_of_mask(key, entries)
+        if note is not None:
+            result.notes.append(note)
     products: dict[tuple[Any, ...], Tensor] = {}
     room = _Room(_LOOK_TIMES if look else _MOST_TIMES)
     for key, value in entries.items():
@@ -116,9 +114,10 @@ def make_plain(
             name, masks = by_original[key], pairs[by_original[key]][1:]
             parts = {each: entries[each] for each in (key, *masks)}
             parents = tuple(identity(part) for part in parts.values())
-            if parents not in products:
-                products[parents] = _product(name, list(parts.values()))
             source = "parametrization" if ".parametrizations." in f".{key}" else "mask"
+            if parents not in products:
+                multiplied = source == "mask"
+                products[parents] = _product(name, list(parts.values()), multiplied)
             result._add(name, products[parents], source, parts)
         elif key in first_of:
             prefix = first_of[key]
@@ -230,7 +229,7 @@ def _is_mask(key: str) -> bool:
     return found is not None and bool(_MASK_OF_PARAMETRIZATION.match(found.group(3)))
 
 
-def _product(name: str, tensors: Iterable[Tensor]) -> Tensor:
+def _product(name: str, tensors: Iterable[Tensor], multiplied: bool) -> Tensor:
     original, *masks = tensors
     result = original.detach()
     for mask in masks:
@@ -239,12 +238,13 @@ def _product(name: str, tensors: Iterable[Tensor]) -> Tensor:
                 f"{name}: expected a dense mask, got {mask.layout} on {mask.device}; "
                 "try mask.to_dense() before saving"
             )
-        if mask.shape != original.shape:
+        own = fitted(mask.detach(), original.shape, multiplied)
+        if own is None:
             raise CheckpointError(
                 f"{name}: expected a mask of shape {list(original.shape)}, got {list(mask.shape)}; "
                 "try the checkpoint that both belong to"
             )
-        result = result * mask.detach().to(result.dtype)
+        result = result * own.to(result.dtype)
     return result
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.checkpoints.tensors import is_plain
 from sparseinfer.prune.names import matches
 
 __all__ = ["Choice", "choose", "output_dim"]
@@ -30,6 +31,8 @@ _VOCABULARY_ROWS = 8000
 _VOCABULARY_RATIO = 8
 """A matrix without a bias of that many rows, and so many times more than columns, is taken for a
 vocabulary: an embedding, or the output layer that mirrors it."""
+
+_SAMPLES = 1024
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -138,8 +141,12 @@ class _Verdict:
 class _Guesses:
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
-        self.tables = [name for name in tensors if self._is_embedding(name)]
-        self.table_memory = {_memory(tensors[name]): name for name in self.tables}
+        tables = [name for name in tensors if self._is_embedding(name)]
+        self.tables = frozenset(tables)
+        self.table_memory = {_memory(tensors[name]): name for name in tables}
+        # Containers without shared memory hold a tied matrix twice. Each output layer is compared
+        # with one table at most, however many a hostile file has.
+        self.table_sample = {_sample(tensors[name]): name for name in reversed(tables)}
 
     def verdict(self, name: str) -> _Verdict:
         tensor = self.tensors[name]
@@ -196,13 +203,16 @@ class _Guesses:
         shared = self.table_memory.get(_memory(tensor))
         if shared is not None or not _HEAD.match(last):
             return shared
-        for table in self.tables:
-            other = self.tensors[table]
-            # Containers without shared memory hold a tied matrix twice.
-            if other.shape == tensor.shape and other.dtype == tensor.dtype:
-                if torch.equal(other, tensor):
-                    return table
-        return None
+        table = self.table_sample.get(_sample(tensor))
+        return table if table is not None and torch.equal(self.tensors[table], tensor) else None
+
+
+def _sample(tensor: Tensor) -> object:
+    """What tensors of equal elements have in common: type, shape, and the bits of some elements."""
+    if not is_plain(tensor) or tensor.dtype not in _FLOATS or not tensor.numel():
+        return id(tensor)
+    some = tensor.detach().reshape(-1)[:: max(1, tensor.numel() // _SAMPLES)].contiguous()
+    return tensor.dtype, tuple(tensor.shape), some.cpu().view(torch.uint8).numpy().tobytes()
 
 
 def _memory(tensor: Tensor) -> object:

@@ -16,7 +16,7 @@ from sparseinfer.checkpoints.checkpoint import open_checkpoint
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.prunable import choose
 from sparseinfer.files import write_bytes
-from sparseinfer.legend import name_lines
+from sparseinfer.plotting import name_lines, need_matplotlib
 from sparseinfer.progress import track
 
 __all__ = ["SPARSITIES", "WeightErrors", "magnitude_errors", "scan_checkpoint"]
@@ -42,6 +42,7 @@ class WeightErrors:
             CheckpointError: matplotlib does not write such files.
             OSError: the file cannot be written.
         """
+        need_matplotlib()
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 

@@ -20,14 +20,14 @@ from sparseinfer.checkpoints.checkpoint import CONFIG, WEIGHTS, open_checkpoint
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.nesting import wrapper_prefix
 from sparseinfer.checkpoints.plain import LAYOUT, make_plain
+from sparseinfer.checkpoints.tied import with_tied
 from sparseinfer.checkpoints.write import write_safetensors
+from sparseinfer.convert.pretrained import METHOD, WEIGHTS_FILE
 from sparseinfer.files import staged, staged_folder
-from sparseinfer.modules import SparseLayer
-from sparseinfer.pretrained import METHOD, WEIGHTS_FILE
-from sparseinfer.recurrent import SparseRecurrent
-from sparseinfer.recurrent_weights import names
-from sparseinfer.tied import with_tied
-from sparseinfer.weights import effective
+from sparseinfer.layers.dense import effective
+from sparseinfer.layers.linear_conv import SparseLayer
+from sparseinfer.layers.recurrent import SparseRecurrent
+from sparseinfer.layers.recurrent_weights import names
 
 __all__ = ["Saved", "load_sparse", "load_sparse_into", "save_sparse"]
 

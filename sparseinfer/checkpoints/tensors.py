@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparseinfer.checkpoints.errors import CheckpointError
 
-__all__ = ["check_tensors", "identity", "is_plain"]
+__all__ = ["check_bytes", "check_tensors", "identity", "is_plain"]
 
 _MOST_TIMES = 16
 """So many times the bytes of its file may overlapping views add up to."""
@@ -53,8 +53,6 @@ def check_tensors(state: Mapping[str, Any], size: int) -> None:
         CheckpointError: a tensor is nested; elements of one share memory; views of the same memory
             add up to many times the file.
     """
-    total = 0
-    seen = set()
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             continue
@@ -63,13 +61,20 @@ def check_tensors(state: Mapping[str, Any], size: int) -> None:
                 f"{name}: expected a tensor with a shape, got a nested one; "
                 "try tensor.to_padded_tensor(0) before saving"
             )
-        if not is_plain(tensor):
-            continue
-        _check_memory(name, tensor)
-        key = identity(tensor)
-        if key not in seen:
-            seen.add(key)
-            total += tensor.numel() * tensor.element_size()
+        if is_plain(tensor):
+            _check_memory(name, tensor)
+    check_bytes(state, size)
+
+
+def check_bytes(state: Mapping[Any, Any], size: int) -> None:
+    """Check that the tensors of a file of `size` bytes would not take many times as much in copies.
+
+    Raises:
+        CheckpointError: they would.
+    """
+    plain = (value for value in state.values() if isinstance(value, Tensor) and is_plain(value))
+    apart = {identity(tensor): tensor.numel() * tensor.element_size() for tensor in plain}
+    total = sum(apart.values())
     if total > _MOST_TIMES * size + _SLACK:
         raise CheckpointError(
             f"expected tensors of at most {_MOST_TIMES} times the file's {size} bytes, got views "

@@ -48,14 +48,15 @@ def inspect(
 
 
 def _show(facts: Facts) -> None:
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("tensor", overflow="fold", min_width=16)
+    # Every column may fold, so that none is cut where the terminal is narrow.
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("tensor", overflow="fold")
     for heading in ("shape", "dtype"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for heading in ("zeros", "bytes"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, overflow="fold", justify="right")
     table.add_column("pattern, or why no weight", overflow="fold")
-    table.add_column("gain", justify="right")
+    table.add_column("gain", overflow="fold", justify="right")
     for tensor in facts.tensors:
         notes = [tensor.pattern if tensor.prunable else f"({tensor.reason})"]
         if tensor.stored != "plain":
@@ -73,6 +74,7 @@ def _show(facts: Facts) -> None:
         )
     out = console()
     out.print(table)
+    out.print()
     totals = facts.totals
     files = "1 file" if facts.files == 1 else f"{facts.files} files"
     out.print(

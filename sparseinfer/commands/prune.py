@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -162,7 +163,8 @@ def prune(
 def _output(checkpoint: Path, out: Path, force: bool) -> tuple[Path | None, bool]:
     """Where to write, and whether that is the input itself."""
     same = out.exists() and checkpoint.exists() and out.samefile(checkpoint)
-    if same and force:
+    # Another name of the same file (a hard link) would not be what is written in its place.
+    if same and force and os.path.realpath(out) == os.path.realpath(checkpoint):
         return None, True
     # The input itself, and folders with something in them, are refused by what writes them.
     if not same and not out.is_dir():
@@ -174,38 +176,40 @@ def _output(checkpoint: Path, out: Path, force: bool) -> tuple[Path | None, bool
 
 def _number(text: str, method: str) -> float | int:
     """A fraction, a percentage or a count; a number that could be meant as either is refused."""
+    percentage = text.endswith("%") and method != "threshold"
     try:
-        if text.endswith("%") and method != "threshold":
-            return _share(float(text[:-1]) / 100, text)
-        value = float(text)
+        value = float(text[:-1]) / 100 if percentage else float(text)
     except ValueError as error:
+        tries = "0.01" if method == "threshold" else "0.9 or 90%"
         raise UserError(
-            f"expected a number as --amount, got {text!r}; try --amount 0.9 or 90%"
+            f"expected a number as --amount, got {text!r}; try --amount {tries}"
         ) from error
     if method == "threshold":
         return value
-    if not text.strip().lstrip("+-").isdecimal():
-        return _share(value, text)
-    whole = int(text)
-    if 0 < whole < 100:
+    if value == 0:
+        raise UserError(f"expected an --amount that prunes something, got {text}; try 0.9 or 90%")
+    if not percentage and text.strip().lstrip("+-").isdecimal():
+        return _count(int(text))
+    if not 0 < value < 1:
+        tries = f"{value / 100:g} or {value:g}%" if 1 < value < 100 and not percentage else "0.9"
+        raise UserError(
+            f"expected an --amount between 0 and 1, or 0% and 100%, got {text}; try "
+            f"--amount {tries}, or --count for a number of weights"
+        )
+    return value
+
+
+def _count(whole: int) -> int:
+    if whole < 0:
+        raise UserError(
+            f"expected an --amount above 0, got {whole}; try --amount 0.9, or --count 1000"
+        )
+    if whole < 100:
         raise UserError(
             f"expected a fraction or a percentage as --amount, got {whole}; try --amount "
             f"{whole / 100:g} or {whole}%, or --count {whole} for so many weights"
         )
-    if whole == 0:
-        raise UserError("expected an --amount that prunes something, got 0; try --amount 0.9")
     return whole
-
-
-def _share(value: float, text: str) -> float:
-    if 1 < value <= 100:
-        raise UserError(
-            f"expected an amount of 0 <= amount < 1 or a percentage, got {text}; try --amount "
-            f"{value / 100:g} or {value:g}%"
-        )
-    if value == 0:
-        raise UserError(f"expected an --amount that prunes something, got {text}; try 0.9 or 90%")
-    return value
 
 
 def _show(result: Pruned, size: int) -> None:

@@ -15,7 +15,8 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from sparseinfer.convert import convert_to_sparse
+from sparseinfer.convert.conversion import convert_to_sparse
+from sparseinfer.convert.report import report
 from sparseinfer.demo import show, training
 from sparseinfer.demo.data import DataError, Dataset, load
 from sparseinfer.demo.network import DemoNet
@@ -23,9 +24,8 @@ from sparseinfer.demo.plot import draw
 from sparseinfer.demo.results import Agreement, Results, Sizes, Speed
 from sparseinfer.demo.timing import Race, bytes_in_memory, race, saved
 from sparseinfer.files import check_folder, staged
-from sparseinfer.machine import cpu_model, package_version, selected_isa
-from sparseinfer.measure import torch_threads
-from sparseinfer.report import report
+from sparseinfer.timing.machine import cpu_model, package_version, selected_isa
+from sparseinfer.timing.measure import torch_threads
 
 __all__ = ["DataError", "Options", "run"]
 

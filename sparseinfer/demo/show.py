@@ -17,9 +17,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from sparseinfer.convert.report import Report
 from sparseinfer.demo.results import Results, gain
 from sparseinfer.demo.timing import Latency, Ratio
-from sparseinfer.report import Report
 
 MODELS = ("dense", "pruned", "converted")
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from sparseinfer.convert import convert_to_sparse
-from sparseinfer.observe import observe
+from sparseinfer.convert.conversion import convert_to_sparse
+from sparseinfer.convert.observe import observe
+from sparseinfer.convert.report import report
 from sparseinfer.prune.pruner import Pruner
 from sparseinfer.prune.targets import find_targets
-from sparseinfer.report import report
 from sparseinfer.switches import switching
 
 __all__ = ["layer_costs"]

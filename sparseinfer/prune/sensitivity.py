@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sparseinfer.files import staged
-from sparseinfer.legend import name_lines
+from sparseinfer.plotting import name_lines, need_matplotlib
 from sparseinfer.prune.amounts import check_sparsity
 from sparseinfer.prune.layercosts import layer_costs
 from sparseinfer.prune.pruner import Pruner
@@ -105,6 +105,7 @@ class Sensitivity:
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     Sensitivity(1.0, [0.5, 0.9], {"a": [0.9, 0.2]}).plot(f"{folder}/lines.png")
         """
+        need_matplotlib()
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(8, 5), layout="constrained")

@@ -5,19 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor, nn
 
 from sparseinfer.prune.names import prefixes
 from sparseinfer.prune.structures import NM, Structure
 from sparseinfer.prune.targets import Target, unwrap
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 __all__ = ["NEARLY_ALL", "Summary", "SummaryRow", "held", "nearly_emptied", "summarize"]
 
@@ -98,6 +96,11 @@ class Summary:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table, then the sums and the warnings."""
+        from rich import box
+        from rich.markup import escape
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table(title=self.how or None, title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("weight", overflow="fold", min_width=16)
         table.add_column("shape")
@@ -114,6 +117,8 @@ class Summary:
 
     def __str__(self) -> str:
         text = io.StringIO()
+        from rich.console import Console
+
         Console(file=text, width=_WIDTH, color_system=None).print(self)
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 

@@ -143,7 +143,7 @@ class Ours(_TorchEngine):
     def prepare(self, layer: Layer) -> Prepared:
         """Pack the weight once and copy it."""
         from sparseinfer.formats import BY_SHAPE, kblock_for
-        from sparseinfer.modules import SparseConv2d, SparseLinear
+        from sparseinfer.layers.linear_conv import SparseConv2d, SparseLinear
 
         kind = SparseLinear if layer.op == "linear" else SparseConv2d
         # As `convert_to_sparse` chooses for such inputs.

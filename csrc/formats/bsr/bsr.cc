@@ -2,7 +2,6 @@
 
 #include <cstring>
 
-#include "core/error.h"
 #include "formats/values.h"
 
 namespace si {
@@ -15,7 +14,7 @@ constexpr uint64_t kMostBlocks = 0x7fffffff;
 
 struct Layout {
   SectionPlan plan;
-  size_t row, column, value;
+  uint64_t row, column, value;
 };
 
 Layout layout_of(const BsrGrid& grid, uint64_t blocks, si_value_type type) {
@@ -54,15 +53,12 @@ uint64_t count_block(const float* weight, int64_t K, const BsrGrid& grid, int64_
 
 }  // namespace
 
-uint8_t* bsr_pack(const float* weight, const WeightShape& shape, int32_t block, si_value_type value_type,
-                  size_t* bytes) {
-  if (!is_block(block))
-    fail(SI_ERR_ARGUMENT,
-         "expected blocks of 16, 32, 64 or 128 for the bsr format, got " + std::to_string(block) + "; try block = 64");
-  if (value_type != SI_F32 && value_type != SI_F16 && value_type != SI_BF16)
-    fail(SI_ERR_ARGUMENT, "expected value type float32, float16 or bfloat16 for the bsr format, got number " +
-                              std::to_string(static_cast<int>(value_type)) + "; try float32");
-  check_range(weight, shape, value_type);
+si_status bsr_pack(const float* weight, const WeightShape& shape, const si_pack_options& options, OwnedBlob* out) {
+  const int32_t block = options.block;
+  const si_value_type value_type = options.value_type;
+  SI_REQUIRE(is_block(block), SI_ERR_ARGUMENT, "expected blocks of 16, 32, 64 or 128 for the bsr format, got ", block,
+             "; try block = 64");
+  SI_TRY(check_range(weight, shape, value_type));
   const BsrGrid grid = grid_of(shape, block);
   const int64_t K = shape.K();
   uint64_t nnz = 0, blocks = 0;
@@ -73,8 +69,8 @@ uint8_t* bsr_pack(const float* weight, const WeightShape& shape, int32_t block, 
       blocks += count != 0;
     }
   if (blocks > kMostBlocks)
-    fail(SI_ERR_ARGUMENT,
-         "expected fewer than 2^31 blocks for the bsr format, got " + std::to_string(blocks) + "; try larger blocks");
+    return fail(SI_ERR_ARGUMENT, "expected fewer than 2^31 blocks for the bsr format, got ", blocks,
+                "; try larger blocks");
 
   const Layout layout = layout_of(grid, blocks, value_type);
   BlobHeader header = make_header(SI_FORMAT_BSR, shape);
@@ -82,17 +78,17 @@ uint8_t* bsr_pack(const float* weight, const WeightShape& shape, int32_t block, 
   header.nnz = nnz;
   header.params[kParamBlock] = static_cast<uint32_t>(block);
   header.counts[0] = blocks;
-  BlobPtr blob = new_blob(header, layout.plan.total());
-  auto* row = reinterpret_cast<uint32_t*>(blob.get() + layout.row);
-  auto* column_of = reinterpret_cast<uint32_t*>(blob.get() + layout.column);
-  void* values = blob.get() + layout.value;
+  SI_TRY(new_blob(header, layout.plan, out));
+  auto* row = out->at<uint32_t>(layout.row);
+  auto* column_of = out->at<uint32_t>(layout.column);
+  void* values = out->at<void>(layout.value);
 
   uint64_t stored = 0, kept = 0;
   for (int64_t row_block = 0; row_block < grid.row_blocks; ++row_block) {
     row[row_block] = static_cast<uint32_t>(stored);
     for (int64_t column = 0; column < grid.column_blocks(); ++column) {
       if (count_block(weight, K, grid, row_block, column, value_type) == 0) continue;
-      check_unchanged(stored < blocks);
+      SI_TRY(check_unchanged(stored < blocks));
       column_of[stored] = static_cast<uint32_t>(column);
       for (int64_t r = 0; r < grid.rows_in(row_block); ++r) {
         const float* first = weight + (grid.first_row(row_block) + r) * K + grid.first_k(column);
@@ -107,29 +103,28 @@ uint8_t* bsr_pack(const float* weight, const WeightShape& shape, int32_t block, 
       ++stored;
     }
   }
-  check_unchanged(stored == blocks && kept == nnz);
+  SI_TRY(check_unchanged(stored == blocks && kept == nnz));
   row[grid.row_blocks] = static_cast<uint32_t>(stored);
-  seal_blob(blob.get());
-  *bytes = layout.plan.total();
-  return blob.release();
+  seal_blob(out->data.get());
+  return SI_OK;
 }
 
-BsrView bsr_validate(const BlobHeader& header, const void* blob, size_t bytes) {
+si_status bsr_validate(const BlobHeader& header, const void* blob, size_t bytes, BsrView* out) {
   const WeightShape shape = shape_of(header);
-  if (header.value_type > SI_BF16) corrupt("bsr: unknown value type " + std::to_string(header.value_type));
+  if (header.value_type > SI_BF16) return corrupt("bsr: unknown value type ", header.value_type);
   const int64_t edge = header.params[kParamBlock];
-  if (!is_block(edge)) corrupt("bsr: unknown block size " + std::to_string(edge));
+  if (!is_block(edge)) return corrupt("bsr: unknown block size ", edge);
   for (int i = kParamBlock + 1; i < 8; ++i)
-    if (header.params[i] != 0) corrupt("bsr: a reserved parameter is not zero");
+    if (header.params[i] != 0) return corrupt("bsr: a reserved parameter is not zero");
   const BsrGrid grid = grid_of(shape, edge);
   const uint64_t blocks = header.counts[0];
-  if (blocks > kMostBlocks || header.counts[1] != 0) corrupt("bsr: counts out of range");
+  if (blocks > kMostBlocks || header.counts[1] != 0) return corrupt("bsr: counts out of range");
   const auto type = static_cast<si_value_type>(header.value_type);
   const auto area = static_cast<uint64_t>(edge * edge);
-  if (blocks * area > bytes) corrupt("bsr: its size does not match its counts");
+  if (blocks * area > bytes) return corrupt("bsr: its size does not match its counts");
   const Layout layout = layout_of(grid, blocks, type);
-  if (layout.plan.total() != bytes) corrupt("bsr: its size does not match its counts");
-  layout.plan.check_slack(blob);
+  if (layout.plan.total() != bytes) return corrupt("bsr: its size does not match its counts");
+  SI_TRY(layout.plan.check_slack(blob));
 
   const auto* base = static_cast<const uint8_t*>(blob);
   BsrView view{};
@@ -141,44 +136,43 @@ BsrView bsr_validate(const BlobHeader& header, const void* blob, size_t bytes) {
   view.values = base + layout.value;
   view.blocks = static_cast<int64_t>(blocks);
   if (view.row[0] != 0 || view.row[grid.row_blocks] != blocks)
-    corrupt("bsr: the row starts do not run from 0 to the count");
+    return corrupt("bsr: the row starts do not run from 0 to the count");
   uint64_t nnz = 0;
   for (int64_t row_block = 0; row_block < grid.row_blocks; ++row_block) {
-    const auto where = [&] { return "bsr: block row " + std::to_string(row_block) + ": "; };
+    const auto refuse = [&](const char* what) { return corrupt("bsr: block row ", row_block, ": ", what); };
     const uint32_t first = view.row[row_block], last = view.row[row_block + 1];
-    if (last < first || last > blocks) corrupt(where() + "row starts decrease");
+    if (last < first || last > blocks) return refuse("row starts decrease");
     for (uint32_t i = first; i < last; ++i) {
       const int64_t column = view.column[i];
-      if (column >= grid.column_blocks()) corrupt(where() + "a block column is out of range");
-      if (i > first && view.column[i] <= view.column[i - 1]) corrupt(where() + "block columns do not increase");
+      if (column >= grid.column_blocks()) return refuse("a block column is out of range");
+      if (i > first && view.column[i] <= view.column[i - 1]) return refuse("block columns do not increase");
       uint64_t kept = 0;
       for (int64_t r = 0; r < edge; ++r)
         for (int64_t c = 0; c < edge; ++c) {
           const uint32_t bits = load_bits(view.values, (i * edge + r) * edge + c, type);
           if (bits == 0) continue;
-          if (!is_nonzero(bits, type)) corrupt(where() + "a value is -0");
-          if (r >= grid.rows_in(row_block) || c >= grid.channels_in(column)) corrupt(where() + "padding is not zero");
+          if (!is_nonzero(bits, type)) return refuse("a value is -0");
+          if (r >= grid.rows_in(row_block) || c >= grid.channels_in(column)) return refuse("padding is not zero");
           ++kept;
         }
-      if (kept == 0) corrupt(where() + "a stored block is zero");
+      if (kept == 0) return refuse("a stored block is zero");
       nnz += kept;
     }
   }
-  if (nnz != header.nnz) corrupt("bsr: the number of non-zero values does not match");
-  return view;
+  if (nnz != header.nnz) return corrupt("bsr: the number of non-zero values does not match");
+  *out = view;
+  return SI_OK;
 }
 
 void bsr_unpack(const BsrView& view, float* weight) {
   const int64_t K = view.shape.K();
   std::memset(weight, 0, static_cast<size_t>(view.shape.M() * K) * sizeof(float));
-  bsr_visit(view, [&](int64_t m, int64_t k, float value) { weight[m * K + k] = value; });
+  bsr_visit_all(view, [&](int64_t m, int64_t k, float value) { weight[m * K + k] = value; });
 }
 
-void bsr_sections(const BsrView& view, const void* blob, uint64_t (&offsets)[4]) {
-  const void* starts[3] = {view.row, view.column, view.values};
-  for (int i = 0; i < 3; ++i)
-    offsets[i] = static_cast<uint64_t>(static_cast<const uint8_t*>(starts[i]) - static_cast<const uint8_t*>(blob));
-  offsets[3] = 0;
+void bsr_describe(const BsrView& view, const void* blob, si_weight_info* info) {
+  info->params[1] = static_cast<int32_t>(view.blocks);
+  section_offsets(blob, info->sections, view.row, view.column, view.values);
 }
 
 }  // namespace si

@@ -5,6 +5,7 @@
 
 #include "formats/blob.h"
 #include "formats/half.h"
+#include "formats/units.h"
 
 namespace si {
 
@@ -45,12 +46,16 @@ struct BsrView {
   int64_t blocks;
 };
 
-uint8_t* bsr_pack(const float* weight, const WeightShape& shape, int32_t block, si_value_type value_type,
-                  size_t* bytes);
+[[nodiscard]] si_status bsr_pack(const float* weight, const WeightShape& shape, const si_pack_options& options,
+                                 OwnedBlob* out);
 // Checks every invariant of the layout; the header has been checked.
-BsrView bsr_validate(const BlobHeader& header, const void* blob, size_t bytes);
+[[nodiscard]] si_status bsr_validate(const BlobHeader& header, const void* blob, size_t bytes, BsrView* out);
 void bsr_unpack(const BsrView& view, float* weight);
-void bsr_sections(const BsrView& view, const void* blob, uint64_t (&offsets)[4]);
+void bsr_describe(const BsrView& view, const void* blob, si_weight_info* info);
+
+// No tile kernel reads the format: its rows are units as any.
+inline Units bsr_units(const BsrView& view) { return {view.shape.M() / view.shape.groups, 1, nullptr, 0, 1, 0, 0}; }
+inline int64_t bsr_work(const BsrView&, int64_t) { return -1; }
 
 // The value at an index of the values section.
 static inline float bsr_value(const BsrView& view, int64_t at) {
@@ -61,7 +66,7 @@ static inline float bsr_value(const BsrView& view, int64_t at) {
 
 // Calls visit(m, k, value) for every element of every stored block that is no padding; value may be 0.
 template <class Visit>
-void bsr_visit(const BsrView& view, Visit&& visit) {
+void bsr_visit_all(const BsrView& view, Visit&& visit) {
   const BsrGrid& grid = view.grid;
   for (int64_t row_block = 0; row_block < grid.row_blocks; ++row_block)
     for (uint32_t i = view.row[row_block]; i < view.row[row_block + 1]; ++i) {

@@ -1,5 +1,6 @@
 #include "formats/csr/csr.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -10,18 +11,24 @@ namespace {
 using si::testing::Blob;
 using si::testing::expect_forgery_refused;
 using si::testing::make_shape;
+using si::testing::need;
 using si::testing::Random;
 
 struct Csr {
   Csr under(const si::BlobHeader&) const { return *this; }
-  si::BlobPtr pack(const float* weight, const si::WeightShape& shape, size_t* bytes) const {
-    return si::BlobPtr(si::csr_pack(weight, shape, bytes));
+  Blob pack(const float* weight, const si::WeightShape& shape) const {
+    si_pack_options options{};
+    Blob blob;
+    need(si::csr_pack(weight, shape, options, &blob));
+    return blob;
   }
   void validate(const si::BlobHeader& header, const void* blob, size_t bytes) const {
-    si::csr_validate(header, blob, bytes);
+    si::CsrView view{};
+    need(si::csr_validate(header, blob, bytes, &view));
   }
   std::vector<float> unpack(const si::BlobHeader& header, const void* blob, size_t bytes) const {
-    const si::CsrView view = si::csr_validate(header, blob, bytes);
+    si::CsrView view{};
+    need(si::csr_validate(header, blob, bytes, &view));
     std::vector<float> weight(static_cast<size_t>(view.shape.M() * view.shape.K()));
     si::csr_unpack(view, weight.data());
     return weight;
@@ -37,15 +44,16 @@ Blob small_blob() {
 
 void test_content() {
   const Blob blob = small_blob();
-  const auto& header = *reinterpret_cast<const si::BlobHeader*>(blob.data.get());
-  const si::CsrView view = si::csr_validate(header, blob.data.get(), blob.bytes);
+  const si::CsrView view = si::testing::open_view(si::csr_validate, blob.data.get(), blob.bytes);
   const std::vector<uint32_t> rows(view.row, view.row + 4), columns(view.column, view.column + 5);
   SI_CHECK(rows == std::vector<uint32_t>{0, 2, 2, 5});
   SI_CHECK(columns == std::vector<uint32_t>{1, 3, 0, 2, 4});
   SI_CHECK(std::vector<float>(view.value, view.value + 5) == std::vector<float>{1, 2, 3, 4, 5});
   SI_CHECK_EQ(view.nnz, 5u);
-  uint64_t offsets[4] = {9, 9, 9, 9};
-  si::csr_sections(view, blob.data.get(), offsets);
+  si_weight_info info{};
+  std::fill(info.sections, info.sections + 4, 9u);
+  si::csr_describe(view, blob.data.get(), &info);
+  const uint64_t* offsets = info.sections;
   SI_CHECK_EQ(offsets[0], 128u);  // 16 bytes and 64 zero ones, rounded up
   SI_CHECK_EQ(offsets[1], 256u);
   SI_CHECK_EQ(offsets[2], 384u);

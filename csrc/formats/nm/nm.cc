@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/error.h"
 #include "formats/values.h"
 
 namespace si {
@@ -17,7 +16,7 @@ enum NmOrder : uint32_t { kReshaped, kChannelsLast };
 
 struct Layout {
   SectionPlan plan;
-  size_t value, position;
+  uint64_t value, position;
 };
 
 // Both orders are one where there is one tap, and kReshaped is its name.
@@ -70,26 +69,32 @@ uint32_t encode_group(const float* weight, int64_t taps, int32_t channels, si_va
 }
 
 // "row 1, columns 4-7", or "row 1, kernel position (0, 2), input channels 4-7".
-std::string place(const WeightShape& shape, const NmColumns& columns, int64_t row, int64_t tap, int64_t first,
-                  int64_t last) {
-  std::string text = "row " + std::to_string(row) + ", ";
+void add_place(const WeightShape& shape, const NmColumns& columns, int64_t row, int64_t tap, int64_t first,
+               int64_t last, Message* text) {
+  text->add("row ");
+  text->add(row);
   if (columns.taps > 1) {
     const int64_t width = shape.dims[shape.ndim - 1];
-    text +=
-        "kernel position (" + std::to_string(tap / width) + ", " + std::to_string(tap % width) + "), input channels ";
+    text->add(", kernel position (");
+    text->add(tap / width);
+    text->add(", ");
+    text->add(tap % width);
+    text->add("), input channels ");
   } else {
-    text += "columns ";
+    text->add(", columns ");
   }
-  return text + std::to_string(first) + "-" + std::to_string(last);
+  text->add(first);
+  text->add("-");
+  text->add(last);
 }
 
-// Returns the number of non-zeros, or throws an error that counts the groups with more than n.
-uint64_t count_nonzeros(const float* weight, const WeightShape& shape, const NmColumns& columns, int32_t n, int32_t m,
-                        si_value_type type) {
+// Counts the non-zeros, or fails with a message that counts the groups with more than n.
+si_status count_nonzeros(const float* weight, const WeightShape& shape, const NmColumns& columns, int32_t n, int32_t m,
+                         si_value_type type, uint64_t* count) {
   const int64_t M = shape.M(), K = shape.K(), groups = groups_in_tap(columns, m);
   uint32_t bits[kNmMaxM];
   uint64_t nnz = 0, too_full = 0;
-  std::string first;
+  Message first;
   for (int64_t row = 0; row < M; ++row)
     for (int64_t tap = 0; tap < columns.taps; ++tap)
       for (int64_t group = 0; group < groups; ++group) {
@@ -98,31 +103,30 @@ uint64_t count_nonzeros(const float* weight, const WeightShape& shape, const NmC
         const float* start = weight + row * K + channel * columns.taps + tap;
         const int kept = count_ones(encode_group(start, columns.taps, channels, type, bits));
         nnz += static_cast<uint64_t>(kept);
-        if (kept > n && too_full++ == 0)
-          first = place(shape, columns, row, tap, channel, channel + channels - 1) + " with " + std::to_string(kept);
+        if (kept <= n || too_full++ != 0) continue;
+        add_place(shape, columns, row, tap, channel, channel + channels - 1, &first);
+        first.add(" with ");
+        first.add(kept);
       }
-  if (too_full != 0)
-    fail(SI_ERR_ARGUMENT, "expected at most " + std::to_string(n) + " non-zero" + (n == 1 ? "" : "s") + " in every " +
-                              std::to_string(m) + " consecutive " + (columns.taps > 1 ? "input channels" : "columns") +
-                              ", got " + std::to_string(too_full) + (too_full == 1 ? " group" : " groups") +
-                              " with more; the first is " + first + "; try the panel format");
-  return nnz;
+  SI_REQUIRE(too_full == 0, SI_ERR_ARGUMENT, "expected at most ", n, " non-zero", n == 1 ? "" : "s", " in every ", m,
+             " consecutive ", columns.taps > 1 ? "input channels" : "columns", ", got ", too_full,
+             too_full == 1 ? " group" : " groups", " with more; the first is ", first.text(), "; try the panel format");
+  *count = nnz;
+  return SI_OK;
 }
 
 }  // namespace
 
-uint8_t* nm_pack(const float* weight, const WeightShape& shape, int32_t n, int32_t m, si_value_type value_type,
-                 size_t* bytes) {
-  if (m < 2 || m > kNmMaxM || n < 1 || n > m)
-    fail(SI_ERR_ARGUMENT, "expected 1 <= n <= m and 2 <= m <= 32 for the nm format, got n = " + std::to_string(n) +
-                              ", m = " + std::to_string(m) + "; try n = 2, m = 4");
-  if (value_type != SI_F32 && value_type != SI_F16 && value_type != SI_BF16)
-    fail(SI_ERR_ARGUMENT, "expected value type float32, float16 or bfloat16 for the nm format, got number " +
-                              std::to_string(static_cast<int>(value_type)) + "; try float32");
-  check_range(weight, shape, value_type);
+si_status nm_pack(const float* weight, const WeightShape& shape, const si_pack_options& options, OwnedBlob* out) {
+  const int32_t n = options.nm_n, m = options.nm_m;
+  const si_value_type value_type = options.value_type;
+  SI_REQUIRE(m >= 2 && m <= kNmMaxM && n >= 1 && n <= m, SI_ERR_ARGUMENT,
+             "expected 1 <= n <= m and 2 <= m <= 32 for the nm format, got n = ", n, ", m = ", m, "; try n = 2, m = 4");
+  SI_TRY(check_range(weight, shape, value_type));
   const NmOrder order = order_of(shape);
   const NmColumns columns = columns_of(shape, order);
-  const uint64_t nnz = count_nonzeros(weight, shape, columns, n, m, value_type);
+  uint64_t nnz = 0;
+  SI_TRY(count_nonzeros(weight, shape, columns, n, m, value_type, &nnz));
 
   const Layout layout = layout_of(shape, columns, n, m, value_type);
   BlobHeader header = make_header(SI_FORMAT_NM, shape);
@@ -131,9 +135,9 @@ uint8_t* nm_pack(const float* weight, const WeightShape& shape, int32_t n, int32
   header.params[kParamN] = static_cast<uint32_t>(n);
   header.params[kParamM] = static_cast<uint32_t>(m);
   header.params[kParamOrder] = order;
-  BlobPtr blob = new_blob(header, layout.plan.total());
-  void* values = blob.get() + layout.value;
-  uint8_t* positions = blob.get() + layout.position;
+  SI_TRY(new_blob(header, layout.plan, out));
+  void* values = out->at<void>(layout.value);
+  auto* positions = out->at<uint8_t>(layout.position);
 
   const int64_t M = shape.M(), K = shape.K(), groups = groups_in_tap(columns, m);
   const int64_t plane = M * columns.taps * groups;
@@ -144,7 +148,7 @@ uint8_t* nm_pack(const float* weight, const WeightShape& shape, int32_t n, int32
         const int32_t channels = channels_in_group(columns, m, group);
         const float* start = weight + row * K + group * m * columns.taps + tap;
         const uint32_t kept = encode_group(start, columns.taps, channels, value_type, bits);
-        check_unchanged(count_ones(kept) <= n);
+        SI_TRY(check_unchanged(count_ones(kept) <= n));
         const uint32_t stored = fill_positions(kept, n);
         int64_t at = (row * columns.taps + tap) * groups + group;
         for (int32_t position = 0; position < m; ++position) {
@@ -154,29 +158,28 @@ uint8_t* nm_pack(const float* weight, const WeightShape& shape, int32_t n, int32
           at += plane;
         }
       }
-  seal_blob(blob.get());
-  *bytes = layout.plan.total();
-  return blob.release();
+  seal_blob(out->data.get());
+  return SI_OK;
 }
 
-NmView nm_validate(const BlobHeader& header, const void* blob, size_t bytes) {
+si_status nm_validate(const BlobHeader& header, const void* blob, size_t bytes, NmView* out) {
   const WeightShape shape = shape_of(header);
-  if (header.value_type > SI_BF16) corrupt("nm: unknown value type " + std::to_string(header.value_type));
+  if (header.value_type > SI_BF16) return corrupt("nm: unknown value type ", header.value_type);
   const uint32_t n_field = header.params[kParamN], m_field = header.params[kParamM];
   if (m_field < 2 || m_field > kNmMaxM || n_field < 1 || n_field > m_field)
-    corrupt("nm: bad pattern " + std::to_string(n_field) + ":" + std::to_string(m_field));
+    return corrupt("nm: bad pattern ", n_field, ":", m_field);
   const auto order = static_cast<NmOrder>(header.params[kParamOrder]);
   if (order != kReshaped && order != order_of(shape))
-    corrupt("nm: bad order of columns " + std::to_string(header.params[kParamOrder]));
+    return corrupt("nm: bad order of columns ", header.params[kParamOrder]);
   for (int i = kParamOrder + 1; i < 8; ++i)
-    if (header.params[i] != 0) corrupt("nm: a reserved parameter is not zero");
-  if (header.counts[0] != 0 || header.counts[1] != 0) corrupt("nm: a reserved count is not zero");
+    if (header.params[i] != 0) return corrupt("nm: a reserved parameter is not zero");
+  if (header.counts[0] != 0 || header.counts[1] != 0) return corrupt("nm: a reserved count is not zero");
   const auto n = static_cast<int32_t>(n_field), m = static_cast<int32_t>(m_field);
   const auto type = static_cast<si_value_type>(header.value_type);
   const NmColumns columns = columns_of(shape, order);
   const Layout layout = layout_of(shape, columns, n, m, type);
-  if (layout.plan.total() != bytes) corrupt("nm: its size does not match its shape");
-  layout.plan.check_slack(blob);
+  if (layout.plan.total() != bytes) return corrupt("nm: its size does not match its shape");
+  SI_TRY(layout.plan.check_slack(blob));
 
   const auto* base = static_cast<const uint8_t*>(blob);
   NmView view{};
@@ -193,29 +196,29 @@ NmView nm_validate(const BlobHeader& header, const void* blob, size_t bytes) {
   const int64_t plane = shape.M() * view.groups_per_row;
   uint64_t nnz = 0;
   for (int64_t entry = 0; entry < plane; ++entry) {
-    const auto where = [&] {
-      return "nm: row " + std::to_string(entry / view.groups_per_row) + ", group " +
-             std::to_string(entry % view.groups_per_row) + ": ";
+    const auto refuse = [&](const char* what) {
+      return corrupt("nm: row ", entry / view.groups_per_row, ", group ", entry % view.groups_per_row, ": ", what);
     };
     uint32_t kept = 0, stored = 0;
     for (int64_t at = entry; at < n * plane; at += plane) {
       const uint32_t position = view.positions[at];
-      if (position >= m_field) corrupt(where() + "a position is out of range");
-      if (stored >> position != 0) corrupt(where() + "positions do not increase");
+      if (position >= m_field) return refuse("a position is out of range");
+      if (stored >> position != 0) return refuse("positions do not increase");
       stored |= uint32_t{1} << position;
       const uint32_t bits = load_bits(view.values, at, type);
       if (is_nonzero(bits, type))
         kept |= uint32_t{1} << position;
       else if (bits != 0)
-        corrupt(where() + "a value is -0");
+        return refuse("a value is -0");
     }
     const int32_t channels = channels_in_group(columns, m, entry % view.groups_per_tap);
-    if (channels < m && kept >> channels != 0) corrupt(where() + "a non-zero value lies past the last column");
-    if (stored != fill_positions(kept, n)) corrupt(where() + "a filler is not at the lowest unused position");
+    if (channels < m && kept >> channels != 0) return refuse("a non-zero value lies past the last column");
+    if (stored != fill_positions(kept, n)) return refuse("a filler is not at the lowest unused position");
     nnz += static_cast<uint64_t>(count_ones(kept));
   }
-  if (nnz != header.nnz) corrupt("nm: the number of non-zero values does not match");
-  return view;
+  if (nnz != header.nnz) return corrupt("nm: the number of non-zero values does not match");
+  *out = view;
+  return SI_OK;
 }
 
 void nm_unpack(const NmView& view, float* weight) {
@@ -225,11 +228,8 @@ void nm_unpack(const NmView& view, float* weight) {
     nm_visit(view, row, [&](int64_t k, float value) { weight[row * K + k] = value; });
 }
 
-void nm_sections(const NmView& view, const void* blob, uint64_t (&offsets)[4]) {
-  const void* starts[2] = {view.values, view.positions};
-  for (int i = 0; i < 2; ++i)
-    offsets[i] = static_cast<uint64_t>(static_cast<const uint8_t*>(starts[i]) - static_cast<const uint8_t*>(blob));
-  offsets[2] = offsets[3] = 0;
+void nm_describe(const NmView& view, const void* blob, si_weight_info* info) {
+  section_offsets(blob, info->sections, view.values, view.positions);
 }
 
 }  // namespace si

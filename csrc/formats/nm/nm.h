@@ -4,6 +4,7 @@
 
 #include "formats/blob.h"
 #include "formats/half.h"
+#include "formats/units.h"
 
 namespace si {
 
@@ -32,12 +33,16 @@ struct NmView {
   const uint8_t* positions;
 };
 
-uint8_t* nm_pack(const float* weight, const WeightShape& shape, int32_t n, int32_t m, si_value_type value_type,
-                 size_t* bytes);
+[[nodiscard]] si_status nm_pack(const float* weight, const WeightShape& shape, const si_pack_options& options,
+                                OwnedBlob* out);
 // Checks every invariant of the layout; the header has been checked.
-NmView nm_validate(const BlobHeader& header, const void* blob, size_t bytes);
+[[nodiscard]] si_status nm_validate(const BlobHeader& header, const void* blob, size_t bytes, NmView* out);
 void nm_unpack(const NmView& view, float* weight);
-void nm_sections(const NmView& view, const void* blob, uint64_t (&offsets)[4]);
+void nm_describe(const NmView& view, const void* blob, si_weight_info* info);
+
+inline Units nm_units(const NmView& view) { return {view.shape.M() / view.shape.groups, 1, nullptr, 0, 1, 0, 0}; }
+// Every row holds as much.
+inline int64_t nm_work(const NmView&, int64_t) { return -1; }
 
 // The value at an index of the values section.
 static inline float nm_value(const NmView& view, int64_t at) {
@@ -58,6 +63,13 @@ void nm_visit(const NmView& view, int64_t row, Visit&& visit) {
       visit((of_tap * view.m + view.positions[at]) * view.columns.taps + tap, nm_value(view, at));
     }
   }
+}
+
+// Calls visit(m, k, value) for those of all rows.
+template <class Visit>
+void nm_visit_all(const NmView& view, Visit&& visit) {
+  for (int64_t row = 0; row < view.shape.M(); ++row)
+    nm_visit(view, row, [&](int64_t k, float value) { visit(row, k, value); });
 }
 
 }  // namespace si

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
-#include "core/cpu.h"
-#include "core/error.h"
+#include "core/buffer.h"
+#include "core/tuning.h"
+#include "formats/panel/kblock.h"
 
 namespace si {
 
@@ -15,7 +15,7 @@ enum PanelParam { kParamRows, kParamGroup, kParamIndexBits, kParamKBlock, kParam
 
 struct Layout {
   SectionPlan plan;
-  size_t entry, order, index, value;
+  uint64_t entry, order, index, value;
 };
 
 int64_t panels_per_group(const WeightShape& shape) { return (shape.M() / shape.groups + kPanelRows - 1) / kPanelRows; }
@@ -79,9 +79,10 @@ struct Counts {
 };
 
 // What the panels hold with the rows in this order.
-Counts count(const float* weight, const WeightShape& shape, const std::vector<uint32_t>& order) {
+si_status count(const float* weight, const WeightShape& shape, const Buffer<uint32_t>& order, Counts* out) {
   const int64_t K = shape.K(), per_group = panels_per_group(shape);
-  std::vector<uint8_t> pattern(static_cast<size_t>(K));
+  Buffer<uint8_t> pattern;
+  SI_TRY(pattern.allocate(K));
   Counts counts{};
   for (int64_t panel = 0; panel < per_group * shape.groups; ++panel) {
     patterns_of(weight, K, 0, K, order.data() + first_position(shape, panel), rows_in_panel(shape, panel % per_group),
@@ -91,40 +92,53 @@ Counts count(const float* weight, const WeightShape& shape, const std::vector<ui
       counts.values += static_cast<uint64_t>(pattern_rows(p));
     }
   }
-  return counts;
+  *out = counts;
+  return SI_OK;
 }
 
-// In every group the rows with a non-zero, then those without.
-std::vector<uint32_t> zero_rows_last(const float* weight, const WeightShape& shape) {
+// In every group the rows with a non-zero, then those without. Gives whether that is an order other than their own.
+si_status zero_rows_last(const float* weight, const WeightShape& shape, Buffer<uint32_t>* order, bool* moved) {
   const int64_t M = shape.M(), K = shape.K(), group_rows = M / shape.groups;
-  std::vector<uint32_t> order;
-  order.reserve(static_cast<size_t>(M));
+  Buffer<uint32_t> zero;
+  SI_TRY(zero.allocate(group_rows));
+  SI_TRY(order->allocate(M));
+  int64_t position = 0;
+  *moved = false;
   for (int64_t first = 0; first < M; first += group_rows) {
-    std::vector<uint32_t> zero;
+    int64_t empty = 0;
     for (int64_t row = first; row < first + group_rows; ++row) {
       const float* values = weight + row * K;
-      const bool empty = std::all_of(values, values + K, [](float value) { return value == 0.0f; });
-      (empty ? zero : order).push_back(static_cast<uint32_t>(row));
+      if (std::all_of(values, values + K, [](float value) { return value == 0.0f; })) {
+        zero[empty++] = static_cast<uint32_t>(row);
+      } else {
+        *moved = *moved || position != row;
+        (*order)[position++] = static_cast<uint32_t>(row);
+      }
     }
-    order.insert(order.end(), zero.begin(), zero.end());
+    std::copy(zero.begin(), zero.begin() + empty, order->begin() + position);
+    position += empty;
   }
-  return order;
+  return SI_OK;
 }
 
-// The rows as they are, or, where that spares an eighth of the columns, zero rows last. Storing rows of a linear layer
-// out of order costs about as much as 16 columns each.
-std::vector<uint32_t> order_of(const float* weight, const WeightShape& shape, Counts* counts) {
-  std::vector<uint32_t> natural(static_cast<size_t>(shape.M()));
-  std::iota(natural.begin(), natural.end(), 0u);
-  *counts = count(weight, shape, natural);
-  std::vector<uint32_t> order = zero_rows_last(weight, shape);
-  if (order == natural) return natural;
-  const Counts packed = count(weight, shape, order);
+// The rows as they are, or, where that spares enough of the columns, zero rows last.
+si_status order_of(const float* weight, const WeightShape& shape, const RowOrderTuning& tuning, Buffer<uint32_t>* order,
+                   bool* ordered, Counts* counts) {
+  Buffer<uint32_t> last;
+  SI_TRY(zero_rows_last(weight, shape, &last, ordered));
+  SI_TRY(order->allocate(shape.M()));
+  for (int64_t row = 0; row < shape.M(); ++row) (*order)[row] = static_cast<uint32_t>(row);
+  SI_TRY(count(weight, shape, *order, counts));
+  if (!*ordered) return SI_OK;
+  Counts packed{};
+  SI_TRY(count(weight, shape, last, &packed));
   const uint64_t spared = counts->columns - std::min(packed.columns, counts->columns);
-  const auto cost = shape.ndim == 2 ? 16 * static_cast<uint64_t>(shape.M()) : 0;
-  if (spared <= cost || spared * 8 < counts->columns) return natural;
+  const auto cost = static_cast<uint64_t>(shape.ndim == 2 ? tuning.row_columns * shape.M() : 0);
+  *ordered = spared > cost && spared * tuning.least_share >= counts->columns;
+  if (!*ordered) return SI_OK;
   *counts = packed;
-  return order;
+  std::copy(last.begin(), last.end(), order->begin());
+  return SI_OK;
 }
 
 uint64_t zeros(si_value_type type, const void* values, uint64_t count) {
@@ -137,58 +151,31 @@ uint64_t zeros(si_value_type type, const void* values, uint64_t count) {
       std::count_if(first, first + count, [](BFloat16 value) { return (value.bits & 0x7fff) == 0; }));
 }
 
-// The channels whose taps are a block, by what was fastest on the instruction set that runs here. A tile of AVX-512 is
-// wide and reads three copies of an image (kernels/conv/image.h): half as many channels where each column has so many
-// values that loads of x are what takes the time, and an image is likely to be large. Narrow tiles leave room for more.
-int64_t block_channels(int64_t channels, double density) {
-  constexpr int64_t kManyChannels = 256;
-  constexpr double kDense = 0.15;
-  if (isa_state(Isa::kAvx512).supported) return density >= kDense && channels < kManyChannels ? 16 : 32;
-  return channels < kManyChannels ? 64 : 128;
-}
-
-// Columns of a block where each has a line of x to itself: a linear layer called with many tokens, a kernel of one tap.
-// The fewer values, the shorter the loops of a block, until it gains nothing: 0. Nor does it where tiles are narrow:
-// more of K is near already.
-int64_t block_columns(double density) {
-  if (!isa_state(Isa::kAvx512).supported) return 0;
-  if (density >= 0.25) return 128;
-  if (density >= 0.15) return 192;
-  return density >= 0.075 ? 256 : 0;
-}
-
-int32_t auto_kblock(const WeightShape& shape, uint64_t values, bool many_tokens) {
-  const int64_t channels = shape.dims[1], taps = shape.K() / channels;
-  const double density = static_cast<double>(values) / static_cast<double>(shape.M() * shape.K());
-  // One token, or few, would read patterns in short pieces, and gain nothing.
-  if (shape.ndim == 2 && !many_tokens) return 0;
-  const int64_t block = taps > 1 ? taps * block_channels(channels, density) : block_columns(density);
-  return block > 0 && shape.K() > block && block <= kPanelMaxKBlock ? static_cast<int32_t>(block) : 0;
-}
-
 }  // namespace
 
-uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kblock, si_value_type type, size_t* bytes) {
+si_status panel_pack(const float* weight, const WeightShape& shape, const si_pack_options& options, OwnedBlob* out) {
   const int64_t K = shape.K();
-  if (K > kPanelMaxK)
-    fail(SI_ERR_ARGUMENT, "expected at most 65535 input columns for the panel format, got " + std::to_string(K) +
-                              "; try the csr format");
+  const si_value_type type = options.value_type;
+  int32_t kblock = options.kblock;
+  SI_REQUIRE(K <= kPanelMaxK, SI_ERR_ARGUMENT, "expected at most 65535 input columns for the panel format, got ", K,
+             "; try the csr format");
   const bool automatic = kblock == SI_KBLOCK_AUTO || kblock == SI_KBLOCK_MANY_TOKENS;
-  if (!automatic && (kblock < 0 || kblock % kPanelGroup != 0 || kblock > kPanelMaxKBlock))
-    fail(SI_ERR_ARGUMENT, "expected kblock to be 0 or a multiple of 16 up to 65536, got " + std::to_string(kblock) +
-                              "; try 0, which makes one block");
+  SI_REQUIRE(automatic || (kblock >= 0 && kblock % kPanelGroup == 0 && kblock <= kPanelMaxKBlock), SI_ERR_ARGUMENT,
+             "expected kblock to be 0 or a multiple of 16 up to 65536, got ", kblock, "; try 0, which makes one block");
+  const Tuning tuning = tuning_of(options.target != nullptr ? *options.target : host_target());
 
   const int64_t per_group = panels_per_group(shape);
   const int64_t panels = per_group * shape.groups;
   // Row patterns are found anew for every count and for filling: cheaper than keeping one byte a column a panel.
   Counts counts{};
-  const std::vector<uint32_t> order = order_of(weight, shape, &counts);
-  const bool ordered = !std::is_sorted(order.begin(), order.end());
+  Buffer<uint32_t> order;
+  bool ordered = false;
+  SI_TRY(order_of(weight, shape, tuning.row_order, &order, &ordered, &counts));
   const uint64_t columns = counts.columns, values = counts.values;
   if (columns > UINT32_MAX || values > UINT32_MAX)
-    fail(SI_ERR_ARGUMENT, "expected fewer than 2^32 non-zeros for the panel format, got " + std::to_string(values));
+    return fail(SI_ERR_ARGUMENT, "expected fewer than 2^32 non-zeros for the panel format, got ", values);
 
-  if (automatic) kblock = auto_kblock(shape, values, kblock == SI_KBLOCK_MANY_TOKENS);
+  if (automatic) kblock = choose_kblock(tuning.kblock, shape, values, kblock == SI_KBLOCK_MANY_TOKENS);
   const Layout layout = layout_of(shape, kblock, type, ordered, columns, values);
   BlobHeader header = make_header(SI_FORMAT_PANEL, shape);
   header.value_type = static_cast<uint32_t>(type);
@@ -199,18 +186,20 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
   header.params[kParamOrder] = ordered ? 1 : 0;
   header.counts[0] = columns;
   header.counts[1] = values;
-  BlobPtr blob = new_blob(header, layout.plan.total());
-  auto* entry = reinterpret_cast<PanelEntry*>(blob.get() + layout.entry);
-  auto* index = reinterpret_cast<uint16_t*>(blob.get() + layout.index);
-  auto* wide = reinterpret_cast<float*>(blob.get() + layout.value);
-  auto* narrow = reinterpret_cast<BFloat16*>(blob.get() + layout.value);
+  SI_TRY(new_blob(header, layout.plan, out));
+  auto* entry = out->at<PanelEntry>(layout.entry);
+  auto* index = out->at<uint16_t>(layout.index);
+  auto* wide = out->at<float>(layout.value);
+  auto* narrow = out->at<BFloat16>(layout.value);
 
-  if (ordered) std::memcpy(blob.get() + layout.order, order.data(), order.size() * sizeof(uint32_t));
+  if (ordered) std::copy(order.begin(), order.end(), out->at<uint32_t>(layout.order));
 
   uint32_t column_offset = 0, value_offset = 0;
   const int64_t blocks = kblocks(shape, kblock);
-  std::vector<uint8_t> pattern(static_cast<size_t>(K));
-  std::vector<uint16_t> of_pattern[kPatterns + 1];
+  Buffer<uint8_t> pattern;
+  SI_TRY(pattern.allocate(K));
+  Buffer<uint16_t> by_pattern;
+  SI_TRY(by_pattern.allocate(K));
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t first_k = block * kblock, last_k = blocks == 1 ? K : std::min<int64_t>(first_k + kblock, K);
     for (int64_t panel = 0; panel < panels; ++panel) {
@@ -220,17 +209,21 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
       e.rows = static_cast<uint16_t>(rows_in_panel(shape, panel % per_group));
       const uint32_t* output_row = order.data() + first_position(shape, panel);
       patterns_of(weight, K, first_k, last_k, output_row, e.rows, pattern.data());
-      for (auto& list : of_pattern) list.clear();
-      for (int64_t k = first_k; k < last_k; ++k)
-        of_pattern[pattern[static_cast<size_t>(k - first_k)]].push_back(static_cast<uint16_t>(k));
+      // The columns of each pattern, in order; those of the empty one are first and not stored.
+      int64_t ends[kPatterns + 1] = {};
+      for (int64_t k = 0; k < last_k - first_k; ++k) ++ends[pattern[k]];
+      for (int p = 1; p <= kPatterns; ++p) ends[p] += ends[p - 1];
+      for (int64_t k = last_k - 1; k >= first_k; --k)
+        by_pattern[--ends[pattern[k - first_k]]] = static_cast<uint16_t>(k);
+      // Now they are where each begins.
       for (int p = 1; p <= kPatterns; ++p) {
-        const std::vector<uint16_t>& list = of_pattern[p];
-        const auto count = static_cast<uint32_t>(list.size());
+        const uint16_t* list = by_pattern.data() + ends[p];
+        const auto count = static_cast<uint32_t>((p < kPatterns ? ends[p + 1] : last_k - first_k) - ends[p]);
         e.count[p - 1] = static_cast<uint16_t>(count);
         if (count == 0) continue;
-        check_unchanged(count <= columns - column_offset &&
-                        count * static_cast<uint64_t>(pattern_rows(p)) <= values - value_offset);
-        std::memcpy(index + column_offset, list.data(), count * sizeof(uint16_t));
+        SI_TRY(check_unchanged(count <= columns - column_offset &&
+                               count * static_cast<uint64_t>(pattern_rows(p)) <= values - value_offset));
+        std::memcpy(index + column_offset, list, count * sizeof(uint16_t));
         column_offset += count;
         for (uint32_t first = 0; first < count; first += kPanelGroup) {
           const uint32_t last = first + kPanelGroup < count ? first + kPanelGroup : count;
@@ -248,81 +241,81 @@ uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kbloc
       }
     }
   }
-  check_unchanged(column_offset == columns && value_offset == values);
+  SI_TRY(check_unchanged(column_offset == columns && value_offset == values));
   // Rounding may have made a zero of a value.
-  reinterpret_cast<BlobHeader*>(blob.get())->nnz = values - zeros(type, blob.get() + layout.value, values);
-  seal_blob(blob.get());
-  *bytes = layout.plan.total();
-  return blob.release();
+  out->at<BlobHeader>(0)->nnz = values - zeros(type, out->at<void>(layout.value), values);
+  seal_blob(out->data.get());
+  return SI_OK;
 }
 
 namespace {
 
 // Every position holds a row of its own group, and every row has one position.
-void check_order(const PanelView& view) {
+si_status check_order(const PanelView& view) {
   const int64_t M = view.shape.M(), group_rows = M / view.shape.groups;
-  std::vector<bool> seen(static_cast<size_t>(M));
+  Buffer<uint8_t> seen;
+  SI_TRY(seen.allocate(M));
   for (int64_t position = 0; position < M; ++position) {
     const uint32_t row = view.order[position];
-    if (row >= M || row / group_rows != position / group_rows || seen[row])
-      corrupt("panel: the row order is no permutation of its group's rows");
-    seen[row] = true;
+    if (row >= M || row / group_rows != position / group_rows || seen[row] != 0)
+      return corrupt("panel: the row order is no permutation of its group's rows");
+    seen[row] = 1;
   }
+  return SI_OK;
 }
 
 }  // namespace
 
-PanelView panel_validate(const BlobHeader& header, const void* blob, size_t bytes) {
+si_status panel_validate(const BlobHeader& header, const void* blob, size_t bytes, PanelView* out) {
   const WeightShape shape = shape_of(header);
   const int64_t K = shape.K();
   const auto type = static_cast<si_value_type>(header.value_type);
-  if (type != SI_F32 && type != SI_BF16) corrupt("panel: unknown value type " + std::to_string(header.value_type));
-  if (header.params[kParamRows] != kPanelRows) corrupt("panel: unknown R " + std::to_string(header.params[kParamRows]));
-  if (header.params[kParamGroup] != 1) corrupt("panel: unknown g " + std::to_string(header.params[kParamGroup]));
+  if (type != SI_F32 && type != SI_BF16) return corrupt("panel: unknown value type ", header.value_type);
+  if (header.params[kParamRows] != kPanelRows) return corrupt("panel: unknown R ", header.params[kParamRows]);
+  if (header.params[kParamGroup] != 1) return corrupt("panel: unknown g ", header.params[kParamGroup]);
   if (header.params[kParamIndexBits] != 16)
-    corrupt("panel: unknown index width " + std::to_string(header.params[kParamIndexBits]));
-  if (header.params[kParamOrder] > 1) corrupt("panel: bad row order " + std::to_string(header.params[kParamOrder]));
+    return corrupt("panel: unknown index width ", header.params[kParamIndexBits]);
+  if (header.params[kParamOrder] > 1) return corrupt("panel: bad row order ", header.params[kParamOrder]);
   const bool ordered = header.params[kParamOrder] == 1;
   for (int i = kParamOrder + 1; i < 8; ++i)
-    if (header.params[i] != 0) corrupt("panel: a reserved parameter is not zero");
-  if (K > kPanelMaxK) corrupt("panel: more than 65535 columns");
+    if (header.params[i] != 0) return corrupt("panel: a reserved parameter is not zero");
+  if (K > kPanelMaxK) return corrupt("panel: more than 65535 columns");
   const uint32_t kblock = header.params[kParamKBlock];
-  if (kblock % kPanelGroup != 0 || kblock > kPanelMaxKBlock) corrupt("panel: bad K block " + std::to_string(kblock));
+  if (kblock % kPanelGroup != 0 || kblock > kPanelMaxKBlock) return corrupt("panel: bad K block ", kblock);
   const uint64_t columns = header.counts[0], values = header.counts[1];
-  if (columns > UINT32_MAX || values > UINT32_MAX || header.nnz > values) corrupt("panel: counts out of range");
+  if (columns > UINT32_MAX || values > UINT32_MAX || header.nnz > values) return corrupt("panel: counts out of range");
   const Layout layout = layout_of(shape, static_cast<int32_t>(kblock), type, ordered, columns, values);
-  if (layout.plan.total() != bytes) corrupt("panel: its size does not match its counts");
-  layout.plan.check_slack(blob);
+  if (layout.plan.total() != bytes) return corrupt("panel: its size does not match its counts");
+  SI_TRY(layout.plan.check_slack(blob));
 
   const PanelView view = view_of(shape, static_cast<int32_t>(kblock), type, ordered, columns, values, layout,
                                  static_cast<const uint8_t*>(blob));
-  if (ordered) check_order(view);
+  if (ordered) SI_TRY(check_order(view));
   uint64_t column = 0, value = 0;
-  std::vector<uint8_t> seen(static_cast<size_t>(K));
+  Buffer<uint8_t> seen;
+  SI_TRY(seen.allocate(K));
   for (int64_t block = 0; block < view.kblocks; ++block) {
     const int64_t first_k = block * kblock, last_k = view.kblocks == 1 ? K : std::min<int64_t>(first_k + kblock, K);
     for (int64_t panel = 0; panel < view.panels; ++panel) {
       const PanelEntry& e = view.entry_of(block, panel);
-      const auto refuse = [&](const char* what) {
-        corrupt("K block " + std::to_string(block) + ", panel " + std::to_string(panel) + ": " + what);
-      };
-      if (e.rows != rows_in_panel(shape, panel % view.panels_per_group)) refuse("wrong number of rows");
-      if (e.column_offset != column || e.value_offset != value) refuse("wrong offset");
+      const auto refuse = [&](const char* what) { return corrupt("K block ", block, ", panel ", panel, ": ", what); };
+      if (e.rows != rows_in_panel(shape, panel % view.panels_per_group)) return refuse("wrong number of rows");
+      if (e.column_offset != column || e.value_offset != value) return refuse("wrong offset");
       uint64_t panel_columns = 0, panel_values = 0;
       for (int p = 1; p <= kPatterns; ++p) {
-        if (e.count[p - 1] != 0 && p >> e.rows != 0) refuse("a pattern names a row that is not there");
+        if (e.count[p - 1] != 0 && p >> e.rows != 0) return refuse("a pattern names a row that is not there");
         panel_columns += e.count[p - 1];
         panel_values += static_cast<uint64_t>(e.count[p - 1]) * static_cast<uint64_t>(pattern_rows(p));
       }
-      if (panel_columns > columns - column || panel_values > values - value) refuse("counts out of range");
+      if (panel_columns > columns - column || panel_values > values - value) return refuse("counts out of range");
       std::fill(seen.begin() + first_k, seen.begin() + last_k, uint8_t{0});
       const uint16_t* index = view.index + column;
       for (int p = 1; p <= kPatterns; ++p) {
         const int count = e.count[p - 1];
         for (int i = 0; i < count; ++i) {
-          if (index[i] < first_k || index[i] >= last_k) refuse("a column index is out of range");
-          if (i > 0 && index[i] <= index[i - 1]) refuse("column indices do not increase");
-          if (seen[index[i]]++ != 0) refuse("a column stands in two patterns");
+          if (index[i] < first_k || index[i] >= last_k) return refuse("a column index is out of range");
+          if (i > 0 && index[i] <= index[i - 1]) return refuse("column indices do not increase");
+          if (seen[index[i]]++ != 0) return refuse("a column stands in two patterns");
         }
         index += count;
       }
@@ -330,10 +323,19 @@ PanelView panel_validate(const BlobHeader& header, const void* blob, size_t byte
       value += panel_values;
     }
   }
-  if (column != columns || value != values) corrupt("panel: totals do not match");
+  if (column != columns || value != values) return corrupt("panel: totals do not match");
   if (zeros(type, view.value, values) != values - header.nnz)
-    corrupt("panel: the number of non-zero values does not match");
-  return view;
+    return corrupt("panel: the number of non-zero values does not match");
+  *out = view;
+  return SI_OK;
+}
+
+int64_t panel_work(const PanelView& view, int64_t panel) {
+  if (panel == view.panels) return static_cast<int64_t>(view.values);
+  uint64_t values = 0;
+  for (int64_t block = 0; block < view.kblocks; ++block)
+    values += view.entry_of(block, panel).value_offset - view.entry_of(block, 0).value_offset;
+  return static_cast<int64_t>(values);
 }
 
 void panel_unpack(const PanelView& view, float* weight) {
@@ -346,10 +348,8 @@ void panel_unpack(const PanelView& view, float* weight) {
   }
 }
 
-void panel_sections(const PanelView& view, const void* blob, uint64_t (&offsets)[4]) {
-  const void* starts[3] = {view.entry, view.index, view.value};
-  for (int i = 0; i < 3; ++i)
-    offsets[i] = static_cast<uint64_t>(static_cast<const uint8_t*>(starts[i]) - static_cast<const uint8_t*>(blob));
+void panel_describe(const PanelView& view, const void* blob, si_weight_info* info) {
+  section_offsets(blob, info->sections, view.entry, view.index, view.value);
 }
 
 }  // namespace si

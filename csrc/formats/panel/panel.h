@@ -3,6 +3,7 @@
 
 #include "formats/blob.h"
 #include "formats/half.h"
+#include "formats/units.h"
 
 namespace si {
 
@@ -57,12 +58,18 @@ struct PanelView {
   SI_INLINE int64_t output_row(int64_t position) const { return order == nullptr ? position : order[position]; }
 };
 
-// `type` F32, or BF16: values rounded to the nearest, ties to even.
-uint8_t* panel_pack(const float* weight, const WeightShape& shape, int32_t kblock, si_value_type type, size_t* bytes);
+// Values as float32, or as bfloat16: rounded to the nearest, ties to even.
+[[nodiscard]] si_status panel_pack(const float* weight, const WeightShape& shape, const si_pack_options& options,
+                                   OwnedBlob* out);
 // Checks every invariant of the layout; the header has been checked.
-PanelView panel_validate(const BlobHeader& header, const void* blob, size_t bytes);
+[[nodiscard]] si_status panel_validate(const BlobHeader& header, const void* blob, size_t bytes, PanelView* out);
 void panel_unpack(const PanelView& view, float* weight);
-void panel_sections(const PanelView& view, const void* blob, uint64_t (&offsets)[4]);  // entries, indices, values
+void panel_describe(const PanelView& view, const void* blob, si_weight_info* info);
+
+inline Units panel_units(const PanelView& view) {
+  return {view.panels_per_group, kPanelRows, view.order, view.kblock, view.kblocks, view.columns, view.values};
+}
+int64_t panel_work(const PanelView& view, int64_t panel);
 
 // The number of rows in a pattern, a compile-time constant in the kernels.
 SI_INLINE constexpr int pattern_rows(int pattern) {
@@ -100,6 +107,15 @@ void panel_visit(const PanelView& view, int64_t panel, Visit&& visit) {
     panel_visit_as<BFloat16>(view, panel, visit);
   else
     panel_visit_as<float>(view, panel, visit);
+}
+
+// Calls visit(m, k, value) for every stored value.
+template <class Visit>
+void panel_visit_all(const PanelView& view, Visit&& visit) {
+  for (int64_t panel = 0; panel < view.panels; ++panel) {
+    const int64_t row = view.row_of(panel);
+    panel_visit(view, panel, [&](int64_t k, int r, float value) { visit(view.output_row(row + r), k, value); });
+  }
 }
 
 }  // namespace si

@@ -1,9 +1,10 @@
 #include "formats/panel/panel.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
-#include "core/cpu.h"
+#include "core/target.h"
 #include "formats/format_test.h"
 
 namespace {
@@ -11,24 +12,34 @@ namespace {
 using si::testing::Blob;
 using si::testing::expect_forgery_refused;
 using si::testing::make_shape;
+using si::testing::need;
 using si::testing::Random;
 using si::testing::status_of;
 
 struct Panel {
   int32_t kblock;
   si_value_type type = SI_F32;
+  const si_target* target = nullptr;
 
   Panel under(const si::BlobHeader& header) const {
     return {static_cast<int32_t>(header.params[3]), static_cast<si_value_type>(header.value_type)};
   }
-  si::BlobPtr pack(const float* weight, const si::WeightShape& shape, size_t* bytes) const {
-    return si::BlobPtr(si::panel_pack(weight, shape, kblock, type, bytes));
+  Blob pack(const float* weight, const si::WeightShape& shape) const {
+    si_pack_options options{};
+    options.kblock = kblock;
+    options.value_type = type;
+    options.target = target;
+    Blob blob;
+    need(si::panel_pack(weight, shape, options, &blob));
+    return blob;
   }
   void validate(const si::BlobHeader& header, const void* blob, size_t bytes) const {
-    si::panel_validate(header, blob, bytes);
+    si::PanelView view{};
+    need(si::panel_validate(header, blob, bytes, &view));
   }
   std::vector<float> unpack(const si::BlobHeader& header, const void* blob, size_t bytes) const {
-    const si::PanelView view = si::panel_validate(header, blob, bytes);
+    si::PanelView view{};
+    need(si::panel_validate(header, blob, bytes, &view));
     std::vector<float> weight(static_cast<size_t>(view.shape.M() * view.shape.K()));
     si::panel_unpack(view, weight.data());
     return weight;
@@ -36,8 +47,7 @@ struct Panel {
 };
 
 si::PanelView view_of(const Blob& blob) {
-  const auto& header = si::check_header(blob.data.get(), blob.bytes);
-  return si::panel_validate(header, blob.data.get(), blob.bytes);
+  return si::testing::open_view(si::panel_validate, blob.data.get(), blob.bytes);
 }
 
 // Reads a weight by LAYOUT.md's formulas alone: the packer and panel_visit could share a mistake.
@@ -101,27 +111,12 @@ void test_special_values() {
   si::testing::check_round_trip(Panel{0}, {-0.0f, inf, nan, -inf, 0.0f, -tiny, tiny, -0.0f}, make_shape({2, 4}, 1));
 }
 
-void test_limits() {
-  std::vector<float> weight(65535, 1.0f);
-  weight[7] = 0;
-  const si::WeightShape widest = make_shape({1, 65535}, 1);
-  si::testing::check_round_trip(Panel{0}, weight, widest);
-  si::testing::check_round_trip(Panel{16}, weight, widest);
-  weight.push_back(1.0f);
-  std::string message;
-  size_t bytes = 0;
-  const auto pack = [&](const si::WeightShape& shape, int32_t kblock) {
-    return status_of([&] { Panel{kblock}.pack(weight.data(), shape, &bytes); }, &message);
-  };
-  SI_CHECK_EQ(pack(make_shape({1, 65536}, 1), 0), SI_ERR_ARGUMENT);
-  SI_CHECK(message.find("expected at most 65535 input columns") != std::string::npos);
-  // Left to the packer: blocks for convolutions of several taps and more channels than a block has, which on AVX-512
-  // are 32, or 16 of a weight of few channels and many non-zeros, elsewhere 64, or 128 of many channels.
-  const bool wide = si::isa_state(si::Isa::kAvx512).supported;
+// Left to the packer: blocks for convolutions of several taps and more channels than a block has, which on AVX-512
+// are 32, or 16 of a weight of few channels and many non-zeros, elsewhere 64, or 128 of many channels.
+void check_choice(const si_target* target, bool wide) {
   const auto chosen = [&](const si::WeightShape& shape, float value, int32_t kblock = SI_KBLOCK_AUTO) {
     std::vector<float> filled(static_cast<size_t>(shape.M() * shape.K()), value);
-    const si::BlobPtr blob = Panel{kblock}.pack(filled.data(), shape, &bytes);
-    return si::panel_validate(si::check_header(blob.get(), bytes), blob.get(), bytes).kblock;
+    return view_of(Panel{kblock, SI_F32, target}.pack(filled.data(), shape)).kblock;
   };
   SI_CHECK_EQ(chosen(make_shape({4, 128, 3, 3}, 1), 0.0f), wide ? 288 : 576);
   SI_CHECK_EQ(chosen(make_shape({4, 128, 3, 3}, 1), 1.0f), wide ? 144 : 576);
@@ -136,6 +131,39 @@ void test_limits() {
   SI_CHECK_EQ(chosen(make_shape({4, 4096}, 1), 1.0f, SI_KBLOCK_MANY_TOKENS), wide ? 128 : 0);
   SI_CHECK_EQ(chosen(make_shape({4, 4096}, 1), 0.0f, SI_KBLOCK_MANY_TOKENS), 0);
   SI_CHECK_EQ(chosen(make_shape({4, 128}, 1), 1.0f, SI_KBLOCK_MANY_TOKENS), 0);
+}
+
+// The choice follows from the target, whatever machine packs; the host's is that of a target like it.
+void test_choice() {
+  for (size_t i = 1; i < si::target_count(); ++i) {
+    const si_target& target = si::target_at(i);
+    check_choice(&target, std::string(target.name).find("avx512") != std::string::npos);
+  }
+  const si_target& host = si::host_target();
+  const bool wide = si::target_runs(host, si::Isa::avx512);
+  check_choice(nullptr, wide);
+  check_choice(&host, wide);
+  si_target described{};
+  check_choice(&described, false);
+  described.features = si::isa_features(si::Isa::avx512);
+  check_choice(&described, true);
+  described.features &= ~SI_CPU_AVX512VL;
+  check_choice(&described, false);
+}
+
+void test_limits() {
+  std::vector<float> weight(65535, 1.0f);
+  weight[7] = 0;
+  const si::WeightShape widest = make_shape({1, 65535}, 1);
+  si::testing::check_round_trip(Panel{0}, weight, widest);
+  si::testing::check_round_trip(Panel{16}, weight, widest);
+  weight.push_back(1.0f);
+  std::string message;
+  const auto pack = [&](const si::WeightShape& shape, int32_t kblock) {
+    return status_of([&] { Panel{kblock}.pack(weight.data(), shape); }, &message);
+  };
+  SI_CHECK_EQ(pack(make_shape({1, 65536}, 1), 0), SI_ERR_ARGUMENT);
+  SI_CHECK(message.find("expected at most 65535 input columns") != std::string::npos);
   for (int32_t kblock : {-16, -3, 1, 8, 17, 65552, 0x7ffffff0}) {
     SI_CHECK_EQ(pack(make_shape({4, 16}, 1), kblock), SI_ERR_ARGUMENT);
     SI_CHECK(message.find("expected kblock") != std::string::npos);
@@ -153,8 +181,10 @@ Blob small_blob() {
 void test_content() {
   const Blob blob = small_blob();
   const si::PanelView view = view_of(blob);
-  uint64_t offsets[4];
-  si::panel_sections(view, blob.data.get(), offsets);
+  si_weight_info info{};
+  std::fill(info.sections, info.sections + 4, 9u);
+  si::panel_describe(view, blob.data.get(), &info);
+  const uint64_t* offsets = info.sections;
   SI_CHECK_EQ(offsets[0], 128u);  // 2 x 2 entries of 40 bytes and 64 zero ones, rounded up
   SI_CHECK_EQ(offsets[1], 384u);
   SI_CHECK_EQ(offsets[2], 512u);
@@ -299,6 +329,23 @@ void test_explicit_zero() {
   SI_CHECK_EQ(weight[40 + 3], 4.0f);
 }
 
+// What an ARM host packs when K blocks are left to it, and what any other machine packs for it. The files were written
+// on aarch64, under qemu, without a target.
+void test_target_golden(si::testing::Golden& golden) {
+#if defined(__aarch64__)
+  const si_target* const target = nullptr;
+#else
+  if (golden.writing()) return;
+  const si_target* const target = si::target_named("aarch64-neon");
+#endif
+  Random random(3);
+  const si::WeightShape conv = make_shape({4, 72, 3, 3}, 1), linear = make_shape({5, 300}, 1);
+  const std::vector<float> dense = si::testing::random_weight(linear, 30, random);
+  golden.check("conv_4x72x3x3_aarch64", Panel{SI_KBLOCK_AUTO, SI_F32, target},
+               si::testing::random_weight(conv, 10, random), conv);
+  golden.check("linear_5x300_many_tokens_aarch64", Panel{SI_KBLOCK_MANY_TOKENS, SI_F32, target}, dense, linear);
+}
+
 void test_golden(si::testing::Golden& golden) {
   Random random(1);
   const si::WeightShape linear = make_shape({6, 90}, 1);
@@ -315,6 +362,7 @@ void test_golden(si::testing::Golden& golden) {
     if (row % 4 != 1) std::fill_n(pruned.begin() + row * 20, 20, 0.0f);
   golden.check("conv_24x2x10_order", Panel{0}, pruned, pruned_shape);
   golden.check("zero_3x4", Panel{0}, std::vector<float>(12), zero);
+  test_target_golden(golden);
 }
 
 }  // namespace
@@ -328,6 +376,7 @@ int main(int argc, char** argv) {
   test_layout(random);
   test_special_values();
   test_limits();
+  test_choice();
   test_content();
   test_forgeries();
   test_order();

@@ -12,18 +12,6 @@ namespace si {
 
 namespace {
 
-// Output rows computed before they are moved out of the scratch tile: few, so that they stay in the nearest cache, or,
-// where a K block of the image stays there instead, many that use the block in turn.
-constexpr int64_t kBatchRows = 16;
-constexpr int64_t kBlockedBatchRows = 128;
-// Floats of the nearest cache, of which a K block's part of the image gets as much as it needs.
-constexpr int64_t kCacheFloats = 8192;
-// Non-zeros a column, from which copying an image pays, so that its rows start on half a cache line.
-constexpr int64_t kCopyColumnNnz = 8;
-// The same, for a copy for each column of the kernel.
-constexpr int64_t kApartColumnNnz = 3;
-constexpr int kLineFloats = 16;
-
 // How the columns of a tile map to x and y. Columns count positions of the scratch image, or pixels when x is read in
 // place.
 struct Columns {
@@ -36,25 +24,26 @@ struct Columns {
   // Whether output rows follow one another in y, as they do unless the pass is a strip of columns.
   bool whole_rows() const { return oh == 1 || ow == line; }
 
-  // The runs of [begin, end) that are output pixels of image `image`; `to` counts pixels of that image.
-  void runs(int64_t begin, int64_t end, int64_t image, std::vector<ColumnRun>& out) const {
-    out.clear();
+  // The runs of [begin, end) that are output pixels of image `image`, at most oh; `to` counts pixels of that image.
+  int64_t runs(int64_t begin, int64_t end, int64_t image, ColumnRun* out) const {
+    int64_t found = 0;
     const int64_t base = image * rows * pitch;
     for (int64_t r = std::max<int64_t>(0, begin - base) / pitch; r < oh; ++r) {
       const int64_t from = std::max(base + r * pitch, begin), to = std::min(base + r * pitch + ow, end);
       if (base + r * pitch >= end) break;
-      if (from < to) out.push_back({from - begin, to - from, first_pixel + r * line + (from - base - r * pitch)});
+      if (from < to) out[found++] = {from - begin, to - from, first_pixel + r * line + (from - base - r * pitch)};
     }
     // Without garbage between rows the runs are one.
-    if (pitch == ow && ow == line && out.size() > 1) {
-      for (size_t i = 1; i < out.size(); ++i) out[0].length += out[i].length;
-      out.resize(1);
+    if (pitch == ow && ow == line && found > 1) {
+      for (int64_t i = 1; i < found; ++i) out[0].length += out[i].length;
+      found = 1;
     }
+    return found;
   }
 };
 
 struct Conv {
-  const TileSource source;
+  const TileSource& source;
   const si_conv_args& args;
   const float* const bias;  // by position
   const ConvGeometry geometry;
@@ -62,19 +51,22 @@ struct Conv {
   const int threads;
 
   const TileKernels& isa() const { return source.isa(); }
+  const Tuning& tuning() const { return isa().tuning; }
+  const float* given_x() const { return static_cast<const float*>(args.x); }
+  float* given_y() const { return static_cast<float*>(args.y); }
   int64_t M() const { return source.shape().M(); }
   int64_t pixels() const { return geometry.oh * geometry.ow; }
 
   // What lies between runs is another strip's where rows do not follow one another.
-  void store(const float* src, float* dst, const Columns& columns, const std::vector<ColumnRun>& runs) const {
-    if (columns.whole_rows()) return isa().store_runs(src, dst, runs.data(), static_cast<int64_t>(runs.size()));
-    for (const ColumnRun& run : runs) isa().store_runs(src, dst, &run, 1);
+  void store(const float* src, float* dst, const Columns& columns, const ColumnRun* runs, int64_t count) const {
+    if (columns.whole_rows()) return isa().store_runs(src, dst, runs, count);
+    for (int64_t i = 0; i < count; ++i) isa().store_runs(src, dst, runs + i, 1);
   }
 
   // Units [first, last), all of one group, by columns [begin, begin + padded) of `images` images. x.base is the first
   // column of the group's first channel. The weight's K blocks run `kstep` at a time.
-  void run_tile(int64_t first, int64_t last, XView x, int64_t begin, int64_t padded, const Columns& columns,
-                int64_t images, int64_t kstep, float* y) const {
+  si_status run_tile(int64_t first, int64_t last, XView x, int64_t begin, int64_t padded, const Columns& columns,
+                     int64_t images, int64_t kstep, float* y) const {
     TileJob job{};
     job.x = x;
     job.vectors = static_cast<int>(padded / isa().width);
@@ -82,15 +74,20 @@ struct Conv {
     job.low = clamp.low;
     job.high = clamp.high;
     const int64_t end = std::min(begin + padded, columns.count);
-    thread_local std::vector<ColumnRun> runs;
     const uint32_t* order = source.order();
     const bool direct =
         order == nullptr && images == 1 && columns.pitch == columns.ow && columns.whole_rows() && end - begin == padded;
     const int64_t first_image = begin / (columns.rows * columns.pitch);
     const int64_t last_image = std::min(images - 1, (end - 1) / (columns.rows * columns.pitch));
-    const int64_t batch = kstep * source.kblock() < source.shape().K() ? kBlockedBatchRows : kBatchRows;
+    const int64_t batch =
+        kstep * source.kblock() < source.shape().K() ? tuning().tile.blocked_batch_rows : tuning().tile.batch_rows;
     const int64_t step = source.units_for_rows(batch);
-    float* scratch = direct ? nullptr : thread_scratch(Scratch::kOutput, batch * padded);
+    float* scratch = nullptr;
+    ColumnRun* runs = nullptr;
+    if (!direct) {
+      SI_TRY(thread_scratch(Scratch::kOutput, batch * padded, &scratch));
+      SI_TRY(thread_scratch(Scratch::kRuns, columns.oh, &runs));
+    }
     for (int64_t unit = first; unit < last; unit += step) {
       job.first = unit;
       job.last = std::min(unit + step, last);
@@ -103,50 +100,55 @@ struct Conv {
         for (int64_t m = 0; m < rows; ++m) isa().activate(job.c + m * job.ldc, end - begin, args.activation);
       if (direct) continue;
       for (int64_t image = first_image; image <= last_image; ++image) {
-        columns.runs(begin, end, image, runs);
+        const int64_t count = columns.runs(begin, end, image, runs);
         for (int64_t m = 0; m < rows; ++m) {
           const int64_t row = order == nullptr ? job.row0 + m : order[job.row0 + m];
-          store(job.c + m * padded, y + (image * M() + row) * pixels(), columns, runs);
+          store(job.c + m * padded, y + (image * M() + row) * pixels(), columns, runs, count);
         }
       }
     }
+    return SI_OK;
   }
 
   // Units [first, last), group by group.
   template <class XOfGroup>
-  void run_units(int64_t first, int64_t last, const XOfGroup& x_of_group, int64_t begin, int64_t padded,
-                 const Columns& columns, int64_t images, int64_t kstep, float* y) const {
+  si_status run_units(int64_t first, int64_t last, const XOfGroup& x_of_group, int64_t begin, int64_t padded,
+                      const Columns& columns, int64_t images, int64_t kstep, float* y) const {
     const int64_t per_group = source.units_per_group();
     for (int64_t unit = first; unit < last;) {
       const int64_t group = unit / per_group, end = std::min(last, (group + 1) * per_group);
-      run_tile(unit, end, x_of_group(group), begin, padded, columns, images, kstep, y);
+      SI_TRY(run_tile(unit, end, x_of_group(group), begin, padded, columns, images, kstep, y));
       unit = end;
     }
+    return SI_OK;
   }
 
   // A strip of `cut.images` images from `image` on, and of those part `part` of the weight's rows, on this thread
   // alone: it reads no scratch image but its own, for one that another core has written comes from far away.
-  void padded_pass(int64_t image, const ConvCut& cut, const Strip& strip, int64_t part) const {
+  si_status padded_pass(int64_t image, const ConvCut& cut, const Strip& strip, int64_t part) const {
     const int64_t images = std::min(cut.images, args.batch - image), per_group = source.units_per_group();
     const int64_t first = source.split(0, source.units(), part, cut.parts);
     const int64_t last = source.split(0, source.units(), part + 1, cut.parts);
     for (int64_t unit = first; unit < last;) {
       const int64_t group = unit / per_group, end = std::min(last, (group + cut.groups) * per_group);
-      groups_pass(image, images, strip, group, unit, end);
+      SI_TRY(groups_pass(image, images, strip, group, unit, end));
       unit = end;
     }
+    return SI_OK;
   }
 
   // Units [first, last) of a pass, the first of group `group`: as many groups as one scratch image holds.
-  void groups_pass(int64_t image, int64_t images, const Strip& strip, int64_t group, int64_t first,
-                   int64_t last) const {
+  si_status groups_pass(int64_t image, int64_t images, const Strip& strip, int64_t group, int64_t first,
+                        int64_t last) const {
     const int64_t groups = (last - 1) / source.units_per_group() + 1 - group;
-    const ConvImage scratch_image(geometry, args, strip, images, groups, isa().width * isa().max_vectors, apart());
-    float* scratch = thread_scratch(Scratch::kInput, scratch_image.floats());
-    auto* taps = reinterpret_cast<int32_t*>(thread_scratch(Scratch::kTaps, source.shape().K()));
+    const ConvImage scratch_image(isa(), geometry, args, strip, images, groups, apart());
+    float* scratch = nullptr;
+    SI_TRY(thread_scratch(Scratch::kInput, scratch_image.floats(), &scratch));
+    int32_t* taps = nullptr;
+    SI_TRY(thread_scratch(Scratch::kTaps, source.shape().K(), &taps));
     scratch_image.taps(taps);
-    scratch_image.fill(isa(), args.x + (image * geometry.channels + group * geometry.group_channels) * args.h * args.w,
-                       images, scratch);
+    const int64_t channel = image * geometry.channels + group * geometry.group_channels;
+    SI_TRY(scratch_image.fill(given_x() + channel * args.h * args.w, images, scratch));
     const Columns columns{scratch_image.positions(images),
                           scratch_image.pitch(),
                           scratch_image.rows(),
@@ -155,34 +157,35 @@ struct Conv {
                           strip.first_row * geometry.ow + strip.first_column,
                           geometry.ow};
     const int64_t width = isa().width;
-    const ColumnPlan plan = plan_columns((columns.count + width - 1) / width, isa().max_vectors, 1);
+    const ColumnPlan plan = plan_columns(tuning().tile, (columns.count + width - 1) / width, isa().max_vectors, 1);
     const int64_t block =
         source.kblock() * scratch_image.tile_floats(isa().max_vectors * width) / (geometry.kh * geometry.kw);
-    const int64_t kstep = std::max<int64_t>(1, kCacheFloats / block);
-    for (size_t tile = 0; tile + 1 < plan.first_vector.size(); ++tile) {
-      const int64_t begin = plan.first_vector[tile] * width, padded = plan.first_vector[tile + 1] * width - begin;
-      run_units(
+    const int64_t kstep = std::max<int64_t>(1, tuning().conv.cache_floats / block);
+    for (int64_t tile = 0; tile < plan.tiles; ++tile) {
+      const int64_t begin = plan.first_vector(tile) * width, padded = plan.first_vector(tile + 1) * width - begin;
+      SI_TRY(run_units(
           first, last,
           [&](int64_t each) { return XView{scratch + (each - group) * scratch_image.group_stride() + begin, 0, taps}; },
-          begin, padded, columns, images, kstep, args.y + image * M() * pixels());
+          begin, padded, columns, images, kstep, given_y() + image * M() * pixels()));
     }
+    return SI_OK;
   }
 
   // A 1x1 kernel with stride 1 and no padding is a linear layer over the image as it stands.
-  void pointwise_pass(int64_t image, int workers) const {
+  si_status pointwise_pass(int64_t image, int workers) const {
     const int64_t area = args.h * args.w, width = isa().width;
-    const float* x = args.x + image * geometry.channels * area;
+    const float* x = given_x() + image * geometry.channels * area;
     const Columns columns{area, geometry.ow, geometry.oh, geometry.oh, geometry.ow, 0, geometry.ow};
-    const ColumnPlan plan = plan_columns((area + width - 1) / width, source.most_vectors(), workers);
-    const auto tiles = static_cast<int64_t>(plan.first_vector.size()) - 1;
+    const ColumnPlan plan = plan_columns(tuning().tile, (area + width - 1) / width, source.most_vectors(), workers);
     // A vector that straddles two cache lines takes two reads. Half a line is as good as a whole one.
     const bool straddles = area % (width / 2) != 0 ||
                            reinterpret_cast<uintptr_t>(x) % (static_cast<uintptr_t>(width) * sizeof(float) / 2) != 0;
-    const bool copies = straddles && source.nnz() >= kCopyColumnNnz * source.shape().K() * source.shape().groups;
-    parallel_for(workers, tiles * plan.row_parts, [&](int64_t item) {
-      const auto tile = static_cast<size_t>(item / plan.row_parts);
-      const int64_t begin = plan.first_vector[tile] * width;
-      const int64_t padded = plan.first_vector[tile + 1] * width - begin;
+    const bool copies =
+        straddles && source.nnz() >= tuning().conv.copy_column_nnz * source.shape().K() * source.shape().groups;
+    return parallel_for(workers, plan.tiles * plan.row_parts, [&](int64_t item) -> si_status {
+      const int64_t tile = item / plan.row_parts;
+      const int64_t begin = plan.first_vector(tile) * width;
+      const int64_t padded = plan.first_vector(tile + 1) * width - begin;
       // The last tile may end past the image: only a copy can be read there.
       const bool copied = copies || begin + padded > area;
       const int64_t part = item % plan.row_parts, per_group = source.units_per_group();
@@ -197,29 +200,33 @@ struct Conv {
         const int64_t channels = ((end - 1) / per_group + 1 - group) * geometry.group_channels;
         XView view{x + channel * area + begin, area, nullptr};
         if (copied) {
-          float* dst = thread_scratch(Scratch::kInput, channels * padded);
+          float* dst = nullptr;
+          SI_TRY(thread_scratch(Scratch::kInput, channels * padded, &dst));
           const int64_t valid = std::min(padded, area - begin);
           for (int64_t c = 0; c < channels; ++c) {
-            std::memcpy(dst + c * padded, view.base + c * area, static_cast<size_t>(valid) * sizeof(float));
+            std::memcpy(dst + c * padded, view.as<float>() + c * area, static_cast<size_t>(valid) * sizeof(float));
             std::fill(dst + c * padded + valid, dst + (c + 1) * padded, 0.0f);
           }
           view = {dst, padded, nullptr};
         }
-        run_units(
+        SI_TRY(run_units(
             unit, end,
             [&](int64_t each) {
-              return XView{view.base + (each - group) * geometry.group_channels * view.pitch, view.pitch, nullptr};
+              return XView{view.as<float>() + (each - group) * geometry.group_channels * view.pitch, view.pitch,
+                           nullptr};
             },
-            begin, padded, columns, 1, 1, args.y + image * M() * pixels());
+            begin, padded, columns, 1, 1, given_y() + image * M() * pixels()));
         unit = end;
       }
+      return SI_OK;
     });
   }
 
   // Whether weights are many enough to pay for copies of the image in which no vector straddles cache lines. Vectors of
   // half a line or less straddle seldom, and their tiles are narrow: there the copies' footprint costs more.
   bool apart() const {
-    return isa().width >= kLineFloats && source.nnz() >= kApartColumnNnz * source.shape().K() * source.shape().groups;
+    return isa().width >= tuning().conv.apart_vector_floats &&
+           source.nnz() >= tuning().conv.apart_column_nnz * source.shape().K() * source.shape().groups;
   }
 
   bool pointwise() const {
@@ -227,7 +234,7 @@ struct Conv {
            args.padding[1] == 0 && args.padding[2] == 0 && args.padding[3] == 0;
   }
 
-  void run() const {
+  si_status run() const {
     // Small images are computed several at a time, so that a tile is full.
     const int64_t wide = static_cast<int64_t>(isa().width) * isa().max_vectors;
     const int64_t full = std::max<int64_t>(1, (wide + pixels() - 1) / pixels());
@@ -237,33 +244,37 @@ struct Conv {
     // With a pass for every thread, threads need not divide a pass.
     const bool divide = passes < threads || passes % threads != 0;
     if (pointwise() && images == 1) {
-      parallel_for(divide ? 1 : threads, passes, [&](int64_t pass) { pointwise_pass(pass, divide ? threads : 1); });
-      return;
+      return parallel_for(divide ? 1 : threads, passes,
+                          [&](int64_t pass) { return pointwise_pass(pass, divide ? threads : 1); });
     }
-    const ConvCut cut = cut_conv(call, images, divide);
+    ConvCut cut{};
+    SI_TRY(cut_conv(call, images, divide, &cut));
     const int64_t strips = cut.strips();
-    parallel_for(threads, passes * strips * cut.parts, [&](int64_t item) {
+    return parallel_for(threads, passes * strips * cut.parts, [&](int64_t item) {
       const int64_t pass = item / (strips * cut.parts), index = item / cut.parts % strips;
-      padded_pass(pass * images, cut, cut.strip(geometry, index), item % cut.parts);
+      return padded_pass(pass * images, cut, cut.strip(geometry, index), item % cut.parts);
     });
   }
 };
 
 }  // namespace
 
-void conv(const TileKernels& isa, const si_weights& weights, const si_conv_args& args) {
-  const ConvGeometry geometry = conv_geometry(weights.shape, args);
-  if (args.batch == 0) return;
+si_status conv(const TileKernels& isa, const si_weights& weights, const si_conv_args& args) {
+  ConvGeometry geometry;
+  SI_TRY(conv_geometry(weights.shape, args, &geometry));
+  if (args.batch == 0) return SI_OK;
   const ScratchUse use;
   const int64_t per_pixel = weights.nnz + weights.shape.M() + geometry.channels;
   const int64_t outputs = args.batch * geometry.oh * geometry.ow;
   const TileSource source(isa, weights);
-  Conv{source,
-       args,
-       source.ordered_bias(args.bias),
-       geometry,
-       clamp_of(args.activation),
-       useful_threads(args.threads, per_pixel * outputs)}
+  const float* bias = nullptr;
+  SI_TRY(source.ordered_bias(args.bias, &bias));
+  return Conv{source,
+              args,
+              bias,
+              geometry,
+              clamp_of(args.activation),
+              useful_threads(isa.tuning.threads, args.threads, per_pixel * outputs)}
       .run();
 }
 

@@ -2,12 +2,12 @@
 // image in which every tap of the kernel is a constant offset. Arguments have been checked.
 #pragma once
 
+#include "formats/weights.h"
 #include "kernels/conv/geometry.h"
 #include "kernels/tile/tile.h"
-#include "kernels/weights.h"
 
 namespace si {
 
-void conv(const TileKernels& isa, const si_weights& weights, const si_conv_args& args);
+[[nodiscard]] si_status conv(const TileKernels& isa, const si_weights& weights, const si_conv_args& args);
 
 }  // namespace si

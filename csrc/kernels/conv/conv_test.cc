@@ -28,14 +28,7 @@ void run(size_t row, const si_row_info& info, const Case& c) {
   const int64_t group_channels = c.channels / c.groups, K = group_channels * c.kh * c.kw;
   const bool of_groups = info.format == SI_FORMAT_NM;
   const int n = of_groups ? 2 : 1 << 20, m = of_groups ? 4 : 1 << 20;
-  const int64_t taps = c.kh * c.kw;
-  // Rows of input channels, one for each output row and kernel position, put in their places.
-  const std::vector<float> rows = random.weight(c.M * taps, group_channels, c.density, c.integers, n, m);
-  std::vector<float> weight(rows.size());
-  for (int64_t output = 0; output < c.M; ++output)
-    for (int64_t k = 0; k < K; ++k)
-      weight[static_cast<size_t>(output * K + k)] =
-          rows[static_cast<size_t>((output * taps + k % taps) * group_channels + k / taps)];
+  std::vector<float> weight = random.conv_weight(c.M, group_channels, c.kh * c.kw, c.density, c.integers, n, m);
   if (c.bfloat16) round_to_bfloat16(weight);
   keep_rows(weight, K, c.kept);
   si_weight_desc desc{c.ndim, {c.M, group_channels, c.kh, c.kw}, c.groups};
@@ -44,12 +37,12 @@ void run(size_t row, const si_row_info& info, const Case& c) {
     desc.shape[3] = 0;
   }
   const si_value_type type = c.bfloat16 && info.format == SI_FORMAT_PANEL ? SI_BF16 : SI_F32;
-  const si_pack_options options{info.format, type, info.format == SI_FORMAT_PANEL ? c.kblock : 0, 2, 4, 16};
+  const si_pack_options options = pack_options(info.format, type, c.kblock);
   const Packed packed(weight, desc, options);
   const std::vector<float> bias = random.tensor(c.M, c.integers);
   const std::vector<float> x = random.tensor(c.batch * c.channels * c.h * c.w, c.integers);
 
-  si_conv_args args{};
+  si_conv_args args = sized<si_conv_args>();
   args.x = x.data();
   args.bias = c.bias ? bias.data() : nullptr;
   args.batch = c.batch;
@@ -230,7 +223,7 @@ std::vector<Case> cases() {
 int main() {
   int rows = 0;
   for (size_t row = 0; row < si_row_count(); ++row) {
-    si_row_info info{};
+    si_row_info info = sized<si_row_info>();
     SI_CHECK_EQ(si_row(row, &info), SI_OK);
     if (info.op != SI_OP_CONV || *info.reason != '\0') continue;
     ++rows;

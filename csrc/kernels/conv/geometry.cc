@@ -9,51 +9,49 @@ namespace {
 // Far beyond any image, near enough that no sum or product below overflows.
 constexpr int64_t kMaxExtent = int64_t{1} << 30;
 
-void check_axis(const char* axis, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t before,
-                int64_t after, si_padding mode) {
-  const std::string name(axis);
+si_status check_axis(const char* axis, int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t before,
+                     int64_t after, si_padding mode) {
   if (size < 1 || size > kMaxExtent)
-    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " of the image from 1 to 2^30, got " + std::to_string(size));
+    return fail(SI_ERR_ARGUMENT, "conv: expected ", axis, " of the image from 1 to 2^30, got ", size);
   if (stride < 1 || stride > kMaxExtent)
-    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " stride from 1 to 2^30, got " + std::to_string(stride));
+    return fail(SI_ERR_ARGUMENT, "conv: expected ", axis, " stride from 1 to 2^30, got ", stride);
   if (dilation < 1 || dilation > kMaxExtent)
-    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " dilation from 1 to 2^30, got " + std::to_string(dilation));
+    return fail(SI_ERR_ARGUMENT, "conv: expected ", axis, " dilation from 1 to 2^30, got ", dilation);
   if (before < 0 || after < 0 || before > kMaxExtent || after > kMaxExtent)
-    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " padding from 0 to 2^30, got " + std::to_string(before) +
-                              " and " + std::to_string(after));
+    return fail(SI_ERR_ARGUMENT, "conv: expected ", axis, " padding from 0 to 2^30, got ", before, " and ", after);
   const int64_t most = before > after ? before : after;
   if (mode == SI_PAD_REFLECT && most >= size)
-    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " reflect padding below the image's " + std::to_string(size) +
-                              ", got " + std::to_string(most));
+    return fail(SI_ERR_ARGUMENT, "conv: expected ", axis, " reflect padding below the image's ", size, ", got ", most);
   if (mode == SI_PAD_CIRCULAR && most > size)
-    fail(SI_ERR_ARGUMENT, "conv: expected " + name + " circular padding of at most the image's " +
-                              std::to_string(size) + ", got " + std::to_string(most));
+    return fail(SI_ERR_ARGUMENT, "conv: expected ", axis, " circular padding of at most the image's ", size, ", got ",
+                most);
   const int64_t reach = dilation * (kernel - 1) + 1;
   if (size + before + after < reach)
-    fail(SI_ERR_ARGUMENT, "conv: expected a padded " + name + " of at least the kernel's " + std::to_string(reach) +
-                              ", got " + std::to_string(size + before + after));
+    return fail(SI_ERR_ARGUMENT, "conv: expected a padded ", axis, " of at least the kernel's ", reach, ", got ",
+                size + before + after);
+  return SI_OK;
 }
 
 }  // namespace
 
-ConvGeometry conv_geometry(const WeightShape& shape, const si_conv_args& args) {
+si_status conv_geometry(const WeightShape& shape, const si_conv_args& args, ConvGeometry* out) {
   if (shape.ndim < 3)
-    fail(SI_ERR_ARGUMENT,
-         "conv: expected a convolution weight of 3 or 4 dimensions, got " + std::to_string(shape.ndim));
+    return fail(SI_ERR_ARGUMENT, "conv: expected a convolution weight of 3 or 4 dimensions, got ", shape.ndim);
   ConvGeometry g{};
   g.group_channels = shape.dims[1];
   g.channels = g.group_channels * shape.groups;
   g.kh = shape.ndim == 4 ? shape.dims[2] : 1;
   g.kw = shape.dims[shape.ndim - 1];
   if (args.padding_mode < SI_PAD_ZEROS || args.padding_mode > SI_PAD_CIRCULAR)
-    fail(SI_ERR_ARGUMENT, "conv: unknown padding mode " + std::to_string(args.padding_mode));
-  check_axis("height", args.h, g.kh, args.stride[0], args.dilation[0], args.padding[0], args.padding[1],
-             args.padding_mode);
-  check_axis("width", args.w, g.kw, args.stride[1], args.dilation[1], args.padding[2], args.padding[3],
-             args.padding_mode);
+    return fail(SI_ERR_ARGUMENT, "conv: unknown padding mode ", args.padding_mode);
+  SI_TRY(check_axis("height", args.h, g.kh, args.stride[0], args.dilation[0], args.padding[0], args.padding[1],
+                    args.padding_mode));
+  SI_TRY(check_axis("width", args.w, g.kw, args.stride[1], args.dilation[1], args.padding[2], args.padding[3],
+                    args.padding_mode));
   g.oh = (args.h + args.padding[0] + args.padding[1] - args.dilation[0] * (g.kh - 1) - 1) / args.stride[0] + 1;
   g.ow = (args.w + args.padding[2] + args.padding[3] - args.dilation[1] * (g.kw - 1) - 1) / args.stride[1] + 1;
-  return g;
+  *out = g;
+  return SI_OK;
 }
 
 int64_t padded_source(int64_t p, int64_t size, si_padding mode) {

@@ -14,8 +14,8 @@ struct ConvGeometry {
   int64_t oh, ow;
 };
 
-// Throws SI_ERR_ARGUMENT when the arguments do not describe a convolution with at least one output pixel.
-ConvGeometry conv_geometry(const WeightShape& shape, const si_conv_args& args);
+// Fails with SI_ERR_ARGUMENT when the arguments do not describe a convolution with at least one output pixel.
+[[nodiscard]] si_status conv_geometry(const WeightShape& shape, const si_conv_args& args, ConvGeometry* out);
 
 // The source row (or column) of position p of the padded image, p counted from -padding; -1 for a zero.
 int64_t padded_source(int64_t p, int64_t size, si_padding mode);

@@ -9,36 +9,16 @@ namespace {
 
 // Floats of half a cache line.
 constexpr int64_t kHalfLine = 8;
-// Copies of an image that are not too many.
-constexpr int64_t kMostApart = 3;
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 }  // namespace
 
 ConvImage::Axis ConvImage::axis_of(int64_t kernel, int64_t stride, int64_t dilation, int64_t outputs, bool apart) {
-  Axis axis;
-  axis.reach = 0;
-  // Residues of the taps' positions repeat with this period.
-  const int64_t period = stride / std::gcd(stride, dilation);
-  axis.phases.reserve(static_cast<size_t>(std::min(kernel, period)));
-  axis.plane_of.reserve(static_cast<size_t>(kernel));
-  axis.shift_of.reserve(static_cast<size_t>(kernel));
-  for (int64_t tap = 0; tap < kernel; ++tap) {
-    if (tap < period) axis.phases.push_back(tap * dilation % stride);
-    axis.plane_of.push_back(tap % period);
-    axis.shift_of.push_back(tap * dilation / stride);
-    axis.reach = std::max(axis.reach, axis.shift_of.back());
-  }
-  if (!apart && kernel * outputs >= static_cast<int64_t>(axis.phases.size()) * (outputs + axis.reach)) return axis;
-  axis.phases.clear();
-  axis.reach = 0;
-  for (int64_t tap = 0; tap < kernel; ++tap) {
-    axis.phases.push_back(tap * dilation);
-    axis.plane_of[static_cast<size_t>(tap)] = tap;
-    axis.shift_of[static_cast<size_t>(tap)] = 0;
-  }
-  return axis;
+  Axis axis{stride, dilation, std::min(kernel, stride / std::gcd(stride, dilation)), (kernel - 1) * dilation / stride,
+            false};
+  if (!apart && kernel * outputs >= axis.planes * (outputs + axis.reach)) return axis;
+  return {stride, dilation, kernel, 0, true};
 }
 
 ConvImage::Columns ConvImage::columns_of(int64_t phase) const {
@@ -55,19 +35,20 @@ ConvImage::Columns ConvImage::columns_of(int64_t phase) const {
   return c;
 }
 
-ConvImage::ConvImage(const ConvGeometry& geometry, const si_conv_args& args, const Strip& strip, int64_t images,
-                     int64_t groups, int vector_floats, bool apart)
-    : geometry_(geometry), args_(args), strip_(strip), channels_(groups * geometry.group_channels) {
-  // Few enough columns of the kernel, and a seventh more columns that are garbage at most.
-  const bool aligned = apart && geometry.kw > 1 && geometry.kw <= kMostApart &&
-                       round_up(strip.columns, kHalfLine) * 7 <= strip.columns * 8;
+ConvImage::ConvImage(const TileKernels& isa, const ConvGeometry& geometry, const si_conv_args& args, const Strip& strip,
+                     int64_t images, int64_t groups, bool apart)
+    : isa_(isa), geometry_(geometry), args_(args), strip_(strip), channels_(groups * geometry.group_channels) {
+  const ConvTuning& tuning = isa.tuning.conv;
+  const bool aligned =
+      apart && geometry.kw > 1 && geometry.kw <= tuning.most_apart &&
+      round_up(strip.columns, kHalfLine) * tuning.apart_garbage <= strip.columns * (tuning.apart_garbage + 1);
   vertical_ = axis_of(geometry.kh, args.stride[0], args.dilation[0], strip.rows, false);
   horizontal_ = axis_of(geometry.kw, args.stride[1], args.dilation[1], strip.columns, aligned);
   rows_ = strip.rows + vertical_.reach;
   const int64_t needed = strip.columns + horizontal_.reach;
   pitch_ = args.padding_mode == SI_PAD_ZEROS ? strip.columns : needed;
-  for (int64_t phase : horizontal_.phases) {
-    const Columns c = columns_of(phase);
+  for (int64_t plane = 0; plane < horizontal_.planes; ++plane) {
+    const Columns c = columns_of(horizontal_.phase(plane));
     // Reading past the pitch meets the next row's first columns: allowed while those are zeros.
     if (args.padding_mode == SI_PAD_ZEROS) pitch_ = std::max({pitch_, c.last, needed - c.first});
   }
@@ -75,27 +56,24 @@ ConvImage::ConvImage(const ConvGeometry& geometry, const si_conv_args& args, con
   // The last row of the last image has no next row to share zeros with.
   const int64_t tail = std::max<int64_t>(0, needed - pitch_);
   plane_ = saturated_product(saturated_product(images, rows_), pitch_) + tail;
-  channel_ = saturated_product(static_cast<int64_t>(vertical_.phases.size() * horizontal_.phases.size()), plane_);
+  channel_ = saturated_product(vertical_.planes * horizontal_.planes, plane_);
   // Channels an odd number of cache lines apart spread over the sets of a cache.
   channel_ = (channel_ + 15) / 16 * 16;
   if (channel_ / 16 % 2 == 0) channel_ += 16;
-  slack_ = horizontal_.reach + vector_floats;
+  slack_ = horizontal_.reach + isa.width * isa.max_vectors;
 }
 
 void ConvImage::taps(int32_t* out) const {
   for (int64_t ic = 0; ic < geometry_.group_channels; ++ic)
     for (int64_t kr = 0; kr < geometry_.kh; ++kr)
       for (int64_t kc = 0; kc < geometry_.kw; ++kc) {
-        const auto r = static_cast<size_t>(kr), c = static_cast<size_t>(kc);
-        const int64_t plane =
-            vertical_.plane_of[r] * static_cast<int64_t>(horizontal_.phases.size()) + horizontal_.plane_of[c];
-        *out++ = static_cast<int32_t>(ic * channel_ + plane * plane_ + vertical_.shift_of[r] * pitch_ +
-                                      horizontal_.shift_of[c]);
+        const int64_t plane = vertical_.plane_of(kr) * horizontal_.planes + horizontal_.plane_of(kc);
+        *out++ = static_cast<int32_t>(ic * channel_ + plane * plane_ + vertical_.shift_of(kr) * pitch_ +
+                                      horizontal_.shift_of(kc));
       }
 }
 
-void ConvImage::fill_plane(const TileKernels& isa, const float* x, int64_t first, const Columns& columns,
-                           float* dst) const {
+void ConvImage::fill_plane(const float* x, int64_t first, const Columns& columns, float* dst) const {
   const int64_t stride = args_.stride[0], count = columns.last - columns.first;
   if (args_.padding_mode == SI_PAD_ZEROS && args_.stride[1] <= 2) {
     // Rows above the image, rows of it, rows below.
@@ -104,8 +82,8 @@ void ConvImage::fill_plane(const TileKernels& isa, const float* x, int64_t first
     const int64_t rows = in_image < args_.h ? std::min((args_.h - 1 - in_image) / stride + 1, rows_ - above) : 0;
     std::fill_n(dst, above * pitch_, 0.0f);
     dst += above * pitch_;
-    isa.copy_rows({x + in_image * args_.w + columns.source, stride * args_.w, dst, pitch_, rows, columns.first, count,
-                   pitch_ - columns.last, args_.stride[1]});
+    isa_.copy_rows({x + in_image * args_.w + columns.source, stride * args_.w, dst, pitch_, rows, columns.first, count,
+                    pitch_ - columns.last, args_.stride[1]});
     std::fill_n(dst + rows * pitch_, (rows_ - above - rows) * pitch_, 0.0f);
     return;
   }
@@ -116,19 +94,20 @@ void ConvImage::fill_plane(const TileKernels& isa, const float* x, int64_t first
     std::fill_n(dst, pitch_, 0.0f);
     if (source < 0) continue;
     const float* row = x + source * args_.w;
-    for (size_t j = 0; j < columns.column.size(); ++j) dst[j] = row[columns.column[j]];
+    for (int64_t j = 0; j < columns.named; ++j) dst[j] = row[columns.column[j]];
     for (int64_t j = 0; j < count; ++j) dst[columns.first + j] = row[columns.source + j * args_.stride[1]];
   }
 }
 
-void ConvImage::fill_channel(const TileKernels& isa, const float* x, int64_t image_stride, int64_t images,
-                             const std::vector<Columns>& columns, float* dst) const {
+void ConvImage::fill_channel(const float* x, int64_t image_stride, int64_t images, const Buffer<Columns>& columns,
+                             float* dst) const {
   float* const end = dst + channel_;
-  for (int64_t vertical : vertical_.phases)
+  for (int64_t plane = 0; plane < vertical_.planes; ++plane)
     for (const Columns& each : columns) {
       for (int64_t image = 0; image < images; ++image)
-        fill_plane(isa, x + image * image_stride, strip_.first_row * args_.stride[0] + vertical - args_.padding[0],
-                   each, dst + image * rows_ * pitch_);
+        fill_plane(x + image * image_stride,
+                   strip_.first_row * args_.stride[0] + vertical_.phase(plane) - args_.padding[0], each,
+                   dst + image * rows_ * pitch_);
       const int64_t used = images * rows_ * pitch_;
       std::fill(dst + used, dst + plane_, 0.0f);
       dst += plane_;
@@ -136,23 +115,32 @@ void ConvImage::fill_channel(const TileKernels& isa, const float* x, int64_t ima
   std::fill(dst, end, 0.0f);
 }
 
-void ConvImage::fill(const TileKernels& isa, const float* x, int64_t images, float* scratch) const {
-  std::vector<Columns> columns;
-  for (int64_t phase : horizontal_.phases) {
-    columns.push_back(columns_of(phase));
+si_status ConvImage::fill(const float* x, int64_t images, float* scratch) const {
+  const int64_t needed = strip_.columns + horizontal_.reach;
+  Buffer<Columns> columns;
+  SI_TRY(columns.allocate(horizontal_.planes));
+  Buffer<int64_t> column_of;
+  if (args_.padding_mode != SI_PAD_ZEROS) SI_TRY(column_of.allocate(horizontal_.planes * needed));
+  for (int64_t plane = 0; plane < horizontal_.planes; ++plane) {
+    const int64_t phase = horizontal_.phase(plane);
+    columns[plane] = columns_of(phase);
     if (args_.padding_mode == SI_PAD_ZEROS) continue;
-    for (int64_t j = 0; j < strip_.columns + horizontal_.reach; ++j) {
+    int64_t* const named = column_of.data() + plane * needed;
+    columns[plane].column = named;
+    columns[plane].named = needed;
+    for (int64_t j = 0; j < needed; ++j) {
       // A position past the padded image is read by garbage columns only.
       const int64_t p = std::min((strip_.first_column + j) * args_.stride[1] + phase - args_.padding[2],
                                  args_.w - 1 + args_.padding[3]);
-      columns.back().column.push_back(padded_source(p, args_.w, args_.padding_mode));
+      named[j] = padded_source(p, args_.w, args_.padding_mode);
     }
   }
   const int64_t area = args_.h * args_.w;
   for (int64_t channel = 0; channel < channels_; ++channel)
-    fill_channel(isa, x + channel * area, geometry_.channels * area, images, columns, scratch + channel * channel_);
+    fill_channel(x + channel * area, geometry_.channels * area, images, columns, scratch + channel * channel_);
   float* end = scratch + channels_ * channel_;
   std::fill(end, end + slack_, 0.0f);
+  return SI_OK;
 }
 
 }  // namespace si

@@ -12,8 +12,7 @@
 //              ow + 1, not ow + 2, for a 3x3 kernel with padding 1: fewer garbage columns.
 #pragma once
 
-#include <vector>
-
+#include "core/buffer.h"
 #include "kernels/conv/geometry.h"
 #include "kernels/tile/tile.h"
 
@@ -26,10 +25,10 @@ struct Strip {
 
 class ConvImage {
  public:
-  // What a strip of each of `images` images reads of `groups` groups of channels. Nothing is allocated that grows with
-  // the image. `apart` asks for a plane for each column of the kernel, which it gets where `can_be_apart`.
-  ConvImage(const ConvGeometry& geometry, const si_conv_args& args, const Strip& strip, int64_t images, int64_t groups,
-            int vector_floats, bool apart);
+  // What a strip of each of `images` images reads of `groups` groups of channels. Nothing is allocated. `apart` asks
+  // for a plane for each column of the kernel, which it gets where its copies are few and their garbage is little.
+  ConvImage(const TileKernels& isa, const ConvGeometry& geometry, const si_conv_args& args, const Strip& strip,
+            int64_t images, int64_t groups, bool apart);
 
   // Above kMaxFloats, what floats() gives means no more than that.
   int64_t floats() const { return saturated_product(channels_, channel_) + slack_; }
@@ -41,8 +40,7 @@ class ConvImage {
   int64_t positions(int64_t images) const { return ((images - 1) * rows_ + strip_.rows - 1) * pitch_ + strip_.columns; }
   // Floats of one channel that a tile of so many columns reads.
   int64_t tile_floats(int64_t columns) const {
-    return static_cast<int64_t>(vertical_.phases.size() * horizontal_.phases.size()) *
-           (columns + vertical_.reach * pitch_ + horizontal_.reach);
+    return vertical_.planes * horizontal_.planes * (columns + vertical_.reach * pitch_ + horizontal_.reach);
   }
   int64_t pitch() const { return pitch_; }
   int64_t rows() const { return rows_; }
@@ -50,20 +48,28 @@ class ConvImage {
   void taps(int32_t* out) const;
 
   // Copies the channels of the groups, the first at x, and zeroes what vectors may read past the last channel.
-  void fill(const TileKernels& isa, const float* x, int64_t images, float* scratch) const;
+  [[nodiscard]] si_status fill(const float* x, int64_t images, float* scratch) const;
 
  private:
+  // Where the taps along one axis read: the residues of their positions by the stride, each a plane, or, apart, a plane
+  // for each tap.
   struct Axis {
-    std::vector<int64_t> phases;    // residues that some tap reads
-    std::vector<int64_t> plane_of;  // index in `phases` of each tap
-    std::vector<int64_t> shift_of;  // position in that plane of each tap
-    int64_t reach;                  // the largest shift
+    int64_t stride, dilation;
+    int64_t planes;  // residues repeat with this period; apart: the taps
+    int64_t reach;   // the largest shift
+    bool apart;
+
+    SI_INLINE int64_t phase(int64_t plane) const { return apart ? plane * dilation : plane * dilation % stride; }
+    SI_INLINE int64_t plane_of(int64_t tap) const { return apart ? tap : tap % planes; }
+    // Position in that plane.
+    SI_INLINE int64_t shift_of(int64_t tap) const { return apart ? 0 : tap * dilation / stride; }
   };
-  // For each phase: source columns [first, last) of a row stand in a run, the rest is zero (zero padding), or
-  // `column` names the source of each (other modes).
+  // For each phase: source columns [first, last) of a row stand in a run, the rest is zero (zero padding), or `column`
+  // names the source of each of `named` (other modes).
   struct Columns {
     int64_t first, last, source;  // dst [first, last) from source, source + stride, ...
-    std::vector<int64_t> column;
+    const int64_t* column;
+    int64_t named;
   };
 
   static int64_t saturated_product(int64_t a, int64_t b) {
@@ -74,12 +80,13 @@ class ConvImage {
   static Axis axis_of(int64_t kernel, int64_t stride, int64_t dilation, int64_t outputs, bool apart);
   // Columns of the scratch image that a phase reads.
   Columns columns_of(int64_t phase) const;
-  void fill_channel(const TileKernels& isa, const float* x, int64_t image_stride, int64_t images,
-                    const std::vector<Columns>& columns, float* dst) const;
+  void fill_channel(const float* x, int64_t image_stride, int64_t images, const Buffer<Columns>& columns,
+                    float* dst) const;
   // One plane of one image, the first of its rows at `first` of the image.
-  void fill_plane(const TileKernels& isa, const float* x, int64_t first, const Columns& columns, float* dst) const;
+  void fill_plane(const float* x, int64_t first, const Columns& columns, float* dst) const;
 
-  const ConvGeometry geometry_;
+  const TileKernels& isa_;
+  const ConvGeometry& geometry_;
   const si_conv_args& args_;
   const Strip strip_;
   const int64_t channels_;

@@ -1,7 +1,6 @@
 #include "kernels/conv/strips.h"
 
 #include <algorithm>
-#include <string>
 
 #include "core/cpu.h"
 #include "core/error.h"
@@ -29,9 +28,7 @@ Strip largest(const ConvCall& call, const ConvCut& cut) {
 }
 
 int64_t scratch_floats(const ConvCall& call, const ConvCut& cut) {
-  const TileKernels& isa = call.source.isa();
-  return ConvImage(call.geometry, call.args, largest(call, cut), cut.images, cut.groups, isa.width * isa.max_vectors,
-                   call.apart)
+  return ConvImage(call.source.isa(), call.geometry, call.args, largest(call, cut), cut.images, cut.groups, call.apart)
       .floats();
 }
 
@@ -52,8 +49,6 @@ int64_t least(int64_t most, Holds&& holds) {
 // Strips that the threads cut an image into: rows, or columns where rows are fewer than threads. Threads left over
 // divide the weight's rows.
 void share(const ConvCall& call, ConvCut& cut) {
-  // A copied element costs about as much as so many multiply-adds of a vector's element.
-  constexpr double kCopy = 4.0;
   const ConvGeometry& geometry = call.geometry;
   const si_conv_args& args = call.args;
   const TileKernels& isa = call.source.isa();
@@ -64,9 +59,9 @@ void share(const ConvCall& call, ConvCut& cut) {
   const auto consider = [&](int64_t count, int64_t rows, int64_t pitch, bool by_columns) {
     const int64_t vectors = divided_up(rows * pitch, isa.width);
     const double copied = static_cast<double>((rows + halo(call, 0)) * pitch) / isa.width * planes;
-    const double cost = tiles_cost(vectors, isa.max_vectors) * per_column * static_cast<double>(count) /
-                            static_cast<double>(call.threads) +
-                        kCopy * copied;
+    const double cost = tiles_cost(isa.tuning.tile, vectors, isa.max_vectors) * per_column *
+                            static_cast<double>(count) / static_cast<double>(call.threads) +
+                        isa.tuning.conv.copy_cost * copied;
     if (best != 0.0 && cost >= best) return;
     best = cost;
     cut.rows = by_columns ? 1 : count;
@@ -85,23 +80,24 @@ void share(const ConvCall& call, ConvCut& cut) {
 
 // More strips than threads need, where the scratch image of one would leave no room in L2.
 void draw_near(const ConvCall& call, ConvCut& cut) {
-  constexpr double kShare = 0.4;
+  const TileKernels& isa = call.source.isa();
   const bool by_columns = cut.columns > 1 || call.geometry.oh == 1;
   int64_t& count = by_columns ? cut.columns : cut.rows;
   // Each strip copies the rows (columns) that it shares with its neighbours anew, and wants tiles as wide as they get.
-  const int64_t tile = static_cast<int64_t>(call.source.isa().width) * call.source.isa().max_vectors;
-  const int64_t fewest = 4 * std::max<int64_t>(by_columns ? tile : 1, halo(call, by_columns ? 1 : 0));
+  const int64_t tile = static_cast<int64_t>(isa.width) * isa.max_vectors;
+  const int64_t fewest =
+      isa.tuning.conv.strip_halos * std::max<int64_t>(by_columns ? tile : 1, halo(call, by_columns ? 1 : 0));
   const int64_t outputs = by_columns ? call.geometry.ow : call.geometry.oh, shared = count;
   count = shared * least(outputs / fewest / shared, [&](int64_t times) {
             count = shared * times;
             return static_cast<double>(scratch_floats(call, cut)) * sizeof(float) <=
-                   kShare * static_cast<double>(l2_bytes());
+                   isa.tuning.tile.l2_share * static_cast<double>(l2_bytes());
           });
 }
 
 // As many more strips as the bound of scratch asks for: along the axis on which neighbours share least, and where a
 // strip is a row of one tile, fewer groups of channels at a time.
-void stay_in_bounds(const ConvCall& call, ConvCut& cut) {
+si_status stay_in_bounds(const ConvCall& call, ConvCut& cut) {
   const TileKernels& isa = call.source.isa();
   const int64_t units = divided_up(call.geometry.ow, kColumns);
   int64_t floats = scratch_floats(call, cut);
@@ -120,9 +116,10 @@ void stay_in_bounds(const ConvCall& call, ConvCut& cut) {
     else
       break;
   }
-  if (floats > ConvImage::kMaxFloats)
-    fail(SI_ERR_UNSUPPORTED, "conv: expected fewer than 2^27 weights of an output channel, got " +
-                                 std::to_string(call.source.shape().K()) + "; try a smaller kernel");
+  SI_REQUIRE(floats <= ConvImage::kMaxFloats, SI_ERR_UNSUPPORTED,
+             "conv: expected fewer than 2^27 weights of an output channel, got ", call.source.shape().K(),
+             "; try a smaller kernel");
+  return SI_OK;
 }
 
 ConvCut whole(const ConvCall& call, int64_t images) { return {images, 1, 1, call.source.shape().groups, 1}; }
@@ -142,15 +139,16 @@ int64_t images_in_bounds(const ConvCall& call, int64_t images) {
   return images;
 }
 
-ConvCut cut_conv(const ConvCall& call, int64_t images, bool divided) {
+si_status cut_conv(const ConvCall& call, int64_t images, bool divided, ConvCut* out) {
   ConvCut cut = whole(call, images);
   if (divided && images == 1)
     share(call, cut);
   else if (divided)
     cut.parts = call.threads;
   if (images == 1) draw_near(call, cut);
-  if (images == 1) stay_in_bounds(call, cut);
-  return cut;
+  if (images == 1) SI_TRY(stay_in_bounds(call, cut));
+  *out = cut;
+  return SI_OK;
 }
 
 }  // namespace si

@@ -27,9 +27,9 @@ struct ConvCall {
   bool apart;  // asked of the scratch image
 };
 
-// `divided`: threads share each image; else each has whole ones. Throws SI_ERR_UNSUPPORTED where the least strip takes
-// more than 32-bit offsets reach, whatever the threads.
-ConvCut cut_conv(const ConvCall& call, int64_t images, bool divided);
+// `divided`: threads share each image; else each has whole ones. Fails with SI_ERR_UNSUPPORTED where the least strip
+// takes more than 32-bit offsets reach, whatever the threads.
+[[nodiscard]] si_status cut_conv(const ConvCall& call, int64_t images, bool divided, ConvCut* out);
 
 // Images of the batch, at most `images`, whose scratch stays in bounds together.
 int64_t images_in_bounds(const ConvCall& call, int64_t images);

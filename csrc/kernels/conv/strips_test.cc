@@ -29,7 +29,7 @@ std::string describe(const Case& c) {
 
 // A row of one output row (a signal) has no vertical stride, dilation or padding.
 si_conv_args arguments(const Case& c) {
-  si_conv_args args{};
+  si_conv_args args = sized<si_conv_args>();
   args.batch = 1;
   args.h = c.h;
   args.w = c.w;
@@ -87,10 +87,10 @@ bool same_as_crop(const Packed& packed, const Case& c, const std::vector<float>&
 
 void check_bits(const si_row_info& info, size_t row, const Case& c) {
   Random random;
-  const int64_t K = c.channels / c.groups * c.kh * c.kw;
   const bool nm = info.format == SI_FORMAT_NM;
-  const Packed packed(random.weight(c.M, K, 0.4, false, nm ? 2 : 1 << 20, nm ? 4 : 1 << 20), shape(c),
-                      {info.format, SI_F32, info.format == SI_FORMAT_PANEL ? c.kblock : 0, 2, 4, 16});
+  const std::vector<float> weight =
+      random.conv_weight(c.M, c.channels / c.groups, c.kh * c.kw, 0.4, false, nm ? 2 : 1 << 20, nm ? 4 : 1 << 20);
+  const Packed packed(weight, shape(c), pack_options(info.format, SI_F32, c.kblock));
   const std::vector<float> x = random.tensor(c.channels * c.h * c.w, false);
   si_conv_args args = arguments(c);
   args.row = static_cast<int32_t>(row);
@@ -155,16 +155,18 @@ void check_bounds(const Case& c) {
   const int64_t K = c.channels / c.groups * c.kh * c.kw;
   std::vector<float> weight(static_cast<size_t>(c.M * K));
   for (size_t i = 0; i < weight.size(); i += 3) weight[i] = 1.0f;
-  const Packed packed(weight, shape(c), {SI_FORMAT_CSR, SI_F32, 0, 2, 4, 16});
+  const Packed packed(weight, shape(c), pack_options(SI_FORMAT_CSR));
   for (const si::TileKernels* isa :
-       {si::tile_kernels(si::Isa::kAvx512), si::tile_kernels(si::Isa::kAvx2), si::tile_kernels(si::Isa::kNeon)}) {
+       {si::tile_kernels(si::Isa::avx512), si::tile_kernels(si::Isa::avx2), si::tile_kernels(si::Isa::neon)}) {
     if (isa == nullptr) continue;
     const si::TileSource source(*isa, *packed.get());
     const si_conv_args args = arguments(c);
-    const si::ConvGeometry geometry = si::conv_geometry(packed.get()->shape, args);
+    si::ConvGeometry geometry;
+    SI_CHECK_EQ(si::conv_geometry(packed.get()->shape, args, &geometry), SI_OK);
     for (int threads : {1, 2, 3, 64})
       for (bool divided : {false, true}) {
-        const si::ConvCut cut = si::cut_conv({source, args, geometry, threads, true}, 1, divided);
+        si::ConvCut cut{};
+        SI_CHECK_EQ(si::cut_conv({source, args, geometry, threads, true}, 1, divided, &cut), SI_OK);
         int64_t next_row = 0, next_column = 0, most = 0;
         const int64_t seen = std::min<int64_t>(cut.strips(), 1000);
         for (int64_t i = 0; i < seen; ++i) {
@@ -174,7 +176,7 @@ void check_bounds(const Case& c) {
             std::fprintf(stderr, "  strip %ld of %s\n", static_cast<long>(i), describe(c).c_str());
           next_column += strip.columns;
           if (next_column == geometry.ow) next_column = 0, next_row += strip.rows;
-          const si::ConvImage image(geometry, args, strip, 1, cut.groups, isa->width * isa->max_vectors, true);
+          const si::ConvImage image(*isa, geometry, args, strip, 1, cut.groups, true);
           most = std::max(most, image.floats());
         }
         if (seen == cut.strips()) SI_CHECK_EQ(next_row, geometry.oh);
@@ -193,7 +195,7 @@ void check_scratch() {
   for (const Case& c : {Case{32, 1, 1, 400003, 1, 9, 1, 1, 1, 4}, Case{8, 1, 1201, 1201, 3, 3, 1, 2, 1, 1},
                         Case{32, 1, 1, 400003, 1, 1, 1, 1, 1, 0}}) {
     const int64_t K = c.channels / c.groups * c.kh * c.kw;
-    const Packed packed(random.weight(c.M, K, 0.2, false, 1, 1), shape(c), {SI_FORMAT_PANEL, SI_F32, 0, 2, 4, 16});
+    const Packed packed(random.weight(c.M, K, 0.2, false, 1, 1), shape(c), pack_options(SI_FORMAT_PANEL));
     int64_t oh = 0, ow = 0;
     si_conv_args args = arguments(c);
     args.threads = 2;
@@ -211,7 +213,7 @@ int main() {
   for (const Case& c : large_cases()) check_bounds(c);
   check_scratch();
   for (size_t row = 0; row < si_row_count(); ++row) {
-    si_row_info info{};
+    si_row_info info = sized<si_row_info>();
     SI_CHECK_EQ(si_row(row, &info), SI_OK);
     if (info.op != SI_OP_CONV || *info.reason != '\0' || std::string(info.isa) == "scalar") continue;
     for (const Case& c : long_cases()) check_bits(info, row, c);

@@ -2,12 +2,7 @@
 #include <immintrin.h>
 
 #include "kernels/isa/x86_vectors.h"
-#include "kernels/tile/activation.h"
-#include "kernels/tile/cell.h"
-#include "kernels/tile/move.h"
-#include "kernels/tile/narrow_tile.h"
-#include "kernels/tile/panel_tile.h"
-#include "kernels/tile/rows_tile.h"
+#include "kernels/tile/table.h"
 
 namespace si {
 namespace {
@@ -17,6 +12,8 @@ struct Avx2 {
   static constexpr int kWidth = 8;
   // 4 x 3 accumulators, 3 vectors of x and a broadcast weight fill the 16 registers.
   static constexpr int kMaxVectors = 3;
+  using Narrow = NarrowTiles<NarrowTile<Single, 1, 4>, NarrowTile<X128, 1, 2>, NarrowTile<X256, 1, 2>,
+                             NarrowTile<X256, 2, 1>, NoTile>;
 
   static SI_INLINE Reg load(const float* p) { return _mm256_loadu_ps(p); }
   static SI_INLINE void store(float* p, Reg a) { _mm256_storeu_ps(p, a); }
@@ -96,23 +93,7 @@ struct Avx2 {
 }  // namespace
 
 const TileKernels* avx2_tile_kernels() {
-  using V = Avx2;
-  static constexpr TileKernels kernels = {V::kWidth,
-                                          V::kMaxVectors,
-                                          panel_tile<V>,
-                                          rows_tile<V, CsrView>,
-                                          rows_tile<V, NmView>,
-                                          {panel_narrow<Single, 1, 4>, panel_narrow<X128, 1, 2>,
-                                           panel_narrow<X256, 1, 2>, panel_narrow<X256, 2, 1>, nullptr},
-                                          panel_vector<V>,
-                                          csr_vector<V>,
-                                          nm_vector<V>,
-                                          transpose_in<V>,
-                                          transpose_out<V>,
-                                          store_runs<V>,
-                                          copy_rows<V>,
-                                          activate<V>,
-                                          cell<V>};
+  static constexpr TileKernels kernels = table_of<Avx2>(Isa::avx2);
   return &kernels;
 }
 

@@ -2,12 +2,7 @@
 #include <immintrin.h>
 
 #include "kernels/isa/x86_vectors.h"
-#include "kernels/tile/activation.h"
-#include "kernels/tile/cell.h"
-#include "kernels/tile/move.h"
-#include "kernels/tile/narrow_tile.h"
-#include "kernels/tile/panel_tile.h"
-#include "kernels/tile/rows_tile.h"
+#include "kernels/tile/table.h"
 
 namespace si {
 namespace {
@@ -17,6 +12,8 @@ struct Avx512 {
   static constexpr int kWidth = 16;
   // 4 x 6 accumulators, 6 vectors of x and a broadcast weight: 31 of 32 registers.
   static constexpr int kMaxVectors = 6;
+  using Narrow = NarrowTiles<NarrowTile<Single, 1, 4>, NarrowTile<X128, 1, 4>, NarrowTile<X256, 1, 4>,
+                             NarrowTile<Avx512, 1, 4>, NarrowTile<Avx512, 2, 2>>;
 
   static SI_INLINE Reg load(const float* p) { return _mm512_loadu_ps(p); }
   static SI_INLINE void store(float* p, Reg a) { _mm512_storeu_ps(p, a); }
@@ -110,23 +107,7 @@ struct Avx512 {
 }  // namespace
 
 const TileKernels* avx512_tile_kernels() {
-  using V = Avx512;
-  static constexpr TileKernels kernels = {V::kWidth,
-                                          V::kMaxVectors,
-                                          panel_tile<V>,
-                                          rows_tile<V, CsrView>,
-                                          rows_tile<V, NmView>,
-                                          {panel_narrow<Single, 1, 4>, panel_narrow<X128, 1, 4>,
-                                           panel_narrow<X256, 1, 4>, panel_narrow<V, 1, 4>, panel_narrow<V, 2, 2>},
-                                          panel_vector<V>,
-                                          csr_vector<V>,
-                                          nm_vector<V>,
-                                          transpose_in<V>,
-                                          transpose_out<V>,
-                                          store_runs<V>,
-                                          copy_rows<V>,
-                                          activate<V>,
-                                          cell<V>};
+  static constexpr TileKernels kernels = table_of<Avx512>(Isa::avx512);
   return &kernels;
 }
 

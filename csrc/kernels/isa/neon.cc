@@ -1,12 +1,7 @@
 // The tile kernels for 64-bit ARM: NEON vectors of 4 floats, 32 registers.
 #include <arm_neon.h>
 
-#include "kernels/tile/activation.h"
-#include "kernels/tile/cell.h"
-#include "kernels/tile/move.h"
-#include "kernels/tile/narrow_tile.h"
-#include "kernels/tile/panel_tile.h"
-#include "kernels/tile/rows_tile.h"
+#include "kernels/tile/table.h"
 
 namespace si {
 namespace {
@@ -16,6 +11,8 @@ struct Neon {
   static constexpr int kWidth = 4;
   // 4 x 6 accumulators, 6 vectors of x and a broadcast weight: 31 of 32 registers.
   static constexpr int kMaxVectors = 6;
+  using Narrow = NarrowTiles<NarrowTile<Single, 1, 4>, NarrowTile<Neon, 1, 4>, NarrowTile<Neon, 2, 2>,
+                             NarrowTile<Neon, 4, 1>, NoTile>;
 
   static SI_INLINE Reg load(const float* p) { return vld1q_f32(p); }
   static SI_INLINE void store(float* p, Reg a) { vst1q_f32(p, a); }
@@ -69,23 +66,7 @@ struct Neon {
 }  // namespace
 
 const TileKernels* neon_tile_kernels() {
-  using V = Neon;
-  static constexpr TileKernels kernels = {
-      V::kWidth,
-      V::kMaxVectors,
-      panel_tile<V>,
-      rows_tile<V, CsrView>,
-      rows_tile<V, NmView>,
-      {panel_narrow<Single, 1, 4>, panel_narrow<V, 1, 4>, panel_narrow<V, 2, 2>, panel_narrow<V, 4, 1>, nullptr},
-      panel_vector<V>,
-      csr_vector<V>,
-      nm_vector<V>,
-      transpose_in<V>,
-      transpose_out<V>,
-      store_runs<V>,
-      copy_rows<V>,
-      activate<V>,
-      cell<V>};
+  static constexpr TileKernels kernels = table_of<Neon>(Isa::neon);
   return &kernels;
 }
 

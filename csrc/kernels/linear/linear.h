@@ -2,11 +2,11 @@
 // and y out of it, and shares it among threads. Arguments have been checked.
 #pragma once
 
+#include "formats/weights.h"
 #include "kernels/tile/tile.h"
-#include "kernels/weights.h"
 
 namespace si {
 
-void linear(const TileKernels& isa, const si_weights& weights, const si_linear_args& args);
+[[nodiscard]] si_status linear(const TileKernels& isa, const si_weights& weights, const si_linear_args& args);
 
 }  // namespace si

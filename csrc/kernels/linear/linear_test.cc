@@ -28,7 +28,7 @@ void run(size_t row, const si_row_info& info, const Case& c) {
   keep_rows(weight, c.K, c.kept);
   const si_weight_desc desc{2, {c.M, c.K, 0, 0}, 1};
   const si_value_type type = c.bfloat16 && info.format == SI_FORMAT_PANEL ? SI_BF16 : SI_F32;
-  const si_pack_options options{info.format, type, info.format == SI_FORMAT_PANEL ? c.kblock : 0, 2, 4, 16};
+  const si_pack_options options = pack_options(info.format, type, c.kblock);
   const Packed packed(weight, desc, options);
   const std::vector<float> bias = random.tensor(c.M, c.integers);
 
@@ -40,7 +40,7 @@ void run(size_t row, const si_row_info& info, const Case& c) {
   const int64_t y_size = y_lines == 0 ? 0 : (y_lines - 1) * ldy + (c.channel_major ? c.N : c.M);
   Output y(y_size, c.misalignment), again(y_size, c.misalignment);
 
-  si_linear_args args{};
+  si_linear_args args = sized<si_linear_args>();
   args.x = x;
   args.bias = c.bias ? bias.data() : nullptr;
   args.n = c.N;
@@ -85,12 +85,12 @@ void run(size_t row, const si_row_info& info, const Case& c) {
 void run_extremes(size_t row, const si_row_info& info) {
   const std::vector<float> x{-3.4e38f, -1e30f, -1e9f, -104.0f, -88.6f, -88.3f, -87.4f, 0.0f,
                              3.4e38f,  1e30f,  1e9f,  104.0f,  88.6f,  88.3f,  87.4f,  1e-30f};
-  const Packed packed({1.0f}, {2, {1, 1, 0, 0}, 1}, {info.format, SI_F32, 0, 2, 4, 16});
+  const Packed packed({1.0f}, {2, {1, 1, 0, 0}, 1}, pack_options(info.format));
   for (int activation = SI_ACT_NONE; activation <= SI_ACT_TANH; ++activation)
     for (size_t n : {size_t{1}, x.size()})
       for (size_t first = 0; first < x.size(); first += n) {
         std::vector<float> y(n);
-        si_linear_args args{};
+        si_linear_args args = sized<si_linear_args>();
         args.x = x.data() + first;
         args.y = y.data();
         args.n = static_cast<int64_t>(n);
@@ -111,7 +111,7 @@ void run_extremes(size_t row, const si_row_info& info) {
 int main() {
   int rows = 0;
   for (size_t row = 0; row < si_row_count(); ++row) {
-    si_row_info info{};
+    si_row_info info = sized<si_row_info>();
     SI_CHECK_EQ(si_row(row, &info), SI_OK);
     if (info.op != SI_OP_LINEAR || *info.reason != '\0') continue;
     ++rows;
@@ -200,9 +200,9 @@ int main() {
   SI_CHECK(rows >= 3);
 
   // A small call keeps to one thread, and no call asks the system for threads by the thousand.
-  SI_CHECK_EQ(si::useful_threads(8, 1000), 1);
-  SI_CHECK_EQ(si::useful_threads(8, int64_t{1} << 40), 8);
-  SI_CHECK(si::useful_threads(std::numeric_limits<int>::max(), std::numeric_limits<int64_t>::max()) <=
+  SI_CHECK_EQ(si::useful_threads({}, 8, 1000), 1);
+  SI_CHECK_EQ(si::useful_threads({}, 8, int64_t{1} << 40), 8);
+  SI_CHECK(si::useful_threads({}, std::numeric_limits<int>::max(), std::numeric_limits<int64_t>::max()) <=
            static_cast<int>(std::max(16u, std::thread::hardware_concurrency())));
   return finish("linear_test");
 }

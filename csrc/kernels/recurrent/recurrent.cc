@@ -53,14 +53,16 @@ int64_t cell_gates(si_cell cell) {
   return 1;
 }
 
-void recurrent(const TileKernels* isa, const si_weights& weights, const si_recurrent_args& args) {
+si_status recurrent(const TileKernels* isa, const si_weights& weights, const si_recurrent_args& args) {
   const ScratchUse use;
   const int64_t H = weights.shape.K(), rows = weights.shape.M();
   // Sequences whose gates scratch holds at once; never so few that the last ones would run in a narrow tile.
   constexpr int64_t kFewest = 66;
   const int64_t most = std::max(kFewest, kScratchFloats / rows);
-  float* state_part = thread_scratch(Scratch::kGates, std::min(most, args.batch) * rows);
+  float* state_part = nullptr;
+  SI_TRY(thread_scratch(Scratch::kGates, std::min(most, args.batch) * rows, &state_part));
   si_linear_args step{};
+  step.struct_size = sizeof step;
   step.y = state_part;
   step.bias = args.bias;
   step.ldx = H;
@@ -82,10 +84,7 @@ void recurrent(const TileKernels* isa, const si_weights& weights, const si_recur
       const int64_t first = active * part / parts, last = active * (part + 1) / parts;
       step.x = args.h + first * H;
       step.n = last - first;
-      if (isa != nullptr)
-        linear(*isa, weights, step);
-      else
-        scalar_linear(weights, step);
+      SI_TRY(isa != nullptr ? linear(*isa, weights, step) : scalar_linear(weights, step));
       for (int64_t b = first; b < last; ++b) {
         const int64_t row = args.batch_sizes == nullptr ? t * args.step_rows + b * args.batch_rows : offset + b;
         const CellJob job{args.gates + row * args.ldg, state_part + (b - first) * rows, args.h + b * H,
@@ -99,6 +98,7 @@ void recurrent(const TileKernels* isa, const si_weights& weights, const si_recur
     }
     if (args.batch_sizes != nullptr && !args.reverse) offset += active;
   }
+  return SI_OK;
 }
 
 }  // namespace si

@@ -3,8 +3,8 @@
 
 #include <sparseinfer.h>
 
+#include "formats/weights.h"
 #include "kernels/tile/tile.h"
-#include "kernels/weights.h"
 
 namespace si {
 
@@ -12,6 +12,6 @@ namespace si {
 int64_t cell_gates(si_cell cell);
 
 // `isa` null: the scalar kernels. The arguments have been checked.
-void recurrent(const TileKernels* isa, const si_weights& weights, const si_recurrent_args& args);
+[[nodiscard]] si_status recurrent(const TileKernels* isa, const si_weights& weights, const si_recurrent_args& args);
 
 }  // namespace si

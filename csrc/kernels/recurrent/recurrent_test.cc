@@ -23,7 +23,7 @@ void run(size_t row, const si_row_info& info, const Case& c) {
   const int n = info.format == SI_FORMAT_NM ? 2 : 1 << 20, m = info.format == SI_FORMAT_NM ? 4 : 1 << 20;
   const std::vector<float> weight = random.weight(M, c.H, c.density, false, n, m);
   const si_weight_desc desc{2, {M, c.H, 0, 0}, 1};
-  const Packed packed(weight, desc, {info.format, SI_F32, 0, 2, 4, 16});
+  const Packed packed(weight, desc, pack_options(info.format));
   const std::vector<float> bias = random.tensor(M, false);
   std::vector<int64_t> sizes;
   int64_t rows = c.steps * c.batch;
@@ -38,7 +38,7 @@ void run(size_t row, const si_row_info& info, const Case& c) {
   const std::vector<float> x = random.tensor(std::max<int64_t>(rows, 1) * ldg, false);
   const std::vector<float> h0 = random.tensor(c.batch * c.H, false), c0 = random.tensor(c.batch * c.H, false);
 
-  si_recurrent_args args{};
+  si_recurrent_args args = sized<si_recurrent_args>();
   args.gates = x.data();
   args.bias = c.bias ? bias.data() : nullptr;
   args.steps = c.steps;
@@ -123,10 +123,11 @@ void run(size_t row, const si_row_info& info, const Case& c) {
 
 void test_errors() {
   const std::vector<float> weight(16, 1.0f);
-  const Packed packed(weight, {2, {8, 2, 0, 0}, 1}, {SI_FORMAT_PANEL, SI_F32, 0, 0, 0, 0});
+  const Packed packed(weight, {2, {8, 2, 0, 0}, 1}, pack_options(SI_FORMAT_PANEL));
   float gates[16] = {}, h[4] = {}, c[4] = {}, y[4] = {};
   int64_t sizes[2] = {2, 1};
-  const si_recurrent_args good{gates, nullptr, h, c, y, 1, 1, 8, 2, 1, 1, nullptr, SI_CELL_LSTM, 0, SI_ROW_BEST, 1};
+  const si_recurrent_args good{
+      sizeof(si_recurrent_args), gates, nullptr, h, c, y, 1, 1, 8, 2, 1, 1, nullptr, SI_CELL_LSTM, 0, SI_ROW_BEST, 1};
   SI_CHECK_EQ(si_recurrent(packed.get(), &good), SI_OK);
   const auto refused = [&](auto&& change) {
     si_recurrent_args args = good;
@@ -158,7 +159,7 @@ void test_errors() {
 int main() {
   int rows = 0;
   for (size_t row = 0; row < si_row_count(); ++row) {
-    si_row_info info{};
+    si_row_info info = sized<si_row_info>();
     SI_CHECK_EQ(si_row(row, &info), SI_OK);
     if (info.op != SI_OP_LINEAR || *info.reason != '\0') continue;
     ++rows;

@@ -30,57 +30,36 @@ float activate(float v, si_activation activation) {
   return v;
 }
 
-// Calls visit(m, k, w) for every stored weight.
-template <class Visit>
-void visit_weights(const si_weights& weights, Visit&& visit) {
-  switch (weights.format) {
-    case SI_FORMAT_PANEL:
-      for (int64_t panel = 0; panel < weights.panel.panels; ++panel) {
-        const int64_t row = weights.panel.row_of(panel);
-        panel_visit(weights.panel, panel,
-                    [&](int64_t k, int r, float value) { visit(weights.panel.output_row(row + r), k, value); });
-      }
-      return;
-    case SI_FORMAT_CSR:
-      for (int64_t row = 0; row < weights.shape.M(); ++row)
-        for (uint32_t i = weights.csr.row[row]; i < weights.csr.row[row + 1]; ++i)
-          visit(row, static_cast<int64_t>(weights.csr.column[i]), weights.csr.value[i]);
-      return;
-    case SI_FORMAT_NM:
-      for (int64_t row = 0; row < weights.shape.M(); ++row)
-        nm_visit(weights.nm, row, [&](int64_t k, float value) { visit(row, k, value); });
-      return;
-    case SI_FORMAT_BSR:
-      return bsr_visit(weights.bsr, visit);
-  }
-}
-
 }  // namespace
 
-void scalar_linear(const si_weights& weights, const si_linear_args& args) {
+si_status scalar_linear(const si_weights& weights, const si_linear_args& args) {
+  const auto* x = static_cast<const float*>(args.x);
+  auto* y = static_cast<float*>(args.y);
   const bool tokens = args.layout == SI_TOKEN_MAJOR;
   const int64_t x_k = tokens ? 1 : args.ldx, x_n = tokens ? args.ldx : 1;
   const int64_t y_m = tokens ? 1 : args.ldy, y_n = tokens ? args.ldy : 1;
   const int64_t M = weights.shape.M();
   for (int64_t m = 0; m < M; ++m)
-    for (int64_t n = 0; n < args.n; ++n) args.y[m * y_m + n * y_n] = args.bias != nullptr ? args.bias[m] : 0.0f;
+    for (int64_t n = 0; n < args.n; ++n) y[m * y_m + n * y_n] = args.bias != nullptr ? args.bias[m] : 0.0f;
   visit_weights(weights, [&](int64_t m, int64_t k, float value) {
-    for (int64_t n = 0; n < args.n; ++n) args.y[m * y_m + n * y_n] += value * args.x[k * x_k + n * x_n];
+    for (int64_t n = 0; n < args.n; ++n) y[m * y_m + n * y_n] += value * x[k * x_k + n * x_n];
   });
   for (int64_t m = 0; m < M; ++m)
     for (int64_t n = 0; n < args.n; ++n) {
-      float& y = args.y[m * y_m + n * y_n];
-      y = activate(y, args.activation);
+      float& result = y[m * y_m + n * y_n];
+      result = activate(result, args.activation);
     }
+  return SI_OK;
 }
 
-void scalar_conv(const si_weights& weights, const si_conv_args& args) {
-  const ConvGeometry g = conv_geometry(weights.shape, args);
+si_status scalar_conv(const si_weights& weights, const si_conv_args& args) {
+  ConvGeometry g;
+  SI_TRY(conv_geometry(weights.shape, args, &g));
   const int64_t M = weights.shape.M(), group_rows = M / weights.shape.groups;
   const int64_t image = args.h * args.w, pixels = g.oh * g.ow;
   for (int64_t b = 0; b < args.batch; ++b) {
-    const float* x = args.x + b * g.channels * image;
-    float* y = args.y + b * M * pixels;
+    const float* x = static_cast<const float*>(args.x) + b * g.channels * image;
+    float* y = static_cast<float*>(args.y) + b * M * pixels;
     for (int64_t m = 0; m < M; ++m)
       for (int64_t p = 0; p < pixels; ++p) y[m * pixels + p] = args.bias != nullptr ? args.bias[m] : 0.0f;
     visit_weights(weights, [&](int64_t m, int64_t k, float value) {
@@ -99,6 +78,7 @@ void scalar_conv(const si_weights& weights, const si_conv_args& args) {
     });
     for (int64_t i = 0; i < M * pixels; ++i) y[i] = activate(y[i], args.activation);
   }
+  return SI_OK;
 }
 
 }  // namespace si

@@ -2,11 +2,11 @@
 // accumulation left to the tests' oracle; here float32, in storage order. Arguments have been checked.
 #pragma once
 
-#include "kernels/weights.h"
+#include "formats/weights.h"
 
 namespace si {
 
-void scalar_linear(const si_weights& weights, const si_linear_args& args);
-void scalar_conv(const si_weights& weights, const si_conv_args& args);
+[[nodiscard]] si_status scalar_linear(const si_weights& weights, const si_linear_args& args);
+[[nodiscard]] si_status scalar_conv(const si_weights& weights, const si_conv_args& args);
 
 }  // namespace si

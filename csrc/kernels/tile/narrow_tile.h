@@ -50,6 +50,7 @@ SI_INLINE void narrow_pattern(typename V::Reg (&acc)[U][kPanelRows][NV], const u
 template <class V, int NV, int U, class Value>
 void panel_narrow_value(const PanelView& view, const TileJob& job) {
   const typename V::Reg low = V::broadcast(job.low), high = V::broadcast(job.high), zero = V::broadcast(0.0f);
+  const auto* x = job.x.as<float>();
   for (int64_t panel = job.first; panel < job.last; ++panel) {
     const int rows = view.entry[panel].rows;
     const int64_t row = view.row_of(panel);
@@ -64,12 +65,12 @@ void panel_narrow_value(const PanelView& view, const TileJob& job) {
       const PanelEntry& entry = view.entry_of(block, panel);
       const uint16_t* index = view.index + entry.column_offset;
       const Value* value = view.value_as<Value>() + entry.value_offset;
-#define SI_PATTERN(P)                                                  \
-  {                                                                    \
-    const int count = entry.count[P - 1];                              \
-    narrow_pattern<V, NV, U, P>(acc, index, value, count, job.x.base); \
-    index += count;                                                    \
-    value += count * pattern_rows(P);                                  \
+#define SI_PATTERN(P)                                         \
+  {                                                           \
+    const int count = entry.count[P - 1];                     \
+    narrow_pattern<V, NV, U, P>(acc, index, value, count, x); \
+    index += count;                                           \
+    value += count * pattern_rows(P);                         \
   }
       SI_EACH_PATTERN(SI_PATTERN);
 #undef SI_PATTERN
@@ -87,11 +88,11 @@ void panel_narrow_value(const PanelView& view, const TileJob& job) {
 }
 
 template <class V, int NV, int U>
-void panel_narrow(const PanelView& view, const TileJob& job) {
-  if (view.value_type == SI_BF16)
-    panel_narrow_value<V, NV, U, BFloat16>(view, job);
+void panel_narrow(const si_weights& weights, const TileJob& job) {
+  if (weights.value_type == SI_BF16)
+    panel_narrow_value<V, NV, U, BFloat16>(weights.panel, job);
   else
-    panel_narrow_value<V, NV, U, float>(view, job);
+    panel_narrow_value<V, NV, U, float>(weights.panel, job);
 }
 
 }  // namespace

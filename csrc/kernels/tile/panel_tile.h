@@ -23,14 +23,14 @@ SI_INLINE float clamp(float v, float low, float high) { return v < low ? low : (
 struct PitchMap {
   const float* base;
   int64_t pitch;
-  explicit PitchMap(const XView& x) : base(x.base), pitch(x.pitch) {}
+  explicit PitchMap(const XView& x) : base(x.as<float>()), pitch(x.pitch) {}
   SI_INLINE const float* operator()(int64_t k) const { return base + k * pitch; }
 };
 
 struct TapMap {
   const float* base;
   const int32_t* taps;
-  explicit TapMap(const XView& x) : base(x.base), taps(x.taps) {}
+  explicit TapMap(const XView& x) : base(x.as<float>()), taps(x.taps) {}
   SI_INLINE const float* operator()(int64_t k) const { return base + taps[k]; }
 };
 
@@ -156,11 +156,11 @@ void panel_tile_value(const PanelView& view, const TileJob& job) {
 }
 
 template <class V>
-void panel_tile(const PanelView& view, const TileJob& job) {
-  if (view.value_type == SI_BF16)
-    panel_tile_value<V, BFloat16>(view, job);
+void panel_tile(const si_weights& weights, const TileJob& job) {
+  if (weights.value_type == SI_BF16)
+    panel_tile_value<V, BFloat16>(weights.panel, job);
   else
-    panel_tile_value<V, float>(view, job);
+    panel_tile_value<V, float>(weights.panel, job);
 }
 
 // N = 1: the same storage read the other way round. For each group of 16 columns x is gathered once by index and
@@ -206,6 +206,7 @@ SI_INLINE void panel_pattern_vector(typename V::Reg (&acc)[kPanelRows], float (&
 
 template <class V, class Value>
 void panel_vector_value(const PanelView& view, const VectorJob& job) {
+  const auto* x = static_cast<const float*>(job.x);
   for (int64_t panel = job.first; panel < job.last; ++panel) {
     const int rows = view.entry[panel].rows;
     const int64_t row = view.row_of(panel);
@@ -219,12 +220,12 @@ void panel_vector_value(const PanelView& view, const VectorJob& job) {
       const PanelEntry& entry = view.entry_of(block, panel);
       const uint16_t* index = view.index + entry.column_offset;
       const Value* value = view.value_as<Value>() + entry.value_offset;
-#define SI_PATTERN(P)                                                  \
-  {                                                                    \
-    const int count = entry.count[P - 1];                              \
-    panel_pattern_vector<V, P>(acc, tail, index, value, count, job.x); \
-    index += count;                                                    \
-    value += count * pattern_rows(P);                                  \
+#define SI_PATTERN(P)                                              \
+  {                                                                \
+    const int count = entry.count[P - 1];                          \
+    panel_pattern_vector<V, P>(acc, tail, index, value, count, x); \
+    index += count;                                                \
+    value += count * pattern_rows(P);                              \
   }
       SI_EACH_PATTERN(SI_PATTERN);
 #undef SI_PATTERN
@@ -237,11 +238,11 @@ void panel_vector_value(const PanelView& view, const VectorJob& job) {
 }
 
 template <class V>
-void panel_vector(const PanelView& view, const VectorJob& job) {
-  if (view.value_type == SI_BF16)
-    panel_vector_value<V, BFloat16>(view, job);
+void panel_vector(const si_weights& weights, const VectorJob& job) {
+  if (weights.value_type == SI_BF16)
+    panel_vector_value<V, BFloat16>(weights.panel, job);
   else
-    panel_vector_value<V, float>(view, job);
+    panel_vector_value<V, float>(weights.panel, job);
 }
 
 }  // namespace

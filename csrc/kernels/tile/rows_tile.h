@@ -75,7 +75,19 @@ void rows_tile(const View& view, const TileJob& job) {
 }
 
 template <class V>
-void csr_vector(const CsrView& view, const VectorJob& job) {
+void csr_tile(const si_weights& weights, const TileJob& job) {
+  rows_tile<V>(weights.csr, job);
+}
+
+template <class V>
+void nm_tile(const si_weights& weights, const TileJob& job) {
+  rows_tile<V>(weights.nm, job);
+}
+
+template <class V>
+void csr_vector(const si_weights& weights, const VectorJob& job) {
+  const CsrView& view = weights.csr;
+  const auto* x = static_cast<const float*>(job.x);
   for (int64_t row = job.first; row < job.last; ++row) {
     typename V::Reg acc = V::broadcast(0.0f);
     float tail = job.bias != nullptr ? job.bias[row] : 0.0f;
@@ -83,17 +95,19 @@ void csr_vector(const CsrView& view, const VectorJob& job) {
     int64_t i = view.row[row];
     const int64_t end = view.row[row + 1];
     for (; i + V::kWidth <= end; i += V::kWidth)
-      acc = V::fma(V::load(view.value + i), V::gather(job.x, view.column + i), acc);
-    for (; i < end; ++i) tail += view.value[i] * job.x[view.column[i]];
+      acc = V::fma(V::load(view.value + i), V::gather(x, view.column + i), acc);
+    for (; i < end; ++i) tail += view.value[i] * x[view.column[i]];
     job.y[row - job.row0] = clamp(V::sum(acc) + tail, job.low, job.high);
   }
 }
 
 template <class V>
-void nm_vector(const NmView& view, const VectorJob& job) {
+void nm_vector(const si_weights& weights, const VectorJob& job) {
+  const NmView& view = weights.nm;
+  const auto* x = static_cast<const float*>(job.x);
   for (int64_t row = job.first; row < job.last; ++row) {
     float sum = job.bias != nullptr ? job.bias[row] : 0.0f;
-    visit_row(view, row, [&](int64_t k, float weight) { sum += weight * job.x[k]; });
+    visit_row(view, row, [&](int64_t k, float weight) { sum += weight * x[k]; });
     job.y[row - job.row0] = clamp(sum, job.low, job.high);
   }
 }

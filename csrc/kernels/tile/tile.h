@@ -6,23 +6,27 @@
 // same.
 #pragma once
 
-#include "formats/csr/csr.h"
-#include "formats/nm/nm.h"
-#include "formats/panel/panel.h"
+#include "core/tuning.h"
+#include "formats/formats.h"
 
 namespace si {
 
 struct XView {
-  const float* base;
+  const void* base;     // of the type that the kernel's row names
   int64_t pitch;        // elements; used when taps is null
   const int32_t* taps;  // K element offsets, or null
+
+  template <class X>
+  SI_INLINE const X* as() const {
+    return static_cast<const X*>(base);
+  }
 };
 
 struct TileJob {
   XView x;
   int vectors;            // 1 .. TileKernels::max_vectors
-  int64_t first, last;    // panels (panel format) or output rows (csr, nm)
-  int64_t kfirst, klast;  // panel: the K blocks to run, of view.kblocks
+  int64_t first, last;    // units of the format: panels, or output rows
+  int64_t kfirst, klast;  // the K blocks to run, of those that the weight has
   float* c;               // output row m at c + (m - row0) * ldc; blocks after the first accumulate into it
   int64_t ldc;
   int64_t row0;
@@ -32,7 +36,7 @@ struct TileJob {
 
 // One token: y[m - row0] = W[m] x for the rows of [first, last).
 struct VectorJob {
-  const float* x;
+  const void* x;  // as in XView
   float* y;
   int64_t first, last;  // as in TileJob
   int64_t row0;
@@ -66,18 +70,25 @@ struct CellJob {
   int64_t hidden;
 };
 
+// The widths of narrow tiles, which hold so many tokens at most.
+constexpr int64_t kNarrowWidths[] = {1, 4, 8, 16, 32};
+constexpr int kNarrowCount = sizeof kNarrowWidths / sizeof kNarrowWidths[0];
+
+// The kernels that read one format. All null: there are none.
+using TileFn = void (*)(const si_weights&, const TileJob&);
+using VectorFn = void (*)(const si_weights&, const VectorJob&);
+struct FormatKernels {
+  TileFn tile;
+  VectorFn vector;
+  // By width; x packed [K][width], c [rows][width]. Null: none that wide.
+  TileFn narrow[kNarrowCount];
+};
+
 struct TileKernels {
   int width;        // floats in a vector
   int max_vectors;  // of the widest tile
-
-  void (*panel_tile)(const PanelView&, const TileJob&);
-  void (*csr_tile)(const CsrView&, const TileJob&);
-  void (*nm_tile)(const NmView&, const TileJob&);
-  // By width 1, 4, 8, 16, 32: for so many tokens at most, x packed [K][width], c [rows][width]. Null: none that wide.
-  void (*panel_narrow[5])(const PanelView&, const TileJob&);
-  void (*panel_vector)(const PanelView&, const VectorJob&);
-  void (*csr_vector)(const CsrView&, const VectorJob&);
-  void (*nm_vector)(const NmView&, const VectorJob&);
+  Tuning tuning;
+  FormatKernels formats[kFormatIds];  // by number
 
   // dst[k * pitch + n] = src[n * ld + k] for n < rows, k < columns; zero for rows <= n < padded, a multiple of width.
   // Rows of dst are written in order, so that of a pitch below `padded` the next row overwrites what is too much.
@@ -96,9 +107,9 @@ struct TileKernels {
   void (*cell)(si_cell, const CellJob&);
 };
 
-// Null where the instruction set is not built in.
-const TileKernels* avx512_tile_kernels();
-const TileKernels* avx2_tile_kernels();
-const TileKernels* neon_tile_kernels();
+// One function an instruction set; those of other families of processors are not built.
+#define SI_ISA(name, family, features, words) const TileKernels* name##_tile_kernels();
+#include "core/isas.inc"
+#undef SI_ISA
 
 }  // namespace si

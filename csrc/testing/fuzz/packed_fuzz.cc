@@ -68,6 +68,7 @@ void run_linear(const si_weights* weights, int64_t M, int64_t K, int64_t nnz, Ch
   const int64_t most = std::min({kMostFloats / M, kMostFloats / K, kMostWork / (nnz + M)});
   const int64_t n = choices.below(std::clamp<int64_t>(most, 1, 200));
   si_linear_args args{};
+  args.struct_size = sizeof args;
   args.layout = choices.chance(2) ? SI_TOKEN_MAJOR : SI_CHANNEL_MAJOR;
   const bool tokens = args.layout == SI_TOKEN_MAJOR;
   const int64_t spare = choices.below(3);
@@ -94,6 +95,7 @@ void run_conv(const si_weights* weights, const si_weight_desc& desc, int64_t nnz
   const int64_t channels = desc.shape[1] * desc.groups, M = desc.shape[0];
   const int64_t kh = desc.ndim == 4 ? desc.shape[2] : 1, kw = desc.shape[desc.ndim - 1];
   si_conv_args args{};
+  args.struct_size = sizeof args;
   args.batch = choices.below(4);
   args.h = desc.ndim == 4 ? 1 + choices.below(kh + 9) : 1;
   args.w = 1 + choices.below(choices.chance(8) ? 5000 : kw + 40);
@@ -135,6 +137,7 @@ void run_recurrent(const si_weights* weights, int64_t M, int64_t H, int64_t nnz,
   for (int64_t left = choices.below(6), size = batch; left > 0; --left)
     batch_sizes.push_back(size = 1 + choices.below(size));
   si_recurrent_args args{};
+  args.struct_size = sizeof args;
   args.steps = static_cast<int64_t>(batch_sizes.size());
   args.batch = batch;
   const bool packed = choices.chance(2), batch_first = choices.chance(2);
@@ -179,6 +182,7 @@ extern "C" __attribute__((visibility("default"))) int LLVMFuzzerTestOneInput(con
     if (!choices.chance(64)) ran(si_seal(blob.get(), size));
   }
   si_weight_info info{};
+  info.struct_size = sizeof info;
   const bool sound = ran(si_inspect(blob.get(), size, &info));
   si_weights* weights = nullptr;
   expect(ran(si_weights_open(blob.get(), size, &weights)) == sound);

@@ -1,0 +1,62 @@
+#include "core/isa.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "core/cpu.h"
+#include "core/error.h"
+#include "core/once.h"
+
+namespace si {
+
+namespace {
+
+template <class... Parts>
+void set_reason(IsaState& state, Parts... parts) {
+  Message message;
+  (message.add(parts), ...);
+  message.copy_to(state.reason, sizeof state.reason);
+}
+
+IsaState g_states[kIsaCount] = {
+#define SI_ISA(name, family, features, words) {#name, features, words, SI_FAMILY_##family(true, false), false, ""},
+#include "core/isas.inc"
+#undef SI_ISA
+};
+
+void decide() {
+  const uint64_t here = cpu_features();
+  for (IsaState& state : g_states) {
+    state.supported = state.compiled && (state.features & ~here) == 0;
+    if (!state.compiled)
+      set_reason(state, "not built: this library is for another processor family than ", state.name);
+    else if (!state.supported)
+      set_reason(state, "this CPU has no ", state.words);
+  }
+  const char* cap = std::getenv("SPARSEINFER_ISA");
+  if (cap == nullptr || *cap == '\0') return;
+  const IsaState* named = nullptr;
+  for (const IsaState& state : g_states)
+    if (std::strcmp(cap, state.name) == 0) named = &state;
+  const bool known = named != nullptr && named->compiled;
+  for (IsaState& state : g_states) {
+    // What needs no feature, the scalar kernels, runs anywhere.
+    if (!state.supported || state.features == 0 || (known && (state.features & ~named->features) == 0)) continue;
+    if (known)
+      set_reason(state, "SPARSEINFER_ISA=", cap, " forbids it");
+    else
+      set_reason(state, "SPARSEINFER_ISA: expected an instruction set of this library, got '", cap, "'");
+    state.supported = false;
+  }
+}
+
+Once g_once;
+
+}  // namespace
+
+const IsaState& isa_state(Isa isa) {
+  g_once.run(decide);
+  return g_states[static_cast<size_t>(isa)];
+}
+
+}  // namespace si

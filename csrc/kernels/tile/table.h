@@ -1,0 +1,52 @@
+// The table of an instruction set's kernels, made from its vector type.
+//
+// Included by the instruction-set translation units only.
+#pragma once
+
+#include "kernels/tile/activation.h"
+#include "kernels/tile/cell.h"
+#include "kernels/tile/move.h"
+#include "kernels/tile/narrow_tile.h"
+#include "kernels/tile/panel_tile.h"
+#include "kernels/tile/rows_tile.h"
+
+namespace si {
+namespace {
+
+// The narrow tiles of an instruction set, in the order of kNarrowWidths: vector types, the vectors of a tile, and the
+// sets of accumulators that columns take in turn. V::Narrow names them.
+template <class V, int kVectors, int kSets>
+struct NarrowTile {
+  static constexpr TileFn kernel = &panel_narrow<V, kVectors, kSets>;
+};
+struct NoTile {
+  static constexpr TileFn kernel = nullptr;
+};
+template <class... Tiles>
+struct NarrowTiles {
+  static constexpr FormatKernels panel(TileFn tile, VectorFn vector) {
+    static_assert(sizeof...(Tiles) == kNarrowCount, "a narrow tile, or NoTile, for each width");
+    return {tile, vector, {Tiles::kernel...}};
+  }
+};
+
+template <class V>
+constexpr TileKernels table_of(Isa isa) {
+  TileKernels kernels{};
+  kernels.width = V::kWidth;
+  kernels.max_vectors = V::kMaxVectors;
+  kernels.tuning = tuning_of(isa);
+  kernels.formats[SI_FORMAT_PANEL] = V::Narrow::panel(panel_tile<V>, panel_vector<V>);
+  kernels.formats[SI_FORMAT_CSR] = {csr_tile<V>, csr_vector<V>, {}};
+  kernels.formats[SI_FORMAT_NM] = {nm_tile<V>, nm_vector<V>, {}};
+  kernels.transpose_in = transpose_in<V>;
+  kernels.transpose_out = transpose_out<V>;
+  kernels.store_runs = store_runs<V>;
+  kernels.copy_rows = copy_rows<V>;
+  kernels.activate = activate<V>;
+  kernels.cell = cell<V>;
+  return kernels;
+}
+
+}  // namespace
+}  // namespace si

@@ -1,0 +1,157 @@
+"""Loads the state_dict of a converted model into a fresh dense one."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Container, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparseinfer.checkpoints.tied import with_tied
+from sparseinfer.convert.pretrained import keep_pretrained
+from sparseinfer.convert.replace import Replacement, replace
+from sparseinfer.layers.base import SparseLayer
+from sparseinfer.layers.dense import build_dense, effective, rows_first
+from sparseinfer.layers.kinds import kind_of
+from sparseinfer.layers.projections import projections
+from sparseinfer.layers.recurrent import RECURRENT, SparseRecurrent
+from sparseinfer.layers.recurrent_weights import names, rebuild
+
+__all__ = ["empty_layers", "load_converted"]
+
+_log = logging.getLogger(__name__)
+
+
+def load_converted(
+    model: nn.Module,
+    state: Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    strict: bool = True,
+    assign: bool = False,
+) -> nn.Module:
+    """Load the weights of a converted model: the layers that they have packed become sparse.
+
+    Args:
+        model: the architecture, dense, masked or converted; it stays as it is. Built on the meta
+            device and loaded with `assign=True`, it takes no memory of its own.
+        state: the `state_dict()` of a converted model, or the file it was saved in: by `torch.save`
+            (read with `weights_only=True`), or by safetensors; or a folder as `save_pretrained`
+            writes it. Tensors that the model ties may stand in it once.
+        strict: raise where keys are missing or unexpected; otherwise they are logged as warnings.
+        assign: keep the tensors of `state` instead of copying them, as `nn.Module.load_state_dict`.
+
+    Returns:
+        A copy of `model` with the weights loaded.
+
+    Raises:
+        TypeError: `model` is not an nn.Module, or `state` holds no state_dict.
+        RuntimeError: keys are missing or unexpected, a tensor has another shape, or a packed weight
+            is not valid; everything wrong is listed, as `nn.Module.load_state_dict` does.
+        OSError: there is no such file, or it may not be read.
+        CheckpointError: it is damaged, would run code, or declares more than it holds.
+
+    Example:
+        >>> from sparseinfer import convert_to_sparse
+        >>> sparse = convert_to_sparse(nn.Sequential(nn.Linear(8, 4)), min_speedup=0)
+        >>> load_converted(nn.Sequential(nn.Linear(8, 4)), sparse.state_dict())[0].format
+        'panel'
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"expected an nn.Module, got {type(model).__name__}; try the model that was converted, "
+            "built anew"
+        )
+    entries = _read(Path(state)) if isinstance(state, (str, os.PathLike)) else state
+    if not isinstance(entries, Mapping):
+        raise TypeError(
+            f"expected a state_dict, got {type(entries).__name__}; try model.state_dict()"
+        )
+    entries = with_tied(model, entries)
+    result = replace(model, empty_layers(model, entries))
+    keep_pretrained(result)
+    found = result.load_state_dict(entries, strict=strict, assign=assign)
+    for kind, keys in found._asdict().items():
+        if keys:
+            _log.warning("%s: %s", kind.replace("_", " "), ", ".join(keys))
+    return result
+
+
+def empty_layers(model: nn.Module, names: Container[str]) -> dict[nn.Module, Replacement]:
+    """Sparse layers of all zeros for those layers of `model` whose weights are packed in a
+    state_dict with these `names`.
+
+    Example:
+        >>> len(empty_layers(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), {"1.packed"}))
+        1
+    """
+    swaps: dict[nn.Module, Replacement] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.MultiheadAttention):
+            swaps.update(_empty_projections(name, module, names))
+        elif isinstance(module, nn.RNNBase) and f"{name}.hh_l0.packed".lstrip(".") in names:
+            swaps[module] = _empty_recurrent(module)
+        elif module not in swaps and f"{name}.packed".lstrip(".") in names:
+            layer = _empty(module)
+            if layer is not None:
+                swaps[module] = layer
+    return swaps
+
+
+def _empty(module: nn.Module) -> SparseLayer | None:
+    """A sparse layer of all zeros in the place of a dense one; None where there is none."""
+    kind = kind_of(module)
+    if kind is None or not issubclass(kind.sparse, SparseLayer):
+        return None
+    weight, bias = rows_first(module), effective(module, "bias")
+    assert weight is not None
+    zeros = torch.zeros(weight.shape, dtype=torch.float32, device="cpu")
+    of_bias = None if bias is None else zeros.new_zeros(bias.shape, dtype=bias.dtype)
+    # csr stores any shape; what is loaded brings its own format.
+    layer = kind.sparse.from_dense(build_dense(module, zeros, of_bias), "csr")
+    return layer.to(weight.device, weight.dtype).train(module.training)
+
+
+def _empty_projections(
+    name: str, attention: nn.MultiheadAttention, entries: Container[str]
+) -> dict[nn.Module, Replacement]:
+    """Sparse layers of all zeros for those projections that `entries` has packed.
+
+    The projections of query, key and value are apart where they were when it was saved.
+    """
+    prefix = f"{name}." if name else ""
+    separate = any(
+        f"{prefix}{role}_proj.{kind}" in entries for role in "qkv" for kind in ("packed", "weight")
+    )
+    found: dict[nn.Module, Replacement] = {}
+    for layer in projections(attention, separate):
+        if f"{prefix}{layer.role}.packed" in entries:
+            empty = _empty(layer)
+            assert empty is not None
+            found[layer] = empty
+    return found
+
+
+def _empty_recurrent(module: nn.RNNBase) -> SparseRecurrent:
+    weight = rows_first(module)
+    assert weight is not None
+    zeros = torch.zeros(weight.shape, dtype=torch.float32, device="cpu")
+    gates = zeros.shape[0] // (2 if module.bidirectional else 1)
+    biases = {name: zeros.new_zeros(gates) for name in names(module, "bias")}
+    cls = next(cls for cls in RECURRENT if isinstance(module, cls.dense_type))
+    layer = cls.from_dense(rebuild(module, zeros, biases), "csr")
+    return layer.to(weight.device, weight.dtype).train(module.training)
+
+
+def _read(path: Path) -> Any:
+    """The state_dict in a file, as copies: the file may change."""
+    from sparseinfer.checkpoints import open_checkpoint
+    from sparseinfer.checkpoints.files import read_entries
+
+    path.stat()  # a missing file is the system's error
+    if path.is_dir() or path.name.endswith(".index.json"):
+        return {name: value for name, value, _ in open_checkpoint(path).items()}
+    return read_entries(path)

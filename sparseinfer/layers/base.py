@@ -1,0 +1,415 @@
+"""What every drop-in sparse layer is: a packed weight in one buffer, and its state."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sparseinfer import formats, ops
+from sparseinfer.formats.handles import Handle, open_packed
+from sparseinfer.formats.stand_in import PackedWeight
+from sparseinfer.kernels.activations import activation_module, check_choice
+from sparseinfer.layers.adapters import computes_weight
+from sparseinfer.layers.dense import build_dense, computed_weight, effective, take_masked
+
+__all__ = ["THREADS_OF_TORCH", "SparseLayer"]
+
+_Layer = TypeVar("_Layer", bound="SparseLayer")
+
+THREADS_OF_TORCH = 0
+"""The operators then ask `torch.get_num_threads()` at every call."""
+
+READS_TO_WARN = 3
+"""Unpackings of a weight inside forward calls that are no accident any more."""
+
+_OPTIONS = {"panel": ("kblock",), "csr": (), "nm": ("n", "m"), "bsr": ("block",)}
+"""The parameters of `formats.pack` that a packed buffer tells."""
+
+
+class SparseLayer(nn.Module):
+    """What the sparse layers share: a packed weight without gradient, a bias, an activation.
+
+    `packed` is a uint8 buffer, so `state_dict`, `deepcopy` and pickle work as for any module; a
+    state_dict with a dense `weight` loads too. It is validated when it is loaded and before a
+    kernel first reads it. Moves between floating-point types (`half()`) reach the bias, and the
+    type that the weight is read in; the packed values stay as they are. `activation` (a name of
+    `sparseinfer.ops.ACTIVATIONS`) is applied by the kernel; `weight_shape`
+    is the dense weight's shape, `packed_shape` the packed one's. Where the two differ, a class
+    overrides `_arranged` and `_restored`; `outputs` then counts elements of the bias.
+    """
+
+    dense_type: ClassVar[type[nn.Module]]
+    packed: Tensor
+    bias: nn.Parameter | None
+    _reads = 0
+    computed_by = ""
+    """The class that computed the packed weight from a parameter of the same name, if one did."""
+
+    def __init__(
+        self,
+        weight_shape: tuple[int, ...],
+        groups: int,
+        bias: bool,
+        format: str,
+        activation: str,
+        packed: Tensor | None,
+        packed_shape: tuple[int, ...] | None = None,
+        outputs: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("activation", activation, ops.ACTIVATIONS)
+        self.weight_shape = weight_shape
+        self.packed_shape = packed_shape or weight_shape
+        self.groups = groups
+        self.activation = activation
+        if packed is None:
+            packed = formats.pack(
+                torch.zeros(self.packed_shape, dtype=torch.float32, device="cpu"), format, groups
+            )
+        else:
+            error = self._shape_error(packed)
+            if error is not None:
+                raise ValueError(error)
+        self.register_buffer("packed", packed)
+        zeros = torch.zeros(outputs or weight_shape[0], dtype=torch.float32, device=packed.device)
+        self.register_parameter("bias", nn.Parameter(zeros) if bias else None)
+        # Moves between types reach it as they would reach the weight, which has its type.
+        self._typed = torch.float32
+
+    @classmethod
+    def from_dense(
+        cls: type[_Layer],
+        module: nn.Module,
+        format: str = "panel",
+        activation: str = "none",
+        **params: Any,
+    ) -> _Layer:
+        """Build the sparse layer of a dense one, which may be masked or parametrized.
+
+        `params` are the format's, see `sparseinfer.pack`. Weight and bias are copied; the training
+        flag is kept.
+
+        Raises:
+            TypeError: `module` is not the dense counterpart of this class, or its weight is not
+                float32.
+            ValueError: the format is unknown or cannot store the weight.
+
+        Example:
+            >>> from sparseinfer import SparseLinear
+            >>> SparseLinear.from_dense(nn.Linear(8, 4)).packed.dtype
+            torch.uint8
+        """
+        if not isinstance(module, cls.dense_type):
+            raise TypeError(
+                f"expected an nn.{cls.dense_type.__name__}, got {type(module).__name__}; "
+                "try convert_to_sparse(model)"
+            )
+        # Tensors made under inference mode could not be used outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            weight, bias = computed_weight(module), effective(module, "bias")
+            if weight is None:
+                raise ValueError("expected a layer with a weight, got None; try another layer")
+            groups = getattr(module, "groups", 1)
+            packed = formats.pack(cls._arranged(module, weight), format, groups, **params)
+            packed = packed.to(weight.device)
+            sparse = cls._like(module, bias is not None, activation, packed)
+            if sparse.bias is not None and bias is not None:
+                sparse.bias.data = bias.clone()
+            sparse.computed_by = computes_weight(module)
+        return sparse.train(module.training)
+
+    @classmethod
+    def _like(
+        cls: type[_Layer], module: nn.Module, bias: bool, activation: str, packed: Tensor
+    ) -> _Layer:
+        raise NotImplementedError
+
+    @classmethod
+    def _arranged(cls, layer: nn.Module, weight: Tensor) -> Tensor:
+        """The weight of a dense or sparse `layer` as it is packed, of shape `packed_shape`."""
+        return weight
+
+    def _restored(self, weight: Tensor) -> Tensor:
+        """The dense weight of an unpacked one: undoes `_arranged`."""
+        return weight
+
+    @property
+    def handle(self) -> Handle:
+        """The validated view of the packed weight."""
+        return open_packed(self.packed)
+
+    @property
+    def format(self) -> str:
+        """The name of the packed format."""
+        return self.handle.weights.format
+
+    @property
+    def nnz(self) -> int:
+        """The number of non-zero weights."""
+        return self.handle.weights.nnz
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight, unpacked at every use.
+
+        Writing into it raises; assigning another one packs that, in the format that the layer has.
+        What was read before stays the weight that it was.
+        """
+        if torch.compiler.is_compiling():  # the compiler does not trace through the stand-in
+            weight = torch.ops.sparseinfer.dense_weight(self.packed, self.packed_shape)
+            return self._restored(weight).to(self._typed)
+        packed, dtype = self.packed, self._value_type()
+
+        def unpack() -> Tensor:
+            self._note_read()
+            return self._restored(formats.unpack(packed)).to(dtype)
+
+        return PackedWeight(unpack, self.weight_shape, dtype, self.packed.device)
+
+    @weight.setter
+    def weight(self, value: Any) -> None:
+        self._assign(value)
+
+    def _assign(self, value: Any) -> None:
+        packed = self._packed_from(value)
+        self._buffers["packed"] = packed.to(self.packed.device)
+        self._own_packed()
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        if name == "weight":
+            self._assign(param)
+        else:
+            super().register_parameter(name, param)
+
+    def _note_read(self) -> None:
+        """Count the unpackings inside calls of modules, and warn of them once."""
+        if self._reads >= READS_TO_WARN or not called_by_a_module():
+            return
+        self._reads += 1
+        if self._reads == READS_TO_WARN:
+            warnings.warn(
+                f"expected a sparse layer to be called, got {self._reads} forward calls that "
+                f"compute with the weight of {type(self).__name__}({self._geometry()}) "
+                "themselves: it is unpacked each time, slower than a dense layer; try "
+                "convert_to_sparse with example_inputs, which leaves layers dense that are not "
+                "called, or sparseinfer.to_dense(model)",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def dense_weight(self) -> Tensor:
+        """Unpack the float32 weight, in the shape and on the device of the dense layer's.
+
+        Raises:
+            ValueError: the packed buffer is not valid.
+
+        Example:
+            >>> from sparseinfer import SparseLinear
+            >>> SparseLinear.from_dense(nn.Linear(8, 4)).dense_weight().shape
+            torch.Size([4, 8])
+        """
+        return self._restored(formats.unpack(self.packed))
+
+    def to_dense(self) -> nn.Module:
+        """The torch layer that computes the same, followed by the activation where there is one.
+
+        Example:
+            >>> from sparseinfer import SparseLinear
+            >>> SparseLinear.from_dense(nn.Linear(8, 4)).to_dense()
+            Linear(in_features=8, out_features=4, bias=True)
+        """
+        bias = None if self.bias is None else self.bias.detach().clone()
+        dtype = self._value_type() if bias is None else bias.dtype
+        dense = build_dense(self, self.dense_weight().to(dtype), bias).requires_grad_()
+        if self.activation == "none":
+            return dense
+        return nn.Sequential(dense, activation_module(self.activation)).train(self.training)
+
+    def _value_type(self) -> torch.dtype:
+        """The type of the weight: that of the packed values where the kernels compute in it."""
+        # panel and csr compute in float32 whatever the type of the layer.
+        if self._is_valid() and self.format in ("nm", "bsr"):
+            return self.handle.dtype
+        return self._typed
+
+    def extra_repr(self) -> str:
+        text = f"{self._geometry()}, bias={self.bias is not None}"
+        if self.activation != "none":
+            text += f", activation={self.activation}"
+        if not self._is_valid():
+            return f"{text}, bytes={self.packed.numel()}"
+        density = self.nnz / max(1, torch.Size(self.weight_shape).numel())
+        return f"{text}, density={density:.3g}, format={self.format}, bytes={self.packed.numel()}"
+
+    def _geometry(self) -> str:
+        raise NotImplementedError
+
+    def _is_real(self) -> bool:
+        """Whether `packed` holds bytes: not so on the meta device and under fake tensors."""
+        return type(self.packed) is Tensor and not self.packed.is_meta
+
+    def _is_valid(self) -> bool:
+        """Whether `packed` holds a weight: not so after `to_empty`, before one is loaded."""
+        try:
+            return self._is_real() and self.handle is not None
+        except ValueError:
+            return False
+
+    def _shape_error(self, packed: Tensor) -> str | None:
+        found = formats.info(packed)
+        shape, groups = tuple(found["shape"]), found["groups"]
+        if shape == self.packed_shape and groups == self.groups:
+            return None
+        return (
+            f"expected a packed weight of shape {list(self.packed_shape)} with "
+            f"groups={self.groups}, got {list(shape)} with groups={groups}; try a checkpoint of "
+            "the same architecture"
+        )
+
+    def _own_packed(self) -> None:
+        """Keep `packed` an ordinary tensor: inference tensors are validated at every call."""
+        if self.packed.is_inference():
+            with torch.inference_mode(False):
+                self._buffers["packed"] = self.packed.clone()
+
+    def adopt_packed(self, packed: Any) -> None:
+        """Take a packed weight over, which is copied where others may change its memory.
+
+        Raises:
+            TypeError: `packed` is not a tensor.
+            ValueError: it is not a valid packed weight of this layer's shape.
+
+        Example:
+            >>> from sparseinfer import SparseLinear, pack
+            >>> SparseLinear(4, 4).adopt_packed(pack(torch.eye(4)))
+        """
+        packed = _copied(packed)
+        self._check_packed(packed)
+        self._buffers["packed"] = packed
+
+    def _apply(self: _Layer, fn: Callable[..., Any], recurse: bool = True) -> _Layer:
+        super()._apply(fn, recurse)
+        # On the CPU, as a layer that is still on the meta device has nothing to copy from there.
+        self._typed = fn(torch.empty(0, dtype=self._typed, device="cpu")).dtype
+        self._own_packed()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_typed" not in vars(self):  # pickled by an earlier version
+            self._typed = torch.float32 if self.bias is None else self.bias.dtype
+        self._own_packed()
+        if self._is_real():
+            self._buffers["packed"] = _copied(self.packed)
+            open_packed(self.packed)
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: dict[str, Any],
+        strict: bool, missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        """Accept a valid packed weight of this layer's shape, or a dense weight, which is packed.
+
+        A dense weight may come as pruning leaves it, `weight_orig` beside `weight_mask`; it is
+        packed in the format that the layer has.
+        """
+        entries, key = dict(state_dict), f"{prefix}packed"
+        source, missing = "packed", []
+        try:
+            if key in entries:
+                entries[key] = _copied(entries[key])  # first: what was validated stays as it was
+                self._check_packed(entries[key])
+            else:
+                for name in ("weight", "bias"):
+                    masked = take_masked(entries, prefix, name)
+                    if masked is not None:
+                        entries[f"{prefix}{name}"] = masked
+                if f"{prefix}weight" in entries:
+                    source = "weight"
+                    entries[key] = self._packed_from(self._loaded(entries.pop(f"{prefix}weight")))
+        except (TypeError, ValueError) as invalid:
+            error_msgs.append(f"While loading {prefix}{source}: {invalid}")
+            missing.append(key)
+            entries.pop(key, None)
+        if key in entries:
+            # The copy that follows needs a buffer of the same length.
+            self._buffers["packed"] = torch.empty_like(entries[key], device=self.packed.device)
+        found_missing: list[str] = []
+        super()._load_from_state_dict(
+            entries, prefix, local_metadata, strict, found_missing, unexpected_keys, error_msgs
+        )
+        missing_keys += [name for name in found_missing if name not in missing]
+        self._own_packed()
+
+    def _check_packed(self, packed: Any) -> None:
+        if not isinstance(packed, Tensor):
+            raise TypeError(
+                f"expected a packed weight as a uint8 tensor, got {type(packed).__name__}; try the "
+                "state_dict of a converted model"
+            )
+        error = self._shape_error(packed)
+        if error is not None:
+            raise ValueError(error)
+
+    def _loaded(self, weight: Any) -> Any:
+        """A dense weight of a checkpoint in the shape of this layer's."""
+        if self.computed_by:
+            raise ValueError(
+                f"expected a packed weight, got the one that {self.computed_by} computes its "
+                "weight from; try loading it into the dense model, and convert_to_sparse again"
+            )
+        if "nf" in vars(self) and isinstance(weight, Tensor) and weight.dim() == 2:
+            # It stands for transformers' Conv1D, which holds its weight transposed; the attribute
+            # came along from there.
+            return weight.t()
+        return weight
+
+    def _packed_from(self, weight: Any) -> Tensor:
+        """Pack a dense weight as this layer's is packed."""
+        if not isinstance(weight, Tensor) or not weight.is_floating_point():
+            got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
+            raise TypeError(f"expected a floating-point weight, got {got}; try weight.float()")
+        if tuple(weight.shape) != self.weight_shape:
+            raise ValueError(
+                f"expected a weight of shape {list(self.weight_shape)}, got {list(weight.shape)}; "
+                "try a weight of the same architecture"
+            )
+        format, dtype = "panel", torch.float32
+        params: dict[str, Any] = {}
+        if self._is_valid():
+            info = self.handle.info
+            format, dtype = self.format, getattr(torch, info["value_type"])
+            params = {name: info["params"][name] for name in _OPTIONS[format]}
+            if format == "panel":  # which rounds by itself
+                dtype, params["value_type"] = torch.float32, info["value_type"]
+        with torch.no_grad():
+            arranged = self._arranged(self, weight.to(dtype))
+            return formats.pack(arranged, format, self.groups, **params)
+
+
+def _copied(packed: Any) -> Any:
+    """A packed weight in memory of this process: itself where it is that already."""
+    if type(packed) is not Tensor or packed.device.type != "cpu" or formats.is_own(packed):
+        return packed
+    with torch.inference_mode(False):
+        return packed.clone()
+
+
+def called_by_a_module() -> bool:
+    """Whether a call of an `nn.Module` is under way in this thread.
+
+    Example:
+        >>> called_by_a_module()
+        False
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is nn.Module._call_impl.__code__:
+            return True
+        frame = frame.f_back
+    return False

@@ -1,0 +1,252 @@
+"""Drop-in layers: `nn.Linear`, `nn.Conv1d` and `nn.Conv2d` with a packed weight."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.common_types import _size_1_t, _size_2_t
+
+from sparseinfer import ops
+from sparseinfer.layers.adapters import SAME, same_padding
+from sparseinfer.layers.base import THREADS_OF_TORCH, SparseLayer
+from sparseinfer.layers.dense import ends_of
+from sparseinfer.layers.fx import Proxy, leaf
+
+__all__ = ["SparseConv1d", "SparseConv2d", "SparseLayer", "SparseLinear"]
+
+_Layer = TypeVar("_Layer", bound="SparseLayer")
+
+_linear = ops.linear
+
+
+class SparseLinear(SparseLayer):
+    """`nn.Linear` with a packed weight: y = act(x W^T + bias), x `[..., K]` float32, y `[..., M]`.
+
+    A new layer's weight is all zeros; `from_dense` packs one, `load_state_dict` loads one.
+
+    Raises:
+        ValueError: the format or the activation is unknown, or `packed` has another shape.
+
+    Source: Wilkinson, Cheshmi and Mehri Dehnavi, "Register Tiling for Unstructured Sparsity in
+    Neural Network Inference", PLDI 2023 (the panel format).
+
+    Example:
+        >>> layer = SparseLinear.from_dense(nn.Linear(8, 4))
+        >>> layer(torch.zeros(2, 8)).shape
+        torch.Size([2, 4])
+    """
+
+    dense_type = nn.Linear
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        format: str = "panel",
+        activation: str = "none",
+        packed: Tensor | None = None,
+    ) -> None:
+        super().__init__((out_features, in_features), 1, bias, format, activation, packed)
+        self.in_features = in_features
+        self.out_features = out_features
+
+    @classmethod
+    def _like(cls, module: nn.Module, bias: bool, activation: str, packed: Tensor) -> SparseLinear:
+        return cls(module.in_features, module.out_features, bias, "", activation, packed)  # type: ignore[arg-type]
+
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return leaf(self, input)  # type: ignore[no-any-return]
+        # As self.packed and self.bias, at a fifth of the time.
+        bias = self._parameters["bias"] if "bias" in self._parameters else self.bias
+        return _linear(
+            input, self._buffers["packed"], bias, self.out_features, self.activation,
+            THREADS_OF_TORCH,
+        )  # fmt: skip
+
+    def _geometry(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+class _SparseConv(SparseLayer):
+    """What the convolutions share; arguments and attributes are those of torch's."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any, padding: Any,
+        dilation: Any, groups: int, bias: bool, padding_mode: str, format: str, activation: str,
+        packed: Tensor | None,
+    ) -> None:  # fmt: skip
+        with torch.device("meta"):  # torch's own checks of the geometry
+            like: Any = self.dense_type(
+                in_channels, out_channels, kernel_size, stride, padding, dilation, groups, False,
+                padding_mode,
+            )  # type: ignore[call-arg]  # fmt: skip
+        super().__init__(tuple(like.weight.shape), groups, bias, format, activation, packed)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size: tuple[int, ...] = like.kernel_size
+        self.stride: tuple[int, ...] = like.stride
+        self.padding: tuple[int, ...] | str = like.padding
+        self.dilation: tuple[int, ...] = like.dilation
+        self.padding_mode = padding_mode
+        self._padding: list[int] = both_ends(self.padding, self.kernel_size, self.dilation)
+
+    ends: tuple[int, ...] | str | None = None
+    """Zeros around the input before `padding`, see `sparseinfer.layers.adapters`."""
+
+    @classmethod
+    def _like(cls, module: Any, bias: bool, activation: str, packed: Tensor) -> Any:
+        layer: Any = cls(
+            module.in_channels, module.out_channels, module.kernel_size, module.stride,
+            module.padding, module.dilation, module.groups, bias, module.padding_mode, "",
+            activation, packed,
+        )  # type: ignore[call-arg, arg-type]  # fmt: skip
+        ends = ends_of(module)
+        if ends is not None:
+            layer.ends = ends
+        if isinstance(ends, tuple):
+            layer._padding = [own + more for own, more in zip(layer._padding, ends, strict=True)]
+        return layer
+
+    def _options(self) -> tuple[Any, ...]:
+        bias = self._parameters["bias"] if "bias" in self._parameters else self.bias
+        return (
+            self._buffers["packed"], bias, self.out_channels, self.kernel_size, self.stride,
+            self._padding, self.dilation, self.groups, self.padding_mode, self.activation,
+            THREADS_OF_TORCH,
+        )  # fmt: skip
+
+    def _geometry(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
+            f"groups={self.groups}, padding_mode={self.padding_mode}"
+            f"{'' if self.ends is None else f', ends={self.ends}'}"
+        )
+
+
+class SparseConv1d(_SparseConv):
+    """`nn.Conv1d` with a packed weight: x `[batch, C, w]` or `[C, w]` float32, y `[batch, M, ow]`
+    or `[M, ow]`.
+
+    A new layer's weight is all zeros; `from_dense` packs one, `load_state_dict` loads one.
+
+    Raises:
+        ValueError: the geometry is none that `nn.Conv1d` takes, the format or the activation is
+            unknown, or `packed` has another shape.
+
+    Source: Park et al., "Faster CNNs with Direct Sparse Convolutions and Guided Pruning", ICLR 2017
+    (no im2col: offsets in the image take the place of column indices).
+
+    Example:
+        >>> layer = SparseConv1d.from_dense(nn.Conv1d(4, 8, 3, padding="same"))
+        >>> layer(torch.zeros(2, 4, 10)).shape
+        torch.Size([2, 8, 10])
+    """
+
+    dense_type = nn.Conv1d
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _size_1_t,
+        stride: _size_1_t = 1,
+        padding: _size_1_t | str = 0,
+        dilation: _size_1_t = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        format: str = "panel",
+        activation: str = "none",
+        packed: Tensor | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, format, activation, packed,
+        )  # fmt: skip
+
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return leaf(self, input)  # type: ignore[no-any-return]
+        if input.dim() == 2:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        return ops.conv1d(input, *self._options())
+
+
+class SparseConv2d(_SparseConv):
+    """`nn.Conv2d` with a packed weight: x `[batch, C, h, w]` or `[C, h, w]` float32, y with M
+    channels.
+
+    A new layer's weight is all zeros; `from_dense` packs one, `load_state_dict` loads one.
+
+    Raises:
+        ValueError: the geometry is none that `nn.Conv2d` takes, the format or the activation is
+            unknown, or `packed` has another shape.
+
+    Source: Park et al., "Faster CNNs with Direct Sparse Convolutions and Guided Pruning", ICLR 2017
+    (no im2col: offsets in the image take the place of column indices).
+
+    Example:
+        >>> layer = SparseConv2d.from_dense(nn.Conv2d(4, 8, 3, stride=2))
+        >>> layer(torch.zeros(2, 4, 9, 9)).shape
+        torch.Size([2, 8, 4, 4])
+    """
+
+    dense_type = nn.Conv2d
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _size_2_t,
+        stride: _size_2_t = 1,
+        padding: _size_2_t | str = 0,
+        dilation: _size_2_t = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        format: str = "panel",
+        activation: str = "none",
+        packed: Tensor | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, format, activation, packed,
+        )  # fmt: skip
+
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return leaf(self, input)  # type: ignore[no-any-return]
+        if input.dim() == 3:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        if self.ends != SAME:
+            return ops.conv2d(input, *self._options())
+        more = same_padding(tuple(input.shape[2:]), self.kernel_size, self.stride, self.dilation)
+        before, (own, *after) = self._options()[:5], self._options()[5:]
+        padding = [one + two for one, two in zip(own, more, strict=True)]
+        return ops.conv2d(input, *before, padding, *after)
+
+
+def both_ends(
+    padding: tuple[int, ...] | str, kernel_size: tuple[int, ...], dilation: tuple[int, ...]
+) -> list[int]:
+    """Padding before and after each axis; 'same' puts the odd element after, as torch does.
+
+    Example:
+        >>> both_ends("same", (2, 3), (1, 1))
+        [0, 1, 1, 1]
+    """
+    if padding == "valid":
+        return [0] * (2 * len(kernel_size))
+    ends = []
+    for axis, (taps, step) in enumerate(zip(kernel_size, dilation, strict=True)):
+        if isinstance(padding, str):
+            total = step * (taps - 1)
+            ends += [total // 2, total - total // 2]
+        else:
+            ends += [padding[axis], padding[axis]]
+    return ends

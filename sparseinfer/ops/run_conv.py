@@ -1,0 +1,170 @@
+"""Cross-correlation with a packed weight: the checks, and the call of a kernel row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sparseinfer.formats.handles import Handle, open_packed
+from sparseinfer.kernels.contract import NARROW, conv_output_shape, wrong_input_type, wrong_type
+from sparseinfer.kernels.dispatch import device_call, same_device, takes_mixed
+from sparseinfer.kernels.registry import Row
+from sparseinfer.kernels.verbose import logged
+from sparseinfer.ops.memory import address, require_memory
+from sparseinfer.ops.run_linear import BEST_ROW, checked_bias
+
+__all__ = ["conv_cpu", "conv_cuda"]
+
+
+@logged("conv")
+def conv_cpu(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    out_channels: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    padding_mode: str = "zeros",
+    activation: str = "none",
+    threads: int = 0,
+    row: int = BEST_ROW,
+) -> Tensor:
+    """Compute a 1-D or 2-D cross-correlation on the CPU with the native row `row`.
+
+    `x` is `[batch, C, w]` or `[batch, C, h, w]`; `kernel_size`, `stride` and `dilation` have one
+    entry an axis and `padding` two (both ends). Returns `[batch, M, oh, ow]` (or without oh),
+    contiguous. x and bias are float32, or both float16 or bfloat16: the arithmetic is float32 then
+    too, between conversions. An x that is not contiguous (channels_last) is copied whole first, as
+    are a float16 or bfloat16 x and y; beside those a call needs at most 20 MB a thread.
+
+    Raises:
+        RuntimeError: dtype, rank, channels or sizes do not fit, the memory of a tensor was
+            released, or no row can run.
+        ValueError: the packed buffer is not valid, or the activation or padding mode is unknown.
+
+    Example:
+        >>> from sparseinfer import pack
+        >>> packed = pack(torch.ones(1, 1, 1, 1))
+        >>> x = torch.ones(1, 1, 2, 2)
+        >>> conv_cpu(x, packed, None, 1, (1, 1), (1, 1), (0,) * 4, (1, 1), 1).shape
+        torch.Size([1, 1, 2, 2])
+    """
+    address(x, "the input")
+    if x.dtype in NARROW and (bias is None or bias.dtype is x.dtype):
+        require_memory(bias=bias)
+        return conv_cpu(
+            x.float(), packed, None if bias is None else bias.float(), out_channels, kernel_size,
+            stride, padding, dilation, groups, padding_mode, activation, threads, row,
+        ).to(x.dtype)  # fmt: skip
+    shape = conv_output_shape(
+        x, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode, activation
+    )
+    handle = open_packed(packed)
+    expected = (out_channels, x.shape[1] // groups, *kernel_size)
+    if handle.shape != expected or handle.weights.groups != groups:
+        raise _mismatch(x, handle, out_channels, kernel_size, groups)
+    if x.dtype is not torch.float32:
+        raise wrong_input_type(x)
+    if bias is not None:
+        bias = checked_bias(bias, out_channels)
+    y = x.new_empty(shape)
+    if y.numel() == 0:
+        return y
+    x = x.contiguous()
+    if len(kernel_size) == 1:
+        image = (1, x.shape[2])
+        stride, dilation, padding = (1, *stride), (1, *dilation), (0, 0, *padding)
+    else:
+        image = (x.shape[2], x.shape[3])
+    handle.weights.conv(
+        x.data_ptr(), y.data_ptr(), 0 if bias is None else address(bias, "bias"), x.shape[0],
+        *image,
+        (stride[0], stride[1]), (padding[0], padding[1], padding[2], padding[3]),
+        (dilation[0], dilation[1]), padding_mode, activation, row,
+        threads or torch.get_num_threads(),
+    )  # fmt: skip
+    return y
+
+
+@logged("conv")
+def conv_cuda(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    out_channels: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    padding_mode: str = "zeros",
+    activation: str = "none",
+    threads: int = 0,
+    row: Row | None = None,
+) -> Tensor:
+    """Compute a 1-D or 2-D cross-correlation on a CUDA device with the best device row, or `row`.
+
+    Shapes are as in `conv_cpu`; x and bias are of the packed values' type, or float16 or bfloat16
+    beside float32 values, between conversions. `threads` has no meaning.
+
+    Raises:
+        RuntimeError: device, dtype, rank, channels or sizes do not fit, or no row can run.
+        ValueError: the packed buffer is not valid, or the activation or padding mode is unknown.
+
+    Example:
+        >>> from sparseinfer import pack
+        >>> packed, x = pack(torch.ones(1, 1, 1, 1)), torch.ones(1, 1, 2, 2)
+        >>> try: conv_cuda(x, packed, None, 1, (1, 1), (1, 1), (0,) * 4, (1, 1), 1)
+        ... except RuntimeError as error: print(str(error).split(",")[0])
+        expected a kernel for conv in format panel on cpu with torch.float32
+    """
+    same_device(x, packed, bias)
+    require_memory(input=x, bias=bias)
+    options = (kernel_size, stride, padding, dilation, groups, padding_mode, activation)
+    shape = conv_output_shape(x, out_channels, *options)
+    if padding_mode != "zeros":  # the rows know no other
+        x = functional.pad(x, (*padding[2:], *padding[:2]), padding_mode)
+        options = (kernel_size, stride, [0] * len(padding), dilation, groups, "zeros", activation)
+    handle = open_packed(packed)
+    expected = (out_channels, x.shape[1] // groups, *kernel_size)
+    if handle.shape != expected or handle.weights.groups != groups:
+        raise _mismatch(x, handle, out_channels, kernel_size, groups)
+    if x.dtype is not handle.dtype and (x.dtype not in NARROW or handle.dtype is not torch.float32):
+        raise wrong_type(x.dtype, handle.dtype)
+    if x.dtype is not handle.dtype and not takes_mixed("conv", handle.weights.format):
+        wide = None if bias is None else bias.float()
+        return conv_cuda(
+            x.float(), packed, wide, out_channels, *options, threads, row
+        ).to(x.dtype)  # fmt: skip
+    pixels = math.prod(shape) // max(1, out_channels)
+    return device_call(handle, "conv", x, pixels, row)(x, packed, bias, out_channels, *options)
+
+
+def _mismatch(
+    x: Tensor, handle: Handle, out_channels: int, kernel_size: Sequence[int], groups: int
+) -> RuntimeError:
+    shape = list(handle.shape)
+    given = [out_channels, x.shape[1] // groups, *kernel_size]
+    if (
+        len(shape) != len(given)
+        or handle.weights.groups != groups
+        or ([shape[0], *shape[2:]] != [given[0], *given[2:]])
+    ):
+        return RuntimeError(
+            f"expected a packed weight with {out_channels} output channels, kernel "
+            f"{list(kernel_size)} and groups={groups}, got shape {shape} and "
+            f"groups={handle.weights.groups}; try the weight that this layer was built with"
+        )
+    channels = shape[1] * groups
+    return RuntimeError(
+        f"Given groups={groups}, weight of size {shape}, expected input{list(x.shape)} to have "
+        f"{channels} channels, but got {x.shape[1]} channels instead; try an "
+        f"input with {channels} channels"
+    )

@@ -1,0 +1,1 @@
+"""What decides by time: clocks, comparisons, what is kept of them, and the cost model."""
