@@ -14,7 +14,7 @@ from torch.sparse._semi_structured_conversions import sparse_semi_structured_fro
 
 import sparseinfer
 from sparseinfer import _C, formats, pack, unpack
-from sparseinfer.formats import on_device
+from sparseinfer.formats import on_device, packed
 from sparseinfer.formats.bsr_on_device import bsr_blob
 from sparseinfer.formats.torch_sparse import densified
 
@@ -109,15 +109,15 @@ def test_pack_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
             return torch.device("cuda", 0)
 
     called = []
-    for name, blob in dict(formats._ON_DEVICE).items():
+    for name, blob in dict(packed._ON_DEVICE).items():
         monkeypatch.setitem(
-            formats._ON_DEVICE, name, lambda *a, b=blob, **k: called.append(b) or b(*a, **k)
+            packed._ON_DEVICE, name, lambda *a, b=blob, **k: called.append(b) or b(*a, **k)
         )
     monkeypatch.setattr(Elsewhere, "detach", lambda self: self.as_subclass(torch.Tensor))
     weight = sparse_weight((8, 16), 0.5, nm=(2, 4))
     for format in formats.FORMATS:
-        packed = pack(weight.as_subclass(Elsewhere), format)
-        assert torch.equal(packed, pack(weight, format))
+        blob = pack(weight.as_subclass(Elsewhere), format)
+        assert torch.equal(blob, pack(weight, format))
     assert called == [on_device.csr_blob, on_device.nm_blob, bsr_blob]
 
 

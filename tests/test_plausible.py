@@ -11,8 +11,8 @@ import torch
 from oracle import sparse_weight
 from torch import nn
 
-from sparseinfer import SparseLinear, convert, convert_to_sparse, report
-from sparseinfer.convert import guarantee
+from sparseinfer import SparseLinear, convert_to_sparse, report
+from sparseinfer.convert import conversion, guarantee
 from sparseinfer.convert.plausible import beyond_layers, beyond_zeros, sums_up
 from sparseinfer.convert.scan import scan
 from sparseinfer.timing import clock as clocks
@@ -181,7 +181,7 @@ class Net(nn.Module):
 def _convert(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, dense: Any, folder: Path, **options: Any
 ) -> Any:
-    monkeypatch.setattr(convert, "Clock", lambda: clock)
+    monkeypatch.setattr(conversion, "Clock", lambda: clock)
     plain, sparse = nn.Linear.forward, SparseLinear.forward
 
     def timed_dense(self: nn.Linear, input: torch.Tensor) -> torch.Tensor:

@@ -34,7 +34,7 @@ from sparseinfer.timing.tuning import Cache, Tuner, cache_folder
 
 __all__ = ["convert_to_sparse"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("sparseinfer.convert")
 
 LAYERS_SHARE = 0.6
 """Of the time to measure; the rest is for the whole model."""
