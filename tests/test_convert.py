@@ -499,7 +499,7 @@ def test_compare_stops_when_decided() -> None:
 
 
 def test_package_surface() -> None:
-    assert all(hasattr(sparseinfer, name) for name in sparseinfer.__all__)
+    assert all(hasattr(sparseinfer, name) for name in api.__all__)
     assert isinstance(sparseinfer.__version__, str)
     assert issubclass(SparseLinear, SparseLayer)
 
