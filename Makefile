@@ -77,7 +77,7 @@ sanitize: $(STAMPS)/tools.stamp ## Run the C++ tests under AddressSanitizer and 
 	cmake -S . -B build-sanitize -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g" \
 	  "-DSPARSEINFER_SANITIZE=address;undefined" $(WERROR_FLAG)
 	cmake --build build-sanitize
-	UBSAN_OPTIONS=print_stacktrace=1 $(CTEST) --test-dir build-sanitize
+	ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 $(CTEST) --test-dir build-sanitize
 
 # With CXX=clang++ and no build-sanitize from before, libFuzzer drives it.
 fuzz-native: $(STAMPS)/tools.stamp ## Give mutated packed buffers to the native core, under the same sanitizers (FUZZ_SECONDS)

@@ -13,12 +13,11 @@ load_converted              the state_dict of a converted model, into a new one
 save_sparse                 weights of a pruned model as a compressed-tensors checkpoint
 load_sparse                 such a checkpoint as a state_dict
 load_sparse_into            such a checkpoint into a model
-release_scratch             memory that kernels keep between calls, given back
-scratch_bytes               how much of it there is
 pack, unpack                a weight as a packed buffer, and back
 SparseLinear                the sparse layers, by the dense ones whose place they take:
 SparseConv1d, SparseConv2d, SparseConvTranspose1d, SparseConvTranspose2d,
 SparseLSTM, SparseGRU, SparseRNN, SparseMultiheadAttention
+scratch_bytes, release_scratch   memory that the kernels keep between calls, and giving it back
 sparseinfer.prune           pruning while training: Pruner, schedules, criteria, sensitivity
 
 On the command line: sparseinfer --help. Where something does not load: sparseinfer doctor.
@@ -38,31 +37,6 @@ def _runs_as_command() -> bool:
     program = _sys.argv[0] if getattr(_sys, "argv", None) else ""
     name = program.replace("\\", "/").rpartition("/")[2].removesuffix(".exe")
     return name == "sparseinfer" or (name == "-m" and "sparseinfer" in _sys.orig_argv)
-
-
-_reason = ""
-if not _runs_as_command():
-    # Importing registers the operations that torch.export.load and unpickling look for.
-    try:
-        from sparseinfer.api import *  # noqa: F403
-    except (ImportError, OSError) as _error:
-        # `sparseinfer doctor` has to start to say what does not load; all else says so when used.
-        _reason = f"{type(_error).__name__}: {_error}"
-
-
-def __getattr__(name: str) -> object:
-    # The command, whose --help and --version need no torch, comes here when it computes.
-    if name not in __all__:
-        raise AttributeError(f"module 'sparseinfer' has no attribute {name!r}")
-    reason = _reason
-    if not reason:
-        try:
-            from sparseinfer import api
-
-            return getattr(api, name)
-        except (ImportError, OSError) as error:
-            reason = f"{type(error).__name__}: {error}"
-    raise ImportError(f"sparseinfer does not load: {reason}; try sparseinfer doctor")
 
 
 __all__ = [
@@ -90,3 +64,31 @@ __all__ = [
     "to_dense",
     "unpack",
 ]
+# Type checkers read it above. In the module help() would document every class that it names, with
+# all that nn.Module has: twelve thousand lines.
+_PUBLIC = frozenset(__all__)
+del __all__
+
+_reason = ""
+if not _runs_as_command():
+    # Importing registers the operations that torch.export.load and unpickling look for.
+    try:
+        from sparseinfer.api import *  # noqa: F403
+    except (ImportError, OSError) as _error:
+        # `sparseinfer doctor` has to start to say what does not load; all else says so when used.
+        _reason = f"{type(_error).__name__}: {_error}"
+
+
+def __getattr__(name: str) -> object:
+    # The command, whose --help and --version need no torch, comes here when it computes.
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'sparseinfer' has no attribute {name!r}")
+    reason = _reason
+    if not reason:
+        try:
+            from sparseinfer import api
+
+            return getattr(api, name)
+        except (ImportError, OSError) as error:
+            reason = f"{type(error).__name__}: {error}"
+    raise ImportError(f"sparseinfer does not load: {reason}; try sparseinfer doctor")

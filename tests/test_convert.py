@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 import sparseinfer
-from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, formats, report
+from sparseinfer import SparseConv2d, SparseLinear, api, convert_to_sparse, formats, report
 from sparseinfer.layers.linear_conv import SparseLayer
 from sparseinfer.timing import cost, tuning
 from sparseinfer.timing.measure import compare
@@ -500,7 +500,7 @@ def test_compare_stops_when_decided() -> None:
 
 
 def test_package_surface() -> None:
-    assert all(hasattr(sparseinfer, name) for name in sparseinfer.__all__)
+    assert all(hasattr(sparseinfer, name) for name in api.__all__)
     assert isinstance(sparseinfer.__version__, str)
     assert issubclass(SparseLinear, SparseLayer)
 

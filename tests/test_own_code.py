@@ -190,6 +190,88 @@ def test_compiled_submodules(make: Callable[[], nn.Module], inplace: bool) -> No
         assert _ran(sparse) == _said(sparse) > 1
 
 
+class _Named(nn.Sequential):
+    """An attribute and a method have the name of a global module, which neither of them reads."""
+
+    def __init__(self) -> None:
+        super().__init__(_layer())
+        self.model = _layer()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.model(x))
+
+
+model: Any = _Named()
+
+
+def _global() -> nn.Module:
+    model.forward = lambda x: model.model(x)
+    return model  # type: ignore[no-any-return]
+
+
+def _cached() -> nn.Module:
+    made = _network()
+    made.last = functools.lru_cache(lambda: made[2])
+    made.last()
+    made.forward = functools.partial(lambda own, x: own.last()(own[0](x)), made)
+    return made  # type: ignore[no-any-return]
+
+
+def _weakly() -> nn.Module:
+    made = _network()
+    made.parts = weakref.WeakValueDictionary({"last": made[2]})
+    made.forward = functools.partial(lambda own, x: own.parts["last"](own[0](x)), made)
+    return made  # type: ignore[no-any-return]
+
+
+def _class() -> nn.Module:
+    last = _layer()
+
+    class Closing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = _layer(), last
+
+        def forward(self, x: Tensor) -> Tensor:
+            return last(self.first(x))
+
+    return Closing()
+
+
+@pytest.mark.parametrize("make", [_global, _cached, _weakly, _class])
+def test_a_copy_that_would_run_the_original_is_refused_without_examples(
+    make: Callable[[], nn.Module],
+) -> None:
+    with pytest.raises(TypeError, match=r"holds? the original's.*try inplace=True"):
+        convert_to_sparse(make(), min_speedup=0)
+
+
+def test_names_of_globals_are_no_reads_of_them() -> None:
+    sparse = convert_to_sparse(_Named(), min_speedup=0)
+    assert _ran(sparse) == _said(sparse) == 2
+
+
+def test_a_function_with_a_cache_of_its_own_runs_the_copy() -> None:
+    made = _network()
+    made.forward = functools.singledispatch(lambda x: made[2](made[0](x)))
+    expected = made(X)
+    sparse = convert_to_sparse(made, min_speedup=0)
+    assert _ran(sparse) == _said(sparse) == 2
+    torch.testing.assert_close(sparse(X), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("examples", [True, False])
+def test_a_model_that_is_its_own_copy_says_that_nothing_runs(examples: bool) -> None:
+    class Single(nn.Sequential):
+        def __deepcopy__(self, memo: object) -> Single:
+            return self
+
+    sparse = convert_to_sparse(
+        Single(_layer()), example_inputs=X if examples else None, min_speedup=0, budget_s=1
+    )
+    assert _said(sparse) == 0 and "does not run it" in report(sparse).layers[0].reason
+
+
 _SHARED: dict[str, nn.Module] = {}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import pkgutil
+import pydoc
 import threading
 
 import pytest
@@ -12,7 +14,7 @@ from oracle import sparse_weight
 from torch import nn
 
 import sparseinfer
-from sparseinfer import convert_to_sparse, formats
+from sparseinfer import api, convert_to_sparse, formats
 from sparseinfer.formats import handles
 from sparseinfer.plotting import name_lines
 from sparseinfer.timing.measure import torch_threads
@@ -111,7 +113,15 @@ def test_the_package_says_what_it_has_on_one_screen() -> None:
     text = sparseinfer.__doc__
     assert text is not None and len(text.splitlines()) <= 40
     assert max(map(len, text.splitlines())) <= 100
-    assert all(name in text for name in sparseinfer.__all__ if not name.startswith("_"))
+    assert all(name in text for name in api.__all__ if not name.startswith("_"))
+
+
+def test_help_is_what_the_package_says_and_its_modules() -> None:
+    modules = len(list(pkgutil.iter_modules(sparseinfer.__path__)))
+    page = pydoc.render_doc(sparseinfer, renderer=pydoc.plaintext)
+    assert sparseinfer.__doc__ is not None
+    assert len(page.splitlines()) < len(sparseinfer.__doc__.splitlines()) + modules + 30
+    assert sparseinfer._PUBLIC == set(api.__all__) and set(api.__all__) <= set(dir(sparseinfer))
 
 
 def test_a_legend_shows_any_name() -> None:

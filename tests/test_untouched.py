@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import array
+import collections
 import copy
 import itertools
 import random
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 
 from sparseinfer import convert_to_sparse
 from sparseinfer.convert.observe import observe, run_on
-from sparseinfer.convert.state import State
+from sparseinfer.convert.state import COPIED_BYTES, State
 
 
 def _layer() -> nn.Linear:
@@ -112,13 +115,76 @@ class Normalized(_Model):
         return y + self.norm.running_mean
 
 
+class Slots:
+    __slots__ = ("calls", "last")
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+
+class Holding(_Model):
+    """Slots, namespaces, containers and generators that are no plain lists, dicts and objects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slots, self.space = Slots(), types.SimpleNamespace(ids=[itertools.count()])
+        self.user, self.numbers = collections.UserDict(n=0), array.array("d", [0.0])
+        self.draw, self.legacy = np.random.default_rng(0), np.random.RandomState(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.slots.calls += 1
+        self.slots.last = getattr(self.slots, "last", 0.0) + 1
+        self.user["n"] += 1
+        self.numbers[0] += 1
+        steps = self.slots.calls + self.slots.last + self.user["n"] + self.numbers[0]
+        noise = self.draw.random() + self.legacy.rand() + next(self.space.ids[0])
+        return self.layer(x) + float(steps + noise)
+
+
+class Growing(_Model):
+    """New keys at every call, and hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: dict[object, int] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.met[object()] = 1
+        self.register_forward_hook(lambda module, args, y: y + 1)
+        return self.layer(x) + len(self.met)
+
+
+class Scripted(_Model):
+    """A TorchScript part that assigns a buffer, writes into one and counts."""
+
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("sum", torch.zeros(16))
+            self.register_buffer("last", torch.zeros(16))
+            self.calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.last = self.last + x[0]
+            self.sum.add_(x[0])
+            self.calls += 1
+            return self.last + self.sum + self.calls
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = torch.jit.script(self.Part())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + self.part(x)
+
+
 class Wrapped(nn.DataParallel):
     def __init__(self) -> None:
         super().__init__(Stream())
 
 
 MODELS: list[Callable[[], nn.Module]] = [
-    Stream, Attribute, Cached, Numbered, Normalized, Wrapped,
+    Stream, Attribute, Cached, Numbered, Normalized, Holding, Growing, Scripted, Wrapped,
 ]  # fmt: skip
 
 
@@ -216,6 +282,37 @@ def test_only_tensors_that_are_written_are_copied() -> None:
     assert list(state._saved) == [written.untyped_storage().data_ptr()]
     state.changes().restore()
     assert not written.any()
+
+
+def test_what_functions_on_a_model_count_is_put_back() -> None:
+    model, calls = _Model(), 0
+
+    def counted(x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return model.layer(x) + calls
+
+    model.forward = counted
+    convert_to_sparse(model, example_inputs=torch.randn(1, 16), min_speedup=0, budget_s=1)
+    assert calls == 0
+
+
+def test_large_inputs_that_numpy_writes_into_are_put_back() -> None:
+    class Preprocessing(_Model):
+        def forward(self, x: Tensor) -> Tensor:
+            x.numpy()[:] += 1
+            return self.layer(x)
+
+    x = torch.zeros(1 << 15, 16)
+    assert x.nbytes > COPIED_BYTES
+    convert_to_sparse(Preprocessing(), example_inputs=x, min_speedup=0, budget_s=1, cache=False)
+    assert not x.any()
+
+
+def test_the_first_call_makes_lazy_parameters() -> None:
+    model = nn.Sequential(_layer(), nn.LazyLinear(4))
+    sparse = convert_to_sparse(model, example_inputs=torch.randn(2, 16), min_speedup=0, budget_s=1)
+    assert type(sparse[0]).__name__ == "SparseLinear" and sparse(torch.randn(2, 16)).shape == (2, 4)
 
 
 def test_examples_that_one_call_uses_up_are_refused() -> None:

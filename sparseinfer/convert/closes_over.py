@@ -6,6 +6,7 @@ leaves a function as it is: in the copy of a model, a lambda on it goes on runni
 
 from __future__ import annotations
 
+import dis
 import functools
 import types
 import weakref
@@ -150,7 +151,16 @@ module, and torch copies none."""
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Names and values of the modules' attributes, hooks among them, that may hold functions."""
+    """Names and values of the modules' attributes, hooks among them, that may hold functions.
+
+    Methods of users' classes are among them: one may be compiled, or close over a layer.
+    """
+    classes = {cls for module in model.modules() for cls in type(module).__mro__}
+    for cls in classes:
+        if not cls.__module__.startswith(("torch.", "sparseinfer.")):
+            for key, value in vars(cls).items():
+                if isinstance(value, types.FunctionType) and not key.startswith("__"):
+                    yield f"{cls.__qualname__}.{key}", value
     for path, module in model.named_modules():
         if type(module).__name__ == "OptimizedModule":  # it compiles anew what it holds
             continue
@@ -185,20 +195,29 @@ def _parts(value: Any, compiled: bool) -> list[Any]:
         except ValueError:  # it is empty yet
             return []
     if isinstance(value, types.FunctionType):
+        named = (value.__globals__.get(name) for name in _globals_read(value.__code__))
         return [
             *(value.__closure__ or ()), value.__defaults__, value.__kwdefaults__, vars(value),
+            *(own for own in named if isinstance(own, nn.Module)),
         ]  # fmt: skip
     if isinstance(value, types.MethodType):
         return [value.__self__, value.__func__]
     if isinstance(value, functools.partial):
         return [value.func, value.args, value.keywords]
+    if isinstance(value, functools._lru_cache_wrapper):
+        return [value.__wrapped__]
     if isinstance(value, weakref.ref):
         return [value()]
-    if isinstance(value, dict):
+    if isinstance(value, dict | weakref.WeakKeyDictionary | weakref.WeakValueDictionary):
         return list(value.values())
     if isinstance(value, list | tuple | set | frozenset):
         return list(value)
     return []
+
+
+@functools.lru_cache(maxsize=4096)
+def _globals_read(code: types.CodeType) -> tuple[str, ...]:
+    return tuple({own.argval for own in dis.get_instructions(code) if own.opname == "LOAD_GLOBAL"})
 
 
 def rebind_references(model: nn.Module, copied: Callable[[nn.Module], nn.Module | None]) -> None:

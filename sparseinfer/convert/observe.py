@@ -157,7 +157,7 @@ def run_on(
         try:
             with evaluating(model), random_state_kept(model), uncompiled():
                 for args, kwargs in examples:
-                    state = State(model, args, kwargs)
+                    state = State(model, inputs=(args, kwargs))
                     try:
                         with state.watching():
                             model(*args, **kwargs)

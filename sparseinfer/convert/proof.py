@@ -112,9 +112,11 @@ def check_copy(
         >>> check_copy(nn.Identity(), nn.Identity(), {}, None, [])
         {}
     """
-    if not swaps:
-        return {}
-    kept = holders(result, set(model.modules()) - set(result.modules()))
+    inside = set(result.modules())
+    lost = [dense for dense, sparse in swaps.items() if sparse not in inside]
+    if lost or not swaps:  # the model has a way of its own to be copied
+        return dict.fromkeys(lost, UNREACHED)
+    kept = holders(result, set(model.modules()) - inside)
     missed: dict[nn.Module, str] = {}
     if seen is not None:
         found = prove(result, (*swaps.values(), *swaps), examples)

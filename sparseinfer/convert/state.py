@@ -7,25 +7,20 @@ to write into them, so that no second model is held.
 
 from __future__ import annotations
 
-import copy
 import random
-import sys
-import types
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.random import fork_rng
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Changes", "State", "random_state_kept", "reachable_tensors"]
+from sparseinfer.convert.held import Contents, Whole, hold, reachable
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+__all__ = ["Changes", "State", "random_state_kept", "reachable_tensors"]
 
 _PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer)
 
@@ -34,8 +29,6 @@ COPIED_BYTES = 1 << 20
 
 _UNMARKED = ("running_mean", "running_var")
 """Arguments that batch normalization writes into without saying so in its schema."""
-
-_ITERATORS = ("builtins", "itertools")
 
 
 class Changes:
@@ -65,7 +58,8 @@ class State:
     """Everything that `roots`, models and what they are called with, hold now.
 
     That is tensors, numpy arrays, generators of random numbers, lists, dicts, sets and deques, the
-    attributes of modules and of other objects, and what the classes of modules hold.
+    attributes and slots of modules and of other objects, what functions among those close over, and
+    what the classes of modules hold. `inputs` are roots too, whose tensors are copied at once.
 
     Example:
         >>> layer = nn.BatchNorm1d(2)
@@ -78,15 +72,15 @@ class State:
         (0, False)
     """
 
-    def __init__(self, *roots: Any) -> None:
-        self._held: list[_Dict | _Whole] = []
+    def __init__(self, *roots: Any, inputs: Any = ()) -> None:
+        self._held: list[Contents | Whole] = []
         self._tensors: list[tuple[Tensor, Tensor]] = []
-        for value in _reachable(roots):
+        for value in reachable((*roots, inputs)):
             if isinstance(value, Tensor):
                 if type(value) in _PLAIN_TENSORS and value.layout is torch.strided:
                     self._tensors.append((value, value.detach()))
                 continue
-            held = _hold(value)
+            held = hold(value)
             if held is not None:
                 self._held.append(held)
         self._storages = {}
@@ -94,10 +88,15 @@ class State:
             storage = alias.untyped_storage()
             if storage.data_ptr():
                 self._storages[storage.data_ptr()] = storage
+        given = {
+            tensor.untyped_storage().data_ptr()
+            for tensor in reachable_tensors(inputs)
+            if type(tensor) in _PLAIN_TENSORS and tensor.layout is torch.strided
+        }
         self._early = {
             address: storage.clone()
             for address, storage in self._storages.items()
-            if storage.nbytes() <= COPIED_BYTES
+            if storage.nbytes() <= COPIED_BYTES or address in given
         }
         self._saved: dict[int, Any] = {}
 
@@ -148,145 +147,7 @@ def reachable_tensors(*roots: Any) -> list[Tensor]:
         >>> len(reachable_tensors(nn.Linear(4, 4), {"more": [torch.zeros(2)]}))
         3
     """
-    return [value for value in _reachable(roots) if isinstance(value, Tensor)]
-
-
-def _reachable(roots: tuple[Any, ...]) -> Iterator[Any]:
-    """Every mutable value that `roots` lead to, each once, and classes of the modules among them.
-
-    What an object of torch or of the standard library holds within is left out: it is no state of
-    the model's.
-    """
-    seen: dict[int, Any] = {}
-    left = list(roots)
-    while left:
-        value = left.pop()
-        if isinstance(value, _PLAIN) or id(value) in seen:
-            continue
-        seen[id(value)] = value
-        yield value
-        if isinstance(value, dict):
-            left += value.values()
-        elif isinstance(value, list | tuple | set | frozenset | deque):
-            left += value
-        elif isinstance(value, types.MethodType):
-            left.append(value.__self__)
-        elif isinstance(value, type):
-            left += [own for own in vars(value).values() if isinstance(own, list | dict | set)]
-        elif isinstance(value, LazyModuleMixin):  # its first call makes it another class, for good
-            left.append(value._modules)  # type: ignore[attr-defined]
-        elif isinstance(value, nn.Module):
-            left.append(vars(value))
-            left += [cls for cls in type(value).__mro__ if _is_users(cls)]
-        elif _is_users(type(value)) and hasattr(value, "__dict__"):
-            left.append(vars(value))
-
-
-def _is_users(cls: type) -> bool:
-    package = cls.__module__.partition(".")[0]
-    return package not in ("torch", "sparseinfer") and package not in _STANDARD
-
-
-_STANDARD = sys.stdlib_module_names - {"__main__"}
-
-
-class _Dict:
-    """The entries of a dict, or those plain values of a class that can be counted in."""
-
-    def __init__(self, owner: Any) -> None:
-        self.owner = owner
-        self.before = {key: _spare(value) for key, value in self._now().items()}
-
-    def _now(self) -> dict[Any, Any]:
-        if isinstance(self.owner, dict):
-            return self.owner
-        return {
-            key: value
-            for key, value in vars(self.owner).items()
-            if isinstance(value, _PLAIN) and not key.startswith("__")
-        }
-
-    def undo(self) -> list[Callable[[], None]]:
-        now = self._now()
-        changed = [key for key in self.before if now.get(key, self) is not self.before[key]]
-        added = [key for key in now if key not in self.before]
-        if not changed and not added:
-            return []
-        return [lambda: self._restore(changed, added)]
-
-    def _restore(self, changed: list[Any], added: list[Any]) -> None:
-        if not isinstance(self.owner, dict):
-            for key in changed:
-                setattr(self.owner, key, self.before[key])
-            return
-        for key in added:
-            self.owner.pop(key, None)
-        removed = any(key not in self.owner for key in changed)
-        for key in changed:
-            self.owner[key] = _spare(self.before[key])
-        if removed:  # so that the order is what it was
-            for key in [key for key in self.before if key in self.owner]:
-                self.owner[key] = self.owner.pop(key)
-
-
-class _Whole:
-    """A value that is compared and put back as a whole."""
-
-    def __init__(self, owner: Any, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
-        self.owner, self.read, self.write = owner, read, write
-        self.before = read()
-
-    def undo(self) -> list[Callable[[], None]]:
-        now = self.read()
-        if isinstance(now, list):
-            same = len(now) == len(self.before) and all(map(_is, now, self.before))
-        elif isinstance(now, Tensor):
-            same = torch.equal(now, self.before)
-        elif isinstance(now, np.ndarray):
-            same = now.tobytes() == self.before.tobytes()
-        else:
-            same = now == self.before
-        return [] if same else [lambda: self.write(self.before)]
-
-
-def _hold(value: Any) -> _Dict | _Whole | None:
-    """What keeps a value's contents; None where they cannot change, or are others' to keep."""
-    if isinstance(value, dict | type):
-        return _Dict(value)
-    if isinstance(value, list):
-        return _Whole(value, lambda: list(value), lambda before: _refill(value, before, "extend"))
-    if isinstance(value, deque):
-        return _Whole(value, lambda: list(value), lambda before: _refill(value, before, "extend"))
-    if isinstance(value, set):
-        return _Whole(value, lambda: set(value), lambda before: _refill(value, before, "update"))
-    if isinstance(value, bytearray):
-        return _Whole(value, lambda: bytes(value), lambda before: _refill(value, before, "extend"))
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return _Whole(value, value.copy, lambda before: np.copyto(value, before))
-    if isinstance(value, torch.Generator):
-        return _Whole(value, value.get_state, cast("Callable[[Any], None]", value.set_state))
-    if isinstance(value, random.Random):
-        return _Whole(value, value.getstate, value.setstate)
-    return None
-
-
-def _refill(value: Any, before: Any, add: str) -> None:
-    value.clear()
-    getattr(value, add)(before)
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other
-
-
-def _spare(value: Any) -> Any:
-    """A copy of an iterator that a call would use up; anything else as it is."""
-    if isinstance(value, Iterator) and type(value).__module__ in _ITERATORS:
-        try:
-            return copy.copy(value)
-        except TypeError:  # a generator
-            return value
-    return value
+    return [value for value in reachable(roots) if isinstance(value, Tensor)]
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:

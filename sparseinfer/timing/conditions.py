@@ -28,6 +28,9 @@ ENVIRONMENT = (
     "CUBLAS_",
     "CUDNN_",
     "NVIDIA_TF32",
+    "TORCHDYNAMO_",
+    "TORCHINDUCTOR_",
+    "TORCH_COMPILE",
 )
 """Beginnings of the variables that the libraries behind torch read."""
 
@@ -62,6 +65,7 @@ _CALLS = {
     "mha_fastpath": torch.backends.mha.get_fastpath_enabled,
     "deterministic": torch.are_deterministic_algorithms_enabled,
     "deterministic_warn_only": torch.is_deterministic_algorithms_warn_only_enabled,
+    "nnpack": torch._C._get_nnpack_enabled,
     "interop_threads": torch.get_num_interop_threads,
     "inference": torch.is_inference_mode_enabled,
     "grad": torch.is_grad_enabled,
