@@ -191,6 +191,12 @@ void check_bounds(const Case& c) {
 // Every operation on tensors of more than 32 MB leaves less than that behind.
 void check_scratch() {
   const size_t bound = size_t{20} << 20;
+  // The scalar kernels read x where it lies.
+  size_t best = 0;
+  si_row_info row = sized<si_row_info>();
+  SI_CHECK_EQ(si_select(SI_FORMAT_PANEL, SI_OP_CONV, &best), SI_OK);
+  SI_CHECK_EQ(si_row(best, &row), SI_OK);
+  const bool packs = std::string(row.isa) != "scalar";
   Random random;
   for (const Case& c : {Case{32, 1, 1, 400003, 1, 9, 1, 1, 1, 4}, Case{8, 1, 1201, 1201, 3, 3, 1, 2, 1, 1},
                         Case{32, 1, 1, 400003, 1, 1, 1, 1, 1, 0}}) {
@@ -200,7 +206,7 @@ void check_scratch() {
     si_conv_args args = arguments(c);
     args.threads = 2;
     run(packed, args, std::vector<float>(static_cast<size_t>(c.channels * c.h * c.w), 1.0f), c.M, &oh, &ow);
-    SI_CHECK(si_scratch_bytes() > 0);
+    SI_CHECK_EQ(si_scratch_bytes() > 0, packs);
     SI_CHECK(si_scratch_bytes() <= 2 * bound);
     si_release_scratch();
     SI_CHECK_EQ(si_scratch_bytes(), 0u);
