@@ -24,6 +24,7 @@ from sparseinfer.convert.decide import Decider
 from sparseinfer.convert.report import describe as report_of
 from sparseinfer.convert.scan import scan
 from sparseinfer.timing import device_time, tuning
+from sparseinfer.timing.clock import Clock
 from sparseinfer.timing.device_time import (
     MOST_COPIES,
     UNKNOWN_CACHE_BYTES,
@@ -58,6 +59,19 @@ class Seconds:
         return self.seconds[call.name]
 
 
+class Quiet(Clock):
+    """A machine that nobody else uses."""
+
+    def thread(self) -> float:
+        return self.wall()
+
+    def preemptions(self) -> int:
+        return 0
+
+    def load(self) -> float | None:
+        return None
+
+
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seconds]:
     """Lets the CPU pass for a GPU whose clock shows the given seconds."""
@@ -66,6 +80,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seconds]:
         timer = Seconds(**seconds)
         for module in (decide, conversion):
             monkeypatch.setattr(module, "platform", lambda device: "cuda")
+        monkeypatch.setattr(conversion, "Clock", Quiet)
         monkeypatch.setattr(conversion, "timer_for", lambda device, baseline: timer)
         monkeypatch.setattr(decide, "cache_bytes", lambda device: 40_000)
         return timer

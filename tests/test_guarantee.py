@@ -63,20 +63,23 @@ class Clock(clocks.Clock):
         self.now += cost / 1e3
 
 
+CLOCKS: list[Clock] = []
+"""The last one is the test's. A model's own state is put back after its calls, closures included,
+and time goes on: so models and hooks find the clock here."""
+
+
 class Net(nn.Module):
     """Three layers, told apart by their numbers of features."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        # Within a function: time goes on, as no state of a model's does.
-        self.time = lambda: clock
         self.a, self.b, self.c = nn.Linear(8, 9), nn.Linear(9, 10), nn.Linear(10, 11)
         for layer in (self.a, self.b, self.c):
             layer.weight.data = sparse_weight(layer.weight.shape, 0.3)
 
     @property
     def clock(self) -> Clock:
-        return self.time()
+        return CLOCKS[-1]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.clock.in_model += 1
@@ -94,6 +97,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock.dense = dict.fromkeys("abc", 2.0)
     clock.sparse = dict.fromkeys("abc", 1.0)
     monkeypatch.setattr(conversion, "Clock", lambda: clock)
+    CLOCKS.append(clock)
     for cls in (nn.Linear, SparseLinear):
         monkeypatch.setattr(cls, "forward", _timed(clock, cls.forward, cls is SparseLinear))
     return clock
@@ -120,7 +124,7 @@ def _formats(found: Report) -> str:
 
 
 def test_a_model_that_got_faster_is_kept_with_its_numbers(clock: Clock) -> None:
-    _, found = _convert(Net(clock))
+    _, found = _convert(Net())
     assert _formats(found) == "panel panel panel"
     whole = found.whole
     assert whole is not None and whole.reverted == [] and whole.baseline == "eager"
@@ -136,7 +140,7 @@ def test_a_model_that_got_faster_is_kept_with_its_numbers(clock: Clock) -> None:
 
 def test_a_layer_that_loses_inside_the_model_is_taken_back(clock: Clock) -> None:
     clock.inside["b"] = 5.0
-    sparse, found = _convert(Net(clock))
+    sparse, found = _convert(Net())
     assert _formats(found) == "panel dense panel"
     assert type(sparse.b) is nn.Linear and isinstance(sparse.a, SparseLinear)
     reason = found.layers[1].reason
@@ -160,7 +164,7 @@ def test_what_no_layer_is_to_blame_for_takes_the_least_useful_back_first(clock: 
         forward = outside
 
     clock.sparse = {"a": 1.0, "b": 1.0, "c": 2.9}
-    _, found = _convert(Costly(clock))
+    _, found = _convert(Costly())
     # All three: 8.2 against 8.5. Half of them, the least useful two, go: c alone is 8.2 to 8.3.
     assert found.whole is not None and found.whole.reverted[:2] == ["a", "c"]
     assert "saves only 1 ms there" in found.layers[0].reason
@@ -182,14 +186,14 @@ def test_a_model_that_chooses_among_its_layers(clock: Clock) -> None:
             self.clock.in_model -= 1
             return y
 
-    _, found = _convert(Choosing(clock))
+    _, found = _convert(Choosing())
     assert _formats(found) == "dense panel panel"
     assert "inside the model it takes 50 ms" in found.layers[0].reason
 
 
 def test_where_nothing_helps_the_dense_model_comes_back(clock: Clock) -> None:
     clock.inside = dict.fromkeys("abc", 50.0)
-    model = Net(clock)
+    model = Net()
     sparse, found = _convert(model)
     assert _formats(found) == "dense dense dense"
     assert torch.equal(sparse(X), model(X))
@@ -235,7 +239,7 @@ def test_noise_is_told_from_a_loss(clock: Clock, monkeypatch: pytest.MonkeyPatch
         return replace(found, low=0.4, high=9.0) if options["threshold"] < 1 else found
 
     monkeypatch.setattr(tuning, "compare", noisy)
-    _, found = _convert(Net(clock))
+    _, found = _convert(Net())
     assert _formats(found) == "dense dense dense"
     assert all("noise hides the gain; try again" in layer.reason for layer in found.layers)
     assert "ran 2.00x (0.40x is sure), so they were taken back" in found.sentence
@@ -252,9 +256,9 @@ def test_a_layer_is_not_blamed_for_noise() -> None:
 def test_within_the_tolerance_is_not_slower(clock: Clock) -> None:
     assert TOLERANCE == 0.02
     clock.inside = dict.fromkeys("abc", 2.03)
-    assert _formats(_convert(Net(clock))[1]) == "panel panel panel"
+    assert _formats(_convert(Net())[1]) == "panel panel panel"
     clock.inside = dict.fromkeys("abc", 2.05)
-    assert _formats(_convert(Net(clock))[1]) == "dense dense dense"
+    assert _formats(_convert(Net())[1]) == "dense dense dense"
 
 
 def test_every_example_counts(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +272,7 @@ def test_every_example_counts(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> 
         return y
 
     monkeypatch.setattr(Net, "forward", forward)
-    _, found = _convert(Net(clock), example_inputs=[torch.randn(1, 8), *[X] * 9])
+    _, found = _convert(Net(), example_inputs=[torch.randn(1, 8), *[X] * 9])
     assert not found.layers[1].is_sparse
     assert found.whole is not None and found.whole.before is not None
 
@@ -276,7 +280,7 @@ def test_every_example_counts(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("min_speedup", [0, 0.5])
 def test_who_asks_for_less_gets_it(clock: Clock, min_speedup: float) -> None:
     clock.inside = dict.fromkeys("abc", 3.5)
-    _, found = _convert(Net(clock), min_speedup=min_speedup)
+    _, found = _convert(Net(), min_speedup=min_speedup)
     assert _formats(found) == "panel panel panel"
     assert found.whole is not None and found.whole.speedup == pytest.approx(2 / 3.5)
     assert found.sentence.endswith("so it got slower.")
@@ -287,7 +291,7 @@ def test_a_layer_needs_the_lower_bound_not_the_median(
 ) -> None:
     found = measure.Comparison(2.0, 1.0, 2.0, 1.04, 3.0, 100)
     monkeypatch.setattr(tuning, "compare", lambda *_, **__: found)
-    _, decided = _convert(Net(clock))
+    _, decided = _convert(Net())
     assert _formats(decided) == "dense dense dense"
     assert decided.layers[0].reason.startswith(
         "measured 2.00x (95% sure of 1.04x), less than the 1.05x asked"
@@ -305,7 +309,7 @@ def test_the_overhead_of_a_small_call_is_told(
 ) -> None:
     clock.names[16] = "call"
     clock.dense, clock.sparse = {"a": dense, "call": 0.004}, {"a": sparse, "call": 0.010}
-    model = nn.Sequential(Net(clock).a)
+    model = nn.Sequential(Net().a)
     _, found = _convert(model)
     (layer,) = found.layers
     assert not layer.is_sparse and "less than the 1.05x asked" in layer.reason
@@ -345,7 +349,7 @@ def test_the_bar_is_told_while_the_model_is_timed_but_not_within_a_timing(clock:
         assert not clock.in_model
         clock.now += 1.0
 
-    model = Net(clock)
+    model = Net()
     layers = {layer: _report(name) for name, layer in model.named_children()}
     swaps: Any = {layer: SparseLinear.from_dense(layer).eval() for layer in layers}
     tuner = tuning.Tuner(1, torch.device("cpu"), 1.05, clock=clock)
@@ -360,17 +364,17 @@ def _report(name: str) -> LayerReport:
 
 def test_verify_can_be_skipped(clock: Clock) -> None:
     clock.inside["b"] = 50.0
-    _, found = _convert(Net(clock), verify=False)
+    _, found = _convert(Net(), verify=False)
     assert _formats(found) == "panel panel panel" and found.whole is None
     assert found.sentence.endswith("the whole model was not timed.")
 
 
 def test_without_example_inputs_nothing_is_timed_and_it_says_so(clock: Clock) -> None:
-    sparse = convert_to_sparse(Net(clock), min_speedup=0)
+    sparse = convert_to_sparse(Net(), min_speedup=0)
     found = report_of(sparse)
     assert clock.now == 0.0 and found.whole is None and found.measured == 0
     assert "without example_inputs nothing was timed" in found.sentence
-    kept = report_of(convert_to_sparse(Net(clock)))
+    kept = report_of(convert_to_sparse(Net()))
     assert kept.sentence.endswith(
         "Nothing was timed: pass example_inputs to have layers and model measured."
     )
@@ -379,14 +383,14 @@ def test_without_example_inputs_nothing_is_timed_and_it_says_so(clock: Clock) ->
 def test_the_time_is_bounded(clock: Clock) -> None:
     clock.dense = dict.fromkeys("abc", 2e4)
     clock.sparse = dict.fromkeys("abc", 1e4)
-    _, found = _convert(Net(clock), budget_s=100)
+    _, found = _convert(Net(), budget_s=100)
     # The first layer takes 60 s to warm up and three rounds of 30 s: more than the layers' share.
     assert found.layers[0].is_sparse
     for layer in found.layers[1:]:
         assert layer.reason.startswith("the time to measure was spent before its turn")
     assert found.whole is not None and found.whole.rounds == measure.FEWEST
     clock.inside = {"a": 1e5}
-    _, found = _convert(Net(clock), budget_s=100)
+    _, found = _convert(Net(), budget_s=100)
     assert _formats(found) == "dense dense dense"
     assert found.layers[0].reason.endswith("and the time was spent")
 
@@ -396,7 +400,7 @@ def test_the_time_is_bounded(clock: Clock) -> None:
 
 def test_in_place_what_is_taken_back_is_the_very_layer(clock: Clock) -> None:
     clock.inside["b"] = 5.0
-    model = Net(clock)
+    model = Net()
     before, weight = model.b, model.b.weight
     sparse, found = _convert(model, inplace=True)
     assert sparse is model and _formats(found) == "panel dense panel"
@@ -407,7 +411,7 @@ def test_in_place_what_is_taken_back_is_the_very_layer(clock: Clock) -> None:
 @pytest.mark.parametrize("inplace", [False, True])
 def test_masks_hooks_and_flags_are_as_they_were(clock: Clock, inplace: bool) -> None:
     clock.inside["b"] = 5.0
-    model = Net(clock)
+    model = Net()
     for layer in (model.a, model.b):
         prune.l1_unstructured(layer, "weight", amount=0.5)
     calls: list[str] = []
@@ -438,7 +442,7 @@ def test_masks_are_not_held_against_the_dense_model(clock: Clock) -> None:
             applied += 1
             return weight * (weight.abs() > 0.1)
 
-    model = Net(clock)
+    model = Net()
     parametrize.register_parametrization(model.a, "weight", Mask())
     applied = 0
     convert_to_sparse(model, example_inputs=X, verify=False)
@@ -449,12 +453,12 @@ def test_masks_are_not_held_against_the_dense_model(clock: Clock) -> None:
 
 @pytest.mark.parametrize("inplace", [False, True])
 def test_an_error_while_timing_leaves_the_model_as_it_was(clock: Clock, inplace: bool) -> None:
-    model = Net(clock)
+    model = Net()
     layers = list(model.children())
     x = torch.randn(2, 8)
 
     def fail(module: nn.Module, args: object) -> None:
-        if clock.forwards > 3:
+        if CLOCKS[-1].forwards > 3:
             raise KeyboardInterrupt
 
     model.b.register_forward_pre_hook(fail)
@@ -465,7 +469,7 @@ def test_an_error_while_timing_leaves_the_model_as_it_was(clock: Clock, inplace:
 
 
 def test_a_model_that_is_itself_a_layer(clock: Clock) -> None:
-    model = Net(clock).a
+    model = Net().a
     sparse, found = _convert(model)
     assert isinstance(sparse, SparseLinear) and found.whole is not None
     assert found.whole.speedup == pytest.approx(2.0) and type(model) is nn.Linear
@@ -478,7 +482,7 @@ def test_random_numbers_are_not_drawn(clock: Clock) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x + torch.randn(()))
 
-    model = Noisy(clock)
+    model = Noisy()
     drawn = []
     for verify in (False, True):
         torch.manual_seed(1)
@@ -539,7 +543,7 @@ def test_the_dense_model_runs_in_the_memory_format_asked_for(
 
 
 def test_auto_is_eager_where_that_is_faster(clock: Clock) -> None:
-    _, found = _convert(Net(clock), baseline="auto")
+    _, found = _convert(Net(), baseline="auto")
     assert found.whole is not None and found.whole.baseline == "eager"
 
 
@@ -562,7 +566,7 @@ def test_compiled_is_compared_with_compiled(clock: Clock, monkeypatch: pytest.Mo
         return call
 
     monkeypatch.setattr(torch, "compile", compiled)
-    _, found = _convert(Net(clock), baseline="compile")
+    _, found = _convert(Net(), baseline="compile")
     assert found.whole is not None and found.whole.baseline == "compile"
     assert set(called) == {False, True} and "dense, both compiled (2.00x" in found.sentence
 
@@ -583,10 +587,10 @@ def test_bad_arguments(clock: Clock) -> None:
     with pytest.raises(
         ValueError, match="expected a baseline of eager, channels_last, compile, cuda_graph, a"
     ):
-        convert_to_sparse(Net(clock), baseline="onnx")
+        convert_to_sparse(Net(), baseline="onnx")
     for budget in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="expected budget_s > 0"):
-            convert_to_sparse(Net(clock), budget_s=budget)
+            convert_to_sparse(Net(), budget_s=budget)
 
 
 def test_a_fingerprint_is_of_the_structure_not_of_the_values(clock: Clock) -> None:
