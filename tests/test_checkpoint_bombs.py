@@ -276,6 +276,7 @@ def test_packed_weights_of_few_non_zeros_are_unpacked(tmp_path):
 # --- all of them at once, in a process of its own
 
 
+@pytest.mark.slow
 def test_the_memory_that_hostile_files_take_is_bounded(tmp_path):
     torch.save({f"fc{i}.packed": wide() for i in range(100)}, tmp_path / "packed.pth")
     overlapping(tmp_path / "overlap.pth", 60_000)

@@ -462,6 +462,7 @@ def in_a_process(arguments, **options):
     return subprocess.run(command, text=True, check=False, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out", ["out.pth", "out.safetensors", "out"])
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, out):
     torch.save({"fc.weight": torch.randn(600, 600)}, tmp_path / "model.pth")

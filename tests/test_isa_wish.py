@@ -22,6 +22,7 @@ LACKING = [isa["name"] for isa in _C.isas() if not isa["compiled"]]
 KNOWN = ", ".join(isa["name"] for isa in _C.isas())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wish", ["foo", "AVX2", " scalar", *LACKING])
 def test_a_wish_that_cannot_be_granted_is_an_error_at_import(wish: str) -> None:
     done = _python(wish, "-c", "import sparseinfer")

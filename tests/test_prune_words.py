@@ -193,6 +193,7 @@ def test_the_modules_that_the_readme_names_are_there_and_their_functions():
         _ = sparseinfer.prune.sensitivities
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statement",
     [

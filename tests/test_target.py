@@ -81,6 +81,7 @@ def test_a_device_refuses_an_unknown_target():
         formats.pack(torch.eye(16, device="meta"), "csr", target="toaster")
 
 
+@pytest.mark.slow
 def test_a_limit_of_the_process_changes_no_file():
     program = (
         "import hashlib, torch; from sparseinfer import formats;"

@@ -199,6 +199,7 @@ for pool in threadpoolctl.threadpool_info():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [("sparseinfer", "torch"), ("torch", "sparseinfer")])
 def test_no_openmp_runtime_but_torchs(first: str, second: str) -> None:
     backend, *runtimes = _python(_RUNTIMES.format(first=first, second=second)).splitlines()
@@ -232,6 +233,7 @@ def _first_use_at_once(layer: Any, x: Tensor, shift: int) -> None:
     assert (live[0].memory.data_ptr() == layer.packed.data_ptr()) == (shift == 0)
 
 
+@pytest.mark.slow
 def test_first_use_by_many_threads_at_once_gives_the_same_bits_and_one_handle() -> None:
     dense, image = _pruned(nn.Linear(64, 96)), _pruned(nn.Conv2d(16, 24, 3, padding=1))
     for repeat in range(4):
@@ -386,6 +388,7 @@ while len(calls) < 30:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forked", [False, True])
 def test_the_process_exits_cleanly_while_daemon_threads_are_in_calls(forked: bool) -> None:
     _python(_EXIT.format(forked=forked))

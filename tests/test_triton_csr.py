@@ -68,6 +68,7 @@ def test_cut_rows(interpreted: Check, dtype: str, tokens: int) -> None:
     interpreted(checks.check_cut_rows, dtype, tokens, "cpu")
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize("columns", [65536, 65537])
 def test_columns_of_two_and_four_bytes(interpreted: Check, columns: int) -> None:
