@@ -15,6 +15,7 @@ FLOORS = (
     ("native",),
     ("files", "plotting", "progress", "switches", "when_imported"),
     ("timing",),
+    ("quantize",),
     ("formats",),
     ("kernels",),
     ("ops",),
