@@ -74,15 +74,15 @@ def formats_for(layer: Layer, device: str) -> tuple[tuple[str, ...], str]:
 
 
 def pack_params(
-    layer: Layer, format: str, fewest_tokens: int = 0, value_type: str = "float32"
+    layer: Layer, format: str, fewest_tokens: int = 0, weights: str = "float32"
 ) -> dict[str, Any]:
     """What `formats.pack` is told of the layer: its pattern, and the least N of its calls.
 
-    `fewest_tokens` is 0 where that is not known. `value_type` is that of panel's values.
+    `fewest_tokens` is 0 where that is not known. `weights` is the type of panel's values.
     """
     pattern = layer.pattern
     if format == "panel":
-        params: dict[str, Any] = {} if value_type == "float32" else {"value_type": value_type}
+        params: dict[str, Any] = {} if weights == "float32" else {"weights": weights}
         if layer.kind == "linear":
             params["kblock"] = kblock_for(fewest_tokens)
         return params

@@ -27,6 +27,7 @@ from sparseinfer.formats.packed import check_format
 from sparseinfer.layers.projections import Projection
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.progress import Bar
+from sparseinfer.quantize.scheme import renamed_value_type, scheme_for
 from sparseinfer.timing.clock import Clock
 from sparseinfer.timing.device_time import EventTimer, GraphTimer, Timer
 from sparseinfer.timing.measure import torch_threads
@@ -53,7 +54,9 @@ def convert_to_sparse(
     verify: bool = True,
     budget_s: float = 60.0,
     cache: bool | str | os.PathLike[str] = True,
-    value_type: str = "float32",
+    weights: str = "float32",
+    activations: str | None = None,
+    value_type: str | None = None,
 ) -> nn.Module:
     """Replace the pruned linear and convolution layers of a model where sparse ones are faster.
 
@@ -91,10 +94,13 @@ def convert_to_sparse(
             Compiling is counted; a comparison under way is finished.
         cache: keep comparisons for later conversions: True: in `$SPARSEINFER_CACHE` (`off`:
             nowhere), else `~/.cache/sparseinfer`; a path: in that folder; False: nowhere.
-        value_type: of the weights that the panel format stores, on the CPU: `float32`, or
+        weights: the type in which the panel format stores them, on the CPU: `float32`, or
             `bfloat16`, which rounds each by 2^-9 of it at most and halves the bytes of the values;
             the arithmetic is float32 either way. Faster where weights come from memory: large
             layers called with few tokens.
+        activations: the type that they are multiplied in; None: that which suits `weights`
+            (`sparseinfer.quantize.SCHEMES` has the combinations).
+        value_type: the former name of `weights`.
 
     Returns:
         The converted model: a copy, unless `inplace`.
@@ -102,9 +108,10 @@ def convert_to_sparse(
     Raises:
         TypeError: `model` is not an nn.Module, is compiled or scripted, or an example input is none
             of the above.
-        ValueError: a format, the baseline or the value type is unknown, min_speedup is negative or
+        ValueError: a format, the baseline or a type is unknown, min_speedup is negative or
             NaN, threads is less than 1, budget_s is not positive, or the list of examples is empty.
         RuntimeError: the memory of a parameter or buffer was released (sharded or offloaded).
+        NotImplementedError: these types of weights and activations are not built yet.
 
     Source: speed-up is decided by measurement, as in libxsmm's and ATLAS's empirical search
     (Whaley, Petitet and Dongarra, "Automated empirical optimizations of software and the ATLAS
@@ -134,11 +141,7 @@ def convert_to_sparse(
         raise ValueError(
             f"expected a baseline of {', '.join(BASELINES)}, got {baseline!r}; try baseline='eager'"
         )
-    if value_type not in ("float32", "bfloat16"):
-        raise ValueError(
-            f"expected a value_type of float32 or bfloat16, got {value_type!r}; "
-            "try value_type='bfloat16'"
-        )
+    scheme = scheme_for(renamed_value_type(weights, value_type) or "float32", activations)
     if not budget_s > 0:
         raise ValueError(f"expected budget_s > 0, got {budget_s}; try verify=False to measure less")
     folder = cache_folder(cache)
@@ -190,7 +193,7 @@ def convert_to_sparse(
             layers=len(layers),
             until=start + LAYERS_SHARE * budget_s,
             generates=_generates(model),
-            value_type=value_type,
+            weights=scheme.weights,
             timers={device: timer_for(device, baseline) for device in devices},
         )
         swaps: dict[nn.Module, Replacement] = {}

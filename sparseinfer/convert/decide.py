@@ -70,7 +70,7 @@ class Decider:
     `channels_last` compares with the dense layer in that memory format. `layers` is how many there
     are to decide, which share what time there is until `until` (of the tuner's clock). `generates`
     tells that the model will be called with one token at a time, whatever its example inputs.
-    `value_type` is that of the panel format's values. `timers` time the layers of each device;
+    `weights` is the type of the panel format's values. `timers` time the layers of each device;
     None, or none: Python's clock. `sides` are the dense sides of what was compared.
     """
 
@@ -82,7 +82,7 @@ class Decider:
     layers: int = 1
     until: float = math.inf
     generates: bool = False
-    value_type: str = "float32"
+    weights: str = "float32"
     timers: Mapping[torch.device, Timer | None] = field(default_factory=dict)
     sides: list[Side] = field(default_factory=list)
 
@@ -116,7 +116,7 @@ class Decider:
         met = self._tokens_met(layer)
         for name in self.formats or names:
             fewest = 0 if self.generates else min(met, default=0)
-            params = pack_params(layer, name, fewest, self._value_type(layer))
+            params = pack_params(layer, name, fewest, self._weights(layer))
             candidate, sparse = _pack(layer, dense, name, params, met)
             result.candidates.append(candidate)
             if sparse is None:
@@ -150,9 +150,9 @@ class Decider:
             return "it has no zeros"
         return ""
 
-    def _value_type(self, layer: Layer) -> str:
-        """That of panel's values: bfloat16 holds all there is in a weight of that type."""
-        return "bfloat16" if layer.dtype is torch.bfloat16 else self.value_type
+    def _weights(self, layer: Layer) -> str:
+        """The type of panel's values: bfloat16 holds all there is in a weight of that type."""
+        return "bfloat16" if layer.dtype is torch.bfloat16 else self.weights
 
     def _tokens_met(self, layer: Layer) -> set[int]:
         """Every N that a linear layer was seen with; none where that is not known."""

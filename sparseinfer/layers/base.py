@@ -386,7 +386,7 @@ class SparseLayer(nn.Module):
             format, dtype = self.format, getattr(torch, info["value_type"])
             params = {name: info["params"][name] for name in _OPTIONS[format]}
             if format == "panel":  # which rounds by itself
-                dtype, params["value_type"] = torch.float32, info["value_type"]
+                dtype, params["weights"] = torch.float32, info["value_type"]
         with torch.no_grad():
             arranged = self._arranged(self, weight.to(dtype))
             return formats.pack(arranged, format, self.groups, **params)

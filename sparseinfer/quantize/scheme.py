@@ -88,7 +88,7 @@ not built yet; try weights='int8'
     )
 
 
-def renamed_value_type(weights: str, value_type: str | None) -> str:
+def renamed_value_type(weights: str | None, value_type: str | None) -> str | None:
     """The word for the weights, where `value_type`, which it was called once, may be given too.
 
     Raises:
@@ -100,7 +100,7 @@ def renamed_value_type(weights: str, value_type: str | None) -> str:
     """
     if value_type is None:
         return weights
-    if weights not in ("float32", value_type):
+    if weights not in (None, "float32", value_type):
         raise TypeError(
             f"expected weights or value_type, got weights={weights!r} and "
             f"value_type={value_type!r}; try weights={weights!r} alone"
