@@ -78,7 +78,9 @@ def test_keywords_reach_the_model() -> None:
 def test_projections_of_an_attention_have_scales() -> None:
     model, x = nn.MultiheadAttention(8, 2), torch.rand(3, 1, 8)
     found = calibrate(model, (x, x, x))
-    assert set(found) == {"in_proj"} and "that reaches the layer" in found.missing["out_proj"]
+    assert (
+        set(found) == {"in_proj"} and "that reaches the layer" in found.inputs["out_proj"].missing
+    )
 
 
 def test_layers_that_no_data_reaches() -> None:
@@ -86,9 +88,9 @@ def test_layers_that_no_data_reaches() -> None:
     model.unused = nn.Linear(2, 2)
     model.forward = lambda x: model[1](model[0](x))  # type: ignore[method-assign]
     found = calibrate(model, torch.rand(2, 4))
-    assert set(found) == {"0"} and "that reaches the layer" in found.missing["unused"]
+    assert set(found) == {"0"} and "that reaches the layer" in found.inputs["unused"].missing
     found = calibrate(model, torch.zeros(2, 4))
-    assert not found.scales and "a range of 0 to 0" in found.missing["0"]
+    assert not found and "0" not in found and "a range of 0 to 0" in found.inputs["0"].missing
 
 
 def test_samples_are_bounded() -> None:

@@ -92,6 +92,7 @@ def test_zeros_stay_zeros() -> None:
         (torch.tensor([[1.0, NAN]]), "got 1 NaN or Inf"),
         (torch.tensor([[INF, -INF]]), "got 2 NaN or Inf"),
         (torch.tensor([[1.0], [1e-39]]), "in row 1"),
+        (torch.tensor([[1e30], [1.0]]), "in row 0"),
         (torch.zeros(4, 0), r"got shape \[4, 0\]"),
         (torch.zeros(4), r"got shape \[4\]"),
     ],
@@ -146,7 +147,7 @@ def test_ranges_without_a_scale(bounds: tuple[float, float]) -> None:
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, NAN, INF])
 def test_bad_activation_scales(scale: float) -> None:
-    with pytest.raises(ValueError, match="expected a positive, finite scale"):
+    with pytest.raises(ValueError, match="expected a scale of activations of 2"):
         ActivationScale(scale, 0)
 
 

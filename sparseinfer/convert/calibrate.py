@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -40,23 +40,25 @@ class Calibration(Mapping[str, ActivationScale]):
     """Scales of the inputs of a model's layers, by the layers' names, from `batches` batches.
 
     `method` is the observer's (`sparseinfer.quantize.OBSERVERS`). Layers that no batch reached, or
-    that only met zeros, have no entry; `missing` has their reasons. The last projection of an
-    attention has none either.
+    that only met zeros, have no entry, and the last projection of an attention has none either;
+    `inputs` has their reasons.
     """
 
-    scales: dict[str, ActivationScale]
-    missing: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, LayerInputs]
     batches: int = 0
     method: str = "mse"
 
     def __getitem__(self, name: str) -> ActivationScale:
-        return self.scales[name]
+        scale = self.inputs[name].scale
+        if scale is None:
+            raise KeyError(name)
+        return scale
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.scales)
+        return (name for name, seen in self.inputs.items() if seen.scale is not None)
 
     def __len__(self) -> int:
-        return len(self.scales)
+        return sum(1 for _ in self)
 
 
 def calibrate(model: nn.Module, data: Any, *, method: str = "mse") -> Calibration:
@@ -89,13 +91,7 @@ def calibrate(model: nn.Module, data: Any, *, method: str = "mse") -> Calibratio
             f"expected an nn.Module, got {type(model).__name__}; try calibrate(model, data)"
         )
     layers = {layer.name: layer.module for layer in scan(model) if layer.kind in QUANTIZED_KINDS}
-    found, batches = watch_inputs(model, layers, data, method)
-    return Calibration(
-        {name: seen.scale for name, seen in found.items() if seen.scale is not None},
-        {name: seen.missing for name, seen in found.items() if seen.scale is None},
-        batches,
-        method,
-    )
+    return Calibration(*watch_inputs(model, layers, data, method), method)
 
 
 def watch_inputs(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from sparseinfer.convert.candidates import platform
 from sparseinfer.convert.closes_over import held_layers
 from sparseinfer.convert.decide import Decider
 from sparseinfer.convert.guarantee import BASELINES, Guarantee
+from sparseinfer.convert.narrow import MIN_SQNR_DB, narrow_for
 from sparseinfer.convert.observe import Example, list_examples, observe, separate_attentions
 from sparseinfer.convert.pretrained import keep_pretrained
 from sparseinfer.convert.proof import check_copy, unproven
@@ -56,6 +57,9 @@ def convert_to_sparse(
     cache: bool | str | os.PathLike[str] = True,
     weights: str = "float32",
     activations: str | None = None,
+    calibration: Any = None,
+    min_sqnr: float = MIN_SQNR_DB,
+    evaluate: Callable[[nn.Module], float] | None = None,
     value_type: str | None = None,
 ) -> nn.Module:
     """Replace the pruned linear and convolution layers of a model where sparse ones are faster.
@@ -94,21 +98,30 @@ def convert_to_sparse(
             Compiling is counted; a comparison under way is finished.
         cache: keep comparisons for later conversions: True: in `$SPARSEINFER_CACHE` (`off`:
             nowhere), else `~/.cache/sparseinfer`; a path: in that folder; False: nowhere.
-        weights: the type in which the panel format stores them, on the CPU: `float32`, or
-            `bfloat16`, which rounds each by 2^-9 of it at most and halves the bytes of the values;
-            the arithmetic is float32 either way. Faster where weights come from memory: large
-            layers called with few tokens.
+        weights: the type in which the panel format stores them, on the CPU: `float32`;
+            `bfloat16`, which rounds each by 2^-9 of it at most and halves the bytes of the values
+            (the arithmetic is float32 then; faster where weights come from memory: large layers
+            called with few tokens); or `int8`, by a scale an output row, for linear layers and
+            convolutions, which are compared with torch's dense int8 layers too.
         activations: the type that they are multiplied in; None: that which suits `weights`
             (`sparseinfer.quantize.SCHEMES` has the combinations).
+        calibration: for int8 activations: data as `sparseinfer.calibrate` takes it (a DataLoader of
+            a few hundred samples), or what that returned. None: each token of a linear layer's
+            input is rounded by its own range, and convolutions stay in float32.
+        min_sqnr: decibels of signal over error that the output of an int8 layer needs, on its
+            inputs in calibration; layers with less stay in the wider type.
+        evaluate: called with `model` and with the converted model, gives a figure of each, such as
+            its accuracy, for the report.
         value_type: the former name of `weights`.
 
     Returns:
         The converted model: a copy, unless `inplace`.
 
     Raises:
-        TypeError: `model` is not an nn.Module, is compiled or scripted, or an example input is none
-            of the above.
-        ValueError: a format, the baseline or a type is unknown, min_speedup is negative or
+        TypeError: `model` is not an nn.Module, is compiled or scripted, an example input or the
+            calibration is none of the above, or `evaluate` gives no number.
+        ValueError: the calibration data is empty, of another shape or not finite; a format, the
+            baseline or a type is unknown, min_speedup is negative or
             NaN, threads is less than 1, budget_s is not positive, or the list of examples is empty.
         RuntimeError: the memory of a parameter or buffer was released (sharded or offloaded).
         NotImplementedError: these types of weights and activations are not built yet.
@@ -145,6 +158,7 @@ def convert_to_sparse(
     if not budget_s > 0:
         raise ValueError(f"expected budget_s > 0, got {budget_s}; try verify=False to measure less")
     folder = cache_folder(cache)
+    figures = [] if evaluate is None else [_figure(evaluate, model)]
 
     with (
         torch_threads(threads) as used,
@@ -165,6 +179,7 @@ def convert_to_sparse(
             _leave_what_is_read(model, layers)
         modules = [layer.module for layer in layers if not layer.blocked]
         seen = None if example_inputs is None else observe(model, modules, example_inputs)
+        narrow = narrow_for(model, layers, scheme, calibration, example_inputs, min_sqnr)
         devices = _devices(model, layers)
         waits = next((device for device in devices if device.type == "cuda"), devices[0])
         clock = Clock()
@@ -194,6 +209,7 @@ def convert_to_sparse(
             until=start + LAYERS_SHARE * budget_s,
             generates=_generates(model),
             weights=scheme.weights,
+            narrow=narrow,
             timers={device: timer_for(device, baseline) for device in devices},
         )
         swaps: dict[nn.Module, Replacement] = {}
@@ -239,6 +255,8 @@ def convert_to_sparse(
         tuner.measured, tuner.kept, tuner.watch.share, tuner.clock.load(), tuner.doubted,
         example_inputs is not None,
     )  # fmt: skip
+    if evaluate is not None:
+        summary.figures = [*figures, _figure(evaluate, result)]
     store(result, summary)
     keep_pretrained(result)
     _log.info(summary.sentence)
@@ -293,6 +311,17 @@ def _leave_what_is_read(model: nn.Module, layers: Sequence[Layer]) -> None:
                 f"{found[owner]} reads its weight, which a sparse layer would unpack every time; "
                 "pass example_inputs to have it measured"
             )
+
+
+def _figure(evaluate: Callable[[nn.Module], float], model: nn.Module) -> float:
+    found: Any = evaluate(model)
+    try:
+        return float(found)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"expected evaluate to return a number, got {type(found).__name__}; try the model's "
+            "accuracy"
+        ) from error
 
 
 def _generates(model: nn.Module) -> bool:

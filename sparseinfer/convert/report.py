@@ -78,6 +78,10 @@ class LayerReport:
     case. `timing` is `measured`, `modelled` or empty; `inputs` says at which inputs and `N` at how
     many tokens or pixels. `dense_ms`, `sparse_ms`, `speedup`, `low`, `high` and `params` are those
     of the best candidate. `occupancy` tells which rows, channels and panels hold non-zeros.
+    `weights` and `activations` are the types that a sparse layer multiplies, and `wider` says why
+    they are wider than asked. `sqnr_db` is the signal of an int8 layer's output over its error in
+    decibels, `dense_int8_ms` the time of torch's int8 layer and `over_int8` that over the sparse
+    one's.
     """
 
     name: str
@@ -103,6 +107,12 @@ class LayerReport:
     candidates: list[Candidate] = field(default_factory=list)
     params: dict[str, Any] = field(default_factory=dict)
     occupancy: str = ""
+    weights: str = "float32"
+    activations: str = "float32"
+    wider: str = ""
+    sqnr_db: float | None = None
+    dense_int8_ms: float | None = None
+    over_int8: float | None = None
 
     @property
     def is_sparse(self) -> bool:
@@ -159,7 +169,8 @@ class Report:
     that were measured, and those that the tuning cache had. `busy` is the share of the measured
     time in which other programs had the processor, `load` the system's load average then, and
     `doubted` how many comparisons are in doubt, none of which is kept. `examples` tells whether
-    there were example inputs to time anything with.
+    there were example inputs to time anything with. `figures` are those that `evaluate` gave of the
+    model and of the converted one.
 
     Example:
         >>> Report(layers=[]).sentence
@@ -178,6 +189,7 @@ class Report:
     load: float | None = None
     doubted: int = 0
     examples: bool = True
+    figures: list[float] = field(default_factory=list)
 
     @property
     def totals(self) -> dict[str, Any]:
@@ -201,7 +213,14 @@ class Report:
 
     @property
     def sentence(self) -> str:
-        """Whether the model got faster, in one plain sentence."""
+        """Whether the model got faster, in one plain sentence, and what `evaluate` gave."""
+        if len(self.figures) != 2:
+            return self._verdict
+        before, after = self.figures
+        return f"{self._verdict} Evaluated: {before:.4g} before, {after:.4g} now."
+
+    @property
+    def _verdict(self) -> str:
         totals = self.totals
         count = totals["layers"]
         if count == 0:
@@ -407,6 +426,8 @@ def describe_sparse(model: nn.Module) -> list[LayerReport]:
                 dense_bytes=4 * numel,
                 packed_bytes=module.packed.numel(),
                 reason="it was sparse already",
+                weights=module.handle.info["value_type"],
+                activations="int8" if module.handle.is_int8 else "float32",
             )
         )
     return layers

@@ -21,6 +21,7 @@ from sparseinfer.formats.patterns import Pattern, detect_pattern
 from sparseinfer.formats.torch_sparse import densified
 from sparseinfer.formats.value_types import VALUE_TYPES
 from sparseinfer.quantize.scheme import renamed_value_type, scheme_for
+from sparseinfer.quantize.weights import quantize_weight
 from sparseinfer.timing.machine import check_isa
 
 __all__ = [
@@ -98,6 +99,7 @@ def pack(
     *,
     weights: str | None = None,
     activations: str | None = None,
+    scales: Tensor | None = None,
     **params: Any,
 ) -> Tensor:
     """Pack a dense weight, or a sparse one of torch's, into one buffer.
@@ -105,8 +107,9 @@ def pack(
     `weight` is float32 (nm and bsr: float16 and bfloat16 too, kept as such; csr: those too, stored
     as float32, so that a GPU reads the values that they were), `[M, K]` of a linear layer, or
     `[M, C/groups, kw]` or `[M, C/groups, kh, kw]` of a convolution. `weights` is the type that
-    values are stored in: panel `"float32"` or `"bfloat16"`, which rounds by 2^-9 of each at most
-    and computes in float32; nm and bsr `"float32"`, `"float16"` or `"bfloat16"`, by default the
+    values are stored in: panel `"float32"`, `"bfloat16"`, which rounds by 2^-9 of each at most and
+    computes in float32, or `"int8"`, by the `scales` `[M]` of output rows (None: the largest
+    magnitude of each over 127); nm and bsr `"float32"`, `"float16"` or `"bfloat16"`, by default the
     weight's own. `activations` is what they will be multiplied with, see
     `sparseinfer.quantize.SCHEMES`. `params` are the format's:
     `kblock` (panel: columns of a K block, 0 for one block, `BY_SHAPE` and `MANY_TOKENS` for a
@@ -141,6 +144,14 @@ def pack(
         scheme_for(stored or "float32", activations)
     if stored is not None:
         params["value_type"] = stored
+    if scales is not None:
+        if stored != "int8":
+            raise ValueError(
+                f"expected scales for int8 weights alone, got some for {stored or 'float32'}; try "
+                "weights='int8'"
+            )
+        quantize_weight(weight, scales)  # which checks them
+        params["scales"] = scales.detach().float().cpu().contiguous().numpy()
     if format == "bsr" and weight.layout is torch.sparse_bsr:
         params["block"] = _block_of(weight, params.get("block"))
     weight = densified(weight)

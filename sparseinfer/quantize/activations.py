@@ -8,10 +8,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LEVELS", "ActivationScale", "quantize_per_token", "scale_of_range"]
+__all__ = [
+    "LEAST_SCALE",
+    "LEVELS",
+    "MOST_SCALE",
+    "ActivationScale",
+    "quantize_per_token",
+    "ranges_per_token",
+    "reciprocal",
+    "scale_of_range",
+]
 
 LEVELS = 255
 """Steps of a uint8."""
+
+LEAST_SCALE = 2.0**-60
+MOST_SCALE = 2.0**48
+"""Between these no product of two scales leaves float32."""
 
 
 @dataclass(frozen=True)
@@ -19,16 +32,16 @@ class ActivationScale:
     """Activations `scale * (q - zero_point)`, q from 0 to 255, so that 0.0 is exact.
 
     Raises:
-        ValueError: the scale is not positive and finite, or the zero point is not 0 to 255.
+        ValueError: the scale is not 2^-60 to 2^48, or the zero point is not 0 to 255.
     """
 
     scale: float
     zero_point: int
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.scale) and self.scale > 0):
+        if not LEAST_SCALE <= self.scale <= MOST_SCALE:
             raise ValueError(
-                f"expected a positive, finite scale of activations, got {self.scale}; try "
+                f"expected a scale of activations of 2^-60 to 2^48, got {self.scale}; try "
                 "calibration data whose values differ"
             )
         if not 0 <= self.zero_point <= LEVELS:
@@ -44,7 +57,8 @@ class ActivationScale:
             >>> ActivationScale(0.5, 10).quantize(torch.tensor([-100.0, 0.0, 1.0]))
             tensor([ 0, 10, 12], dtype=torch.uint8)
         """
-        levels = torch.round(x.float() / self.scale) + self.zero_point
+        # The kernels multiply too.
+        levels = torch.round(x.float() * reciprocal(self.scale)) + self.zero_point
         return levels.clamp(0, LEVELS).to(torch.uint8)
 
     def dequantize(self, levels: Tensor) -> Tensor:
@@ -62,7 +76,7 @@ def scale_of_range(low: float, high: float) -> ActivationScale:
 
     Raises:
         ValueError: a bound is NaN or Inf, `low` exceeds `high`, or the range is so narrow or so
-            wide that float32 has no scale for it.
+            wide that its scale is not 2^-60 to 2^48.
 
     Example:
         >>> scale_of_range(-128.0, 127.0)
@@ -75,13 +89,38 @@ def scale_of_range(low: float, high: float) -> ActivationScale:
         )
     low, high = min(low, 0.0), max(high, 0.0)
     scale = float(torch.tensor((high - low) / LEVELS, dtype=torch.float32))  # as kernels have it
-    limits = torch.finfo(torch.float32)
-    if not limits.tiny <= scale <= limits.max / LEVELS:
+    if not LEAST_SCALE <= scale <= MOST_SCALE:
         raise ValueError(
-            f"expected activations whose scale float32 can hold, got a range of {low:g} to "
+            f"expected activations whose scale is 2^-60 to 2^48, got a range of {low:g} to "
             f"{high:g}; try calibration data like what the model will be called with"
         )
     return ActivationScale(scale, min(LEVELS, max(0, round(-low / scale))))
+
+
+def reciprocal(scale: float) -> float:
+    """1 / scale in float32.
+
+    Example:
+        >>> reciprocal(0.5)
+        2.0
+    """
+    return float(1 / torch.tensor(scale, dtype=torch.float32))
+
+
+def ranges_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The float32 scale and the int32 zero point of each token of x `[N, K]`, `[N]` both.
+
+    A token of zeros has the scale 1.
+
+    Example:
+        >>> ranges_per_token(torch.tensor([[0.0, 255.0], [-255.0, 0.0], [0.0, 0.0]]))
+        (tensor([1., 1., 1.]), tensor([  0, 255,   0], dtype=torch.int32))
+    """
+    low, high = torch.aminmax(x, dim=-1)
+    low = low.clamp(max=0)
+    scale = (high.clamp(min=0) - low) / LEVELS
+    scale = torch.where(scale >= LEAST_SCALE, scale, torch.ones_like(scale))
+    return scale, torch.round(low.neg() / scale).to(torch.int32)
 
 
 def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,13 +131,9 @@ def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Example:
         >>> levels, scale, zero_point = quantize_per_token(torch.tensor([[0.0, 255.0], [-1.0, 0]]))
         >>> levels.tolist(), zero_point.tolist()
-        ([[0, 255], [0, 255]], [[0.0], [255.0]])
+        ([[0, 255], [0, 255]], [[0], [255]])
     """
     x = x.float()
-    low = x.amin(-1, keepdim=True).clamp(max=0)
-    high = x.amax(-1, keepdim=True).clamp(min=0)
-    scale = (high - low) / LEVELS
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    zero_point = torch.round(low.abs() / scale).clamp(0, LEVELS)
-    levels = (torch.round(x / scale) + zero_point).clamp(0, LEVELS)
+    scale, zero_point = (own.unsqueeze(-1) for own in ranges_per_token(x))
+    levels = (torch.round(x * scale.reciprocal()) + zero_point).clamp(0, LEVELS)
     return levels.to(torch.uint8), scale, zero_point

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparseinfer.quantize.activations import LEAST_SCALE, MOST_SCALE
+
 __all__ = ["QMAX", "QuantizedWeight", "check_scales", "quantize_weight", "weight_scales"]
 
 QMAX = 127
@@ -37,7 +39,7 @@ def weight_scales(weight: Tensor) -> Tensor:
 
     Raises:
         ValueError: the weight has no elements, holds NaN or Inf, or a row's values are so small
-            that float32 has no such scale.
+            or so large that their scale is not 2^-60 to 2^48.
 
     Example:
         >>> weight_scales(torch.tensor([[254.0, 0.0], [0.0, 0.0]]))
@@ -56,12 +58,11 @@ def weight_scales(weight: Tensor) -> Tensor:
         )
     largest = weight.abs().flatten(1).amax(1)
     scales = largest / QMAX
-    # Below float32's smallest normal number a scale has lost its digits.
-    vanished = (largest > 0) & (scales < torch.finfo(torch.float32).tiny)
-    if vanished.any():
-        row = int(vanished.nonzero()[0])
+    beyond = (largest > 0) & ((scales < LEAST_SCALE) | (scales > MOST_SCALE))
+    if beyond.any():
+        row = int(beyond.nonzero()[0])
         raise ValueError(
-            f"expected weights whose scale float32 can hold, got {float(largest[row]):g} as the "
+            f"expected weights whose scale is 2^-60 to 2^48, got {float(largest[row]):g} as the "
             f"largest in row {row}; try weights='float32', or setting such rows to zero"
         )
     return torch.where(largest > 0, scales, torch.ones_like(scales))
@@ -71,8 +72,8 @@ def quantize_weight(weight: Tensor, scales: Tensor | None = None) -> QuantizedWe
     """Round a float weight `[M, ...]` to int8 by `scales` `[M]`; None: those of `weight_scales`.
 
     Raises:
-        ValueError: see `weight_scales`; or the scales are not `[M]`, positive and finite, or so
-            small that a weight is beyond 127 of them.
+        ValueError: see `weight_scales`; or the scales are not `[M]`, of 2^-60 to 2^48, and so
+            large that no weight is beyond 127 of them.
 
     Example:
         >>> quantize_weight(torch.tensor([[127.0, -2.0]])).values
@@ -98,7 +99,7 @@ def quantize_weight(weight: Tensor, scales: Tensor | None = None) -> QuantizedWe
 
 
 def check_scales(scales: Tensor, rows: int) -> None:
-    """Raise ValueError unless `scales` are `rows` positive, finite numbers.
+    """Raise ValueError unless `scales` are `rows` numbers of 2^-60 to 2^48.
 
     Example:
         >>> check_scales(torch.ones(4), 4)
@@ -108,11 +109,11 @@ def check_scales(scales: Tensor, rows: int) -> None:
             f"expected a scale for each of {rows} output rows, got shape {list(scales.shape)}; try "
             "scales.expand(rows) of a scale for all"
         )
-    good = torch.isfinite(scales) & (scales > 0)
+    good = (scales >= LEAST_SCALE) & (scales <= MOST_SCALE)
     if not good.all():
         row = int((~good).nonzero()[0])
         raise ValueError(
-            f"expected positive, finite scales, got {float(scales[row]):g} for row {row}; try "
+            f"expected scales of 2^-60 to 2^48, got {float(scales[row]):g} for row {row}; try "
             "scales=None, which follow from the weight"
         )
 
