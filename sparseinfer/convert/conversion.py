@@ -316,7 +316,7 @@ def _leave_what_is_read(model: nn.Module, layers: Sequence[Layer]) -> None:
 def _figure(evaluate: Callable[[nn.Module], float], model: nn.Module) -> float:
     found: Any = evaluate(model)
     try:
-        return float(found)
+        return float(found.detach() if isinstance(found, torch.Tensor) else found)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"expected evaluate to return a number, got {type(found).__name__}; try the model's "

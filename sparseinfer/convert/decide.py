@@ -228,6 +228,8 @@ class Decider:
             candidate.reason = (
                 f"there is no cost model for {layer.device.type}: pass example_inputs"
             )
+        elif candidate.params.get("weights") == "int8":
+            candidate.reason = "there is no cost model for int8: pass example_inputs"
         elif candidate.format in CONTENDERS and layer.dtype is torch.float32:
             self._model(layer, candidate, result)
         else:
@@ -337,6 +339,8 @@ class Decider:
     def _overhead(self, layer: Layer, candidate: Candidate, calls: float) -> str:
         """Why a layer loses whose arithmetic would gain; empty where that is not so."""
         if layer.kind not in _SMALLEST or platform(layer.device) != "cpu":
+            return ""
+        if candidate.params.get("weights") == "int8":
             return ""
         build, shape = _SMALLEST[layer.kind]
 

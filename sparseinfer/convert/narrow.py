@@ -173,7 +173,7 @@ def decide_narrow(
     decider.time(layer, dense, sparse, candidate, result)
     chosen, _ = decider.choose(layer, candidate, sparse, result)
     if chosen is None:
-        result.wider = f"int8 {result.reason}"
+        result.wider = result.reason
         return None
     result.wider = _beats_dense_int8(decider, layer, dense, sparse, scale, sample, result)
     if result.wider:

@@ -346,6 +346,7 @@ class SparseLayer(QuantizedInput):
         """
         entries, key = dict(state_dict), f"{prefix}packed"
         source, missing = "packed", []
+        self.make_room(entries, prefix, error_msgs)
         try:
             if key in entries:
                 entries[key] = _copied(entries[key])  # first: what was validated stays as it was
@@ -362,7 +363,6 @@ class SparseLayer(QuantizedInput):
             error_msgs.append(f"While loading {prefix}{source}: {invalid}")
             missing.append(key)
             entries.pop(key, None)
-        self.make_room(entries, prefix, error_msgs)
         if key in entries:
             # The copy that follows needs a buffer of the same length.
             self._buffers["packed"] = torch.empty_like(entries[key], device=self.packed.device)

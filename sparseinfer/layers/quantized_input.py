@@ -64,21 +64,18 @@ class QuantizedInput(nn.Module):
         What is wrong with it is added to `errors`, and it is taken out.
         """
         keys = [f"{prefix}{name}" for name in NAMES]
-        if f"{prefix}packed" not in entries and not any(key in entries for key in keys):
-            return  # a dense weight: the input is what it was
+        found = [entries.pop(key, None) for key in keys]
         try:
-            found = [entries.get(key) for key in keys]
-            if all(value is None for value in found):
+            if any(value is not None for value in found):
+                self.set_activation_scale(_read(found))
+            elif f"{prefix}packed" in entries:
                 self.set_activation_scale(None)
-                return
-            self.set_activation_scale(_read(found))
+            # With a dense weight the input stays what it was.
         except (TypeError, ValueError) as invalid:
             errors.append(f"While loading {prefix}{NAMES[0]}: {invalid}")
         for key, name in zip(keys, NAMES, strict=True):
             held = self._buffers.get(name)
-            if held is None:
-                entries.pop(key, None)
-            else:
+            if held is not None:
                 entries[key] = held.clone()
 
 

@@ -12,7 +12,7 @@ from sparseinfer.quantize.activations import LEAST_SCALE, MOST_SCALE
 __all__ = ["QMAX", "QuantizedWeight", "check_scales", "quantize_weight", "weight_scales"]
 
 QMAX = 127
-"""The largest int8 weight; -128 is left out, so that a weight's negative is one too."""
+"""The largest int8 weight; only scales of others give -128, so that own ones are symmetric."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,9 @@ def quantize_weight(weight: Tensor, scales: Tensor | None = None) -> QuantizedWe
     else:
         check_scales(scales, weight.shape[0])
         scales = scales.detach().float()
-        # Half a step more is rounded to 127.
-        over = weight.detach().float().abs().flatten(1).amax(1) > (QMAX + 0.5) * scales
+        low, high = torch.aminmax(weight.detach().float().flatten(1), dim=1)
+        # Up to half a step more is rounded to the last integer.
+        over = (high > (QMAX + 0.5) * scales) | (-low > (QMAX + 1.5) * scales)
         if over.any():
             row = int(over.nonzero()[0])
             raise ValueError(
@@ -95,7 +96,7 @@ def quantize_weight(weight: Tensor, scales: Tensor | None = None) -> QuantizedWe
                 "scales=None"
             )
     values = torch.round(weight.detach().float() / _by_row(scales, weight))
-    return QuantizedWeight(values.clamp(-QMAX, QMAX).to(torch.int8), scales)
+    return QuantizedWeight(values.clamp(-QMAX - 1, QMAX).to(torch.int8), scales)
 
 
 def check_scales(scales: Tensor, rows: int) -> None:
