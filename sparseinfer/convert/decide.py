@@ -279,9 +279,9 @@ class Decider:
     ) -> str:
         """Why the zeros of a layer cannot account for what was found at one input."""
         tokens = _tokens(dense, given, layer)
-        return beyond_zeros(
-            found, layer, tokens, self.tuner.threads, candidate.format, layer.device
-        )
+        # There is no cost model for int8: beside it only the zeros tell what can be.
+        format = "int8" if candidate.params.get("weights") == "int8" else candidate.format
+        return beyond_zeros(found, layer, tokens, self.tuner.threads, format, layer.device)
 
     def _compare(
         self, layer: Layer, dense: nn.Module, sparse: Replacement, candidate: Candidate,
