@@ -123,7 +123,7 @@ class Row:
             return reasons + self.refuses(problem)
         if problem.device.type != "cpu":
             reasons.append(f"expected a CPU tensor, got {problem.device.type}; try model.cpu()")
-        if problem.dtype is not torch.float32:
+        if problem.dtype is not getattr(torch, self.dtype):
             got = str(problem.dtype).removeprefix("torch.")
             reasons.append(f"expected {self.dtype}, got {got}; try x.float()")
         return reasons + list(_native_reasons()[self.native_id])
