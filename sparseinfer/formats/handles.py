@@ -85,7 +85,7 @@ class Handle:
         else:
             self.memory, self.weights = None, Facts.of(view)
             self.info = native.info(formats.as_array(memory))
-        self.is_int8 = getattr(view, "value_type", "") == "int8"
+        self.is_int8 = view.value_type == "int8"
         self.shape: tuple[int, ...] = tuple(view.shape)
         self.m = self.shape[0]
         self.k = 1
