@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -218,6 +219,8 @@ def test_fine_tuned_in_fake_quant() -> None:
         for place, zero in zip((0, 2), zeros, strict=True):
             model[place].parametrizations.weight.original.data[zero] = 0
     expected = model(x).detach()
+    with pytest.raises(ValueError, match=r"try convert_to_sparse\(remove_fake_quant\(model\)"):
+        convert_to_sparse(model, calibration=scales, **OPTIONS)
     sparse = convert_to_sparse(remove_fake_quant(model), calibration=scales, **OPTIONS)
     torch.testing.assert_close(sparse(x), expected, rtol=1e-3, atol=1e-3)
     assert sqnr_db(target, sparse(x)) > before
@@ -314,3 +317,25 @@ def test_what_cannot_be_converted(
 ) -> None:
     with pytest.raises(error, match=expected):
         convert_to_sparse(_mlp(), **{**OPTIONS, **options})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_transformers_models_come_back(calibrated: bool, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4,
+        vocab_size=100,
+    )  # fmt: skip
+    model, tokens = _pruned(transformers.BertForMaskedLM(config)), torch.arange(8)[None]
+    examples = [{"input_ids": tokens}] if calibrated else None
+    sparse: Any = convert_to_sparse(
+        model, example_inputs={"input_ids": tokens}, calibration=examples, **OPTIONS
+    )
+    sparse.save_pretrained(tmp_path)
+    again = transformers.BertForMaskedLM.from_pretrained(tmp_path)
+    expected = sparse(tokens).logits
+    assert torch.equal(again(tokens).logits, expected)
+    half = transformers.BertForMaskedLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert sqnr_db(expected, half(tokens).logits) > 20

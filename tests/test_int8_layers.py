@@ -88,6 +88,18 @@ def test_values_beyond_the_range_are_clipped() -> None:
     check_int8(sparse(x), x, dense, SCALE)
 
 
+def test_tokens_with_nan_or_inf_give_nan() -> None:
+    dense = nn.Linear(8, 4)
+    sparse, x = _sparse(dense), torch.randn(2, 3, 8)
+    expected = sparse(x)
+    x[0, 1, 2], x[1, 0, 7], x[1, 2, 0] = float("nan"), float("inf"), -float("inf")
+    y = sparse(x)
+    bad = torch.tensor([[False, True, False], [True, False, True]])
+    assert y[bad].isnan().all() and torch.equal(y[~bad], expected[~bad])
+    with pytest.raises(RuntimeError, match="expected inputs whose scales are at most"):
+        sparse(torch.full((1, 8), 1e30))
+
+
 def test_weights_are_rounded_by_rows() -> None:
     dense = nn.Linear(40, 16)
     sparse = _sparse(dense)

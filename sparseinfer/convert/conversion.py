@@ -28,6 +28,7 @@ from sparseinfer.formats.packed import check_format
 from sparseinfer.layers.projections import Projection
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.progress import Bar
+from sparseinfer.quantize.fake import has_fake_quant
 from sparseinfer.quantize.scheme import renamed_value_type, scheme_for
 from sparseinfer.timing.clock import Clock
 from sparseinfer.timing.device_time import EventTimer, GraphTimer, Timer
@@ -120,8 +121,8 @@ def convert_to_sparse(
     Raises:
         TypeError: `model` is not an nn.Module, is compiled or scripted, an example input or the
             calibration is none of the above, or `evaluate` gives no number.
-        ValueError: the calibration data is empty, of another shape or not finite; a format, the
-            baseline or a type is unknown, min_speedup is negative or
+        ValueError: the model has fake quantisation; the calibration data is empty, of another shape
+            or not finite; a format, the baseline or a type is unknown, min_speedup is negative or
             NaN, threads is less than 1, budget_s is not positive, or the list of examples is empty.
         RuntimeError: the memory of a parameter or buffer was released (sharded or offloaded).
         NotImplementedError: these types of weights and activations are not built yet.
@@ -145,6 +146,11 @@ def convert_to_sparse(
         )
     _check_eager(model)
     require_model_memory(model)
+    if has_fake_quant(model):
+        raise ValueError(
+            "expected a model without fake quantisation, got one with it; try "
+            "convert_to_sparse(remove_fake_quant(model), weights='int8', ...)"
+        )
     if not min_speedup >= 0:
         raise ValueError(f"expected min_speedup >= 0, got {min_speedup}; try min_speedup=1.05")
     names = (formats,) if isinstance(formats, str) else formats

@@ -44,8 +44,8 @@ class QuantizedInput(nn.Module):
             values: tuple[Tensor | None, Tensor | None] = (None, None)
         else:
             values = (
-                torch.tensor(scale.scale, dtype=torch.float32),
-                torch.tensor(scale.zero_point, dtype=torch.int32),
+                torch.tensor(scale.scale, dtype=torch.float32, device="cpu"),
+                torch.tensor(scale.zero_point, dtype=torch.int32, device="cpu"),
             )
         self._buffers.update(zip(NAMES, values, strict=True))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from sparseinfer.formats.handles import Handle, open_packed
 from sparseinfer.kernels.contract import NARROW, conv_output_shape, dtype_name
 from sparseinfer.ops.memory import address, require_memory
-from sparseinfer.quantize.activations import ranges_per_token
+from sparseinfer.quantize.activations import LEVELS, MOST_SCALE, ranges_per_token
 
 __all__ = ["conv_int8_cpu", "linear_int8_cpu", "linear_per_token"]
 
@@ -36,7 +36,7 @@ def linear_int8_cpu(
 
     `x` is `[..., K]`, `bias` `[M]` with M = `out_features`; returns `[..., M]`. All are float32, or
     all float16 or bfloat16, converted to float32 and back. `input_scale` and `input_zero_point`
-    have one element each.
+    have one element each. What is beyond their range is the nearest end of it, NaN the lower one.
 
     Raises:
         RuntimeError: dtype or sizes do not fit, the weight is no int8 one, the memory of a tensor
@@ -74,6 +74,8 @@ def linear_per_token(
 ) -> Tensor:  # fmt: skip
     """As `linear_int8_cpu`, each token of x rounded by its own range; x and bias are float32.
 
+    A token that holds NaN or Inf gives NaN.
+
     Raises:
         RuntimeError, ValueError: see `linear_int8_cpu`.
 
@@ -90,11 +92,16 @@ def linear_per_token(
     if tokens and out_features:
         x = x.contiguous()
         scales, zero_points = ranges_per_token(x.reshape(tokens, handle.k))
+        unbounded = None
+        if not float(scales.max()) <= MOST_SCALE:
+            scales, unbounded = _bounded(scales)
         handle.weights.linear_int8(
             address(x, "the input"), y.data_ptr(), _bias(bias), tokens, handle.k, out_features,
             False, activation, row, threads or torch.get_num_threads(), *_OUT, 1.0, 0,
             scales.data_ptr(), zero_points.data_ptr(), *_NO_OUTPUT_SCALE,
         )  # fmt: skip
+        if unbounded is not None:
+            y.view(tokens, out_features)[unbounded] = torch.nan
     return y
 
 
@@ -163,6 +170,18 @@ def conv_int8_cpu(
         *_NO_OUTPUT_SCALE,
     )  # fmt: skip
     return y
+
+
+def _bounded(scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales for the kernel, and which tokens have none, as they hold NaN or Inf."""
+    unbounded = ~torch.isfinite(scales)
+    scales = torch.where(unbounded, torch.ones_like(scales), scales)
+    if float(scales.max()) > MOST_SCALE:
+        raise RuntimeError(
+            "expected inputs whose scales are at most 2^48, got values up to "
+            f"{LEVELS * float(scales.max()):.3g}; try inputs of another unit, or the float layer"
+        )
+    return scales, unbounded
 
 
 def _int8_handle(packed: Tensor, x: Tensor) -> Handle:

@@ -110,7 +110,7 @@ def reciprocal(scale: float) -> float:
 def ranges_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     """The float32 scale and the int32 zero point of each token of x `[N, K]`, `[N]` both.
 
-    A token of zeros has the scale 1.
+    A token of zeros has the scale 1, and one that holds NaN or Inf a scale that is not finite.
 
     Example:
         >>> ranges_per_token(torch.tensor([[0.0, 255.0], [-255.0, 0.0], [0.0, 0.0]]))
@@ -119,8 +119,8 @@ def ranges_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     low, high = torch.aminmax(x, dim=-1)
     low = low.clamp(max=0)
     scale = (high.clamp(min=0) - low) / LEVELS
-    scale = torch.where(scale >= LEAST_SCALE, scale, torch.ones_like(scale))
-    return scale, torch.round(low.neg() / scale).to(torch.int32)
+    scale = torch.where(scale < LEAST_SCALE, torch.ones_like(scale), scale)
+    return scale, torch.round(low.neg() / scale).nan_to_num(0.0).to(torch.int32)
 
 
 def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

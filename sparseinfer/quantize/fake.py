@@ -15,7 +15,13 @@ from torch.nn.utils import parametrize
 from sparseinfer.quantize.activations import LEVELS, ActivationScale, quantize_per_token
 from sparseinfer.quantize.weights import QMAX, weight_scales
 
-__all__ = ["FakeQuantInput", "FakeQuantWeight", "add_fake_quant", "remove_fake_quant"]
+__all__ = [
+    "FakeQuantInput",
+    "FakeQuantWeight",
+    "add_fake_quant",
+    "has_fake_quant",
+    "remove_fake_quant",
+]
 
 QUANTIZED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 """Classes of layers whose weights become int8."""
@@ -105,7 +111,7 @@ def add_fake_quant(
         'Parameter'
     """
     layers = _layers(model)
-    if any(_is_fake(module) for module in layers.values()):
+    if has_fake_quant(model):
         raise ValueError(
             "expected a model without fake quantisation, got one that has it; try "
             "remove_fake_quant(model) first"
@@ -163,6 +169,16 @@ def _take_off(module: nn.Module, tensor: str) -> None:
     for place in reversed(range(len(held[tensor]))):
         if isinstance(held[tensor][place], FakeQuantWeight):
             del held[tensor][place]
+
+
+def has_fake_quant(model: nn.Module) -> bool:
+    """Whether a layer of the model computes with rounded weights.
+
+    Example:
+        >>> has_fake_quant(nn.Linear(4, 4))
+        False
+    """
+    return any(_is_fake(module) for module in model.modules())
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
