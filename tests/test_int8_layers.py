@@ -326,3 +326,20 @@ def test_layers_without_int8_kernels() -> None:
 def test_too_many_columns_for_int32() -> None:
     with pytest.raises(ValueError, match="65535"):
         pack(torch.ones(1, 65536), weights="int8")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_onnx_has_the_dequantised_weights(dynamo: bool) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = nn.Sequential(
+        _sparse(nn.Conv2d(4, 6, 3, padding=1), SCALE), nn.Flatten(), _sparse(nn.Linear(96, 8)),
+        nn.ReLU(), _sparse(nn.Linear(8, 4), SCALE),
+    ).eval()  # fmt: skip
+    x, file = torch.randn(2, 4, 4, 4), io.BytesIO()
+    torch.onnx.export(model, (x,), file, dynamo=dynamo)
+    session = onnxruntime.InferenceSession(file.getvalue())
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    expected = to_dense(model)(x).detach()
+    torch.testing.assert_close(torch.from_numpy(y), expected, rtol=1e-4, atol=1e-4)

@@ -94,7 +94,7 @@ def _register(
     def call(x: Tensor, packed: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
         if is_dynamo_compiling() or not unobserved(x, packed, bias):
             if not is_dynamo_compiling() and is_in_onnx_export():
-                return exported(x, packed, bias, *options[2:])
+                return exported(x, packed, bias, *options)
             result: Tensor = operator(x, packed, bias, *options)
             return result
         if torch.is_grad_enabled() and (
@@ -119,12 +119,13 @@ _LIBRARY = _define()
 
 linear_int8 = _register(
     _LIBRARY, "linear_int8", linear_int8_cpu, _linear_fake, autograd.linear_gradients,
-    onnx.dense_linear,
+    onnx.without_scale(onnx.dense_linear),
 )  # fmt: skip
-conv1d_int8 = _register(
-    _LIBRARY, "conv1d_int8", conv_int8_cpu, _conv_fake, autograd.conv_gradients, onnx.dense_conv
-)
-conv2d_int8 = _register(
-    _LIBRARY, "conv2d_int8", conv_int8_cpu, _conv_fake, autograd.conv_gradients, onnx.dense_conv
-)
+conv1d_int8, conv2d_int8 = (
+    _register(
+        _LIBRARY, name, conv_int8_cpu, _conv_fake, autograd.conv_gradients,
+        onnx.without_scale(onnx.dense_conv),
+    )
+    for name in ("conv1d_int8", "conv2d_int8")
+)  # fmt: skip
 """What the modules call: the operators, by the shortest way that this call allows."""
