@@ -16,6 +16,7 @@
 #include "formats/weights.h"
 #include "kernels/conv/conv.h"
 #include "kernels/linear/linear.h"
+#include "kernels/linear/linear_int8.h"
 #include "kernels/recurrent/recurrent.h"
 #include "kernels/registry.h"
 #include "kernels/scalar/scalar.h"
@@ -267,7 +268,7 @@ si_status si_linear(const si_weights* weights, const si_linear_args* args) {
   const si::TileKernels* isa = si::tile_kernels(row->isa);
   if (weights->value_type == SI_I8) {
     call.quantization = &quantization;
-    return si::scalar_linear_int8(*weights, call);
+    return isa != nullptr ? si::linear_int8(*isa, *weights, call) : si::scalar_linear_int8(*weights, call);
   }
   return isa != nullptr ? si::linear(*isa, *weights, call) : si::scalar_linear(*weights, call);
 }
