@@ -22,7 +22,7 @@ from sparseinfer.convert.replace import Replacement
 from sparseinfer.convert.report import Candidate, LayerReport, describe
 from sparseinfer.convert.scan import Layer, brief
 from sparseinfer.kernels import registry
-from sparseinfer.kernels.dispatch import prepare
+from sparseinfer.kernels.dispatch import prepare, shared_params
 from sparseinfer.layers.dense import build_dense, by_outputs
 from sparseinfer.layers.kinds import kind_named
 from sparseinfer.layers.linear_conv import SparseLinear
@@ -381,12 +381,11 @@ def _pack(
 ) -> tuple[Candidate, Replacement | None]:
     kind = kind_named(layer.kind)
     try:
-        pattern = params if name == "nm" else {}
         on_cpu = platform(layer.device) == "cpu"
         # The CPU kernels compute in float32; inputs and outputs have the layer's type.
         dtype = torch.float32 if on_cpu else layer.dtype
         problem = registry.Problem(
-            kind.op, name, layer.device, dtype, groups=layer.groups, **pattern
+            kind.op, name, layer.device, dtype, groups=layer.groups, **shared_params(params)
         )
         registry.select(problem)
         if layer.dtype is not dtype:

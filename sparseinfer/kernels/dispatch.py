@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +13,19 @@ from torch import Tensor
 from sparseinfer.formats.handles import Handle, open_packed
 from sparseinfer.kernels.registry import TRITON_ROWS, Problem, Row, bucket_of, select
 
-__all__ = ["device_call", "prepare", "problem_of", "same_device", "takes_mixed"]
+__all__ = ["device_call", "prepare", "problem_of", "same_device", "shared_params", "takes_mixed"]
 
 _PARAMS = {field.name for field in fields(Problem)} - {"op", "format", "device", "dtype"}
-"""Names that a packed buffer's params and a problem share: n and m of nm, and so on."""
+
+
+def shared_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a format's parameters those that a problem has too: n and m of nm, and so on.
+
+    Example:
+        >>> shared_params({"n": 2, "m": 4, "value_type": "float16"})
+        {'n': 2, 'm': 4}
+    """
+    return {name: value for name, value in params.items() if name in _PARAMS}
 
 
 def problem_of(handle: Handle, op: str, x: Tensor, tokens: int) -> Problem:
@@ -29,10 +39,9 @@ def problem_of(handle: Handle, op: str, x: Tensor, tokens: int) -> Problem:
         >>> problem_of(open_packed(packed), "linear", torch.ones(4), 1).n
         1
     """
-    params = {name: value for name, value in handle.info["params"].items() if name in _PARAMS}
     return Problem(
         op, handle.weights.format, x.device, x.dtype, M=handle.m, K=handle.k, N=tokens,
-        groups=handle.weights.groups, **params,
+        groups=handle.weights.groups, **shared_params(handle.info["params"]),
     )  # fmt: skip
 
 
