@@ -586,7 +586,7 @@ def test_packing_is_by_shape_where_nothing_was_seen() -> None:
 
 
 def test_timings_tell_the_two_packings_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    problems: list[tuning.Problem] = []
+    problems: list[tuning.ProblemKey] = []
     monkeypatch.setattr(tuning.Tuner, "keep", lambda self, problem, *_: problems.append(problem))
     layer, x = _wide(), torch.randn(64, 768)
     for model in (nn.Sequential(layer), _Writes(layer)):
