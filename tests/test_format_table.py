@@ -26,11 +26,9 @@ def compared(source: str) -> list[str]:
     return [name for name in found if name in NATIVE]
 
 
-@pytest.mark.parametrize(
-    "folder", ["checkpoints", "convert", "formats", "kernels", "layers", "ops"]
-)
-def test_no_code_compares_the_name_of_a_format(folder: str) -> None:
-    files = sorted((PACKAGE / folder).rglob("*.py"))
+def test_no_code_compares_the_name_of_a_format() -> None:
+    # The cost model, below the formats, names them by the rates that were measured.
+    files = sorted(path for path in PACKAGE.rglob("*.py") if path.parent.name != "timing")
     named = {str(path): found for path in files if (found := compared(path.read_text("utf-8")))}
     assert files and named == {}
 
