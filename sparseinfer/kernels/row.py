@@ -118,7 +118,8 @@ class Row:
             reasons.append(f"expected a CPU tensor, got {problem.device.type}; try model.cpu()")
         got = str(problem.dtype).removeprefix("torch.")
         if got not in self.x_types:
-            reasons.append(f"expected {self.dtype}, got {got}; try x.float()")
+            move = "float()" if "float32" in self.x_types else f"to(torch.{self.x_types[0]})"
+            reasons.append(f"expected {self.dtype}, got {got}; try x.{move}")
         return reasons + list(_native_reasons()[self.native_id])
 
     def machine_reasons(self) -> list[str]:
