@@ -16,7 +16,7 @@ from sparseinfer.checkpoints.bitmask import MAX_DIMS, PARTS, decompress
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.masks import fitted, is_mask_of, note_of_mask, weight_of
 from sparseinfer.checkpoints.tensors import identity, is_plain
-from sparseinfer.formats.packed import info, unpack
+from sparseinfer.formats.handles import Handle, peek
 from sparseinfer.layers.quantized_input import NAMES
 
 __all__ = ["LAYOUT", "Plain", "make_plain", "scales_packed", "stored_names"]
@@ -129,16 +129,17 @@ def make_plain(
             dense = decompress(by_part, prefix)
             result._add(name, _shaped(dense, shape, name), source, parts)
         elif key not in taken and not scales_packed(key, entries):
-            facts = _facts_of_packed(key, value)
-            if facts is None:
+            handle = _packed(key, value)
+            if handle is None:
                 result._put(key, value)
                 continue
+            facts = handle.info
             name = f"{key.removesuffix('packed')}weight"
             # Integers are stored with scales, which the values have been multiplied by.
             narrow = facts["value_type"] == "int8"
             dtype = torch.float32 if narrow else getattr(torch, facts["value_type"])
             if room.take(math.prod(facts["shape"]) * max(4, dtype.itemsize), value.numel()):
-                dense = unpack(value).to(dtype)
+                dense = handle.unpack(value).to(dtype)
             elif look:
                 dense = torch.empty(facts["shape"], dtype=dtype, device="meta")
                 result.looked_at[name] = facts
@@ -286,7 +287,8 @@ class _Room:
         return left >= 0
 
 
-def _facts_of_packed(key: str, value: Any) -> dict[str, Any] | None:
+def _packed(key: str, value: Any) -> Handle | None:
+    """The validated view of a packed weight; None where `value` is something else."""
     if key.rpartition(".")[2] != "packed" or not isinstance(value, Tensor) or not is_plain(value):
         return None
     if value.dtype is not torch.uint8 or value.dim() != 1:
@@ -294,6 +296,6 @@ def _facts_of_packed(key: str, value: Any) -> dict[str, Any] | None:
     if bytes(value[: len(_PACKED_MAGIC)].tolist()) != _PACKED_MAGIC:
         return None
     try:
-        return info(value)
+        return peek(value)
     except ValueError as error:
         raise CheckpointError(f"{key}: {error}") from error

@@ -24,7 +24,7 @@ from sparseinfer.convert.report import DENSE, LayerReport, Report, describe_spar
 from sparseinfer.convert.review import review
 from sparseinfer.convert.scan import Layer, brief, scan
 from sparseinfer.convert.state import random_state_kept
-from sparseinfer.formats.packed import check_format
+from sparseinfer.formats.table import check_format
 from sparseinfer.layers.projections import Projection
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.progress import Bar
@@ -32,6 +32,7 @@ from sparseinfer.quantize.fake import has_fake_quant
 from sparseinfer.quantize.scheme import renamed_value_type, scheme_for
 from sparseinfer.timing.clock import Clock
 from sparseinfer.timing.device_time import EventTimer, GraphTimer, Timer
+from sparseinfer.timing.machine import HOST, target_facts
 from sparseinfer.timing.measure import torch_threads
 from sparseinfer.timing.tuning import Cache, Tuner, cache_folder
 
@@ -62,6 +63,7 @@ def convert_to_sparse(
     min_sqnr: float = MIN_SQNR_DB,
     evaluate: Callable[[nn.Module], float] | None = None,
     value_type: str | None = None,
+    target: str = HOST,
 ) -> nn.Module:
     """Replace the pruned linear and convolution layers of a model where sparse ones are faster.
 
@@ -114,6 +116,10 @@ def convert_to_sparse(
         evaluate: called with `model` and with the converted model, gives a figure of each, such as
             its accuracy, for the report.
         value_type: the former name of `weights`.
+        target: the machine that will run the model, of `sparseinfer.formats.TARGETS`; `host`: this
+            one. For another the weights are packed as that machine packs them, `threads` is its
+            own number by default, and what the cost model knows of it decides: nothing of another
+            machine can be measured here.
 
     Returns:
         The converted model: a copy, unless `inplace`.
@@ -122,8 +128,9 @@ def convert_to_sparse(
         TypeError: `model` is not an nn.Module, is compiled or scripted, an example input or the
             calibration is none of the above, or `evaluate` gives no number.
         ValueError: the model has fake quantisation; the calibration data is empty, of another shape
-            or not finite; a format, the baseline or a type is unknown, min_speedup is negative or
-            NaN, threads is less than 1, budget_s is not positive, or the list of examples is empty.
+            or not finite; a format, the baseline, a type or the target is unknown, min_speedup is
+            negative or NaN, threads is less than 1, budget_s is not positive, the list of examples
+            is empty, or there are example inputs, or weights on a GPU, for another target.
         RuntimeError: the memory of a parameter or buffer was released (sharded or offloaded).
         NotImplementedError: these types of weights and activations are not built yet.
 
@@ -163,6 +170,12 @@ def convert_to_sparse(
     scheme = scheme_for(renamed_value_type(weights, value_type) or "float32", activations)
     if not budget_s > 0:
         raise ValueError(f"expected budget_s > 0, got {budget_s}; try verify=False to measure less")
+    runs_on = target_facts(target)
+    if target != HOST and example_inputs is not None:
+        raise ValueError(
+            f"expected no example_inputs for target={target!r}, got some: nothing of another "
+            "machine can be measured here; try them on that machine, or the cost model without them"
+        )
     folder = cache_folder(cache)
     figures = [] if evaluate is None else [_figure(evaluate, model)]
 
@@ -172,6 +185,8 @@ def convert_to_sparse(
         torch.no_grad(),
         random_state_kept(model),
     ):
+        if target != HOST and threads is None:
+            used = runs_on["threads"]
         layers = scan(
             model, None if example_inputs is None else separate_attentions(model, example_inputs)
         )
@@ -187,6 +202,11 @@ def convert_to_sparse(
         seen = None if example_inputs is None else observe(model, modules, example_inputs)
         narrow = narrow_for(model, layers, scheme, calibration, example_inputs, min_sqnr)
         devices = _devices(model, layers)
+        if target != HOST and any(platform(device) == "cuda" for device in devices):
+            raise ValueError(
+                f"expected a model on the CPU for target={target!r}, got one on CUDA; "
+                "try model.cpu()"
+            )
         waits = next((device for device in devices if device.type == "cuda"), devices[0])
         clock = Clock()
         start = clock.wall()
@@ -216,6 +236,7 @@ def convert_to_sparse(
             generates=_generates(model),
             weights=scheme.weights,
             narrow=narrow,
+            target=target,
             timers={device: timer_for(device, baseline) for device in devices},
         )
         swaps: dict[nn.Module, Replacement] = {}
@@ -259,7 +280,7 @@ def convert_to_sparse(
     summary = Report(
         [*decisions.values(), *already], True, used, str(devices[0]), min_speedup, whole,
         tuner.measured, tuner.kept, tuner.watch.share, tuner.clock.load(), tuner.doubted,
-        example_inputs is not None,
+        example_inputs is not None, target,
     )  # fmt: skip
     if evaluate is not None:
         summary.figures = [*figures, _figure(evaluate, result)]

@@ -22,6 +22,7 @@ from sparseinfer.layers.kinds import kind_named
 from sparseinfer.quantize.activations import ActivationScale
 from sparseinfer.quantize.error import sqnr_db
 from sparseinfer.quantize.scheme import Scheme
+from sparseinfer.timing.machine import HOST
 
 if TYPE_CHECKING:
     from sparseinfer.convert.decide import Decider
@@ -151,6 +152,8 @@ def decide_narrow(
     scale, tokens = narrow.scale(layer), decider.tokens_met(layer)
     fewest = 0 if decider.generates else min(tokens, default=0)
     params = pack_params(layer, FORMAT, fewest, narrow.scheme.weights)
+    if decider.target != HOST:
+        params["target"] = decider.target
     shown = {**params, "activations": "per tensor" if scale else "per token"}
     try:
         sparse: Any = kind_named(layer.kind).sparse.from_dense(
