@@ -37,12 +37,12 @@ from benchmarks.problems import Problem
 from benchmarks.results import write_text
 from benchmarks.run import BUSY_LOAD, parse_threads
 from benchmarks.suites import COLD_BYTES
-from benchmarks.timing import Contender, Plan, interleave
 from sparseinfer import SparseConv2d, SparseLinear
 from sparseinfer.layers.dense import build_dense
 from sparseinfer.timing import calibration
 from sparseinfer.timing.machine import cache_sizes, cpu_model, usable_cores
 from sparseinfer.timing.rates import TOKENS, Model
+from sparseinfer.timing.rounds import Plan, Rotation, interleave
 
 PLAN = Plan(rounds=9, floor=3, sample=5e-4, least=0.0, budget=0.1)
 QUICK_PLAN = Plan(rounds=3, floor=3, sample=3e-4, least=0.0, budget=0.03)
@@ -150,16 +150,18 @@ def time_point(point: Point, threads: Sequence[int], plan: Plan) -> list[Cell]:
     """
     case, problem = point.case, Problem(point.case, point.pattern)
     names = ("dense", *point.formats)
-    contenders = [
-        Contender(name, [call_of(one, problem.x) for one in layers_of(problem, name, point.copies)])
+    calls = {
+        name: Rotation(
+            name, [call_of(one, problem.x) for one in layers_of(problem, name, point.copies)]
+        )
         for name in names
-    ]
+    }
     density = problem.nnz / problem.weight.numel()
     cells = []
     with torch.inference_mode():
         for count in threads:
             torch.set_num_threads(count)
-            taken = interleave(contenders, plan)
+            taken = interleave(calls, plan, collect=False)
             # The lower quartile: what another process takes away is none of the layer's cost.
             seconds = {name: taken.timing(name).seconds.q1 for name in names}
             cells.append(

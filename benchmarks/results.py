@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.timing import Comparison, Quartiles, Timing
+from sparseinfer.timing.rounds import Quartiles, Rounds, Timing
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -101,14 +101,14 @@ class Results:
     summary: list[Check] = field(default_factory=list)
 
 
-def make_row(comparison: Comparison, name: str, *, baseline: str = "dense", **facts: Any) -> Row:
-    """Return the row of contender ``name`` of a comparison, with the facts given by keyword."""
+def make_row(found: Rounds, name: str, *, baseline: str = "dense", **facts: Any) -> Row:
+    """Return the row of contender ``name`` of the rounds, with the facts given by keyword."""
     return Row(
         contender=name,
-        rounds=comparison.rounds,
-        dense=comparison.timing(baseline),
-        sparse=comparison.timing(name),
-        speedup=comparison.speedup(name, baseline),
+        rounds=found.rounds,
+        dense=found.timing(baseline),
+        sparse=found.timing(name),
+        speedup=found.speedup(name, over=baseline),
         **facts,
     )
 

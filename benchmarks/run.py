@@ -33,7 +33,7 @@ from benchmarks.machine import describe_commit, describe_machine, describe_versi
 from benchmarks.results import Failure, Results, Row, to_json, write_text
 from benchmarks.suites import SUITES, Job, jobs, measure
 from benchmarks.targets import summarise
-from benchmarks.timing import Plan
+from sparseinfer.timing.rounds import Plan
 
 PLAN = Plan()
 QUICK_PLAN = Plan(rounds=5, floor=3, least=0.0, budget=0.25)

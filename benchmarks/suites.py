@@ -17,9 +17,9 @@ from benchmarks.cases import Case, ConvCase, LinearCase, Pattern
 from benchmarks.native import NativeRun, Packed, best_row, pack
 from benchmarks.problems import Problem
 from benchmarks.results import Row, make_row
-from benchmarks.timing import Contender, Plan, interleave
 from sparseinfer import _C
 from sparseinfer.layers.linear_conv import SparseConv2d, SparseLinear
+from sparseinfer.timing.rounds import Plan, Rotation, interleave
 
 COLD_BYTES = 128 * 2**20
 """Rotated copies of a weight exceed this, four times the last-level cache of a common server."""
@@ -212,12 +212,12 @@ def measure(job: Job, threads: int, plan: Plan) -> list[Row]:
     with torch.inference_mode():
         for candidate in candidates:
             problem.verify(candidate.name, candidate.result(), candidate.unit)
-        contenders = [Contender(candidate.name, candidate.calls) for candidate in candidates]
-        comparison = interleave(contenders, plan)
+        calls = {one.name: Rotation(one.name, one.calls) for one in candidates}
+        found = interleave(calls, plan, collect=False)
     dense, *others = candidates
     return [
         make_row(
-            comparison,
+            found,
             other.name,
             suite=job.suite,
             group=job.case.group

@@ -31,8 +31,8 @@ from benchmarks.problems import Problem
 from benchmarks.results import Failure, Results, Row, make_row, to_json, write_text
 from benchmarks.run import BUSY_LOAD, PLAN, QUICK_PLAN, parse_threads, print_summary
 from benchmarks.targets import summarise
-from benchmarks.timing import Contender, Plan, interleave
 from sparseinfer import SparseConv2d, SparseLinear
+from sparseinfer.timing.rounds import Plan, interleave
 
 SUITE = "threads"
 PATTERN = Pattern(0.9)
@@ -163,13 +163,10 @@ def measure(operator: TorchOperator, case: Case, threads: int, plan: Plan) -> tu
         problem, packed, ours = sparse_layer(case)
         alternating = in_turns(operator.call, ours)
         changed = threads_changed(alternating)
-        contenders = [
-            Contender("apart", [apart(operator.call, ours)]),
-            Contender("in turns", [alternating]),
-        ]
-        comparison = interleave(contenders, plan)
+        calls = {"apart": apart(operator.call, ours), "in turns": alternating}
+        found = interleave(calls, plan, collect=False)
     row = make_row(
-        comparison,
+        found,
         "in turns",
         baseline="apart",
         suite=SUITE,

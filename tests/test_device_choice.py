@@ -30,11 +30,11 @@ from sparseinfer.timing.device_time import (
     UNKNOWN_CACHE_BYTES,
     EventTimer,
     GraphTimer,
-    Rotation,
     cache_bytes,
     capture,
     copies_for,
 )
+from sparseinfer.timing.rounds import Rotation
 
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(),

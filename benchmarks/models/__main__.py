@@ -28,7 +28,7 @@ from benchmarks.models.table import console_table, layers_of
 from benchmarks.models.workload import Workload
 from benchmarks.results import to_json, write_text
 from benchmarks.run import BUSY_LOAD, parse_threads
-from benchmarks.timing import Plan
+from sparseinfer.timing.rounds import Plan
 
 PLAN = Plan(rounds=15, floor=9, least=1.0, budget=20.0)
 QUICK_PLAN = Plan(rounds=5, floor=3, least=0.0, budget=1.0)

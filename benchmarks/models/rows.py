@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.results import SCHEMA
-from benchmarks.timing import Quartiles, Timing
+from sparseinfer.timing.rounds import Quartiles, Timing
 
 SLOWER = 0.97
 """A converted model below this ratio to dense breaks the promise; the rest is noise."""

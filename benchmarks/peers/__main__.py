@@ -36,8 +36,8 @@ from benchmarks.peers.crew import Crew
 from benchmarks.peers.environments import CACHE, PACKAGES, set_up
 from benchmarks.peers.measure import measure
 from benchmarks.peers.results import PeerResults, PeerRow
-from benchmarks.peers.rounds import TurnPlan
 from benchmarks.peers.table import not_run_list, peers_table
+from benchmarks.peers.turns import TurnPlan
 from benchmarks.results import to_json, write_text
 from benchmarks.run import BUSY_LOAD, SAVE_EVERY, parse_threads
 

@@ -15,10 +15,10 @@ from benchmarks.cases import ConvCase, Pattern
 from benchmarks.peers.catalogue import Peer, Target
 from benchmarks.peers.process import PeerError
 from benchmarks.peers.results import NotRun, PeerRow
-from benchmarks.peers.rounds import Asker, Samples, TurnPlan, Turns, take_turns
+from benchmarks.peers.turns import Asker, Samples, TurnPlan, Turns, take_turns
 from benchmarks.peers.worker import wait_until_quiet
 from benchmarks.problems import Problem, WrongResultError
-from benchmarks.timing import Quartiles
+from sparseinfer.timing.rounds import Quartiles, Rounds
 
 COLD_BYTES = 128 * 2**20
 """Rotated copies of a weight exceed this, four times the last-level cache of a common server."""
@@ -120,14 +120,16 @@ def _measure(
     ]
 
 
-def _faster(samples: Samples, other: Samples | None) -> Quartiles | None:
-    return None if other is None else Quartiles.of(samples.ratio_to(other))
+def _faster(rounds: Rounds, name: str, other: str) -> Quartiles | None:
+    """How many times faster than a peer the other one is; None where that did not run."""
+    return rounds.speedup(other, over=name) if other in rounds.samples else None
 
 
 def _rows(
     target: Target, sparsity: float, threads: int, nnz: int, peers: Sequence[Peer],
     found: dict[str, Samples], replies: dict[str, dict[str, Any]],
 ) -> list[PeerRow]:  # fmt: skip
+    rounds = Rounds({name: samples.medians for name, samples in found.items()})
     seconds = {name: Quartiles.of(samples.medians) for name, samples in found.items()}
     dense = [peer.name for peer in peers if peer.role == "dense" and peer.name in found]
     best = min(dense, key=lambda name: seconds[name].median, default="")
@@ -155,8 +157,8 @@ def _rows(
             rounds=len(samples.medians),
             seconds=seconds[peer.name],
             minimum=samples.minimum,
-            ours_faster=_faster(samples, found.get(ours)),
-            best_faster=_faster(samples, found.get(best)),
+            ours_faster=_faster(rounds, peer.name, ours),
+            best_faster=_faster(rounds, peer.name, best),
             is_best=peer.name == best,
         )
         for peer in peers

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.results import SCHEMA
-from benchmarks.timing import Quartiles
+from sparseinfer.timing.rounds import Quartiles
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,15 @@ from typer.testing import CliRunner
 from benchmarks.models import __main__ as command
 from benchmarks.models.catalogue import MODELS
 from benchmarks.models.compare import bound, compare
-from benchmarks.models.measure import bytes_of, left_dense, measure, pruned
+from benchmarks.models.measure import left_dense, measure, pruned
 from benchmarks.models.packages import MissingPackageError, package_file, require
 from benchmarks.models.pruning import prunable, prune, settle_batch_norms
 from benchmarks.models.rows import Skipped, from_json
 from benchmarks.models.workload import Inputs, Workload, channels_last
 from benchmarks.problems import EPS, WrongResultError
-from benchmarks.timing import Plan
 from sparseinfer import convert_to_sparse, report
+from sparseinfer.demo.sizes import bytes_in_memory
+from sparseinfer.timing.rounds import Plan
 
 ONE_ROUND = Plan(rounds=1, floor=1, sample=0.0, least=0.0, budget=0.0)
 
@@ -287,7 +288,7 @@ def test_pruned_layers_that_the_report_does_not_know_count_as_left() -> None:
 
 def test_shared_weights_are_counted_once() -> None:
     model = Babbler()
-    assert bytes_of(model) == 4 * (7 * 16 + 16 * 16 + 16)
+    assert bytes_in_memory(model) == 4 * (7 * 16 + 16 * 16 + 16)
 
 
 # ---- command

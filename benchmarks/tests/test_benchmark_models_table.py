@@ -18,7 +18,7 @@ from benchmarks.models.rows import (
     from_json,
 )
 from benchmarks.results import to_json
-from benchmarks.timing import Quartiles, Timing
+from sparseinfer.timing.rounds import Quartiles, Timing
 
 
 def timing(milliseconds: float) -> Timing:

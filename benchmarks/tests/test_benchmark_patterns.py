@@ -15,9 +15,9 @@ from benchmarks import cases, linearity, run, suites, table, targets
 from benchmarks.cases import ConvCase, LinearCase, Pattern
 from benchmarks.problems import make_weight
 from benchmarks.results import Results, Row
-from benchmarks.timing import Plan, Quartiles, Timing
 from sparseinfer import report
 from sparseinfer.formats import detect_pattern
+from sparseinfer.timing.rounds import Plan, Quartiles, Timing
 
 FAST = Plan(rounds=3, floor=3, sample=1e-6, least=0.0, budget=0.0)
 SHAPES = ((96, 64), (32, 16, 3, 3))

@@ -30,7 +30,7 @@ from benchmarks.peers.process import (
 )
 from benchmarks.peers.results import PeerRow
 from benchmarks.problems import Problem
-from benchmarks.timing import Quartiles
+from sparseinfer.timing.rounds import Quartiles
 
 CONV = Target(ConvCase(4, 8, 5, 3))
 

@@ -22,7 +22,7 @@ from benchmarks.peers.plot import draw
 from benchmarks.peers.process import PeerError
 from benchmarks.peers.results import NotRun, PeerResults, PeerRow, from_json
 from benchmarks.results import to_json
-from benchmarks.timing import Quartiles
+from sparseinfer.timing.rounds import Quartiles
 
 # ---- results, tables, plot
 

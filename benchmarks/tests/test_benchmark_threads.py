@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from benchmarks import targets, threads
 from benchmarks.cases import ConvCase, LinearCase
 from benchmarks.results import from_json
-from benchmarks.timing import Plan
+from sparseinfer.timing.rounds import Plan
 
 CASES = (LinearCase(64, 48, 40), ConvCase(4, 8, 9, 3))
 

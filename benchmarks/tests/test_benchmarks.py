@@ -27,7 +27,7 @@ from benchmarks.results import (
     to_json,
     write_text,
 )
-from benchmarks.timing import Quartiles, Timing
+from sparseinfer.timing.rounds import Quartiles, Timing
 
 RESULT_FILES = sorted((Path(__file__).parents[1] / "results").glob("*.json"))
 

@@ -28,8 +28,9 @@ from sparseinfer.layers.projections import Projection
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.progress import Bar
 from sparseinfer.timing.clock import Clock
-from sparseinfer.timing.device_time import EventTimer, GraphTimer, Timer
+from sparseinfer.timing.device_time import EventTimer, GraphTimer
 from sparseinfer.timing.measure import torch_threads
+from sparseinfer.timing.rounds import Sample
 from sparseinfer.timing.tuning import Cache, Tuner, cache_folder
 
 __all__ = ["convert_to_sparse"]
@@ -257,7 +258,7 @@ def take_back(
         layers[module].reason += f"; taken back: {reason}"
 
 
-def timer_for(device: torch.device, baseline: str) -> Timer | None:
+def timer_for(device: torch.device, baseline: str) -> Sample | None:
     """What times the layers on `device`: events as an eager model meets them, or graphs.
 
     Example:

@@ -29,9 +29,10 @@ from sparseinfer.layers.linear_conv import SparseLinear
 from sparseinfer.ops.run_linear import NARROW
 from sparseinfer.timing import cost
 from sparseinfer.timing.clock import BUSY
-from sparseinfer.timing.device_time import Rotation, Timer, cache_bytes, copies_for
+from sparseinfer.timing.device_time import cache_bytes, copies_for
 from sparseinfer.timing.measure import CONFIDENCE, Comparison, weigh
 from sparseinfer.timing.rates import CONTENDERS
+from sparseinfer.timing.rounds import Rotation, Sample
 from sparseinfer.timing.tuning import Tuner
 
 __all__ = ["Decider"]
@@ -83,7 +84,7 @@ class Decider:
     until: float = math.inf
     generates: bool = False
     value_type: str = "float32"
-    timers: Mapping[torch.device, Timer | None] = field(default_factory=dict)
+    timers: Mapping[torch.device, Sample | None] = field(default_factory=dict)
     sides: list[Side] = field(default_factory=list)
 
     @property
@@ -405,15 +406,12 @@ def _pack(
 
 
 def _rotated(name: str, layer: nn.Module, x: torch.Tensor) -> Rotation:
-    """Calls of copies of `layer` that exceed the device's cache, each called once already."""
+    """Calls of copies of `layer` that exceed the device's cache."""
     held = sum(own.numel() * own.itemsize for own in (*layer.parameters(), *layer.buffers()))
     copies = [layer]
     for _ in range(copies_for(held, cache_bytes(x.device)) - 1):
         copies.append(copy.deepcopy(layer))
-    calls = [partial(own, x) for own in copies]
-    for call in calls:  # what a copy does at its first call is no part of its time
-        call()
-    return Rotation(name, calls)
+    return Rotation(name, [partial(own, x) for own in copies])
 
 
 def _memory_choice(layer: Layer, candidate: Candidate, tokens: Sequence[int]) -> str:

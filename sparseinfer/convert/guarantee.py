@@ -30,7 +30,8 @@ from sparseinfer.convert.scan import evaluating
 from sparseinfer.convert.state import Changes, random_state_kept
 from sparseinfer.timing.clock import Watch
 from sparseinfer.timing.device_time import capture
-from sparseinfer.timing.measure import FEWEST, LOOKS, Comparison, conclude, nothing, weigh
+from sparseinfer.timing.measure import FEWEST, LOOKS, Comparison, conclude, weigh
+from sparseinfer.timing.rounds import Sample, nothing, turns
 from sparseinfer.timing.tuning import Problem, Tuner
 
 __all__ = ["BASELINES", "TOLERANCE", "Guarantee", "fingerprint"]
@@ -244,6 +245,10 @@ class Guarantee:
                 self.changes.restore()
                 current(*args, **kwargs)
 
+        def interrupts(replacements: Swaps) -> bool:
+            return watch.run(partial(run, replacements))[1]
+
+        order = turns({"dense": partial(interrupts, {}), "sparse": partial(interrupts, swaps)})
         rounds: _Rounds = {module: [] for module in swaps}
         interrupted: _Rounds = {module: [] for module in swaps}
         end = clock.wall() + min(IN_PLACE_BUDGET_S, self.tuner.left_s)
@@ -258,9 +263,7 @@ class Guarantee:
                 self._tick()
                 spent.clear()
                 watch = Watch(clock)
-                disturbed = False
-                for replacements in ({}, swaps) if turn % 2 else (swaps, {}):
-                    disturbed = watch.run(partial(run, replacements))[1] or disturbed
+                disturbed = any(next(order).values())
                 if turn == 0:  # the first one warms up
                     continue
                 if self.tuner.device.type == "cpu":
@@ -318,7 +321,7 @@ class Guarantee:
         return "channels_last" if weigh(parts).low > 1.0 else "eager"
 
     @property
-    def _sample(self) -> Callable[[Callable[[], object], int], float] | None:
+    def _sample(self) -> Sample | None:
         """What times a model whose calls change it or their inputs; None for any other."""
         return self._sample_restored if self.changes else None
 

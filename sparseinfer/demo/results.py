@@ -5,11 +5,44 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sparseinfer.demo.timing import Latency, Ratio
 from sparseinfer.demo.training import Curve
+from sparseinfer.timing.rounds import Quartiles, Rounds
 
 # A smaller difference is not called one, and neither is one that the quartiles do not bear out.
 NOTABLE = 1.03
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds a call: median and quartiles of the rounds."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    rounds: int
+
+    @staticmethod
+    def of(found: Rounds, name: str) -> Latency:
+        """The latency of one of the calls that took turns."""
+        seconds = found.timing(name).seconds
+        return Latency(1e3 * seconds.median, 1e3 * seconds.q1, 1e3 * seconds.q3, found.rounds)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster one model is than another.
+
+    Median and quartiles of the ratio of the two times of one round.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(figures: Quartiles) -> Ratio:
+        """The ratio of the figures of every round."""
+        return Ratio(figures.median, figures.q1, figures.q3)
 
 
 @dataclass(frozen=True)
