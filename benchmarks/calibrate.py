@@ -15,7 +15,6 @@ import datetime
 import gc
 import itertools
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,14 +29,14 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks.cases import CONV, Case, ConvCase, LinearCase, Pattern
+from benchmarks.command import parse_threads, warn_if_busy
 from benchmarks.fit import Calls, Cell, Quality, fit, held_out, judge
 from benchmarks.machine import describe_commit
 from benchmarks.native import pack
 from benchmarks.problems import Problem
-from benchmarks.results import write_text
-from benchmarks.run import BUSY_LOAD, parse_threads
 from benchmarks.suites import COLD_BYTES
 from sparseinfer import SparseConv2d, SparseLinear
+from sparseinfer.files import write_text
 from sparseinfer.layers.dense import build_dense
 from sparseinfer.timing import calibration
 from sparseinfer.timing.machine import cache_sizes, cpu_model, usable_cores
@@ -247,9 +246,7 @@ def main(
     path = out or calibration.default_path()
     if path is None:
         raise typer.BadParameter("expected --out, as SPARSEINFER_CACHE is off; try --out FILE")
-    load = os.getloadavg()[0] / usable_cores()
-    if load > BUSY_LOAD:
-        console.print(f"[yellow]the machine is busy (load {load:.2f} a core): not to be kept[/]")
+    warn_if_busy(console, usable_cores(), "not to be kept")
     plan = QUICK_PLAN if quick else PLAN
     before = torch.get_num_threads()
     gc.freeze()  # what is loaded stays; looking through it before each timing takes 0.1 s

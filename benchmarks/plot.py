@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from benchmarks.results import Results, Row, geometric_mean
+from sparseinfer.plotting import write_figure
 
 # Okabe and Ito's palette: told apart by readers with any colour vision.
 COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#000000", "#CC79A7", "#E69F00")
@@ -190,7 +190,4 @@ def draw(results: Results, groups: Sequence[str], suites: Sequence[str], path: P
         "zeros cut"
     )
     canvas.suptitle(title, fontsize=10, x=0.02, ha="left", y=0.99, va="top")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    canvas.savefig(partial, format="png")
-    os.replace(partial, path)
+    write_figure(canvas, path)

@@ -9,9 +9,6 @@ network too. Accuracies are on test images that no choice looked at.
 from __future__ import annotations
 
 import copy
-import datetime
-import json
-import shlex
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -25,16 +22,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.machine import describe_commit, describe_machine, describe_versions
 from benchmarks.pruning_network import CLASSIFIER, STEM, SmallResNet
-from benchmarks.results import write_text
+from benchmarks.record import Record, shown
 from sparseinfer.demo.data import Dataset, load
 from sparseinfer.demo.training import accuracy, logits
 from sparseinfer.prune import PolynomialDecay, Pruner, Random, taylor
 from sparseinfer.prune.lottery import Training, lottery_ticket
 from sparseinfer.prune.recover import fine_tune, reestimate_batchnorm
 
-SCHEMA = 1
 BATCH = 128
 DENSE_RATE, FINE_TUNE_RATE = 3e-3, 1e-3
 SPARSITY = 0.9
@@ -88,17 +83,12 @@ class Check:
     holds: bool
 
 
-@dataclass
-class Results:
+@dataclass(kw_only=True)
+class Results(Record):
     """Everything one run writes."""
 
-    date: str
-    command: str
-    commit: dict[str, Any]
-    versions: dict[str, Any]
-    machine: dict[str, Any]
-    settings: dict[str, Any]
-    complete: bool = False
+    PROGRAM = "benchmarks.pruning"
+
     rows: list[Row] = field(default_factory=list)
     summary: dict[str, dict[str, float]] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
@@ -267,28 +257,6 @@ def checks(summary: dict[str, dict[str, float]]) -> list[Check]:
     ]
 
 
-def to_json(results: Results) -> str:
-    """The result file's text: one row a line."""
-    parts = []
-    for key, value in asdict(results).items():
-        if isinstance(value, list) and value:
-            lines = ",\n".join("    " + json.dumps(_rounded(item)) for item in value)
-            parts.append(f'  "{key}": [\n{lines}\n  ]')
-        else:
-            parts.append(
-                f'  "{key}": ' + json.dumps(_rounded(value), indent=2).replace("\n", "\n  ")
-            )
-    return f'{{\n  "schema": {SCHEMA},\n' + ",\n".join(parts) + "\n}\n"
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return value
-
-
 def show(results: Results, console: Console) -> None:
     """Print a line a method, and the checks."""
     table = Table("method", title="accuracy, mean over seeds", title_justify="left")
@@ -313,15 +281,9 @@ def main(
     """Compare the ways of pruning by the accuracy they keep, and write a result file."""
     console = Console()
     plan = QUICK if quick else FULL
-    shown = out.name if out.is_absolute() else out.as_posix()
-    words = ["python", "-m", "benchmarks.pruning", "--out", shown, *(["--quick"] if quick else [])]
-    results = Results(
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        command=shlex.join(words),
-        commit=describe_commit(),
-        versions=describe_versions(),
-        machine=describe_machine(),
-        settings={**asdict(plan), "sparsity": SPARSITY, "filters": FILTERS, "rounds": ROUNDS,
+    results = Results.begin(
+        ["--out", shown(out), *(["--quick"] if quick else [])],
+        {**asdict(plan), "sparsity": SPARSITY, "filters": FILTERS, "rounds": ROUNDS,
                   "quick": quick, "threads": torch.get_num_threads()},
     )  # fmt: skip
     try:
@@ -342,7 +304,7 @@ def main(
     finally:
         results.summary = summarise(results.rows)
         results.checks = checks(results.summary)
-        write_text(out, to_json(results))
+        results.write(out)
         show(results, console)
         console.print(f"{len(results.rows)} rows written to {out}")
 

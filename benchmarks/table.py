@@ -14,7 +14,8 @@ import typer
 from benchmarks.linearity import draw as draw_linearity
 from benchmarks.linearity import lines_of
 from benchmarks.plot import draw
-from benchmarks.results import Results, Row, from_json, geometric_mean, write_text
+from benchmarks.results import Results, Row, geometric_mean
+from sparseinfer.files import write_text
 
 GROUPS = (
     "linear N>=128",
@@ -265,7 +266,7 @@ def main(
     """Turn a result file into the README's tables and a plot of speed-up against sparsity."""
     from sparseinfer.kernels.registry import rows
 
-    results = from_json(results_file.read_text(encoding="utf-8"))
+    results = Results.read(results_file)
     speedups, support = (
         speedup_tables(results),
         support_table([row for row in rows() if not row.off]),

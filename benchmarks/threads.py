@@ -11,10 +11,8 @@ A thread of the process that comes or goes while operators alternate is a failur
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import os
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +23,12 @@ import typer
 from rich.console import Console
 
 from benchmarks.cases import Case, ConvCase, LinearCase, Pattern
-from benchmarks.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.command import parse_threads, warn_if_busy
 from benchmarks.native import Packed, best_row, pack
 from benchmarks.problems import Problem
-from benchmarks.results import Failure, Results, Row, make_row, to_json, write_text
-from benchmarks.run import BUSY_LOAD, PLAN, QUICK_PLAN, parse_threads, print_summary
+from benchmarks.record import shown
+from benchmarks.results import Failure, Results, Row, make_row
+from benchmarks.run import PLAN, QUICK_PLAN, print_summary
 from benchmarks.targets import summarise
 from sparseinfer import SparseConv2d, SparseLinear
 from sparseinfer.timing.rounds import Plan, interleave
@@ -45,6 +44,12 @@ TURNS = 8
 """Calls of each operator in one sample."""
 
 Call = Callable[[], object]
+
+
+class ThreadResults(Results):
+    """What this program writes: rows and all as those of `benchmarks.run`."""
+
+    PROGRAM = "benchmarks.threads"
 
 
 @dataclass(frozen=True)
@@ -200,15 +205,9 @@ def main(
     console = Console()
     counts = parse_threads(threads)
     plan = QUICK_PLAN if quick else PLAN
-    shown = out.name if out.is_absolute() else out.as_posix()
-    words = ["python", "-m", "benchmarks.threads", "--threads", threads, "--out", shown]
-    results = Results(
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        command=shlex.join([*words, *(["--quick"] if quick else [])]),
-        commit=describe_commit(),
-        versions=describe_versions(),
-        machine=describe_machine(),
-        settings={
+    results = ThreadResults.begin(
+        ["--threads", threads, "--out", shown(out), *(["--quick"] if quick else [])],
+        {
             "suites": [SUITE],
             "threads": counts,
             "quick": quick,
@@ -216,11 +215,7 @@ def main(
             "turns": TURNS,
         },
     )
-    load = os.getloadavg()[0] / results.machine["cores"]
-    if load > BUSY_LOAD:
-        console.print(
-            f"[yellow]the machine is busy (load {load:.2f} a core): ratios will spread[/]"
-        )
+    warn_if_busy(console, results.machine["cores"])
     before = torch.get_num_threads()
     try:
         for count, operator, case in itertools.product(counts, torch_operators(), OURS):
@@ -240,7 +235,7 @@ def main(
         torch.set_num_threads(before)
     results.complete = not results.failures
     results.summary = summarise(results.rows)
-    write_text(out, to_json(results))
+    results.write(out)
     print_summary(console, results)
     console.print(f"{len(results.rows)} rows written to {out}")
     if results.failures:

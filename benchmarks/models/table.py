@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from benchmarks.models.rows import SLOWER, ModelResults, ModelRow, from_json
-from benchmarks.results import write_text
+from benchmarks.models.rows import SLOWER, ModelResults, ModelRow
 from benchmarks.table import figure, markdown, replace_section, unique
+from sparseinfer.files import write_text
 
 SECTION = "models"
 """Name of the section between marker comments that `--readme` replaces."""
@@ -133,7 +133,7 @@ def main(
     readme: Annotated[Path | None, typer.Option(help="file whose section is replaced")] = None,
 ) -> None:
     """Turn a result file of the models into a Markdown table."""
-    section = markdown_section(from_json(results_file.read_text(encoding="utf-8")))
+    section = markdown_section(ModelResults.read(results_file))
     if readme is None:
         print(section)
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from matplotlib.ticker import NullLocator
 from benchmarks.peers.results import PeerResults, PeerRow
 from benchmarks.plot import COLOURS, MARKERS, Curve, spread_labels, work_cut
 from benchmarks.results import geometric_mean
+from sparseinfer.plotting import write_figure
 
 ROLES = ("ours", "sparse", "narrow")
 """Who has a line: the dense float32 peers are the line at 1."""
@@ -121,7 +121,4 @@ def draw(results: PeerResults, path: Path) -> None:
         "geometric means over the layers that an engine ran",
         fontsize=10, x=0.02, ha="left", y=0.99, va="top",
     )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    canvas.savefig(partial, format="png")
-    os.replace(partial, path)
+    write_figure(canvas, path)

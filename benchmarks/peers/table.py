@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.peers.plot import draw
-from benchmarks.peers.results import NotRun, PeerResults, PeerRow, from_json
+from benchmarks.peers.results import NotRun, PeerResults, PeerRow
 from benchmarks.results import geometric_mean
 from benchmarks.table import figure, folded, markdown, unique
 
@@ -171,7 +171,7 @@ def main(
     plot: Annotated[Path | None, typer.Option(help="PNG file to draw")] = None,
 ) -> None:
     """Print a result file of the peers as Markdown, and draw speed-up against sparsity."""
-    results = from_json(results_file.read_text(encoding="utf-8"))
+    results = PeerResults.read(results_file)
     print(report(results))
     if plot is not None:
         draw(results, plot)

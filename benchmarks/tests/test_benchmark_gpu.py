@@ -40,7 +40,10 @@ needs_gpu = pytest.mark.skipif(
 
 
 def _results() -> GpuResults:
-    return GpuResults(REHEARSED, "2026-01-01", "", {}, {}, {}, {}, copy_gb_s=1.0)
+    return GpuResults(
+        kind=REHEARSED, date="2026-01-01", command="", commit={}, versions={}, machine={},
+        settings={}, copy_gb_s=1.0,
+    )  # fmt: skip
 
 
 def _run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:

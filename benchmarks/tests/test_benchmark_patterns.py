@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from benchmarks import cases, linearity, run, suites, table, targets
+from benchmarks import cases, linearity, suites, table, targets
 from benchmarks.cases import ConvCase, LinearCase, Pattern
 from benchmarks.problems import make_weight
 from benchmarks.results import Results, Row
@@ -125,10 +125,6 @@ def test_work_spans_from_1e5_to_1e8_non_zeros() -> None:
     # Three sizes at least, so that a quick run has a line too.
     quick = {job.case.m for job in suites.jobs(["linearity"], quick=True)}
     assert len(quick) >= 3 and max(quick) < 3200
-
-
-def test_both_suites_can_be_asked_for() -> None:
-    assert run.parse_suites("patterns,linearity") == ["patterns", "linearity"]
 
 
 # ---- what becomes of the rows

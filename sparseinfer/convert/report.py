@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import shutil
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from sparseinfer.codec import from_data, to_text
 from sparseinfer.convert import report_tables
 from sparseinfer.convert.grouping import Row, group
 from sparseinfer.convert.report_html import to_html
@@ -267,25 +267,20 @@ class Report:
             >>> Report.from_dict(Report(layers=[]).to_dict()) == Report(layers=[])
             True
         """
-        fields = {key: value for key, value in data.items() if key not in _DERIVED}
-        layers = []
-        for layer in fields.pop("layers"):
-            candidates = [Candidate(**candidate) for candidate in layer["candidates"]]
-            layers.append(LayerReport(**{**layer, "candidates": candidates}))
-        whole = fields.pop("whole", None)
-        return cls(layers=layers, whole=None if whole is None else Whole(**whole), **fields)
+        return from_data(cls, {key: own for key, own in data.items() if key not in _DERIVED})
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The report as JSON, written to `path` too where one is given.
 
         Example:
+            >>> import json
             >>> json.loads(Report(layers=[]).to_json())["totals"]["layers"]
             0
         """
-        text = json.dumps(self.to_dict(), indent=1)
+        text = to_text(self.to_dict())
         if path is not None:
-            write_text(path, text + "\n")
-        return text
+            write_text(path, text)
+        return text.rstrip("\n")
 
     def table(self) -> Table:
         """The layers as a rich table with every column."""

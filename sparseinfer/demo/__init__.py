@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from sparseinfer.codec import to_text
 from sparseinfer.convert.conversion import convert_to_sparse
 from sparseinfer.convert.report import report
 from sparseinfer.demo import show, training
@@ -81,7 +81,7 @@ def run(options: Options, console: Console) -> Results:
         console.print(line, highlight=False, markup=False)
     console.print(results.verdict, style="bold", highlight=False)
     content = {
-        "demo.json": json.dumps(results.to_dict(), indent=1, allow_nan=False).encode() + b"\n",
+        "demo.json": to_text(results.to_dict(), finite=True).encode(),
         "demo.png": draw(results),
         "pruned.pt": saved(models["pruned"]),
         "converted.pt": saved(models["converted"]),
