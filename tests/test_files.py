@@ -19,7 +19,7 @@ import sparseinfer
 from sparseinfer import files
 from sparseinfer.checkpoints import Recipe, load_sparse, prune_checkpoint, save_sparse
 from sparseinfer.checkpoints.sensitivity import WeightErrors
-from sparseinfer.convert.report import Report
+from sparseinfer.convert.model_report import Report
 from sparseinfer.files import check_target, staged, staged_folder, sweep, write_bytes, write_text
 from sparseinfer.timing import calibration
 

@@ -10,7 +10,7 @@ from sparseinfer.convert.scan import Layer
 from sparseinfer.formats.packed import BLOCKS, kblock_for
 from sparseinfer.layers.kinds import kind_named
 
-__all__ = ["block_for", "formats_for", "pack_params", "platform"]
+__all__ = ["block_for", "formats_for", "pack_params"]
 
 CPU_FORMATS = ("panel", "csr")
 """csr is only for what panel cannot store (K > 65535)."""
@@ -23,16 +23,6 @@ LEAST_BLOCK = 16
 
 CSR_DENSITY = 0.3
 """Above it, index and value of csr take about as long to read as the dense weight in half."""
-
-
-def platform(device: torch.device) -> str:
-    """Whose kernels run on a device: `cpu`, `cuda`, or what has none of ours.
-
-    Example:
-        >>> platform(torch.device("cuda:1"))
-        'cuda'
-    """
-    return device.type
 
 
 def formats_for(layer: Layer, device: str) -> tuple[tuple[str, ...], str]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sparseinfer.codec import to_text
 from sparseinfer.convert.conversion import convert_to_sparse
-from sparseinfer.convert.report import report
+from sparseinfer.convert.model_report import report
 from sparseinfer.demo import show, training
 from sparseinfer.demo.data import DataError, Dataset, load
 from sparseinfer.demo.network import DemoNet
