@@ -31,9 +31,9 @@ from torch import nn
 from benchmarks.cases import CONV, Case, ConvCase, LinearCase, Pattern
 from benchmarks.command import parse_threads, warn_if_busy
 from benchmarks.fit import Calls, Cell, Quality, fit, held_out, judge
+from benchmarks.layer_data import LayerData
 from benchmarks.machine import describe_commit
 from benchmarks.native import pack
-from benchmarks.problems import Problem
 from benchmarks.suites import COLD_BYTES
 from sparseinfer import SparseConv2d, SparseLinear
 from sparseinfer.files import write_text
@@ -115,9 +115,9 @@ def points(*, quick: bool = False) -> Iterator[Point]:
             yield Point(kind, case, pattern)
 
 
-def layers_of(problem: Problem, name: str, copies: int) -> list[nn.Module]:
+def layers_of(data: LayerData, name: str, copies: int) -> list[nn.Module]:
     """Return copies of the drop-in layer of format ``name``; of torch's where it is dense."""
-    case, bias = problem.case, problem.bias
+    case, bias = data.case, data.bias
     kind: type[nn.Module] = SparseLinear
     dense_kind: type[nn.Module] = nn.Linear
     args: tuple[int, ...] = (case.k, case.m)
@@ -127,8 +127,8 @@ def layers_of(problem: Problem, name: str, copies: int) -> list[nn.Module]:
     if name == "dense":
         with torch.device("meta"):  # where no random number is drawn
             like = dense_kind(*args)
-        return [build_dense(like, problem.weight.clone(), bias).eval() for _ in range(copies)]
-    packed = pack(case, problem.pattern, name).blob
+        return [build_dense(like, data.weight.clone(), bias).eval() for _ in range(copies)]
+    packed = pack(case, data.pattern, name).blob
     # A sparse weight is smaller: one copy more than as many bytes take.
     copies = 1 if copies == 1 else COLD_BYTES // packed.numel() + 2
     layers = [kind(*args, packed=packed.clone()) for _ in range(copies)]
@@ -147,15 +147,13 @@ def time_point(point: Point, threads: Sequence[int], plan: Plan) -> list[Cell]:
 
     Results are not compared here: the tests and `benchmarks.run` do.
     """
-    case, problem = point.case, Problem(point.case, point.pattern)
+    case, data = point.case, LayerData(point.case, point.pattern)
     names = ("dense", *point.formats)
     calls = {
-        name: Rotation(
-            name, [call_of(one, problem.x) for one in layers_of(problem, name, point.copies)]
-        )
+        name: Rotation(name, [call_of(one, data.x) for one in layers_of(data, name, point.copies)])
         for name in names
     }
-    density = problem.nnz / problem.weight.numel()
+    density = data.nnz / data.weight.numel()
     cells = []
     with torch.inference_mode():
         for count in threads:

@@ -29,6 +29,9 @@ LABEL_INCHES = 0.19
 Curve = list[tuple[float, float]]
 """Points (sparsity, speed-up), by sparsity."""
 
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+"""Speed-ups that are marked."""
+
 
 def work_cut(sparsity: float) -> float:
     """Return the factor by which the zeros cut the multiplications.
@@ -135,14 +138,18 @@ def _panel(
         )
 
 
-def _scales(axes: Axes, sparsities: Sequence[float], lowest: float, highest: float) -> None:
+def set_scales(
+    axes: Axes, sparsities: Sequence[float], lowest: float, highest: float, left: float = 0.93
+) -> None:
+    """Lay out axes of speed-up over sparsity, both logarithmic; `left` is where the latter begins,
+    in times of the work that is cut."""
     cuts = [work_cut(value) for value in sparsities]
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlim(0.93, cuts[-1] * 1.08)
+    axes.set_xlim(left, cuts[-1] * 1.08)
     axes.set_ylim(lowest, highest)
     axes.set_xticks(cuts, [f"{value:.0%}" for value in sparsities])
-    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if lowest < tick < highest]
+    ticks = [tick for tick in TICKS if lowest < tick < highest]
     axes.set_yticks(ticks, [f"{tick:g}x" for tick in ticks])
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_locator(NullLocator())
@@ -177,7 +184,7 @@ def draw(results: Results, groups: Sequence[str], suites: Sequence[str], path: P
                            bottom=0.55 / canvas.get_figheight(), hspace=0.2)  # fmt: skip
     all_axes = canvas.subplots(len(threads), 1, squeeze=False)[:, 0]
     for axes, count, curves in zip(all_axes, threads, panels, strict=True):
-        _scales(axes, sparsities, lowest, highest)
+        set_scales(axes, sparsities, lowest, highest)
         axes.set_title(f"{count} thread{'s' if count > 1 else ''}", loc="left", fontsize=11)
         axes.set_ylabel("times faster than dense")
         panel_inches = axes.get_position().height * canvas.get_figheight()

@@ -47,7 +47,7 @@ TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """Training images, seeds, and epochs of dense training, of a method, of a lottery round."""
 
     images: int
@@ -57,12 +57,12 @@ class Plan:
     lottery: int
 
 
-FULL = Plan(images=10_000, seeds=3, dense=5, tune=3, lottery=3)
-QUICK = Plan(images=500, seeds=1, dense=2, tune=1, lottery=1)
+FULL = TrainingPlan(images=10_000, seeds=3, dense=5, tune=3, lottery=3)
+QUICK = TrainingPlan(images=500, seeds=1, dense=2, tune=1, lottery=1)
 
 
 @dataclass
-class Row:
+class MethodRow:
     """One method with one seed: zeros of the layers it pruned and accuracy as fractions."""
 
     method: str
@@ -74,7 +74,7 @@ class Row:
 
 
 @dataclass
-class Check:
+class Statement:
     """A statement about the means over seeds, its two sides, and whether it holds."""
 
     name: str
@@ -84,20 +84,20 @@ class Check:
 
 
 @dataclass(kw_only=True)
-class Results(Record):
+class PruningResults(Record):
     """Everything one run writes."""
 
     PROGRAM = "benchmarks.pruning"
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[MethodRow] = field(default_factory=list)
     summary: dict[str, dict[str, float]] = field(default_factory=dict)
-    checks: list[Check] = field(default_factory=list)
+    checks: list[Statement] = field(default_factory=list)
 
 
 class Bench:
     """The methods on one seed's data and dense network."""
 
-    def __init__(self, data: Dataset, plan: Plan, seed: int) -> None:
+    def __init__(self, data: Dataset, plan: TrainingPlan, seed: int) -> None:
         self.data, self.plan, self.seed = data, plan, seed
         torch.manual_seed(seed)
         self.dense: nn.Module = SmallResNet(data.image_size)
@@ -208,13 +208,13 @@ def sparsity_of(model: nn.Module) -> float:
     return zeros / sum(weight.numel() for weight in weights)
 
 
-def measure(bench: Bench, name: str, method: Callable[[], nn.Module]) -> Row:
+def measure(bench: Bench, name: str, method: Callable[[], nn.Module]) -> MethodRow:
     """Run a method and test what it returns."""
     bench.steps = 0
     start = time.perf_counter()
     model = method().eval()
     outputs = logits(model, bench.data.test_images.contiguous(memory_format=torch.channels_last))
-    return Row(
+    return MethodRow(
         name,
         bench.seed,
         sparsity_of(model),
@@ -224,7 +224,7 @@ def measure(bench: Bench, name: str, method: Callable[[], nn.Module]) -> Row:
     )
 
 
-def summarise(rows: list[Row]) -> dict[str, dict[str, float]]:
+def summarise(rows: list[MethodRow]) -> dict[str, dict[str, float]]:
     """Mean accuracy of each method over seeds, its standard deviation, and the mean sparsity."""
     summary = {}
     for name in dict.fromkeys(row.method for row in rows):
@@ -238,7 +238,7 @@ def summarise(rows: list[Row]) -> dict[str, dict[str, float]]:
     return summary
 
 
-def checks(summary: dict[str, dict[str, float]]) -> list[Check]:
+def checks(summary: dict[str, dict[str, float]]) -> list[Statement]:
     """What is expected of the means: the tolerance, and the orderings that others report."""
     mean = {name: values["accuracy"] for name, values in summary.items()}
     statements = [
@@ -251,13 +251,13 @@ def checks(summary: dict[str, dict[str, float]]) -> list[Check]:
         ("lottery ticket >= random", "lottery ticket", "one-shot random", 0.0),
     ]  # fmt: skip
     return [
-        Check(text, mean[left], mean[right], mean[left] >= mean[right] - slack)
+        Statement(text, mean[left], mean[right], mean[left] >= mean[right] - slack)
         for text, left, right, slack in statements
         if left in mean and right in mean
     ]
 
 
-def show(results: Results, console: Console) -> None:
+def show(results: PruningResults, console: Console) -> None:
     """Print a line a method, and the checks."""
     table = Table("method", title="accuracy, mean over seeds", title_justify="left")
     for heading in ("zeros", "accuracy", "deviation"):
@@ -281,7 +281,7 @@ def main(
     """Compare the ways of pruning by the accuracy they keep, and write a result file."""
     console = Console()
     plan = QUICK if quick else FULL
-    results = Results.begin(
+    results = PruningResults.begin(
         ["--out", shown(out), *(["--quick"] if quick else [])],
         {**asdict(plan), "sparsity": SPARSITY, "filters": FILTERS, "rounds": ROUNDS,
                   "quick": quick, "threads": torch.get_num_threads()},

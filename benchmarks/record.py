@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -75,6 +75,26 @@ class Record:
         """
         return cls.from_json(path.read_text(encoding="utf-8"))
 
+    @property
+    def source(self) -> str:
+        """The day, the commit and the command, as the sentences above a table end."""
+        commit = f"commit {self.commit['hash'][:10]}" if self.commit["hash"] else "no commit"
+        changes = " with changes" if self.commit["dirty"] else ""
+        return f"{self.date[:10]}, {commit}{changes}: `{self.command}`."
+
+    @property
+    def reservation(self) -> str:
+        """What to add to those sentences where the figures are not to be quoted; else nothing."""
+        if self.settings["quick"] or not self.complete:
+            return " **A partial or quick run: not for quoting.**"
+        return ""
+
+    @property
+    def place(self) -> str:
+        """The processor, its cores and the system."""
+        machine = self.machine
+        return f"{machine['cpu']}, {machine['cores']} cores, {machine['os']}"
+
     def to_json(self) -> str:
         """The file's text: one row a line, five digits a figure."""
         return to_text({"schema": SCHEMA, **rounded(asdict(self))}, rows=True)
@@ -87,6 +107,16 @@ class Record:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, self.to_json())
+
+
+def counted(threads: Iterable[int]) -> str:
+    """Numbers of threads in words.
+
+    Example:
+        >>> counted([1, 2])
+        '1 thread / 2 threads'
+    """
+    return " / ".join(f"{count} thread{'s' if count > 1 else ''}" for count in threads)
 
 
 def shown(path: Path) -> str:

@@ -93,6 +93,14 @@ def run_jobs(
             saved = time.monotonic()
 
 
+def finish(results: Results, out: Path, console: Console) -> None:
+    """Sum the rows up, write them, and print the summary."""
+    results.summary = summarise(results.rows)
+    results.write(out)
+    print_summary(console, results)
+    console.print(f"{len(results.rows)} rows written to {out}")
+
+
 def capped(cap: str, console: Console) -> dict[str, str]:
     """Begin anew under the cap, if need be, and return what every library then says that it uses.
 
@@ -153,10 +161,7 @@ def main(
         raise typer.Exit(130) from None
     finally:
         torch.set_num_threads(before)
-        results.summary = summarise(results.rows)
-        results.write(out)
-        print_summary(console, results)
-        console.print(f"{len(results.rows)} rows written to {out}")
+        finish(results, out, console)
     if results.failures:
         raise typer.Exit(1)
 

@@ -24,12 +24,11 @@ from rich.console import Console
 
 from benchmarks.cases import Case, ConvCase, LinearCase, Pattern
 from benchmarks.command import parse_threads, warn_if_busy
+from benchmarks.layer_data import LayerData
 from benchmarks.native import Packed, best_row, pack
-from benchmarks.problems import Problem
 from benchmarks.record import shown
 from benchmarks.results import Failure, Results, Row, make_row
-from benchmarks.run import PLAN, QUICK_PLAN, print_summary
-from benchmarks.targets import summarise
+from benchmarks.run import PLAN, QUICK_PLAN, finish
 from sparseinfer import SparseConv2d, SparseLinear
 from sparseinfer.timing.rounds import Plan, interleave
 
@@ -75,13 +74,13 @@ def torch_operators() -> list[TorchOperator]:
     ]
 
 
-def sparse_layer(case: Case) -> tuple[Problem, Packed, Call]:
-    """Return the case's problem, its packed weight, and a call of the drop-in layer.
+def sparse_layer(case: Case) -> tuple[LayerData, Packed, Call]:
+    """Return the case's data, its packed weight, and a call of the drop-in layer.
 
     Raises:
         WrongResultError: the layer's result is beyond the rounding bound.
     """
-    problem = Problem(case, PATTERN)
+    data = LayerData(case, PATTERN)
     packed = pack(case, PATTERN, "panel")
     layer: SparseLinear | SparseConv2d
     if isinstance(case, ConvCase):
@@ -90,9 +89,9 @@ def sparse_layer(case: Case) -> tuple[Problem, Packed, Call]:
         )
     else:
         layer = SparseLinear(case.k, case.m, packed=packed.blob)
-    layer.load_state_dict({"packed": packed.blob, "bias": problem.bias})
-    problem.verify("layer", layer(problem.x))
-    return problem, packed, lambda: layer(problem.x)
+    layer.load_state_dict({"packed": packed.blob, "bias": data.bias})
+    data.verify("layer", layer(data.x))
+    return data, packed, lambda: layer(data.x)
 
 
 def apart(first: Call, second: Call) -> Call:
@@ -165,7 +164,7 @@ def measure(operator: TorchOperator, case: Case, threads: int, plan: Plan) -> tu
     """
     torch.set_num_threads(threads)
     with torch.inference_mode():
-        problem, packed, ours = sparse_layer(case)
+        data, packed, ours = sparse_layer(case)
         alternating = in_turns(operator.call, ours)
         changed = threads_changed(alternating)
         calls = {"apart": apart(operator.call, ours), "in turns": alternating}
@@ -183,11 +182,11 @@ def measure(operator: TorchOperator, case: Case, threads: int, plan: Plan) -> tu
         n=case.n,
         pattern=PATTERN.name,
         sparsity=PATTERN.sparsity,
-        nnz=problem.nnz,
+        nnz=data.nnz,
         threads=threads,
         promised=False,
         kernel=best_row("panel", case),
-        dense_bytes=problem.dense_bytes,
+        dense_bytes=data.dense_bytes,
         packed_bytes=packed.blob.numel(),
         copies=(1, 1),
     )
@@ -234,10 +233,7 @@ def main(
     finally:
         torch.set_num_threads(before)
     results.complete = not results.failures
-    results.summary = summarise(results.rows)
-    results.write(out)
-    print_summary(console, results)
-    console.print(f"{len(results.rows)} rows written to {out}")
+    finish(results, out, console)
     if results.failures:
         raise typer.Exit(1)
 

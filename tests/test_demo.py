@@ -146,11 +146,11 @@ def test_latencies_are_milliseconds_and_ratios_those_of_the_rounds():
 
 
 def test_comparison_needs_the_quartiles_on_its_side():
-    assert results.comparison(Ratio(1.5, 1.2, 1.8)) == "faster"
-    assert results.comparison(Ratio(0.7, 0.6, 0.8)) == "slower"
-    assert results.comparison(Ratio(1.5, 0.9, 1.8)) == "even"
-    assert results.comparison(Ratio(0.7, 0.6, 1.1)) == "even"
-    assert results.comparison(Ratio(1.01, 1.005, 1.02)) == "even"
+    assert results.word_of(Ratio(1.5, 1.2, 1.8)) == "faster"
+    assert results.word_of(Ratio(0.7, 0.6, 0.8)) == "slower"
+    assert results.word_of(Ratio(1.5, 0.9, 1.8)) == "even"
+    assert results.word_of(Ratio(0.7, 0.6, 1.1)) == "even"
+    assert results.word_of(Ratio(1.01, 1.005, 1.02)) == "even"
 
 
 def test_stage_prints_plain_lines_where_there_is_no_terminal():

@@ -28,7 +28,7 @@ Build = Callable[[], tuple[Callable[[], object], int]]
 
 
 @dataclass(frozen=True)
-class Case:
+class GpuCase:
     """A problem: its suite, its name, M, K, N, where the zeros are, and the bytes of x and y."""
 
     suite: str
@@ -89,7 +89,7 @@ class _Side:
 
 
 def contest(
-    case: Case, contenders: Sequence[tuple[str, Build]], device: torch.device,
+    case: GpuCase, contenders: Sequence[tuple[str, Build]], device: torch.device,
     results: GpuResults, tokens: int | None = None, timers: Sequence[Sample] | None = None,
 ) -> None:  # fmt: skip
     """Time all contenders of a case in turns, the dense one first, and add their rows.

@@ -13,6 +13,7 @@ import typer
 from rich.table import Column, Table
 
 from benchmarks.models.rows import SLOWER, ModelResults, ModelRow
+from benchmarks.record import counted
 from benchmarks.table import figure, markdown, replace_section, unique
 from sparseinfer.files import write_text
 
@@ -85,24 +86,17 @@ def lines(rows: Sequence[ModelRow]) -> list[list[str]]:
 
 def introduction(results: ModelResults) -> str:
     """Return the sentences that say what the figures are and where they come from."""
-    machine, versions, commit = results.machine, results.versions, results.commit
+    versions = results.versions
     threads = sorted({row.threads for row in results.rows})
-    counts = " / ".join(f"{count} thread{'s' if count > 1 else ''}" for count in threads)
-    source = f"commit {commit['hash'][:10]}" if commit["hash"] else "no commit"
-    if commit["dirty"]:
-        source += " with changes"
     text = (
         f"Whole models, pruned in one shot by magnitude (so they lose accuracy; times do not "
         f"depend on it), float32, dense PyTorch {versions['torch']} "
-        f"({versions['torch_cpu_capability']}), {counts}, on {machine['cpu']}, {machine['cores']} "
-        f"cores, {machine['os']}. Gain: dense over converted time, medians of interleaved rounds; "
+        f"({versions['torch_cpu_capability']}), {counted(threads)}, "
+        f"on {results.place}. Gain: dense over converted time, medians of interleaved rounds; "
         f"below {SLOWER} it is marked. Every output was compared with float64 first; "
-        f"generated tokens are equal to the dense model's. {results.date[:10]}, {source}: "
-        f"`{results.command}`."
+        f"generated tokens are equal to the dense model's. {results.source}"
     )
-    if results.settings["quick"] or not results.complete:
-        text += " **A partial or quick run: not for quoting.**"
-    return text
+    return text + results.reservation
 
 
 def markdown_section(results: ModelResults) -> str:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from benchmarks.gpu import contest as contests
 from benchmarks.gpu import correctness, decoder, layers
-from benchmarks.gpu.contest import Budget, Case, contest
+from benchmarks.gpu.contest import Budget, GpuCase, contest
 from benchmarks.gpu.rows import MEASURED, REHEARSED, GpuResults, Timed
 from benchmarks.gpu.show import intensity, roofline, table
 from sparseinfer import unpack
@@ -131,7 +131,7 @@ def test_contenders_take_turns_and_failures_are_recorded() -> None:
         order.append(turns.name)
         return seconds[turns.name]
 
-    case = Case("layers", "one", 8, 8, 1, "2:4", 0.5, io_bytes=100)
+    case = GpuCase("layers", "one", 8, 8, 1, "2:4", 0.5, io_bytes=100)
     results = _results()
     results.copy_gb_s = 1e-3
 
@@ -157,7 +157,7 @@ def test_without_the_dense_side_there_is_no_row() -> None:
         raise RuntimeError("out of memory")
 
     results = _results()
-    contest(Case("layers", "one", 8, 8, 1, "2:4", 0.5, 0), [("dense", broken)], CPU, results)
+    contest(GpuCase("layers", "one", 8, 8, 1, "2:4", 0.5, 0), [("dense", broken)], CPU, results)
     assert not results.rows and len(results.missing) == 1
 
 
@@ -239,7 +239,7 @@ def test_one_layer_on_a_gpu() -> None:
         layers.pruned(torch.randn(1024, 1024, device=device), "2:4", 0.5).bfloat16(), "2:4"
     )
     x = torch.randn(8, 1024, device=device, dtype=torch.bfloat16)
-    case = Case("layers", "one", 1024, 1024, 8, "2:4", 0.5, 0)
+    case = GpuCase("layers", "one", 1024, 1024, 8, "2:4", 0.5, 0)
     contest(case, layers.contenders(weight, x), device, results)
     assert {"dense", "nm"} <= {row.contender for row in results.rows}
     assert {row.timed for row in results.rows if row.contender != "cuSPARSELt"} == {"graph"}

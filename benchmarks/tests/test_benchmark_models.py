@@ -14,6 +14,7 @@ import typer
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from benchmarks.layer_data import EPS, WrongResultError
 from benchmarks.models import __main__ as command
 from benchmarks.models.compare import bound, compare
 from benchmarks.models.measure import left_dense, measure, pruned
@@ -21,7 +22,6 @@ from benchmarks.models.packages import MissingPackageError, package_file, requir
 from benchmarks.models.pruning import prunable, prune, settle_batch_norms
 from benchmarks.models.rows import ModelResults, Skipped
 from benchmarks.models.workload import Inputs, Workload, channels_last
-from benchmarks.problems import EPS, WrongResultError
 from sparseinfer import convert_to_sparse, report
 from sparseinfer.demo.sizes import bytes_in_memory
 from sparseinfer.timing.rounds import Plan

@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks import cases, linearity, suites, table, targets
 from benchmarks.cases import ConvCase, LinearCase, Pattern
-from benchmarks.problems import make_weight
+from benchmarks.layer_data import make_weight
 from benchmarks.results import Results, Row
 from sparseinfer import report
 from sparseinfer.formats import detect_pattern

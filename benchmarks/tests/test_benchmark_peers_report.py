@@ -96,12 +96,12 @@ def test_layers_table_has_medians_minima_and_both_ratios() -> None:
 def test_report_says_who_did_not_run_and_when_a_run_is_partial() -> None:
     not_run = [NotRun(name, 0.9, 1, "dnn", "not installed") for name in ("a", "b")]
     not_run.append(NotRun("a", 0.9, 1, "csr", "ended by signal 11"))
-    text = table.report(made_up_results(ROWS, not_run))
+    text = table.as_markdown(made_up_results(ROWS, not_run))
     assert "- dnn (2 measurements): not installed" in text
     assert "- csr (a, 1 measurement): ended by signal 11" in text
     assert "sparseinfer 0.1.0" in text and "not for quoting" not in text
     partial = dataclasses.replace(made_up_results(ROWS), complete=False)
-    assert "not for quoting" in table.report(partial)
+    assert "not for quoting" in table.as_markdown(partial)
 
 
 def test_report_names_peers_whose_threads_did_not_sleep() -> None:
@@ -111,7 +111,7 @@ def test_report_names_peers_whose_threads_did_not_sleep() -> None:
 
 
 def test_report_of_a_run_in_which_nothing_ran() -> None:
-    assert "not installed" in table.report(
+    assert "not installed" in table.as_markdown(
         made_up_results([], [NotRun("a", 0.9, 1, "dnn", "not installed")])
     )
 

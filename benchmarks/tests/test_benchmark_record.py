@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks import pruning, table, targets, threads
+from benchmarks import table, targets, threads
 from benchmarks.gpu.rows import REHEARSED, GpuResults, Timed
 from benchmarks.machine import ROOT
 from benchmarks.models.rows import ModelResults
 from benchmarks.models.table import markdown_section
 from benchmarks.peers.plot import draw as draw_peers
 from benchmarks.peers.results import PeerResults
-from benchmarks.peers.table import report
+from benchmarks.peers.table import as_markdown
 from benchmarks.plot import draw
+from benchmarks.pruning import PruningResults, summarise
 from benchmarks.record import Record
 from benchmarks.results import Results
 
@@ -24,11 +25,11 @@ FILES = sorted((ROOT / "benchmarks" / "results").rglob("*.json"))
 PROGRAMS: dict[str, type[Record]] = {
     "peers": PeerResults,
     "models": ModelResults,
-    "pruning": pruning.Results,
+    "pruning": PruningResults,
 }
 """What writes the files of a folder; the others are of `benchmarks.run`."""
 
-EVERY = [Results, threads.ThreadResults, PeerResults, ModelResults, GpuResults, pruning.Results]
+EVERY = [Results, threads.ThreadResults, PeerResults, ModelResults, GpuResults, PruningResults]
 
 
 def files_of(cls: type[Record]) -> list[Any]:
@@ -72,15 +73,15 @@ def test_models_of_the_tree_can_be_shown(path: Path) -> None:
 @pytest.mark.parametrize("path", files_of(PeerResults))
 def test_peers_of_the_tree_can_be_shown(path: Path, tmp_path: Path) -> None:
     results = PeerResults.read(path)
-    assert "Every layer" in report(results)
+    assert "Every layer" in as_markdown(results)
     draw_peers(results, tmp_path / "peers.png")
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("path", files_of(pruning.Results))
+@pytest.mark.parametrize("path", files_of(PruningResults))
 def test_pruning_of_the_tree_agrees_with_its_summary(path: Path) -> None:
-    results = pruning.Results.read(path)
-    for name, values in pruning.summarise(results.rows).items():
+    results = PruningResults.read(path)
+    for name, values in summarise(results.rows).items():
         assert results.summary[name] == pytest.approx(values, rel=1e-3)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from benchmarks import cases, machine, plot, run, table, targets
 from benchmarks.cases import ConvCase, LinearCase, Pattern
-from benchmarks.problems import Problem, WrongResultError, make_weight
+from benchmarks.layer_data import LayerData, WrongResultError, make_weight
 from benchmarks.results import (
     Failure,
     Results,
@@ -64,16 +64,16 @@ def test_n_of_m_weights_keep_n_in_every_group() -> None:
 
 @pytest.mark.parametrize("case", [LinearCase(8, 16, 5), ConvCase(4, 8, 6, 3, stride=2)])
 def test_verification_accepts_rounding_and_nothing_else(case: cases.Case) -> None:
-    problem = Problem(case, Pattern(0.5))
-    right = problem.dense(problem.x, problem.weight, problem.bias)
-    problem.verify("right", right)
+    data = LayerData(case, Pattern(0.5))
+    right = data.dense(data.x, data.weight, data.bias)
+    data.verify("right", right)
     for wrong in (math.nan, right.flatten()[-1].item() + 1e-4):
         changed = right.clone()
         changed.view(-1)[-1] = wrong
         with pytest.raises(WrongResultError, match=r"1 of \d+ are wrong"):
-            problem.verify("wrong", changed)
+            data.verify("wrong", changed)
     with pytest.raises(WrongResultError, match="expected shape"):
-        problem.verify("short", right[..., :-1])
+        data.verify("short", right[..., :-1])
 
 
 # ---- result files

@@ -120,7 +120,7 @@ def _verdict_at(speed: Speed) -> str:
     pruned, converted = speed.latency["pruned"].median_ms, speed.latency["converted"].median_ms
     word = {"faster": "got faster", "slower": "did NOT get faster", "even": "is as fast as before"}
     return (
-        f"At batch {speed.batch} it {word[comparison(speed.over_pruned)]}: "
+        f"At batch {speed.batch} it {word[word_of(speed.over_pruned)]}: "
         f"{speed.over_pruned.median:.2f}x ({pruned:.3g} ms to {converted:.3g} ms)."
     )
 
@@ -133,10 +133,10 @@ def gain(ratio: Ratio) -> str:
         '1.50x faster'
     """
     words = {"faster": "faster", "slower": "(slower)", "even": "(even)"}
-    return f"{ratio.median:.2f}x {words[comparison(ratio)]}"
+    return f"{ratio.median:.2f}x {words[word_of(ratio)]}"
 
 
-def comparison(ratio: Ratio) -> str:
+def word_of(ratio: Ratio) -> str:
     """Return "faster", "slower" or "even"."""
     if ratio.median > NOTABLE and ratio.low > 1.0:
         return "faster"
