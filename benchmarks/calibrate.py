@@ -39,7 +39,7 @@ from sparseinfer import SparseConv2d, SparseLinear
 from sparseinfer.files import write_text
 from sparseinfer.layers.dense import build_dense
 from sparseinfer.timing import calibration
-from sparseinfer.timing.machine import cache_sizes, cpu_model, usable_cores
+from sparseinfer.timing.machine import cache_sizes, cpu_model, selected_isa, usable_cores
 from sparseinfer.timing.rates import TOKENS, Model
 from sparseinfer.timing.rounds import Plan, Rotation, interleave
 
@@ -207,6 +207,9 @@ def as_python(model: Model, source: str) -> str:
         "# Written by benchmarks.calibrate --as-python; sparseinfer.timing.rates says what it is.",
         "",
         "from typing import Any",
+        "",
+        f'ISA = "{selected_isa()}"',
+        '"""The instruction set of the kernels that were timed."""',
         "",
         "# fmt: off",
         "MODEL: dict[str, Any] = {",

@@ -29,6 +29,7 @@ from sparseinfer.formats.packed import check_format
 from sparseinfer.layers.projections import Projection
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.progress import Bar
+from sparseinfer.timing.machine import HOST, target_facts
 from sparseinfer.timing.measure import torch_threads
 from sparseinfer.timing.tuning import Cache, Tuner, cache_folder
 
@@ -59,6 +60,7 @@ class Options:
     budget_s: float = 60.0
     cache: bool | str | os.PathLike[str] = True
     value_type: str = "float32"
+    target: str = HOST
 
     @property
     def names(self) -> Sequence[str] | None:
@@ -86,6 +88,13 @@ class Options:
             raise ValueError(
                 f"expected budget_s > 0, got {self.budget_s}; try verify=False to measure less"
             )
+        target_facts(self.target)
+        if self.target != HOST and self.example_inputs is not None:
+            raise ValueError(
+                f"expected no example_inputs for target={self.target!r}, got some: nothing of "
+                "another machine can be measured here; try them on that machine, or the cost model "
+                "without them"
+            )
 
 
 def convert_to_sparse(
@@ -102,6 +111,7 @@ def convert_to_sparse(
     budget_s: float = 60.0,
     cache: bool | str | os.PathLike[str] = True,
     value_type: str = "float32",
+    target: str = HOST,
 ) -> nn.Module:
     """Replace the pruned linear and convolution layers of a model where sparse ones are faster.
 
@@ -143,6 +153,10 @@ def convert_to_sparse(
             `bfloat16`, which rounds each by 2^-9 of it at most and halves the bytes of the values;
             the arithmetic is float32 either way. Faster where weights come from memory: large
             layers called with few tokens.
+        target: the machine that will run the model, of `sparseinfer.formats.TARGETS`; `host`: this
+            one. For another the weights are packed as that machine packs them, `threads` is its
+            own number by default, and what the cost model knows of it decides: nothing of another
+            machine can be measured here.
 
     Returns:
         The converted model: a copy, unless `inplace`.
@@ -150,8 +164,9 @@ def convert_to_sparse(
     Raises:
         TypeError: `model` is not an nn.Module, is compiled or scripted, or an example input is none
             of the above.
-        ValueError: a format, the baseline or the value type is unknown, min_speedup is negative or
-            NaN, threads is less than 1, budget_s is not positive, or the list of examples is empty.
+        ValueError: a format, the baseline, the value type or the target is unknown, min_speedup is
+            negative or NaN, threads is less than 1, budget_s is not positive, the list of examples
+            is empty, or there are example inputs, or weights on a GPU, for another target.
         RuntimeError: the memory of a parameter or buffer was released (sharded or offloaded).
 
     Source: speed-up is decided by measurement, as in libxsmm's and ATLAS's empirical search
@@ -173,7 +188,7 @@ def convert_to_sparse(
         )
     options = Options(
         example_inputs, min_speedup, formats, inplace,
-        threads, progress, baseline, verify, budget_s, cache, value_type,
+        threads, progress, baseline, verify, budget_s, cache, value_type, target,
     )  # fmt: skip
     return convert(model, options, Platform())
 
@@ -189,7 +204,8 @@ def convert(model: nn.Module, options: Options, platform: Platform) -> nn.Module
     """
     _check_eager(model)
     require_model_memory(model)
-    inputs = options.example_inputs
+    inputs, target = options.example_inputs, options.target
+    runs_on = target_facts(target)
     folder = cache_folder(options.cache)
     with (
         torch_threads(options.threads) as used,
@@ -197,6 +213,8 @@ def convert(model: nn.Module, options: Options, platform: Platform) -> nn.Module
         torch.no_grad(),
         random_state_kept(model),
     ):
+        if target != HOST and options.threads is None:
+            used = runs_on["threads"]
         layers = scan(model, None if inputs is None else separate_attentions(model, inputs))
         held = held_layers(model, options.inplace)
         for layer in layers:
@@ -209,6 +227,11 @@ def convert(model: nn.Module, options: Options, platform: Platform) -> nn.Module
         modules = [layer.module for layer in layers if not layer.blocked]
         seen = None if inputs is None else observe(model, modules, inputs)
         devices = _devices(model, layers)
+        if target != HOST and any(platform.kernels_of(device) == "cuda" for device in devices):
+            raise ValueError(
+                f"expected a model on the CPU for target={target!r}, got one on CUDA; "
+                "try model.cpu()"
+            )
         waits = next((device for device in devices if device.type == "cuda"), devices[0])
         clock = platform.clock
         start = clock.wall()
@@ -241,6 +264,7 @@ def convert(model: nn.Module, options: Options, platform: Platform) -> nn.Module
             until=start + LAYERS_SHARE * options.budget_s,
             generates=_generates(model),
             value_type=options.value_type,
+            target=target,
             timers={device: platform.timer(device, options.baseline) for device in devices},
             platform=platform,
         )
@@ -285,7 +309,7 @@ def convert(model: nn.Module, options: Options, platform: Platform) -> nn.Module
     summary = Report(
         [*decisions.values(), *already], True, used, str(devices[0]), options.min_speedup, whole,
         tuner.measured, tuner.kept, tuner.watch.share, tuner.clock.load(), tuner.doubted,
-        inputs is not None,
+        inputs is not None, target,
     )  # fmt: skip
     store(result, summary)
     keep_pretrained(result)

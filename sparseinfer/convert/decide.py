@@ -29,6 +29,7 @@ from sparseinfer.layers.kinds import kind_named
 from sparseinfer.ops.run_linear import NARROW
 from sparseinfer.timing import cost
 from sparseinfer.timing.clock import BUSY
+from sparseinfer.timing.machine import HOST
 from sparseinfer.timing.measure import CONFIDENCE, Comparison, weigh
 from sparseinfer.timing.rates import CONTENDERS
 from sparseinfer.timing.rounds import Sample
@@ -67,9 +68,10 @@ class Decider:
     `channels_last` compares with the dense layer in that memory format. `layers` is how many there
     are to decide, which share what time there is until `until` (of the tuner's clock). `generates`
     tells that the model will be called with one token at a time, whatever its example inputs.
-    `value_type` is that of the panel format's values. `timers` time the layers of each device;
-    None, or none: the clock. `sides` are the dense sides of what was compared. `platform` tells of
-    the machine.
+    `value_type` is that of the panel format's values. `target` is the machine that will run what is
+    packed; for another than the host, `observation` is None. `timers` time the layers of each
+    device; None, or none: the clock. `sides` are the dense sides of what was compared. `platform`
+    tells of this machine.
     """
 
     min_speedup: float
@@ -81,6 +83,7 @@ class Decider:
     until: float = math.inf
     generates: bool = False
     value_type: str = "float32"
+    target: str = HOST
     timers: Mapping[torch.device, Sample | None] = field(default_factory=dict)
     sides: list[Side] = field(default_factory=list)
     platform: Platform = field(default_factory=Platform)
@@ -116,6 +119,8 @@ class Decider:
         for name in self.formats or names:
             fewest = 0 if self.generates else min(met, default=0)
             params = pack_params(layer, name, fewest, self._value_type(layer))
+            if self.target != HOST:
+                params["target"] = self.target
             candidate, sparse = pack_for(layer, dense, name, params, met, self.platform)
             result.candidates.append(candidate)
             if sparse is None:
@@ -207,6 +212,11 @@ class Decider:
         elif self.platform.kernels_of(layer.device) != "cpu":
             candidate.reason = (
                 f"there is no cost model for {layer.device.type}: pass example_inputs"
+            )
+        elif not cost.has_rates(self.target):
+            candidate.reason = (
+                f"there is no cost model for {self.target}: convert on such a machine with "
+                "example_inputs, or here with min_speedup=0"
             )
         elif candidate.format in CONTENDERS and layer.dtype is torch.float32:
             self._model(layer, candidate, result)
@@ -343,7 +353,7 @@ class Decider:
     def _model(self, layer: Layer, candidate: Candidate, result: LayerReport) -> None:
         guess = cost.worst_estimate(
             layer.kind, layer.rows, layer.columns, layer.density, self.tuner.threads,
-            candidate.format,
+            candidate.format, self.target,
         )  # fmt: skip
         candidate.dense_ms, candidate.sparse_ms = guess.dense_ms, guess.sparse_ms
         candidate.speedup = guess.speedup

@@ -214,7 +214,7 @@ class SparseLayer(nn.Module):
             >>> SparseLinear.from_dense(nn.Linear(8, 4)).dense_weight().shape
             torch.Size([4, 8])
         """
-        return self._restored(formats.unpack(self.packed))
+        return self._restored(self.handle.unpack(self.packed))
 
     def to_dense(self) -> nn.Module:
         """The torch layer that computes the same, followed by the activation where there is one.
@@ -262,8 +262,8 @@ class SparseLayer(nn.Module):
             return False
 
     def _shape_error(self, packed: Tensor) -> str | None:
-        found = formats.info(packed)
-        shape, groups = tuple(found["shape"]), found["groups"]
+        handle = open_packed(packed)
+        shape, groups = handle.shape, handle.weights.groups
         if shape == self.packed_shape and groups == self.groups:
             return None
         return (
@@ -319,11 +319,16 @@ class SparseLayer(nn.Module):
         packed in the format that the layer has.
         """
         entries, key = dict(state_dict), f"{prefix}packed"
-        source, missing = "packed", []
+        before, source, at = self._buffers["packed"], "packed", len(error_msgs)
+        missing: list[str] = []
+
+        def refuse(invalid: Exception) -> None:
+            error_msgs.insert(at, f"While loading {prefix}{source}: {invalid}")
+
         try:
             if key in entries:
-                entries[key] = _copied(entries[key])  # first: what was validated stays as it was
-                self._check_packed(entries[key])
+                entries[key] = _copied(entries[key])  # first: what is validated stays as it is
+                _check_type(entries[key])
             else:
                 for name in ("weight", "bias"):
                     masked = take_masked(entries, prefix, name)
@@ -333,7 +338,7 @@ class SparseLayer(nn.Module):
                     source = "weight"
                     entries[key] = self._packed_from(self._loaded(entries.pop(f"{prefix}weight")))
         except (TypeError, ValueError) as invalid:
-            error_msgs.append(f"While loading {prefix}{source}: {invalid}")
+            refuse(invalid)
             missing.append(key)
             entries.pop(key, None)
         if key in entries:
@@ -345,13 +350,17 @@ class SparseLayer(nn.Module):
         )
         missing_keys += [name for name in found_missing if name not in missing]
         self._own_packed()
+        if key not in entries:
+            return
+        try:
+            # The layer's own copy is what is validated, and so the kernels need not do it again.
+            self._check_packed(self.packed if self._is_real() else entries[key])
+        except (TypeError, ValueError) as invalid:
+            refuse(invalid)
+            self._buffers["packed"] = before
 
     def _check_packed(self, packed: Any) -> None:
-        if not isinstance(packed, Tensor):
-            raise TypeError(
-                f"expected a packed weight as a uint8 tensor, got {type(packed).__name__}; try the "
-                "state_dict of a converted model"
-            )
+        _check_type(packed)
         error = self._shape_error(packed)
         if error is not None:
             raise ValueError(error)
@@ -390,6 +399,15 @@ class SparseLayer(nn.Module):
         with torch.no_grad():
             arranged = self._arranged(self, weight.to(dtype))
             return formats.pack(arranged, format, self.groups, **params)
+
+
+def _check_type(packed: Any) -> None:
+    if not isinstance(packed, Tensor):
+        raise TypeError(
+            f"expected a packed weight as a uint8 tensor, got {type(packed).__name__}; try the "
+            "state_dict of a converted model"
+        )
+    formats.check_buffer(packed)
 
 
 def _copied(packed: Any) -> Any:
