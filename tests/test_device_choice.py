@@ -82,7 +82,7 @@ class Gpu(Platform):
     clock: Clock = field(default_factory=Quiet)
     table: Seconds = field(default_factory=Seconds)
     refusal: str = ""
-    warmed: list[Any] = field(default_factory=list)
+    searched: list[Any] = field(default_factory=list)
     captured: list[str] = field(default_factory=list)
 
     def kernels_of(self, device: torch.device) -> str:
@@ -94,10 +94,10 @@ class Gpu(Platform):
     def cache_bytes(self, device: torch.device) -> int:
         return 40_000
 
-    def warm_rows(self, packed: torch.Tensor, *given: Any) -> None:
+    def search_algorithm(self, packed: torch.Tensor, *given: Any) -> None:
         if self.refusal:
             raise RuntimeError(self.refusal)
-        self.warmed.append(given)
+        self.searched.append(given)
 
     def capture(self, call: Any, device: torch.device) -> Callable[..., object]:
         kinds = [type(module).__name__ for module in call.func.modules()]
@@ -284,22 +284,22 @@ def test_blocks_of_a_bsr_tensor_are_its_own() -> None:
 # ---- what a row finds out before its first call --------------------------------------------------
 
 
-def test_rows_are_warmed_for_every_n_that_was_seen() -> None:
+def test_rows_search_for_every_n_that_was_seen() -> None:
     platform = gpu(dense=2.0, nm=1.0)
     examples = [torch.randn(2, 300, 64), torch.randn(1, 64), torch.randn(2, 300, 64)]
     _converted(_linear(1.0, nm=(2, 4)), platform, example_inputs=examples)
-    assert platform.warmed == [
+    assert platform.searched == [
         ("linear", torch.float32, 1, True), ("linear", torch.float32, 600, True),
     ]  # fmt: skip
 
 
-def test_what_a_row_refuses_when_it_is_warmed_is_the_reason() -> None:
+def test_what_a_row_refuses_when_it_searches_is_the_reason() -> None:
     refuses = Gpu(table=Seconds(dense=2.0, nm=1.0), refusal="cuSPARSELt refuses\nmore")
     layer, found = _converted(_linear(1.0, nm=(2, 4)), refuses)
     assert type(layer) is nn.Linear and found.reason == "nm: cuSPARSELt refuses"
 
 
-def test_rows_are_not_warmed_on_a_cpu() -> None:
+def test_rows_do_not_search_on_a_cpu() -> None:
     class Cpu(Gpu):
         def kernels_of(self, device: torch.device) -> str:
             return device.type
@@ -309,15 +309,15 @@ def test_rows_are_not_warmed_on_a_cpu() -> None:
 
     cpu = Cpu()
     layer, _ = _converted(_linear(1.0, nm=(2, 4)), cpu, n=300, formats="nm", min_speedup=0)
-    assert isinstance(layer, SparseLinear) and not cpu.warmed
+    assert isinstance(layer, SparseLinear) and not cpu.searched
 
 
-def test_the_machine_as_it_is_has_the_row_of_the_call_warmed(
+def test_the_machine_as_it_is_has_the_row_of_the_call_search(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(dispatch, "prepare", lambda *given: seen.append(given[1:]))
-    Platform().warm_rows(torch.zeros(1), "linear", torch.float16, 3, True)
+    monkeypatch.setattr(dispatch, "search_algorithm", lambda *given: seen.append(given[1:]))
+    Platform().search_algorithm(torch.zeros(1), "linear", torch.float16, 3, True)
     assert seen == [("linear", torch.float16, 3, True)]
 
 

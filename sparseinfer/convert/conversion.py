@@ -25,7 +25,7 @@ from sparseinfer.convert.replace import Replacement, replace
 from sparseinfer.convert.review import review
 from sparseinfer.convert.scan import Layer, brief, scan
 from sparseinfer.convert.state import random_state_kept
-from sparseinfer.formats.packed import check_format
+from sparseinfer.formats.table import check_format
 from sparseinfer.layers.projections import Projection
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.progress import Bar

@@ -29,7 +29,7 @@ from sparseinfer.convert.scan import evaluating
 from sparseinfer.convert.state import Changes, random_state_kept
 from sparseinfer.timing.measure import FEWEST, LOOKS, Comparison, weigh
 from sparseinfer.timing.rounds import Sample, nothing
-from sparseinfer.timing.tuning import Problem, Tuner
+from sparseinfer.timing.tuning import ProblemKey, Tuner
 
 __all__ = ["BASELINES", "TOLERANCE", "Guarantee"]
 
@@ -320,7 +320,7 @@ class Guarantee:
 
     def _problem(
         self, examples: Sequence[tuple[Example, float]], baseline: str, choices: str
-    ) -> Problem:
+    ) -> ProblemKey:
         return {
             "label": f"model {type(self.model).__name__} {baseline}",
             "model": self._model_key,

@@ -49,7 +49,7 @@ class Platform:
         """The size of the device's last cache."""
         return device_time.cache_bytes(device)
 
-    def warm_rows(
+    def search_algorithm(
         self, packed: Tensor, op: str, dtype: torch.dtype, tokens: int, biased: bool
     ) -> None:
         """Have the row of a later call find out what it needs to know of the weight.
@@ -57,7 +57,7 @@ class Platform:
         Raises:
             RuntimeError: the row refuses the weight.
         """
-        dispatch.prepare(packed, op, dtype, tokens, biased)
+        dispatch.search_algorithm(packed, op, dtype, tokens, biased)
 
     def capture(self, call: Callable[[], object], device: torch.device) -> Callable[..., object]:
         """The replay of a CUDA graph of a call."""

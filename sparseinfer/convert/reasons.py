@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from sparseinfer.convert.layer_report import Candidate
 from sparseinfer.convert.scan import Layer
+from sparseinfer.kernels.dispatch import kept_bytes
 
-__all__ = ["MANY_TOKENS", "memory_choice", "overhead_reason"]
+__all__ = ["COMPUTE_BOUND", "memory_choice", "overhead_reason"]
 
-MANY_TOKENS = 256
+COMPUTE_BOUND = 256
 """N from which on a GPU's arithmetic, and no longer the weight's memory, takes the time."""
 
 
@@ -37,28 +36,16 @@ def overhead_reason(
 
 def memory_choice(layer: Layer, candidate: Candidate, tokens: Sequence[int]) -> str:
     """What a layer that stays dense could have been packed for; empty where it is not smaller."""
-    packed = (candidate.packed_bytes or 0) + _beside(
-        layer, candidate.format, max(tokens, default=0)
+    packed = (candidate.packed_bytes or 0) + kept_bytes(
+        candidate.format, layer.numel, layer.nnz, layer.dtype, max(tokens, default=0)
     )
     share = packed / (layer.numel * layer.dtype.itemsize)
     if not 0 < share < 1:
         return ""
     dense = ""
-    if tokens and max(tokens) >= MANY_TOKENS:
+    if tokens and max(tokens) >= COMPUTE_BOUND:
         dense = f"; at N = {max(tokens)} dense tensor cores are hard to beat"
     return (
         f"{dense}; as {candidate.format} it would take {share:.0%} of the memory: "
         f"formats={[candidate.format]!r} with min_speedup=0 converts it for that"
     )
-
-
-def _beside(layer: Layer, format: str, tokens: int) -> int:
-    """Bytes that a GPU's kernels make of a packed weight at their first calls, and keep."""
-    if format == "csr":  # narrow columns, and values in the type of x
-        return layer.nnz * (2 + layer.dtype.itemsize)
-    if format != "nm":
-        return 0
-    made = layer.numel // 8  # a nibble a group
-    if tokens >= MANY_TOKENS and layer.dtype is not torch.float32:  # cuSPARSELt's own form
-        made += layer.numel * layer.dtype.itemsize * 9 // 16
-    return made

@@ -15,6 +15,7 @@ from sparseinfer.convert.platform import Platform
 from sparseinfer.convert.replace import Replacement
 from sparseinfer.convert.scan import Layer
 from sparseinfer.kernels import registry
+from sparseinfer.kernels.dispatch import shared_params
 from sparseinfer.layers.kinds import kind_named
 from sparseinfer.layers.linear_conv import SparseLinear
 from sparseinfer.timing.device_time import copies_for
@@ -30,12 +31,13 @@ def pack_for(
     """The sparse layer in a format, ready for every N it was seen with; None where it cannot be."""
     kind = kind_named(layer.kind)
     try:
-        pattern = params if name == "nm" else {}
         on_cpu = platform.kernels_of(layer.device) == "cpu"
         # The CPU kernels compute in float32; inputs and outputs have the layer's type.
         dtype = torch.float32 if on_cpu else layer.dtype
         registry.select(
-            registry.Problem(kind.op, name, layer.device, dtype, groups=layer.groups, **pattern)
+            registry.Problem(
+                kind.op, name, layer.device, dtype, groups=layer.groups, **shared_params(params)
+            )
         )
         if layer.dtype is not dtype:
             dense = copy.deepcopy(dense).float()
@@ -44,7 +46,7 @@ def pack_for(
             sparse.to(layer.dtype)
         if platform.kernels_of(layer.device) == "cuda" and isinstance(sparse, SparseLinear):
             for tokens in sorted(met):
-                platform.warm_rows(
+                platform.search_algorithm(
                     sparse.packed, "linear", layer.dtype, tokens, sparse.bias is not None
                 )
     except (MemoryError, RuntimeError, TypeError, ValueError) as refusal:

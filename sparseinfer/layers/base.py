@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sparseinfer import formats, ops
 from sparseinfer.formats.handles import Handle, open_packed
 from sparseinfer.formats.stand_in import PackedWeight
+from sparseinfer.formats.table import format_named
 from sparseinfer.kernels.activations import activation_module, check_choice
 from sparseinfer.layers.adapters import computes_weight
 from sparseinfer.layers.dense import build_dense, computed_weight, effective, take_masked
@@ -27,9 +28,6 @@ THREADS_OF_TORCH = 0
 
 READS_TO_WARN = 3
 """Unpackings of a weight inside forward calls that are no accident any more."""
-
-_OPTIONS = {"panel": ("kblock",), "csr": (), "nm": ("n", "m"), "bsr": ("block",)}
-"""The parameters of `formats.pack` that a packed buffer tells."""
 
 
 class SparseLayer(nn.Module):
@@ -233,8 +231,8 @@ class SparseLayer(nn.Module):
 
     def _value_type(self) -> torch.dtype:
         """The type of the weight: that of the packed values where the kernels compute in it."""
-        # panel and csr compute in float32 whatever the type of the layer.
-        if self._is_valid() and self.format in ("nm", "bsr"):
+        # The other formats compute in float32 whatever the type of the layer.
+        if self._is_valid() and format_named(self.format).narrow == "kept":
             return self.handle.dtype
         return self._typed
 
@@ -393,8 +391,9 @@ class SparseLayer(nn.Module):
         if self._is_valid():
             info = self.handle.info
             format, dtype = self.format, getattr(torch, info["value_type"])
-            params = {name: info["params"][name] for name in _OPTIONS[format]}
-            if format == "panel":  # which rounds by itself
+            row = format_named(format)
+            params = {name: info["params"][name] for name in row.options}
+            if row.narrow == "refused":  # the packer rounds float32
                 dtype, params["value_type"] = torch.float32, info["value_type"]
         with torch.no_grad():
             arranged = self._arranged(self, weight.to(dtype))
