@@ -188,10 +188,10 @@ def test_layers_that_are_timed_compute_the_same() -> None:
     ):
         for pattern in (calibrate.Pattern(0.5), calibrate.Pattern.n_m(2, 4)):
             point = calibrate.Point(kind, case, pattern)
-            problem = calibrate.Problem(case, pattern)
+            data = calibrate.LayerData(case, pattern)
             for name in ("dense", *point.formats):
-                (layer,) = calibrate.layers_of(problem, name, 1)
-                problem.verify(name, layer(problem.x))
+                (layer,) = calibrate.layers_of(data, name, 1)
+                data.verify(name, layer(data.x))
 
 
 def test_cold_layers_outgrow_any_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,9 +199,9 @@ def test_cold_layers_outgrow_any_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     point = calibrate.Point(
         "linear 1 memory", calibrate.LinearCase(64, 64, 1), calibrate.Pattern(0.9)
     )
-    problem = calibrate.Problem(point.case, point.pattern)
+    data = calibrate.LayerData(point.case, point.pattern)
     for name, tensor in (("dense", "weight"), ("panel", "packed")):
-        layers = calibrate.layers_of(problem, name, point.copies)
+        layers = calibrate.layers_of(data, name, point.copies)
         tensors = [layer.state_dict()[tensor] for layer in layers]
         assert sum(one.nbytes for one in tensors) > 2**16
         assert len({one.data_ptr() for one in tensors}) == len(tensors)
