@@ -23,11 +23,9 @@ from sparseinfer.convert.report import Candidate, LayerReport, describe
 from sparseinfer.convert.scan import Layer, brief
 from sparseinfer.kernels import registry
 from sparseinfer.kernels.dispatch import prepare
-from sparseinfer.layers.dense import build_dense, by_outputs
+from sparseinfer.layers.dense import by_outputs
 from sparseinfer.layers.kinds import kind_named
-from sparseinfer.layers.linear_conv import SparseLinear
 from sparseinfer.ops.run_linear import NARROW
-from sparseinfer.timing import cost
 from sparseinfer.timing.clock import BUSY
 from sparseinfer.timing.device_time import Rotation, Timer, cache_bytes, copies_for
 from sparseinfer.timing.measure import CONFIDENCE, Comparison, weigh
@@ -35,8 +33,6 @@ from sparseinfer.timing.rates import CONTENDERS
 from sparseinfer.timing.tuning import Tuner
 
 __all__ = ["Decider"]
-
-_PLATFORMS = ("cpu", "cuda")
 
 LAYER_BUDGET_S = 0.3
 """Seconds to measure one format of a layer: a ResNet-50 then converts in well under a minute."""
@@ -51,15 +47,6 @@ MANY_TOKENS = 256
 
 SHORT_CALL_MS = 0.1
 """Only calls that take less are so short that their overhead can decide."""
-
-_SMALLEST: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "linear": (lambda: nn.Linear(16, 16), (1, 16)),
-    "conv1d": (lambda: nn.Conv1d(16, 16, 1), (1, 16, 1)),
-    "conv2d": (lambda: nn.Conv2d(16, 16, 1), (1, 16, 1, 1)),
-    "convtranspose1d": (lambda: nn.ConvTranspose1d(16, 16, 2, stride=2), (1, 16, 1)),
-    "convtranspose2d": (lambda: nn.ConvTranspose2d(16, 16, 2, stride=2), (1, 16, 1, 1)),
-}
-"""Layers, and inputs of theirs, whose call is nothing but overhead."""
 
 
 @dataclass
@@ -137,7 +124,7 @@ class Decider:
         """Why no candidate is worth packing; empty where some are."""
         if layer.blocked:
             return layer.blocked
-        if platform(layer.device) not in _PLATFORMS:
+        if platform(layer.device) not in kind_named(layer.kind).devices:
             return f"its weight is on {layer.device.type}, where no kernel runs"
         if platform(layer.device) == "cpu" and layer.dtype not in (torch.float32, *NARROW):
             return f"its weight is {_name(layer.dtype)}, and the CPU kernels compute in float32"
@@ -247,7 +234,7 @@ class Decider:
         if total.low < self.min_speedup and total.sparse_ms < SHORT_CALL_MS * calls:
             candidate.reason = self._overhead(layer, candidate, calls)
         result.timing = "measured"
-        result.N = [_tokens(dense, given, layer) for given in chosen]
+        result.N = [kind_named(layer.kind).tokens(dense, given.shape) for given in chosen]
         result.inputs = ", ".join(_times(given, met[given]) for given in chosen)
         if len(met) > len(chosen):
             result.inputs += f", the {len(chosen)} largest of {len(met)}"
@@ -256,7 +243,7 @@ class Decider:
         self, layer: Layer, dense: nn.Module, given: Input, candidate: Candidate, found: Comparison
     ) -> str:
         """Why the zeros of a layer cannot account for what was found at one input."""
-        tokens = _tokens(dense, given, layer)
+        tokens = kind_named(layer.kind).tokens(dense, given.shape)
         return beyond_zeros(
             found, layer, tokens, self.tuner.threads, candidate.format, layer.device
         )
@@ -316,16 +303,17 @@ class Decider:
 
     def _overhead(self, layer: Layer, candidate: Candidate, calls: float) -> str:
         """Why a layer loses whose arithmetic would gain; empty where that is not so."""
-        if layer.kind not in _SMALLEST or platform(layer.device) != "cpu":
+        kind = kind_named(layer.kind)
+        if kind.empty_call is None or platform(layer.device) != "cpu":
             return ""
-        build, shape = _SMALLEST[layer.kind]
+        build, shape = kind.empty_call
 
         def make() -> tuple[Callable[[], object], Callable[[], object]]:
             with torch.device("meta"):  # where no random number is drawn
                 like: Any = build()
             weight = torch.zeros(like.weight.shape)  # which every format can store
-            dense = build_dense(like, weight, torch.zeros(len(weight))).eval()
-            sparse = kind_named(layer.kind).sparse.from_dense(dense, candidate.format).eval()
+            dense = kind.rebuild(like, weight, {"bias": torch.zeros(len(weight))}).eval()
+            sparse = kind.sparse.from_dense(dense, candidate.format).eval()
             x = torch.zeros(shape)
             return lambda: dense(x), lambda: sparse(x)
 
@@ -340,10 +328,9 @@ class Decider:
         )
 
     def _model(self, layer: Layer, candidate: Candidate, result: LayerReport) -> None:
-        guess = cost.worst_estimate(
-            layer.kind, layer.rows, layer.columns, layer.density, self.tuner.threads,
-            candidate.format,
-        )  # fmt: skip
+        guess = kind_named(layer.kind).worst_estimate(
+            layer.rows, layer.columns, layer.density, self.tuner.threads, candidate.format
+        )
         candidate.dense_ms, candidate.sparse_ms = guess.dense_ms, guess.sparse_ms
         candidate.speedup = guess.speedup
         if guess.speedup < self.min_speedup:
@@ -394,7 +381,7 @@ def _pack(
         sparse = kind.sparse.from_dense(dense, name, **params).eval()
         if layer.dtype is not dtype:
             sparse.to(layer.dtype)
-        if platform(layer.device) == "cuda" and isinstance(sparse, SparseLinear):
+        if platform(layer.device) == "cuda":
             for tokens in sorted(met):
                 prepare(sparse.packed, "linear", layer.dtype, tokens, sparse.bias is not None)
     except (MemoryError, RuntimeError, TypeError, ValueError) as refusal:
@@ -450,17 +437,6 @@ def _autocast_types(device: torch.device) -> tuple[torch.dtype, ...]:
     if not torch.is_autocast_enabled(device.type):
         return ()
     return (torch.float32, torch.get_autocast_dtype(device.type))
-
-
-def _tokens(dense: nn.Module, given: Input, layer: Layer) -> int:
-    """N of an input: tokens of a linear or recurrent layer, output pixels of a convolution."""
-    if isinstance(dense, nn.RNNBase):
-        return torch.Size(given.shape).numel() // dense.input_size
-    shape_only = build_dense(
-        dense, torch.empty(layer.shape, dtype=layer.dtype, device="meta"), None
-    )
-    x = torch.empty(given.shape, dtype=given.dtype, device="meta")
-    return shape_only(x).numel() // layer.rows
 
 
 def _name(dtype: torch.dtype) -> str:

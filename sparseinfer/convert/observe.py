@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sparseinfer.convert.scan import evaluating
 from sparseinfer.convert.state import Changes, State, random_state_kept
+from sparseinfer.convert.tree import reads_children
 from sparseinfer.layers.projections import Projection
 from sparseinfer.switches import switching
 
@@ -131,7 +132,7 @@ def separate_attentions(model: nn.Module, example_inputs: Any) -> set[nn.Module]
         if query is not key or key is not value:
             found.add(attention)
 
-    attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+    attentions = [module for module in model.modules() if reads_children(module)]
     if attentions:
         hooks = [m.register_forward_pre_hook(note, with_kwargs=True) for m in attentions]
         run_on(model, examples, hooks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, ClassVar, TypeVar
 
@@ -16,7 +16,7 @@ from sparseinfer.formats.handles import Handle, open_packed
 from sparseinfer.formats.stand_in import PackedWeight
 from sparseinfer.kernels.activations import activation_module, check_choice
 from sparseinfer.layers.adapters import computes_weight
-from sparseinfer.layers.dense import build_dense, computed_weight, effective, take_masked
+from sparseinfer.layers.dense import by_outputs, computed_weight, effective, take_masked
 
 __all__ = ["THREADS_OF_TORCH", "SparseLayer"]
 
@@ -131,6 +131,68 @@ class SparseLayer(nn.Module):
         raise NotImplementedError
 
     @classmethod
+    def weights(cls, dense: Any) -> list[str]:
+        """Names of the weights of a dense layer of this kind."""
+        return ["weight"]
+
+    @classmethod
+    def biases(cls, dense: Any) -> list[str]:
+        """Names of the biases that a dense layer of this kind may have."""
+        return ["bias"]
+
+    @classmethod
+    def matrix(cls, dense: Any) -> Tensor | None:
+        """The effective weight of a dense layer, see `sparseinfer.layers.kinds.Kind.matrix`."""
+        return computed_weight(dense)
+
+    @classmethod
+    def rebuild(cls, like: Any, matrix: Tensor, biases: Mapping[str, Tensor]) -> nn.Module:
+        """A plain dense layer, see `sparseinfer.layers.kinds.Kind.rebuild`."""
+        with torch.device("meta"):
+            dense = cls._plain(like, matrix, "bias" in biases)
+        for name, tensor in {"weight": matrix, **biases}.items():
+            setattr(dense, name, nn.Parameter(tensor, requires_grad=False))
+        return dense.train(like.training)
+
+    @classmethod
+    def _plain(cls, like: Any, weight: Tensor, bias: bool) -> nn.Module:
+        """A dense layer with the arguments of `like` (dense or sparse), on the default device."""
+        raise NotImplementedError
+
+    @classmethod
+    def tokens(cls, dense: Any, shape: Sequence[int]) -> int:
+        """N of an input of a plain layer: tokens, or the output pixels of a convolution."""
+        weight = dense.weight
+        shape_only = cls.rebuild(dense, torch.empty_like(weight, device="meta"), {})
+        y = shape_only(torch.empty(shape, dtype=weight.dtype, device="meta"))
+        return y.numel() // by_outputs(dense, weight).shape[0]  # type: ignore[no-any-return]
+
+    @classmethod
+    def refuses(cls, dense: Any) -> str:
+        """Why no sparse layer can take the place of this one; empty where one can."""
+        return ""
+
+    @classmethod
+    def renames(cls, layer: Any) -> dict[str, str]:
+        """What a state_dict of a sparse layer calls the tensors of a dense one, where it differs.
+
+        `layer` is either.
+        """
+        return {"weight": "packed"}
+
+    def plain(self) -> nn.Module:
+        """A dense layer of the same arguments without bias and values, on the meta device."""
+        return self.rebuild(self, torch.empty(self.weight_shape, device="meta"), {})
+
+    def original(self) -> nn.Module:
+        """`to_dense`, by the class that this layer was converted from."""
+        return self.to_dense()
+
+    def dense_tensor(self, name: str) -> Tensor:
+        """A weight as a state_dict of the class that this layer was converted from holds it."""
+        return self.dense_weight()
+
+    @classmethod
     def _arranged(cls, layer: nn.Module, weight: Tensor) -> Tensor:
         """The weight of a dense or sparse `layer` as it is packed, of shape `packed_shape`."""
         return weight
@@ -226,7 +288,8 @@ class SparseLayer(nn.Module):
         """
         bias = None if self.bias is None else self.bias.detach().clone()
         dtype = self._value_type() if bias is None else bias.dtype
-        dense = build_dense(self, self.dense_weight().to(dtype), bias).requires_grad_()
+        biases = {} if bias is None else {"bias": bias}
+        dense = self.rebuild(self, self.dense_weight().to(dtype), biases).requires_grad_()
         if self.activation == "none":
             return dense
         return nn.Sequential(dense, activation_module(self.activation)).train(self.training)
@@ -363,10 +426,6 @@ class SparseLayer(nn.Module):
                 f"expected a packed weight, got the one that {self.computed_by} computes its "
                 "weight from; try loading it into the dense model, and convert_to_sparse again"
             )
-        if "nf" in vars(self) and isinstance(weight, Tensor) and weight.dim() == 2:
-            # It stands for transformers' Conv1D, which holds its weight transposed; the attribute
-            # came along from there.
-            return weight.t()
         return weight
 
     def _packed_from(self, weight: Any) -> Tensor:

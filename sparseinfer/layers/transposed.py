@@ -130,6 +130,13 @@ class _SparseConvTranspose(SparseLayer):
         )  # type: ignore[call-arg, arg-type]  # fmt: skip
 
     @classmethod
+    def _plain(cls, like: Any, weight: Tensor, bias: bool) -> nn.Module:
+        return cls.dense_type(
+            like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding,
+            like.output_padding, like.groups, bias, like.dilation,
+        )  # type: ignore[call-arg]  # fmt: skip
+
+    @classmethod
     def _arranged(cls, layer: Any, weight: Tensor) -> Tensor:
         """[C, M/groups, *kernel] as [groups, phases, M/groups, C/groups, *taps] flattened to rows.
 
