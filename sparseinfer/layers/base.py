@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -16,7 +13,9 @@ from sparseinfer.formats.handles import Handle, open_packed
 from sparseinfer.formats.stand_in import PackedWeight
 from sparseinfer.kernels.activations import activation_module, check_choice
 from sparseinfer.layers.adapters import computes_weight
-from sparseinfer.layers.dense import by_outputs, computed_weight, effective, take_masked
+from sparseinfer.layers.dense import by_outputs, computed_weight, effective
+from sparseinfer.layers.loading import own_copy, packed_as, take_packed
+from sparseinfer.layers.reads import READS_TO_WARN, called_by_a_module, warn_of_reads
 
 __all__ = ["THREADS_OF_TORCH", "SparseLayer"]
 
@@ -24,12 +23,6 @@ _Layer = TypeVar("_Layer", bound="SparseLayer")
 
 THREADS_OF_TORCH = 0
 """The operators then ask `torch.get_num_threads()` at every call."""
-
-READS_TO_WARN = 3
-"""Unpackings of a weight inside forward calls that are no accident any more."""
-
-_OPTIONS = {"panel": ("kblock",), "csr": (), "nm": ("n", "m"), "bsr": ("block",)}
-"""The parameters of `formats.pack` that a packed buffer tells."""
 
 
 class SparseLayer(nn.Module):
@@ -239,7 +232,7 @@ class SparseLayer(nn.Module):
         self._assign(value)
 
     def _assign(self, value: Any) -> None:
-        packed = self._packed_from(value)
+        packed = packed_as(self, value)
         self._buffers["packed"] = packed.to(self.packed.device)
         self._own_packed()
 
@@ -251,19 +244,10 @@ class SparseLayer(nn.Module):
 
     def _note_read(self) -> None:
         """Count the unpackings inside calls of modules, and warn of them once."""
-        if self._reads >= READS_TO_WARN or not called_by_a_module():
-            return
-        self._reads += 1
-        if self._reads == READS_TO_WARN:
-            warnings.warn(
-                f"expected a sparse layer to be called, got {self._reads} forward calls that "
-                f"compute with the weight of {type(self).__name__}({self._geometry()}) "
-                "themselves: it is unpacked each time, slower than a dense layer; try "
-                "convert_to_sparse with example_inputs, which leaves layers dense that are not "
-                "called, or sparseinfer.to_dense(model)",
-                UserWarning,
-                stacklevel=2,
-            )
+        if self._reads < READS_TO_WARN and called_by_a_module():
+            self._reads += 1
+            if self._reads == READS_TO_WARN:
+                warn_of_reads(f"{type(self).__name__}({self._geometry()})")
 
     def dense_weight(self) -> Tensor:
         """Unpack the float32 weight, in the shape and on the device of the dense layer's.
@@ -352,7 +336,7 @@ class SparseLayer(nn.Module):
             >>> from sparseinfer import SparseLinear, pack
             >>> SparseLinear(4, 4).adopt_packed(pack(torch.eye(4)))
         """
-        packed = _copied(packed)
+        packed = own_copy(packed)
         self._check_packed(packed)
         self._buffers["packed"] = packed
 
@@ -369,7 +353,7 @@ class SparseLayer(nn.Module):
             self._typed = torch.float32 if self.bias is None else self.bias.dtype
         self._own_packed()
         if self._is_real():
-            self._buffers["packed"] = _copied(self.packed)
+            self._buffers["packed"] = own_copy(self.packed)
             open_packed(self.packed)
 
     def _load_from_state_dict(
@@ -382,23 +366,7 @@ class SparseLayer(nn.Module):
         packed in the format that the layer has.
         """
         entries, key = dict(state_dict), f"{prefix}packed"
-        source, missing = "packed", []
-        try:
-            if key in entries:
-                entries[key] = _copied(entries[key])  # first: what was validated stays as it was
-                self._check_packed(entries[key])
-            else:
-                for name in ("weight", "bias"):
-                    masked = take_masked(entries, prefix, name)
-                    if masked is not None:
-                        entries[f"{prefix}{name}"] = masked
-                if f"{prefix}weight" in entries:
-                    source = "weight"
-                    entries[key] = self._packed_from(self._loaded(entries.pop(f"{prefix}weight")))
-        except (TypeError, ValueError) as invalid:
-            error_msgs.append(f"While loading {prefix}{source}: {invalid}")
-            missing.append(key)
-            entries.pop(key, None)
+        missing = take_packed(self, entries, prefix, error_msgs)
         if key in entries:
             # The copy that follows needs a buffer of the same length.
             self._buffers["packed"] = torch.empty_like(entries[key], device=self.packed.device)
@@ -427,48 +395,3 @@ class SparseLayer(nn.Module):
                 "weight from; try loading it into the dense model, and convert_to_sparse again"
             )
         return weight
-
-    def _packed_from(self, weight: Any) -> Tensor:
-        """Pack a dense weight as this layer's is packed."""
-        if not isinstance(weight, Tensor) or not weight.is_floating_point():
-            got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
-            raise TypeError(f"expected a floating-point weight, got {got}; try weight.float()")
-        if tuple(weight.shape) != self.weight_shape:
-            raise ValueError(
-                f"expected a weight of shape {list(self.weight_shape)}, got {list(weight.shape)}; "
-                "try a weight of the same architecture"
-            )
-        format, dtype = "panel", torch.float32
-        params: dict[str, Any] = {}
-        if self._is_valid():
-            info = self.handle.info
-            format, dtype = self.format, getattr(torch, info["value_type"])
-            params = {name: info["params"][name] for name in _OPTIONS[format]}
-            if format == "panel":  # which rounds by itself
-                dtype, params["value_type"] = torch.float32, info["value_type"]
-        with torch.no_grad():
-            arranged = self._arranged(self, weight.to(dtype))
-            return formats.pack(arranged, format, self.groups, **params)
-
-
-def _copied(packed: Any) -> Any:
-    """A packed weight in memory of this process: itself where it is that already."""
-    if type(packed) is not Tensor or packed.device.type != "cpu" or formats.is_own(packed):
-        return packed
-    with torch.inference_mode(False):
-        return packed.clone()
-
-
-def called_by_a_module() -> bool:
-    """Whether a call of an `nn.Module` is under way in this thread.
-
-    Example:
-        >>> called_by_a_module()
-        False
-    """
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_code is nn.Module._call_impl.__code__:
-            return True
-        frame = frame.f_back
-    return False

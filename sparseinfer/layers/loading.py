@@ -1,0 +1,98 @@
+"""Takes the weight of a sparse layer out of a state_dict, packed, or dense to be packed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sparseinfer import formats
+from sparseinfer.layers.dense import take_masked
+
+if TYPE_CHECKING:
+    from sparseinfer.layers.base import SparseLayer
+
+__all__ = ["own_copy", "packed_as", "take_packed"]
+
+_OPTIONS = {"panel": ("kblock",), "csr": (), "nm": ("n", "m"), "bsr": ("block",)}
+"""The parameters of `formats.pack` that a packed buffer tells."""
+
+
+def take_packed(
+    layer: SparseLayer, entries: dict[str, Any], prefix: str, errors: list[str]
+) -> list[str]:
+    """Leave in `entries` the packed weight of `layer`, checked, or packed from a dense one.
+
+    Without one that fits the reason is added to `errors`; returns the names that are missing then.
+
+    Example:
+        >>> from sparseinfer import SparseLinear
+        >>> entries = {"weight": torch.ones(2, 3)}
+        >>> take_packed(SparseLinear(3, 2), entries, "", []), list(entries)
+        ([], ['packed'])
+    """
+    key, source = f"{prefix}packed", "packed"
+    try:
+        if key in entries:
+            entries[key] = own_copy(entries[key])  # first: what was validated stays as it was
+            layer._check_packed(entries[key])
+            return []
+        for name in ("weight", "bias"):
+            masked = take_masked(entries, prefix, name)
+            if masked is not None:
+                entries[f"{prefix}{name}"] = masked
+        if f"{prefix}weight" in entries:
+            source = "weight"
+            entries[key] = packed_as(layer, layer._loaded(entries.pop(f"{prefix}weight")))
+    except (TypeError, ValueError) as invalid:
+        errors.append(f"While loading {prefix}{source}: {invalid}")
+        entries.pop(key, None)
+        return [key]
+    return []
+
+
+def packed_as(layer: SparseLayer, weight: Any) -> Tensor:
+    """Pack a dense weight as that of `layer` is packed.
+
+    Raises:
+        TypeError: the weight is no floating-point tensor.
+        ValueError: it has another shape than the layer's.
+
+    Example:
+        >>> from sparseinfer import SparseLinear
+        >>> packed_as(SparseLinear(3, 2), torch.ones(2, 3)).dtype
+        torch.uint8
+    """
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
+        raise TypeError(f"expected a floating-point weight, got {got}; try weight.float()")
+    if tuple(weight.shape) != layer.weight_shape:
+        raise ValueError(
+            f"expected a weight of shape {list(layer.weight_shape)}, got {list(weight.shape)}; "
+            "try a weight of the same architecture"
+        )
+    format, dtype = "panel", torch.float32
+    params: dict[str, Any] = {}
+    if layer._is_valid():
+        info = layer.handle.info
+        format, dtype = layer.format, getattr(torch, info["value_type"])
+        params = {name: info["params"][name] for name in _OPTIONS[format]}
+        if format == "panel":  # which rounds by itself
+            dtype, params["value_type"] = torch.float32, info["value_type"]
+    with torch.no_grad():
+        arranged = layer._arranged(layer, weight.to(dtype))
+        return formats.pack(arranged, format, layer.groups, **params)
+
+
+def own_copy(packed: Any) -> Any:
+    """A packed weight in memory of this process: itself where it is that already.
+
+    Example:
+        >>> own_copy(torch.zeros(2, dtype=torch.uint8))
+        tensor([0, 0], dtype=torch.uint8)
+    """
+    if type(packed) is not Tensor or packed.device.type != "cpu" or formats.is_own(packed):
+        return packed
+    with torch.inference_mode(False):
+        return packed.clone()
