@@ -17,11 +17,12 @@ from torch.nn.utils import prune
 import sparseinfer
 from sparseinfer import convert_to_sparse, load_converted, report, to_dense
 from sparseinfer.convert.scan import scan
-from sparseinfer.layers.cells import SparseCell, SparseGRUCell
+from sparseinfer.layers.cells import SparseCell, SparseGRUCell, SparseLSTMCell
 from sparseinfer.prune import Pruner
 
 PAIRS: list[tuple[type[nn.RNNCellBase], type[SparseCell], dict[str, Any]]] = [
     (nn.GRUCell, SparseGRUCell, {}),
+    (nn.LSTMCell, SparseLSTMCell, {}),
 ]
 pairs = pytest.mark.parametrize("dense_type, sparse_type, extra", PAIRS)
 
@@ -239,3 +240,11 @@ def test_cells_on_a_gpu_and_subclasses_stay_dense(
             cell._parameters[name] = nn.Parameter(torch.empty(parameter.shape, device="cuda"))
         (found,) = scan(cell)
     assert "no kernel for the steps of a recurrent layer" in found.blocked
+
+
+def test_states_of_an_lstm_cell_are_a_pair() -> None:
+    cell, h = SparseLSTMCell.from_dense(nn.LSTMCell(6, 8)), torch.zeros(2, 8)
+    for hx in (h, (h,), (h, h, h)):
+        with pytest.raises(TypeError, match=r"expected hx to be a tuple \(h, c\)"):
+            cell(torch.zeros(2, 6), hx)
+    _same(cell(torch.zeros(2, 6), [h, h]), cell(torch.zeros(2, 6)))

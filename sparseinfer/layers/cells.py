@@ -1,4 +1,4 @@
-"""Drop-in `nn.GRUCell` whose weights are packed."""
+"""Drop-in `nn.GRUCell` and `nn.LSTMCell` whose weights are packed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparseinfer.layers.fx import Proxy, leaf
 from sparseinfer.layers.gates import SparseGates
 from sparseinfer.layers.side_by_side import Places
 
-__all__ = ["SparseCell", "SparseGRUCell"]
+__all__ = ["SparseCell", "SparseGRUCell", "SparseLSTMCell"]
 
 
 class SparseCell(SparseGates):
@@ -37,10 +37,10 @@ class SparseCell(SparseGates):
         own = {name: getattr(like, name) for name in cls.arguments}
         return cls.dense_type(**own, device="meta", dtype=dtype)
 
-    def forward(self, input: Any, hx: Tensor | None = None) -> Tensor:
+    def forward(self, input: Any, hx: Any = None) -> Any:
         """See the forward of torch's cell."""
         if isinstance(input, Proxy):
-            return leaf(self, input, hx)  # type: ignore[no-any-return]
+            return leaf(self, input, hx)
         return self._step(input, None if hx is None else {"hidden": hx}, 1)[0]
 
     def _step(self, input: Tensor, given: dict[str, Tensor] | None, count: int) -> list[Tensor]:
@@ -109,3 +109,31 @@ class SparseGRUCell(SparseCell):
 
     dense_type = nn.GRUCell
     _cell = "gru"
+
+
+class SparseLSTMCell(SparseCell):
+    """`nn.LSTMCell` with packed weights.
+
+    Source: Hochreiter and Schmidhuber, "Long short-term memory", Neural Computation 1997.
+
+    Example:
+        >>> h, c = SparseLSTMCell.from_dense(nn.LSTMCell(4, 8))(torch.zeros(2, 4))
+        >>> h.shape, c.shape
+        (torch.Size([2, 8]), torch.Size([2, 8]))
+    """
+
+    dense_type = nn.LSTMCell
+    _cell = "lstm"
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """See the forward of torch's cell."""
+        if isinstance(input, Proxy):
+            return leaf(self, input, hx)
+        if hx is not None and (isinstance(hx, Tensor) or len(hx) != 2):
+            raise TypeError(
+                f"expected hx to be a tuple (h, c), got {type(hx).__name__} of {len(hx)}; try "
+                "hx=None"
+            )
+        given = None if hx is None else {"hx[0]": hx[0], "hx[1]": hx[1]}
+        h, c = self._step(input, given, 2)
+        return h, c

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparseinfer.layers.attention import SparseMultiheadAttention
-from sparseinfer.layers.cells import SparseGRUCell
+from sparseinfer.layers.cells import SparseGRUCell, SparseLSTMCell
 from sparseinfer.layers.dense import CONV1D, class_named, effective
 from sparseinfer.layers.linear_conv import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
 from sparseinfer.layers.projections import Projection, projections
@@ -144,6 +144,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("lstm", nn.LSTM, SparseLSTM, "linear", ("cpu",), assumed_n=(1,), steps=True),
     Kind("gru", nn.GRU, SparseGRU, "linear", ("cpu",), assumed_n=(1,), steps=True),
     Kind("rnn", nn.RNN, SparseRNN, "linear", ("cpu",), assumed_n=(1,), steps=True),
+    Kind("lstmcell", nn.LSTMCell, SparseLSTMCell, "linear", ("cpu",), assumed_n=(1,), steps=True),
     Kind("grucell", nn.GRUCell, SparseGRUCell, "linear", ("cpu",), assumed_n=(1,), steps=True),
     Kind(
         "multiheadattention", nn.MultiheadAttention, SparseMultiheadAttention, "linear",
