@@ -17,12 +17,14 @@ from torch.nn.utils import prune
 import sparseinfer
 from sparseinfer import convert_to_sparse, load_converted, report, to_dense
 from sparseinfer.convert.scan import scan
-from sparseinfer.layers.cells import SparseCell, SparseGRUCell, SparseLSTMCell
+from sparseinfer.layers.cells import SparseCell, SparseGRUCell, SparseLSTMCell, SparseRNNCell
 from sparseinfer.prune import Pruner
 
 PAIRS: list[tuple[type[nn.RNNCellBase], type[SparseCell], dict[str, Any]]] = [
     (nn.GRUCell, SparseGRUCell, {}),
     (nn.LSTMCell, SparseLSTMCell, {}),
+    (nn.RNNCell, SparseRNNCell, {}),
+    (nn.RNNCell, SparseRNNCell, {"nonlinearity": "relu"}),
 ]
 pairs = pytest.mark.parametrize("dense_type, sparse_type, extra", PAIRS)
 

@@ -1,4 +1,4 @@
-"""Drop-in `nn.GRUCell` and `nn.LSTMCell` whose weights are packed."""
+"""Drop-in `nn.GRUCell`, `nn.LSTMCell` and `nn.RNNCell` whose weights are packed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparseinfer.layers.fx import Proxy, leaf
 from sparseinfer.layers.gates import SparseGates
 from sparseinfer.layers.side_by_side import Places
 
-__all__ = ["SparseCell", "SparseGRUCell", "SparseLSTMCell"]
+__all__ = ["SparseCell", "SparseGRUCell", "SparseLSTMCell", "SparseRNNCell"]
 
 
 class SparseCell(SparseGates):
@@ -137,3 +137,26 @@ class SparseLSTMCell(SparseCell):
         given = None if hx is None else {"hx[0]": hx[0], "hx[1]": hx[1]}
         h, c = self._step(input, given, 2)
         return h, c
+
+
+class SparseRNNCell(SparseCell):
+    """`nn.RNNCell` with packed weights.
+
+    Source: Elman, "Finding structure in time", Cognitive Science 1990.
+
+    Example:
+        >>> SparseRNNCell.from_dense(nn.RNNCell(4, 8))(torch.zeros(2, 4)).shape
+        torch.Size([2, 8])
+    """
+
+    dense_type = nn.RNNCell
+    arguments = (*SparseCell.arguments, "nonlinearity")
+    nonlinearity: str
+
+    @property
+    def _cell(self) -> str:
+        return f"rnn_{self.nonlinearity}"
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        return text if self.nonlinearity == "tanh" else f"{text}, nonlinearity={self.nonlinearity}"

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparseinfer.layers.attention import SparseMultiheadAttention
-from sparseinfer.layers.cells import SparseGRUCell, SparseLSTMCell
+from sparseinfer.layers.cells import SparseGRUCell, SparseLSTMCell, SparseRNNCell
 from sparseinfer.layers.dense import CONV1D, class_named, effective
 from sparseinfer.layers.linear_conv import SparseConv1d, SparseConv2d, SparseLayer, SparseLinear
 from sparseinfer.layers.projections import Projection, projections
@@ -146,6 +146,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("rnn", nn.RNN, SparseRNN, "linear", ("cpu",), assumed_n=(1,), steps=True),
     Kind("lstmcell", nn.LSTMCell, SparseLSTMCell, "linear", ("cpu",), assumed_n=(1,), steps=True),
     Kind("grucell", nn.GRUCell, SparseGRUCell, "linear", ("cpu",), assumed_n=(1,), steps=True),
+    Kind("rnncell", nn.RNNCell, SparseRNNCell, "linear", ("cpu",), assumed_n=(1,), steps=True),
     Kind(
         "multiheadattention", nn.MultiheadAttention, SparseMultiheadAttention, "linear",
         parts=projections,
