@@ -15,9 +15,17 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.utils import prune
 
 import sparseinfer
-from sparseinfer import convert_to_sparse, load_converted, report, to_dense
+from sparseinfer import (
+    SparseGRUCell,
+    SparseLSTMCell,
+    SparseRNNCell,
+    convert_to_sparse,
+    load_converted,
+    report,
+    to_dense,
+)
 from sparseinfer.convert.scan import scan
-from sparseinfer.layers.cells import SparseCell, SparseGRUCell, SparseLSTMCell, SparseRNNCell
+from sparseinfer.layers.cells import SparseCell
 from sparseinfer.prune import Pruner
 
 PAIRS: list[tuple[type[nn.RNNCellBase], type[SparseCell], dict[str, Any]]] = [

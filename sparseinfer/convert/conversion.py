@@ -58,14 +58,14 @@ def convert_to_sparse(
     """Replace the pruned linear and convolution layers of a model where sparse ones are faster.
 
     They are `nn.Linear`, `nn.Conv1d`, `nn.Conv2d`, `nn.ConvTranspose1d`, `nn.ConvTranspose2d`,
-    `nn.LSTM`, `nn.GRU`, `nn.RNN` and transformers' `Conv1D`, wherever nested, and the projections
-    of `nn.MultiheadAttention`. With `example_inputs` (a tensor, a tuple of positional arguments, a
-    dict of keyword arguments, or a list of those) each layer is measured against its own dense
-    forward at the input shapes it really meets, and then the whole model against the dense one:
-    layers are taken back until it is not slower. Without example inputs nothing is timed, and the
-    cost model of `sparseinfer.timing.cost` decides. Masks and parametrizations are read as they
-    take effect. Everything else, and every layer that would not get faster, is left alone;
-    `sparseinfer.report` tells why.
+    `nn.LSTM`, `nn.GRU`, `nn.RNN`, their cells and transformers' `Conv1D`, wherever nested, and the
+    projections of `nn.MultiheadAttention`. With `example_inputs` (a tensor, a tuple of positional
+    arguments, a dict of keyword arguments, or a list of those) each layer is measured against its
+    own dense forward at the input shapes it really meets, and then the whole model against the
+    dense one: layers are taken back until it is not slower. Without example inputs nothing is
+    timed, and the cost model of `sparseinfer.timing.cost` decides. Masks and parametrizations are
+    read as they take effect. Everything else, and every layer that would not get faster, is left
+    alone; `sparseinfer.report` tells why.
 
     Args:
         model: the model; layers that are sparse already stay as they are.

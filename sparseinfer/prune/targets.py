@@ -190,8 +190,6 @@ def _unknown(option: str, entry: str | type, found: Sequence[Target]) -> ValueEr
 
 def _weights(module: nn.Module) -> list[tuple[str, int, str | None]]:
     """Attribute, output dimension and bias of each prunable weight that a module itself holds."""
-    if isinstance(module, nn.RNNCellBase):
-        return [(name, 0, None) for name in ("weight_hh", "weight_ih")]
     kind = kind_of(module)
     if kind is None:
         return []
