@@ -75,6 +75,16 @@ class SparseGates(nn.Module):
         raise NotImplementedError
 
     @classmethod
+    def placed(cls, layer: Any, name: str, weight: Tensor) -> Tensor:
+        """A weight as it stands in the matrix."""
+        return weight
+
+    @classmethod
+    def unplaced(cls, layer: Any, name: str, weight: Tensor, shape: torch.Size) -> Tensor:
+        """The weight of this shape: undoes `placed`."""
+        return weight
+
+    @classmethod
     def _plain(cls, like: Any, dtype: torch.dtype) -> nn.Module:
         """A dense layer with the arguments of `like` (dense or sparse), on the meta device."""
         raise NotImplementedError
@@ -82,15 +92,28 @@ class SparseGates(nn.Module):
     @classmethod
     def matrix(cls, dense: Any) -> Tensor | None:
         """The weights as they take effect, side by side."""
-        found = {name: effective(dense, name) for name in cls.weights(dense)}
-        return joined(cls.places(dense), {n: w for n, w in found.items() if w is not None})
+        found = {}
+        for name in cls.weights(dense):
+            weight = effective(dense, name)
+            assert weight is not None
+            found[name] = weight
+        return cls._joined(dense, found)
+
+    @classmethod
+    def _joined(cls, layer: Any, weights: Mapping[str, Tensor]) -> Tensor:
+        placed = {name: cls.placed(layer, name, weights[name]) for name in cls.weights(layer)}
+        return joined(cls.places(layer), placed)
 
     @classmethod
     def rebuild(cls, like: Any, matrix: Tensor, biases: Mapping[str, Tensor]) -> nn.Module:
         """A plain dense layer, see `sparseinfer.layers.kinds.Kind.rebuild`."""
         dense = cls._plain(like, matrix.dtype)
-        shapes = {name: dense.get_parameter(name).shape for name in cls.weights(like)}
-        weights = taken_apart(cls.places(like), shapes, matrix)
+        own = {name: dense.get_parameter(name) for name in cls.weights(like)}
+        shapes = {name: cls.placed(like, name, weight).shape for name, weight in own.items()}
+        weights = {
+            name: cls.unplaced(like, name, weight, own[name].shape)
+            for name, weight in taken_apart(cls.places(like), shapes, matrix).items()
+        }
         for name, tensor in {**weights, **biases}.items():
             setattr(dense, name, nn.Parameter(tensor.contiguous(), requires_grad=False))
         return dense.train(like.training)
@@ -202,18 +225,19 @@ class SparseGates(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """The steps of one layer and direction, see `sparseinfer.ops.run_steps`."""
         project, run = functions
-        projection, recurrence = (self._child(f"weight_{part}{suffix}") for part in ("ih", "hh"))
-        biases = [
-            None if own.bias is None else own.bias.to(torch.float32)
-            for own in (projection, recurrence)
-        ]
-        gates = project(
-            x, projection.packed, biases[0], projection.out_features, "none", THREADS_OF_TORCH
-        )
+        gates = self._times(project, f"weight_ih{suffix}", x)
+        recurrence = self._child(f"weight_hh{suffix}")
         return run(  # type: ignore[no-any-return]
-            gates, recurrence.packed, biases[1], h, c, sizes, self._cell, reverse, batch_first,
-            THREADS_OF_TORCH,
+            gates, recurrence.packed, _wide(recurrence.bias), h, c, sizes, self._cell, reverse,
+            batch_first, THREADS_OF_TORCH,
         )  # fmt: skip
+
+    def _times(self, project: Any, name: str, x: Tensor) -> Tensor:
+        """x times the weight that torch calls `name`, plus its bias."""
+        own = self._child(name)
+        return project(  # type: ignore[no-any-return]
+            x, own.packed, _wide(own.bias), own.out_features, "none", THREADS_OF_TORCH
+        )
 
     def _biases(self) -> list[Any]:
         return [self._child(name).bias for name in self.biases(self)]
@@ -231,8 +255,7 @@ class SparseGates(nn.Module):
     @property
     def weight_shape(self) -> tuple[int, int]:
         """Rows and columns of all weights side by side."""
-        plain = self.plain()
-        rows, columns = joined(self.places(self), dict(plain.named_parameters())).shape
+        rows, columns = self._joined(self, dict(self.plain().named_parameters())).shape
         return rows, columns
 
     @property
@@ -284,7 +307,7 @@ class SparseGates(nn.Module):
             torch.Size([24, 12])
         """
         weights = {name: self._child(name).dense_weight() for name in self.weights(self)}
-        return joined(self.places(self), weights)
+        return self._joined(self, weights)
 
     def plain(self) -> nn.Module:
         """A dense layer of the same arguments without values, on the meta device."""
@@ -324,6 +347,10 @@ class SparseGates(nn.Module):
 def _part(name: str) -> str:
     """The child that holds what torch calls `name`: `ih_l0` of `weight_ih_l0`."""
     return name.partition("_")[2]
+
+
+def _wide(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.to(torch.float32)
 
 
 class _WithGradients(torch.autograd.Function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from sparseinfer.layers.fx import Proxy, leaf
 from sparseinfer.layers.gates import SparseGates
+from sparseinfer.layers.projected import by_units, from_units, projected_steps
 from sparseinfer.layers.side_by_side import Places
 
 __all__ = ["SparseGRU", "SparseLSTM", "SparseRNN", "SparseRecurrent"]
@@ -47,17 +49,9 @@ class SparseRecurrent(SparseGates):
     bidirectional: bool
     proj_size: int
 
-    def __init__(self, like: Any, layers: Any) -> None:
-        if like.proj_size:
-            raise ValueError(
-                f"expected proj_size=0, got {like.proj_size}; try leaving this layer dense"
-            )
-        super().__init__(like, layers)
-
     @classmethod
     def weights(cls, layer: Any) -> list[str]:
-        parts = ("ih", "hh", "hr") if layer.proj_size else ("ih", "hh")
-        return [f"weight_{part}_{suffix}" for suffix in _suffixes(layer) for part in parts]
+        return [f"weight_{part}_{end}" for end in _suffixes(layer) for part in _parts(layer)]
 
     @classmethod
     def biases(cls, layer: Any) -> list[str]:
@@ -66,7 +60,7 @@ class SparseRecurrent(SparseGates):
     @classmethod
     def places(cls, layer: Any) -> Places:
         return [
-            [[f"weight_ih_l{number}{way}", f"weight_hh_l{number}{way}"] for way in _ways(layer)]
+            [[f"weight_{part}_l{number}{way}" for part in _parts(layer)] for way in _ways(layer)]
             for number in range(layer.num_layers)
         ]
 
@@ -74,15 +68,12 @@ class SparseRecurrent(SparseGates):
     def _plain(cls, like: Any, dtype: torch.dtype) -> nn.Module:
         # nn.RNN has its nonlinearity where the others have bias: by keyword.
         own = {"nonlinearity": like.mode.removeprefix("RNN_").lower()} if "RNN" in like.mode else {}
+        own |= {"proj_size": like.proj_size} if like.proj_size else {}
         return cls.dense_type(
             like.input_size, like.hidden_size, like.num_layers, bias=like.bias,
             batch_first=like.batch_first, dropout=like.dropout, bidirectional=like.bidirectional,
             device="meta", dtype=dtype, **own,
         )  # type: ignore[call-arg]  # fmt: skip
-
-    @classmethod
-    def refuses(cls, dense: Any) -> str:
-        return "there is no sparse kernel for a layer with proj_size" if dense.proj_size else ""
 
     def forward(self, input: Any, hx: Any = None) -> tuple[Any, State]:
         """See the forward of torch's layer."""
@@ -127,23 +118,24 @@ class SparseRecurrent(SparseGates):
     def _states(
         self, hx: Any, x: Tensor, batch: int, lone: bool, order: Tensor | None
     ) -> list[Tensor]:
-        """The initial states `[layers * directions, batch, H]`: of h, and of c in an LSTM."""
-        count = self.num_layers * (2 if self.bidirectional else 1)
-        shape = (count, batch, self.hidden_size)
-        if hx is None:
-            return [x.new_zeros(shape) for _ in range(2 if self.mode == "LSTM" else 1)]
+        """The initial states: of h, `[layers * directions, batch, H or P]`, and of c in an LSTM."""
+        count = self.num_layers * len(_ways(self))
         lstm = self.mode == "LSTM"
+        widths = [self.proj_size or self.hidden_size, self.hidden_size][: 2 if lstm else 1]
+        if hx is None:
+            return [x.new_zeros(count, batch, width) for width in widths]
         given = [hx] if isinstance(hx, Tensor) else list(hx)
-        if isinstance(hx, Tensor) is lstm or len(given) != (2 if lstm else 1):
+        if isinstance(hx, Tensor) is lstm or len(given) != len(widths):
             raise TypeError(
                 f"expected hx to be {'a tuple (h, c)' if lstm else 'one tensor'}, got "
                 f"{type(hx).__name__} of {len(given)}; try hx=None"
             )
-        expected = (count, self.hidden_size) if lone else shape
-        for state in given:
+        for number, (state, width) in enumerate(zip(given, widths, strict=True)):
+            expected = (count, width) if lone else (count, batch, width)
             if tuple(state.shape) != expected:
+                name = f"hidden[{number}]" if lstm else "hidden"
                 raise RuntimeError(
-                    f"Expected hidden size {expected}, got {list(state.shape)}; try hx=None"
+                    f"Expected {name} size {expected}, got {list(state.shape)}; try hx=None"
                 )
         if lone:
             given = [state.unsqueeze(1) for state in given]
@@ -180,11 +172,10 @@ class SparseRecurrent(SparseGates):
         bias = iter(biases)
         flat: list[Any] = []
         for suffix in _suffixes(self):
-            flat += [
-                self._unpacked_weight(f"weight_{part}_{suffix}", x.dtype) for part in ("ih", "hh")
-            ]
-            if self.bias:
-                flat += [next(bias), next(bias)]
+            ih, hh, *hr = (
+                self._unpacked_weight(f"weight_{part}_{suffix}", x.dtype) for part in _parts(self)
+            )
+            flat += [ih, hh, *([next(bias), next(bias)] if self.bias else []), *hr]
         hx: Any = states if self.mode == "LSTM" else states[0]
         options = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
         if sizes is None:
@@ -196,12 +187,22 @@ class SparseRecurrent(SparseGates):
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"
-        usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0,
-                 "bidirectional": False}  # fmt: skip
+        usual = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False,
+                 "dropout": 0.0, "bidirectional": False}  # fmt: skip
         for name, value in usual.items():
             if getattr(self, name) != value:
                 text += f", {name}={getattr(self, name)}"
         return text
+
+
+def _parts(layer: Any) -> tuple[str, ...]:
+    """The weights of a layer and direction, in torch's order."""
+    return ("ih", "hh", "hr") if layer.proj_size else ("ih", "hh")
+
+
+def _part(name: str) -> str:
+    """`ih` of `weight_ih_l0`."""
+    return name.split("_")[1]
 
 
 def _ways(layer: Any) -> tuple[str, ...]:
@@ -219,6 +220,9 @@ def _suffixes(layer: Any) -> Iterator[str]:
 class SparseLSTM(SparseRecurrent):
     """`nn.LSTM` with packed weights.
 
+    With `proj_size` each layer and direction has a third weight, `hr_l0`, and the rows of the
+    matrix of all weights are the hidden units, each with its four gates and its column of W_hr.
+
     Source: Hochreiter and Schmidhuber, "Long short-term memory", Neural Computation 1997.
 
     Example:
@@ -229,6 +233,27 @@ class SparseLSTM(SparseRecurrent):
     """
 
     dense_type = nn.LSTM
+
+    @classmethod
+    def placed(cls, layer: Any, name: str, weight: Tensor) -> Tensor:
+        # W_hr has other rows than the gates' weights; units are rows that all of them have.
+        return by_units(_part(name), weight, layer.hidden_size) if layer.proj_size else weight
+
+    @classmethod
+    def unplaced(cls, layer: Any, name: str, weight: Tensor, shape: torch.Size) -> Tensor:
+        return from_units(_part(name), weight, shape) if layer.proj_size else weight
+
+    def _run(
+        self, functions: tuple[Any, Any], x: Tensor, suffix: str, h: Tensor, c: Tensor | None,
+        sizes: Tensor | None = None, reverse: bool = False, batch_first: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        if not self.proj_size:
+            return super()._run(functions, x, suffix, h, c, sizes, reverse, batch_first)
+        assert c is not None
+        ih, hh, hr = (
+            partial(self._times, functions[0], f"weight_{part}{suffix}") for part in _parts(self)
+        )
+        return projected_steps(ih(x), hh, hr, h, c, sizes, reverse, batch_first)
 
 
 class SparseGRU(SparseRecurrent):
