@@ -214,9 +214,10 @@ class SparseGates(nn.Module):
                 "x.float()"
             )
         # A call of few steps costs as much as its arithmetic: past the dispatcher where it is free.
-        packed = self._child(self.weights(self)[0]).packed
-        if not torch.compiler.is_compiling() and unobserved(x, packed, None):
-            return linear_cpu, recurrent_cpu
+        if not torch.compiler.is_compiling():
+            first: Any = next(iter(self._modules.values()))
+            if unobserved(x, first.packed, None):
+                return linear_cpu, recurrent_cpu
         return _project, _recurrent
 
     def _run(
@@ -225,16 +226,16 @@ class SparseGates(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """The steps of one layer and direction, see `sparseinfer.ops.run_steps`."""
         project, run = functions
-        gates = self._times(project, f"weight_ih{suffix}", x)
-        recurrence = self._child(f"weight_hh{suffix}")
+        gates = self._times(project, f"ih{suffix}", x)
+        recurrence: Any = self._modules[f"hh{suffix}"]
         return run(  # type: ignore[no-any-return]
             gates, recurrence.packed, _wide(recurrence.bias), h, c, sizes, self._cell, reverse,
             batch_first, THREADS_OF_TORCH,
         )  # fmt: skip
 
-    def _times(self, project: Any, name: str, x: Tensor) -> Tensor:
-        """x times the weight that torch calls `name`, plus its bias."""
-        own = self._child(name)
+    def _times(self, project: Any, part: str, x: Tensor) -> Tensor:
+        """x times the weight of a child, plus its bias."""
+        own: Any = self._modules[part]
         return project(  # type: ignore[no-any-return]
             x, own.packed, _wide(own.bias), own.out_features, "none", THREADS_OF_TORCH
         )
@@ -248,7 +249,7 @@ class SparseGates(nn.Module):
 
     def _child(self, name: str) -> Any:
         """The layer that holds what torch calls `name`."""
-        return self.get_submodule(_part(name))
+        return self._modules[_part(name)]
 
     # ---- the packed weights, under torch's names too
 

@@ -251,7 +251,7 @@ class SparseLSTM(SparseRecurrent):
             return super()._run(functions, x, suffix, h, c, sizes, reverse, batch_first)
         assert c is not None
         ih, hh, hr = (
-            partial(self._times, functions[0], f"weight_{part}{suffix}") for part in _parts(self)
+            partial(self._times, functions[0], f"{part}{suffix}") for part in _parts(self)
         )
         return projected_steps(ih(x), hh, hr, h, c, sizes, reverse, batch_first)
 
