@@ -24,7 +24,7 @@ from sparseinfer.convert.review import review
 from sparseinfer.convert.scan import Layer, brief, scan
 from sparseinfer.convert.state import random_state_kept
 from sparseinfer.formats.packed import check_format
-from sparseinfer.layers.projections import Projection
+from sparseinfer.layers.projections import called
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.progress import Bar
 from sparseinfer.timing.clock import Clock
@@ -284,7 +284,7 @@ def _leave_what_is_read(model: nn.Module, layers: Sequence[Layer]) -> None:
         _log.warning("did not look for weights that the model's code reads: %s", brief(error))
         return
     for layer in layers:
-        owner = layer.module.owner if isinstance(layer.module, Projection) else layer.module
+        owner = called(layer.module)
         if owner in found and not layer.blocked:
             layer.blocked = (
                 f"{found[owner]} reads its weight, which a sparse layer would unpack every time; "

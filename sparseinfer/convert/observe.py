@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from sparseinfer.convert.scan import evaluating
 from sparseinfer.convert.state import Changes, State, random_state_kept
 from sparseinfer.convert.tree import reads_children
-from sparseinfer.layers.projections import Projection
+from sparseinfer.layers.projections import Projection, called
 from sparseinfer.switches import switching
 
 __all__ = [
@@ -97,8 +97,7 @@ def observe(model: nn.Module, layers: Sequence[nn.Module], example_inputs: Any) 
             if isinstance(x, Tensor) and not x.is_nested:
                 inputs[layer][Input(tuple(x.shape), x.stride(), x.dtype)] += 1
 
-        called = layer.owner if isinstance(layer, Projection) else layer
-        return called.register_forward_pre_hook(note, with_kwargs=True)
+        return called(layer).register_forward_pre_hook(note, with_kwargs=True)
 
     changes = run_on(model, examples, [watch(layer) for layer in layers])
     return Observation(inputs, len(examples), changes)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sparseinfer.layers.dense import effective, owned_parameters
 
-__all__ = ["Projection", "attends_another", "projections"]
+__all__ = ["Projection", "attends_another", "called", "projections"]
 
 _ARGUMENTS = {"k_proj": (1, "key"), "v_proj": (2, "value")}
 """The argument of the attention that a projection reads; the others read the query."""
@@ -98,6 +98,17 @@ def projections(attention: nn.MultiheadAttention, separate: bool) -> list[Projec
     learns = _learn([*read, *owned_parameters(out, "bias")])
     found.append(Projection(attention, "out_proj", separate, weight, bias, read, learns))
     return found
+
+
+def called(layer: nn.Module) -> nn.Module:
+    """The module of the model that is called where `layer` computes: a projection's attention.
+
+    Example:
+        >>> attention = nn.MultiheadAttention(8, 2)
+        >>> called(projections(attention, separate=False)[0]) is attention
+        True
+    """
+    return layer.owner if isinstance(layer, Projection) else layer
 
 
 def attends_another(attention: nn.Module, parents: Iterable[nn.Module]) -> bool:
