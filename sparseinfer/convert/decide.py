@@ -26,8 +26,10 @@ from sparseinfer.kernels.dispatch import prepare
 from sparseinfer.layers.dense import by_outputs
 from sparseinfer.layers.kinds import kind_named
 from sparseinfer.ops.run_linear import NARROW
+from sparseinfer.timing import cost
 from sparseinfer.timing.clock import BUSY
 from sparseinfer.timing.device_time import Rotation, Timer, cache_bytes, copies_for
+from sparseinfer.timing.machine import HOST
 from sparseinfer.timing.measure import CONFIDENCE, Comparison, weigh
 from sparseinfer.timing.rates import CONTENDERS
 from sparseinfer.timing.tuning import Tuner
@@ -57,8 +59,9 @@ class Decider:
     `channels_last` compares with the dense layer in that memory format. `layers` is how many there
     are to decide, which share what time there is until `until` (of the tuner's clock). `generates`
     tells that the model will be called with one token at a time, whatever its example inputs.
-    `value_type` is that of the panel format's values. `timers` time the layers of each device;
-    None, or none: Python's clock. `sides` are the dense sides of what was compared.
+    `value_type` is that of the panel format's values. `target` is the machine that will run what is
+    packed; for another than the host, `observation` is None. `timers` time the layers of each
+    device; None, or none: Python's clock. `sides` are the dense sides of what was compared.
     """
 
     min_speedup: float
@@ -70,6 +73,7 @@ class Decider:
     until: float = math.inf
     generates: bool = False
     value_type: str = "float32"
+    target: str = HOST
     timers: Mapping[torch.device, Timer | None] = field(default_factory=dict)
     sides: list[Side] = field(default_factory=list)
 
@@ -104,6 +108,8 @@ class Decider:
         for name in self.formats or names:
             fewest = 0 if self.generates else min(met, default=0)
             params = pack_params(layer, name, fewest, self._value_type(layer))
+            if self.target != HOST:
+                params["target"] = self.target
             candidate, sparse = _pack(layer, dense, name, params, met)
             result.candidates.append(candidate)
             if sparse is None:
@@ -194,6 +200,11 @@ class Decider:
         elif platform(layer.device) != "cpu":
             candidate.reason = (
                 f"there is no cost model for {layer.device.type}: pass example_inputs"
+            )
+        elif not cost.has_rates(self.target):
+            candidate.reason = (
+                f"there is no cost model for {self.target}: convert on such a machine with "
+                "example_inputs, or here with min_speedup=0"
             )
         elif candidate.format in CONTENDERS and layer.dtype is torch.float32:
             self._model(layer, candidate, result)
@@ -329,8 +340,9 @@ class Decider:
 
     def _model(self, layer: Layer, candidate: Candidate, result: LayerReport) -> None:
         guess = kind_named(layer.kind).worst_estimate(
-            layer.rows, layer.columns, layer.density, self.tuner.threads, candidate.format
-        )
+            layer.rows, layer.columns, layer.density, self.tuner.threads, candidate.format,
+            self.target,
+        )  # fmt: skip
         candidate.dense_ms, candidate.sparse_ms = guess.dense_ms, guess.sparse_ms
         candidate.speedup = guess.speedup
         if guess.speedup < self.min_speedup:

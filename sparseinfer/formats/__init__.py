@@ -5,18 +5,15 @@ written down byte by byte in `csrc/formats`.
 """
 
 from sparseinfer.formats.bsr_on_device import BLOCKS
+from sparseinfer.formats.memory import check_buffer, host_bytes, is_own
 from sparseinfer.formats.packed import (
     BY_SHAPE,
     FEW_TOKENS,
     FORMATS,
     MANY_TOKENS,
     TARGETS,
-    as_array,
-    check_buffer,
     check_format,
-    host_bytes,
     info,
-    is_own,
     kblock_for,
     pack,
     unpack,
@@ -31,7 +28,6 @@ __all__ = [
     "MANY_TOKENS",
     "TARGETS",
     "Pattern",
-    "as_array",
     "check_buffer",
     "check_format",
     "detect_pattern",

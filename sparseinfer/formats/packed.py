@@ -6,16 +6,16 @@ written down byte by byte in `csrc/formats`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from sparseinfer import native
 from sparseinfer.formats.bsr_on_device import BLOCKS, bsr_blob
+from sparseinfer.formats.handles import peek
 from sparseinfer.formats.on_device import csr_blob, nm_blob
 from sparseinfer.formats.patterns import Pattern, detect_pattern
 from sparseinfer.formats.torch_sparse import densified
@@ -27,12 +27,9 @@ __all__ = [
     "MANY_TOKENS",
     "TARGETS",
     "Pattern",
-    "as_array",
     "check_format",
     "detect_pattern",
-    "host_bytes",
     "info",
-    "is_own",
     "kblock_for",
     "pack",
     "unpack",
@@ -40,8 +37,6 @@ __all__ = [
 
 # Everything that computes comes by here; the doctor asks the machine and goes on.
 check_isa()
-
-_ALIGNMENT = 64
 
 _ON_DEVICE: dict[str, Callable[..., Tensor]] = {
     "csr": csr_blob,
@@ -172,11 +167,11 @@ def unpack(packed: Tensor) -> Tensor:
         >>> torch.equal(unpack(pack(torch.eye(8))), torch.eye(8))
         True
     """
-    return torch.from_numpy(native.unpack(as_array(host_bytes(packed)))).to(packed.device)
+    return peek(packed).unpack(packed)
 
 
 def info(packed: Tensor) -> dict[str, Any]:
-    """Validate a packed buffer and describe it.
+    """Describe a packed buffer, which is validated unless it is as it was when it last was.
 
     The keys are `format`, `shape`, `groups`, `nnz`, `nbytes`, `value_type`, `m`, `k`, `params` and
     `sections` (byte offsets).
@@ -188,81 +183,4 @@ def info(packed: Tensor) -> dict[str, Any]:
         >>> info(pack(torch.eye(8)))["shape"]
         (8, 8)
     """
-    return native.info(as_array(host_bytes(packed)))
-
-
-def host_bytes(packed: Tensor) -> Tensor:
-    """The buffer as the native library reads it: itself, or a copy that is contiguous, in the
-    host's memory, aligned (safetensors places tensors at any address) and of this process alone.
-
-    What is validated has to stay as it is: a file that is mapped, shared memory and an array of
-    numpy's change with their owner, and torch counts no write.
-
-    Raises:
-        ValueError: `packed` is not a 1-dimensional uint8 tensor, or its memory was released.
-
-    Example:
-        >>> host_bytes(torch.zeros(4, dtype=torch.uint8)[::2]).stride()
-        (1,)
-    """
-    check_buffer(packed)
-    # What the transforms of torch.func make of a tensor has no memory.
-    with temporarily_clear_interpreter_stack():
-        memory = packed.detach().cpu().contiguous()
-        if memory.data_ptr() % _ALIGNMENT or not is_own(memory):
-            memory = torch.empty(memory.numel(), dtype=torch.uint8, device="cpu").copy_(memory)
-        return memory
-
-
-def as_array(memory: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The bytes of a buffer of `host_bytes` for the native library.
-
-    `Tensor.numpy()` marks the memory as shared, see `is_own`.
-
-    Example:
-        >>> as_array(torch.ones(2, dtype=torch.uint8))
-        array([1, 1], dtype=uint8)
-    """
-    return np.asarray(_Bytes(memory))
-
-
-class _Bytes:
-    """What an array is made of; the array holds it, and it the memory."""
-
-    def __init__(self, memory: Tensor) -> None:
-        self.memory = memory
-        self.__array_interface__ = {
-            "data": (memory.data_ptr(), True), "shape": (memory.numel(),), "typestr": "|u1",
-            "version": 3,
-        }  # fmt: skip
-
-
-def is_own(tensor: Tensor) -> bool:
-    """Whether torch allocated the memory of a tensor on the host, for this process alone.
-
-    Example:
-        >>> is_own(torch.zeros(4)), is_own(torch.frombuffer(bytearray(4), dtype=torch.uint8))
-        (True, False)
-    """
-    storage = tensor.untyped_storage()
-    return storage.resizable() and not storage.is_shared()
-
-
-def check_buffer(packed: Tensor) -> None:
-    """Raise ValueError unless `packed` is a 1-dimensional uint8 tensor with its memory behind it.
-
-    Example:
-        >>> check_buffer(torch.zeros(4, dtype=torch.uint8))
-    """
-    if packed.dtype is not torch.uint8 or packed.dim() != 1:
-        raise ValueError(
-            f"expected a packed weight as a 1-dimensional uint8 tensor, got {packed.dim()} "
-            f"dimensions of {packed.dtype}; try sparseinfer.pack(weight)"
-        )
-    if packed.numel() and packed.device.type != "meta":
-        last = packed.storage_offset() + (packed.numel() - 1) * packed.stride(0)
-        if packed.untyped_storage().nbytes() <= last:
-            raise ValueError(
-                f"expected a packed weight of {packed.numel()} bytes, got one whose storage was "
-                "released; try converting the layer again"
-            )
+    return copy.deepcopy(peek(packed).info)

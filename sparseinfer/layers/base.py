@@ -14,7 +14,7 @@ from sparseinfer.formats.stand_in import PackedWeight
 from sparseinfer.kernels.activations import activation_module, check_choice
 from sparseinfer.layers.adapters import computes_weight
 from sparseinfer.layers.dense import by_outputs, computed_weight, effective
-from sparseinfer.layers.loading import own_copy, packed_as, take_packed
+from sparseinfer.layers.loading import check_type, own_copy, packed_as, take_packed
 from sparseinfer.layers.reads import READS_TO_WARN, called_by_a_module, warn_of_reads
 
 __all__ = ["THREADS_OF_TORCH", "SparseLayer"]
@@ -260,7 +260,7 @@ class SparseLayer(nn.Module):
             >>> SparseLinear.from_dense(nn.Linear(8, 4)).dense_weight().shape
             torch.Size([4, 8])
         """
-        return self._restored(formats.unpack(self.packed))
+        return self._restored(self.handle.unpack(self.packed))
 
     def to_dense(self) -> nn.Module:
         """The torch layer that computes the same, followed by the activation where there is one.
@@ -309,8 +309,8 @@ class SparseLayer(nn.Module):
             return False
 
     def _shape_error(self, packed: Tensor) -> str | None:
-        found = formats.info(packed)
-        shape, groups = tuple(found["shape"]), found["groups"]
+        handle = open_packed(packed)
+        shape, groups = handle.shape, handle.weights.groups
         if shape == self.packed_shape and groups == self.groups:
             return None
         return (
@@ -366,7 +366,9 @@ class SparseLayer(nn.Module):
         packed in the format that the layer has.
         """
         entries, key = dict(state_dict), f"{prefix}packed"
-        missing = take_packed(self, entries, prefix, error_msgs)
+        before, at = self._buffers["packed"], len(error_msgs)
+        source, refused = take_packed(self, entries, prefix)
+        missing = [key] if refused else []
         if key in entries:
             # The copy that follows needs a buffer of the same length.
             self._buffers["packed"] = torch.empty_like(entries[key], device=self.packed.device)
@@ -376,13 +378,18 @@ class SparseLayer(nn.Module):
         )
         missing_keys += [name for name in found_missing if name not in missing]
         self._own_packed()
+        if key in entries:
+            try:
+                # The layer's own copy is what is validated, so that the kernels need not do it.
+                self._check_packed(self.packed if self._is_real() else entries[key])
+            except (TypeError, ValueError) as invalid:
+                refused = str(invalid)
+                self._buffers["packed"] = before
+        if refused:
+            error_msgs.insert(at, f"While loading {prefix}{source}: {refused}")
 
     def _check_packed(self, packed: Any) -> None:
-        if not isinstance(packed, Tensor):
-            raise TypeError(
-                f"expected a packed weight as a uint8 tensor, got {type(packed).__name__}; try the "
-                "state_dict of a converted model"
-            )
+        check_type(packed)
         error = self._shape_error(packed)
         if error is not None:
             raise ValueError(error)

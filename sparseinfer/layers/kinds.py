@@ -20,6 +20,7 @@ from sparseinfer.layers.projections import Projection, projections
 from sparseinfer.layers.recurrent import SparseGRU, SparseLSTM, SparseRNN
 from sparseinfer.layers.transposed import SparseConvTranspose1d, SparseConvTranspose2d
 from sparseinfer.timing import cost
+from sparseinfer.timing.machine import HOST
 
 __all__ = ["KINDS", "Kind", "kind_named", "kind_of", "kind_of_sparse", "packed_layers"]
 
@@ -106,14 +107,18 @@ class Kind:
         return any(f"{prefix}{stored[weight]}" in names for weight in self.weights(module))
 
     def worst_estimate(
-        self, M: int, K: int, density: float, threads: int = 1, format: str = "panel"
-    ) -> cost.Estimate:
+        self, M: int, K: int, density: float, threads: int = 1, format: str = "panel",
+        target: str = HOST,
+    ) -> cost.Estimate:  # fmt: skip
         """The least favourable estimate of the cost model over `assumed_n`.
 
         Steps leave little to divide, so that they have to gain on one thread too.
+
+        Raises:
+            ValueError: see `sparseinfer.timing.cost.estimate`.
         """
         counts = (1, threads) if self.steps else (threads,)
-        return cost.worst_estimate(self.name, M, K, density, self.assumed_n, counts, format)
+        return cost.worst_estimate(self.name, M, K, density, self.assumed_n, counts, format, target)
 
 
 KINDS: tuple[Kind, ...] = (

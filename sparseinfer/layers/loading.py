@@ -13,31 +13,30 @@ from sparseinfer.layers.dense import take_masked
 if TYPE_CHECKING:
     from sparseinfer.layers.base import SparseLayer
 
-__all__ = ["own_copy", "packed_as", "take_packed"]
+__all__ = ["check_type", "own_copy", "packed_as", "take_packed"]
 
 _OPTIONS = {"panel": ("kblock",), "csr": (), "nm": ("n", "m"), "bsr": ("block",)}
 """The parameters of `formats.pack` that a packed buffer tells."""
 
 
-def take_packed(
-    layer: SparseLayer, entries: dict[str, Any], prefix: str, errors: list[str]
-) -> list[str]:
-    """Leave in `entries` the packed weight of `layer`, checked, or packed from a dense one.
+def take_packed(layer: SparseLayer, entries: dict[str, Any], prefix: str) -> tuple[str, str]:
+    """Leave in `entries` a packed weight for `layer`, the one there or packed from a dense one.
 
-    Without one that fits the reason is added to `errors`; returns the names that are missing then.
+    Returns which of the two it comes from, `packed` or `weight`, and why it is refused: it is taken
+    out then. A packed one is yet to be validated.
 
     Example:
         >>> from sparseinfer import SparseLinear
         >>> entries = {"weight": torch.ones(2, 3)}
-        >>> take_packed(SparseLinear(3, 2), entries, "", []), list(entries)
-        ([], ['packed'])
+        >>> take_packed(SparseLinear(3, 2), entries, ""), list(entries)
+        (('weight', ''), ['packed'])
     """
     key, source = f"{prefix}packed", "packed"
     try:
         if key in entries:
-            entries[key] = own_copy(entries[key])  # first: what was validated stays as it was
-            layer._check_packed(entries[key])
-            return []
+            entries[key] = own_copy(entries[key])  # first: what is validated stays as it is
+            check_type(entries[key])
+            return source, ""
         for name in ("weight", "bias"):
             masked = take_masked(entries, prefix, name)
             if masked is not None:
@@ -46,10 +45,27 @@ def take_packed(
             source = "weight"
             entries[key] = packed_as(layer, layer._loaded(entries.pop(f"{prefix}weight")))
     except (TypeError, ValueError) as invalid:
-        errors.append(f"While loading {prefix}{source}: {invalid}")
         entries.pop(key, None)
-        return [key]
-    return []
+        return source, str(invalid)
+    return source, ""
+
+
+def check_type(packed: Any) -> None:
+    """Refuse what is no packed weight by its type alone.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: it is no buffer of bytes, see `formats.check_buffer`.
+
+    Example:
+        >>> check_type(torch.zeros(64, dtype=torch.uint8))
+    """
+    if not isinstance(packed, Tensor):
+        raise TypeError(
+            f"expected a packed weight as a uint8 tensor, got {type(packed).__name__}; try the "
+            "state_dict of a converted model"
+        )
+    formats.check_buffer(packed)
 
 
 def packed_as(layer: SparseLayer, weight: Any) -> Tensor:

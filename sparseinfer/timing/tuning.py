@@ -299,6 +299,7 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
         >>> sorted(describe_machine())[:3]
         ['caches', 'cpu', 'features']
     """
+    target = machine.target_facts(machine.HOST)
     found: dict[str, Any] = {
         "processor": platform.machine(),
         "cpu": machine.cpu_model(),
@@ -306,6 +307,7 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
         "caches": machine.cache_sizes(),
         "isa": machine.selected_isa(),
         "kernels": native.source_hash(),
+        "target": {fact: target[fact] for fact in ("name", "features", "l1", "l2")},
         "threads_backend": native.threads_backend(),
         "sparseinfer": native.version(),
         "torch": torch.__version__,
