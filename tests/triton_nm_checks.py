@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import sparseinfer.kernels.triton as light
-from sparseinfer.kernels.triton import NmMeta
+from sparseinfer.kernels.triton.nm_planes import NmMeta
 
 DTYPES = ("float32", "float16", "bfloat16")
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

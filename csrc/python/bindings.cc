@@ -269,6 +269,7 @@ py::list format_table() {
       if (name != nullptr) sections.append(name);
     py::dict format;
     format["name"] = info.name;
+    format["id"] = static_cast<int>(info.format);
     format["value_types"] = names_of(info.value_types);
     format["params"] = params;
     format["sections"] = sections;
@@ -329,7 +330,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("source_hash", [] { return si::source_hash; }, "Hash of the sources and the compiler of the kernels.");
   m.def("cpu_features", &cpu_features, "Features of this CPU that kernels may need.");
   m.def("targets", &targets, "The machines that weights are packed for; the first is the host.");
-  m.def("formats", &format_table, "The packed formats: name, value types, parameters, sections.");
+  m.def("formats", &format_table, "The packed formats: name, number, value types, parameters, sections.");
   m.def("isas", &isas, "Instruction sets: name, compiled, supported, reason, features.");
   m.def("rows", &rows, "The kernel registry, best first; a row's index is its id.");
   m.def("select", &select_row, py::arg("format"), py::arg("op"), "Id of the best row that runs here.");

@@ -29,7 +29,7 @@ from sparseinfer.layers.kinds import kind_of_sparse
 
 __all__ = ["Saved", "load_sparse", "load_sparse_into", "save_sparse"]
 
-FORMAT = "sparse-bitmask"
+BITMASK_FORMAT = "sparse-bitmask"
 KEYS_SINCE = "0.9.0"
 """The first version of compressed-tensors with the keys that are written."""
 
@@ -136,7 +136,7 @@ def save_sparse(
     full["quantization_config"] = {
         **reader,
         "sparsity_config": {
-            "format": FORMAT,
+            "format": BITMASK_FORMAT,
             "global_sparsity": zeros / max(1, elements),
             "sparsity_structure": "unstructured",
             "targets": [name.rpartition(".")[0] for name in saved.compressed],

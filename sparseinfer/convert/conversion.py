@@ -23,7 +23,7 @@ from sparseinfer.convert.report import DENSE, LayerReport, Report, describe_spar
 from sparseinfer.convert.review import review
 from sparseinfer.convert.scan import Layer, brief, scan
 from sparseinfer.convert.state import random_state_kept
-from sparseinfer.formats.packed import check_format
+from sparseinfer.formats.table import check_format
 from sparseinfer.layers.projections import called
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.progress import Bar

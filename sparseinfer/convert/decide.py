@@ -22,7 +22,7 @@ from sparseinfer.convert.replace import Replacement
 from sparseinfer.convert.report import Candidate, LayerReport, describe
 from sparseinfer.convert.scan import Layer, brief
 from sparseinfer.kernels import registry
-from sparseinfer.kernels.dispatch import prepare
+from sparseinfer.kernels.dispatch import kept_bytes, search_algorithm, shared_params
 from sparseinfer.layers.dense import by_outputs
 from sparseinfer.layers.kinds import kind_named
 from sparseinfer.ops.run_linear import NARROW
@@ -44,7 +44,7 @@ OVERHEAD_BUDGET_S = 0.1
 MOST_INPUTS = 4
 """Distinct inputs of a layer that are measured: those with the most elements over all calls."""
 
-MANY_TOKENS = 256
+COMPUTE_BOUND = 256
 """N from which on a GPU's arithmetic, and no longer the weight's memory, takes the time."""
 
 SHORT_CALL_MS = 0.1
@@ -380,12 +380,11 @@ def _pack(
 ) -> tuple[Candidate, Replacement | None]:
     kind = kind_named(layer.kind)
     try:
-        pattern = params if name == "nm" else {}
         on_cpu = platform(layer.device) == "cpu"
         # The CPU kernels compute in float32; inputs and outputs have the layer's type.
         dtype = torch.float32 if on_cpu else layer.dtype
         problem = registry.Problem(
-            kind.op, name, layer.device, dtype, groups=layer.groups, **pattern
+            kind.op, name, layer.device, dtype, groups=layer.groups, **shared_params(params)
         )
         registry.select(problem)
         if layer.dtype is not dtype:
@@ -395,7 +394,9 @@ def _pack(
             sparse.to(layer.dtype)
         if platform(layer.device) == "cuda":
             for tokens in sorted(met):
-                prepare(sparse.packed, "linear", layer.dtype, tokens, sparse.bias is not None)
+                search_algorithm(
+                    sparse.packed, "linear", layer.dtype, tokens, sparse.bias is not None
+                )
     except (MemoryError, RuntimeError, TypeError, ValueError) as refusal:
         said = str(refusal).splitlines() or [type(refusal).__name__]
         return Candidate(name, reason=said[0]), None
@@ -417,31 +418,19 @@ def _rotated(name: str, layer: nn.Module, x: torch.Tensor) -> Rotation:
 
 def _memory_choice(layer: Layer, candidate: Candidate, tokens: Sequence[int]) -> str:
     """What a layer that stays dense could have been packed for; empty where it is not smaller."""
-    packed = (candidate.packed_bytes or 0) + _beside(
-        layer, candidate.format, max(tokens, default=0)
+    packed = (candidate.packed_bytes or 0) + kept_bytes(
+        candidate.format, layer.numel, layer.nnz, layer.dtype, max(tokens, default=0)
     )
     share = packed / (layer.numel * layer.dtype.itemsize)
     if not 0 < share < 1:
         return ""
     dense = ""
-    if tokens and max(tokens) >= MANY_TOKENS:
+    if tokens and max(tokens) >= COMPUTE_BOUND:
         dense = f"; at N = {max(tokens)} dense tensor cores are hard to beat"
     return (
         f"{dense}; as {candidate.format} it would take {share:.0%} of the memory: "
         f"formats={[candidate.format]!r} with min_speedup=0 converts it for that"
     )
-
-
-def _beside(layer: Layer, format: str, tokens: int) -> int:
-    """Bytes that a GPU's kernels make of a packed weight at their first calls, and keep."""
-    if format == "csr":  # narrow columns, and values in the type of x
-        return layer.nnz * (2 + layer.dtype.itemsize)
-    if format != "nm":
-        return 0
-    made = layer.numel // 8  # a nibble a group
-    if tokens >= MANY_TOKENS and layer.dtype is not torch.float32:  # cuSPARSELt's own form
-        made += layer.numel * layer.dtype.itemsize * 9 // 16
-    return made
 
 
 def _autocast_types(device: torch.device) -> tuple[torch.dtype, ...]:

@@ -7,30 +7,20 @@ written down byte by byte in `csrc/formats`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparseinfer import native
-from sparseinfer.formats.bsr_on_device import BLOCKS, bsr_blob
 from sparseinfer.formats.handles import peek
-from sparseinfer.formats.on_device import csr_blob, nm_blob
-from sparseinfer.formats.patterns import Pattern, detect_pattern
+from sparseinfer.formats.table import format_named
 from sparseinfer.formats.torch_sparse import densified
 from sparseinfer.timing.machine import check_isa
 
 __all__ = [
-    "BLOCKS",
-    "FORMATS",
-    "MANY_TOKENS",
     "TARGETS",
-    "Pattern",
-    "check_format",
-    "detect_pattern",
     "info",
-    "kblock_for",
     "pack",
     "unpack",
 ]
@@ -38,50 +28,8 @@ __all__ = [
 # Everything that computes comes by here; the doctor asks the machine and goes on.
 check_isa()
 
-_ON_DEVICE: dict[str, Callable[..., Tensor]] = {
-    "csr": csr_blob,
-    "nm": nm_blob,
-    "bsr": bsr_blob,
-}
-"""Formats that a weight on another device than the CPU is packed in there."""
-
-FORMATS: tuple[str, ...] = tuple(format["name"] for format in native.formats())
-"""Names of the packed formats."""
-
 TARGETS: tuple[str, ...] = tuple(target["name"] for target in native.targets())
 """Names of the machines that a weight can be packed for; `"host"` is this one."""
-
-
-FEW_TOKENS = 32
-"""So many tokens at most are computed by kernels that read a weight in one go."""
-
-MANY_TOKENS = -2
-"""The `kblock` of a linear layer that is called with more than 32 tokens, and never with fewer."""
-
-BY_SHAPE = -1
-"""The `kblock` that suits calls of any size."""
-
-
-def kblock_for(fewest_tokens: int) -> int:
-    """The `kblock` to pack a linear layer with whose calls bring at least so many tokens.
-
-    Example:
-        >>> kblock_for(1), kblock_for(128)
-        (-1, -2)
-    """
-    return MANY_TOKENS if fewest_tokens > FEW_TOKENS else BY_SHAPE
-
-
-def check_format(name: str) -> None:
-    """Raise ValueError, with the known names, unless `name` is a packed format.
-
-    Example:
-        >>> check_format("panel")
-    """
-    if name not in FORMATS:
-        raise ValueError(
-            f"expected a format of {', '.join(FORMATS)}, got {name!r}; try format='panel'"
-        )
 
 
 def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) -> Tensor:
@@ -116,21 +64,19 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
         >>> packed.dtype, info(packed)["nnz"]
         (torch.uint8, 8)
     """
-    check_format(format)
-    if format == "bsr" and weight.layout is torch.sparse_bsr:
-        params["block"] = _block_of(weight, params.get("block"))
+    row = format_named(format)
+    params = row.adopted(weight, params)
     weight = densified(weight)
-    if format == "csr" and weight.dtype in (torch.float16, torch.bfloat16):
-        weight = weight.float()
-    if format in ("nm", "bsr") and weight.dtype in (torch.float16, torch.bfloat16):
-        params.setdefault("value_type", str(weight.dtype).removeprefix("torch."))
+    if weight.dtype in (torch.float16, torch.bfloat16) and row.narrow != "refused":
+        if row.narrow == "kept":
+            params.setdefault("value_type", str(weight.dtype).removeprefix("torch."))
         weight = weight.float()
     if weight.dtype is not torch.float32:
         raise TypeError(f"expected a float32 weight, got {weight.dtype}; try weight.float()")
-    if format in _ON_DEVICE and weight.device.type != "cpu":
+    if row.on_device is not None and weight.device.type != "cpu":
         _check_target(params.pop("target", None))
         with torch.inference_mode(False), torch.no_grad():
-            return _ON_DEVICE[format](weight.detach(), groups, **params)
+            return row.on_device(weight.detach(), groups, **params)
     dense = weight.detach().cpu().contiguous().numpy()
     blob = torch.from_numpy(native.pack(format, dense, groups, **params))
     # A copy made by torch starts on a 64-byte boundary, so the kernels read it in place; and it is
@@ -144,17 +90,6 @@ def _check_target(name: str | None) -> None:
     matters to the formats that a device packs."""
     if name is not None and name not in TARGETS:
         raise ValueError(f"expected a target of {', '.join(TARGETS)}, got {name!r}")
-
-
-def _block_of(weight: Tensor, asked: int | None) -> int:
-    """The edge of a BSR tensor's blocks, which is to be that of the packed ones."""
-    height, width = weight.values().shape[-2:]
-    if height != width or height not in BLOCKS or (asked is not None and asked != height):
-        raise ValueError(
-            f"expected square blocks of {asked or '16, 32, 64 or 128'} in the BSR weight, got "
-            f"{height}x{width}; try weight.to_dense(), or to_sparse_bsr(64) of it"
-        )
-    return int(height)
 
 
 def unpack(packed: Tensor) -> Tensor:

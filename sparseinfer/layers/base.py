@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sparseinfer import formats, ops
 from sparseinfer.formats.handles import Handle, open_packed
 from sparseinfer.formats.stand_in import PackedWeight
+from sparseinfer.formats.table import format_named
 from sparseinfer.kernels.activations import activation_module, check_choice
 from sparseinfer.layers.adapters import computes_weight
 from sparseinfer.layers.dense import by_outputs, computed_weight, effective
@@ -280,8 +281,8 @@ class SparseLayer(nn.Module):
 
     def _value_type(self) -> torch.dtype:
         """The type of the weight: that of the packed values where the kernels compute in it."""
-        # panel and csr compute in float32 whatever the type of the layer.
-        if self._is_valid() and self.format in ("nm", "bsr"):
+        # The other formats compute in float32 whatever the type of the layer.
+        if self._is_valid() and format_named(self.format).narrow == "kept":
             return self.handle.dtype
         return self._typed
 

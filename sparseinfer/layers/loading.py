@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 
 from sparseinfer import formats
+from sparseinfer.formats.table import format_named
 from sparseinfer.layers.dense import take_masked
 
 if TYPE_CHECKING:
     from sparseinfer.layers.base import SparseLayer
 
 __all__ = ["check_type", "own_copy", "packed_as", "take_packed"]
-
-_OPTIONS = {"panel": ("kblock",), "csr": (), "nm": ("n", "m"), "bsr": ("block",)}
-"""The parameters of `formats.pack` that a packed buffer tells."""
 
 
 def take_packed(layer: SparseLayer, entries: dict[str, Any], prefix: str) -> tuple[str, str]:
@@ -93,8 +91,9 @@ def packed_as(layer: SparseLayer, weight: Any) -> Tensor:
     if layer._is_valid():
         info = layer.handle.info
         format, dtype = layer.format, getattr(torch, info["value_type"])
-        params = {name: info["params"][name] for name in _OPTIONS[format]}
-        if format == "panel":  # which rounds by itself
+        row = format_named(format)
+        params = {name: info["params"][name] for name in row.options}
+        if row.narrow == "refused":  # the packer rounds float32
             dtype, params["value_type"] = torch.float32, info["value_type"]
     with torch.no_grad():
         arranged = layer._arranged(layer, weight.to(dtype))
