@@ -10,13 +10,16 @@ from torch import Tensor, nn
 
 from sparseinfer.convert.observe import Example, list_examples, run_on
 from sparseinfer.convert.scan import brief, scan
-from sparseinfer.layers.projections import Projection
+from sparseinfer.layers.kinds import KINDS
+from sparseinfer.layers.projections import Projection, called
 from sparseinfer.quantize.activations import ActivationScale
 from sparseinfer.quantize.observers import Observer, observer
 
 __all__ = ["QUANTIZED_KINDS", "Calibration", "LayerInputs", "calibrate", "watch_inputs"]
 
-QUANTIZED_KINDS = ("linear", "conv1d", "conv2d")
+QUANTIZED_KINDS = frozenset(
+    kind.name for kind in KINDS if getattr(kind.sparse, "takes_int8", False) and not kind.parts
+)
 """Kinds of layers (`sparseinfer.layers.kinds`) that multiply by int8 weights."""
 
 SAMPLE_ELEMENTS = 1 << 18
@@ -144,8 +147,7 @@ class _Watch:
         self.sample: Tensor | None = None
 
     def register(self) -> Any:
-        called = self.layer.owner if isinstance(self.layer, Projection) else self.layer
-        return called.register_forward_pre_hook(self._note, with_kwargs=True)
+        return called(self.layer).register_forward_pre_hook(self._note, with_kwargs=True)
 
     def _note(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if isinstance(self.layer, Projection):

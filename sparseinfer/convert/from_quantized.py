@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparseinfer.convert.calibrate import QUANTIZED_KINDS
 from sparseinfer.convert.observe import list_examples, run_on
 from sparseinfer.layers.base import SparseLayer
-from sparseinfer.layers.dense import build_dense
-from sparseinfer.layers.kinds import kind_of
+from sparseinfer.layers.kinds import kind_named
 from sparseinfer.layers.quantized import is_quantized
 from sparseinfer.quantize.activations import ActivationScale
 from sparseinfer.quantize.weights import QuantizedWeight
@@ -89,9 +89,8 @@ def sparse_of_quantized(layer: nn.Module, scale: ActivationScale | None) -> Spar
     weight = int8_weight(own.weight())
     bias = own.bias() if callable(own.bias) else own.bias
     bias = None if bias is None else bias.detach().float()
-    dense = build_dense(layer, weight.dequantize(), bias)
-    kind = kind_of(dense)
-    assert kind is not None
+    kind = kind_named(next(_kinds(layer)))
+    dense = kind.rebuild(layer, weight.dequantize(), {} if bias is None else {"bias": bias})
     activation = "relu" if "ReLU" in type(layer).__name__ else "none"
     sparse: Any = kind.sparse
     found: SparseLayer = sparse.from_dense(
@@ -154,14 +153,15 @@ def _scales(
 
 
 def _has_weight(module: nn.Module) -> bool:
-    return is_quantized(module) and any(_plain_names(module))
+    return is_quantized(module) and any(_kinds(module))
 
 
-def _plain_names(module: nn.Module) -> Iterator[bool]:
-    """Whether a quantised layer is one of the kinds that have int8 kernels, by its class."""
+def _kinds(module: nn.Module) -> Iterator[str]:
+    """The kind of a quantised layer, by its class, where that has int8 kernels."""
     for cls in type(module).__mro__:
-        if cls.__module__.startswith("torch.ao.nn.quantized"):
-            yield cls.__name__ in ("Linear", "Conv1d", "Conv2d")
+        name = cls.__name__.lower()
+        if cls.__module__.startswith("torch.ao.nn.quantized") and name in QUANTIZED_KINDS:
+            yield name
 
 
 def _is_dynamic(module: nn.Module) -> bool:

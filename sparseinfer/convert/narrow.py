@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 from sparseinfer.convert.calibrate import QUANTIZED_KINDS, Calibration, LayerInputs, calibrate
 from sparseinfer.convert.candidates import pack_params
 from sparseinfer.convert.dense_int8 import dense_int8
+from sparseinfer.convert.layer_report import DENSE, Candidate, LayerReport
 from sparseinfer.convert.replace import Replacement
-from sparseinfer.convert.report import DENSE, Candidate, LayerReport
 from sparseinfer.convert.scan import Layer, brief
 from sparseinfer.layers.kinds import kind_named
 from sparseinfer.quantize.activations import ActivationScale
@@ -92,16 +91,13 @@ def narrow_for(
     `calibration` is data as `calibrate` takes it, what that returned, or None.
 
     Raises:
-        ValueError: the calibration is none for this scheme or this model, or see `calibrate`;
-            `min_sqnr` is NaN.
+        ValueError: the calibration is none for this scheme or this model, or see `calibrate`.
         TypeError: see `calibrate`.
 
     Example:
         >>> narrow_for(nn.Linear(2, 2), [], Scheme("float32", "float32"), None, None) is None
         True
     """
-    if math.isnan(min_sqnr):
-        raise ValueError("expected min_sqnr in decibels, got nan; try min_sqnr=20")
     if not scheme.quantizes:
         if calibration is not None:
             raise ValueError(
