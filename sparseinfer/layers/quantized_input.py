@@ -12,7 +12,9 @@ from sparseinfer.quantize.activations import ActivationScale
 __all__ = ["NAMES", "QuantizedInput"]
 
 NAMES = ("input_scale", "input_zero_point")
-"""Buffers, a float32 and an int32 without dimensions; None where there is no calibrated scale."""
+"""Buffers, a float32 and an int32 without dimensions, of a layer that has a calibrated scale.
+
+Without one there are none: torch.export counts a buffer that is None as one that has a value."""
 
 
 class QuantizedInput(nn.Module):
@@ -25,11 +27,6 @@ class QuantizedInput(nn.Module):
         (tensor(3, dtype=torch.int32), ActivationScale(scale=0.5, zero_point=3))
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        for name in NAMES:
-            self.register_buffer(name, None)
-
     @property
     def activation_scale(self) -> ActivationScale | None:
         """The scale and zero point of the input; None where they are found at every call."""
@@ -41,13 +38,15 @@ class QuantizedInput(nn.Module):
     def set_activation_scale(self, scale: ActivationScale | None) -> None:
         """Round the input by this scale from now on; None: by its own range, at every call."""
         if scale is None:
-            values: tuple[Tensor | None, Tensor | None] = (None, None)
-        else:
-            values = (
-                torch.tensor(scale.scale, dtype=torch.float32, device="cpu"),
-                torch.tensor(scale.zero_point, dtype=torch.int32, device="cpu"),
-            )
-        self._buffers.update(zip(NAMES, values, strict=True))
+            for name in NAMES:
+                self._buffers.pop(name, None)
+            return
+        values = (
+            torch.tensor(scale.scale, dtype=torch.float32, device="cpu"),
+            torch.tensor(scale.zero_point, dtype=torch.int32, device="cpu"),
+        )
+        for name, value in zip(NAMES, values, strict=True):
+            self.register_buffer(name, value)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         # A move to a narrower type would round the scale, which the integers depend on.
