@@ -79,11 +79,16 @@ struct Bytes512 {
     const Floats t = _mm512_max_ps(_mm512_mul_ps(v, _mm512_set1_ps(to.inverse)), _mm512_set1_ps(to.low));
     return _mm512_cvtps_epi32(_mm512_min_ps(t, _mm512_set1_ps(to.high)));
   }
-  // Bytes of four vectors, lane by lane: of each lane L dwords of v[0], v[1], v[2], v[3].
+  // Likewise where pack_bytes saturates it from below: of what is too small, and of a NaN, it is the least int32.
+  static SI_INLINE Int round_below(Floats v, const ToByte& to) {
+    const Floats t = _mm512_mul_ps(v, _mm512_set1_ps(to.inverse));
+    return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_set1_ps(to.high), t));
+  }
+  // Bytes of four vectors, lane by lane: of each lane L dwords of v[0], v[1], v[2], v[3]. Saturates.
   static SI_INLINE Int pack_bytes(const Int (&v)[4], int32_t zero_point) {
     const Int zero = _mm512_set1_epi16(static_cast<short>(zero_point));
-    return _mm512_packus_epi16(_mm512_add_epi16(_mm512_packs_epi32(v[0], v[1]), zero),
-                               _mm512_add_epi16(_mm512_packs_epi32(v[2], v[3]), zero));
+    return _mm512_packus_epi16(_mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), zero),
+                               _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), zero));
   }
   // The same bytes vector by vector.
   static SI_INLINE Int natural_bytes(Int packed) { return transpose_dwords_4x4(packed); }
@@ -133,10 +138,14 @@ struct Bytes256 {
     const Floats t = _mm256_max_ps(_mm256_mul_ps(v, _mm256_set1_ps(to.inverse)), _mm256_set1_ps(to.low));
     return _mm256_cvtps_epi32(_mm256_min_ps(t, _mm256_set1_ps(to.high)));
   }
+  static SI_INLINE Int round_below(Floats v, const ToByte& to) {
+    const Floats t = _mm256_mul_ps(v, _mm256_set1_ps(to.inverse));
+    return _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(to.high), t));
+  }
   static SI_INLINE Int pack_bytes(const Int (&v)[4], int32_t zero_point) {
     const Int zero = _mm256_set1_epi16(static_cast<short>(zero_point));
-    return _mm256_packus_epi16(_mm256_add_epi16(_mm256_packs_epi32(v[0], v[1]), zero),
-                               _mm256_add_epi16(_mm256_packs_epi32(v[2], v[3]), zero));
+    return _mm256_packus_epi16(_mm256_adds_epi16(_mm256_packs_epi32(v[0], v[1]), zero),
+                               _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[3]), zero));
   }
   static SI_INLINE void store_narrow(uint8_t* p, Int a, int32_t zero_point) {
     const Int shifted = _mm256_add_epi32(a, _mm256_set1_epi32(zero_point));
@@ -169,7 +178,7 @@ SI_INLINE __mmask16 first_16(int64_t n) {
 }
 
 // 16 columns from k on of 4 tokens, as bytes: lane l has columns k + 4 l to k + 4 l + 3 of each token in turn. Tokens
-// at or past `tokens` and columns past `columns` read nothing.
+// at or past `valid` and columns past k1 read nothing. The rules of x saturate from below.
 SI_INLINE __m512i four_tokens(const BytePack& job, int64_t n, int64_t k) {
   const __mmask16 columns = first_16(job.k1 - k);
   if (!job.floats) {
@@ -182,22 +191,36 @@ SI_INLINE __m512i four_tokens(const BytePack& job, int64_t n, int64_t k) {
     return transpose_dwords_4x4(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
   }
   const auto* x = static_cast<const float*>(job.x) + n * job.ldx + k;
+  const auto rule = [&](int i) -> const ToByte& { return job.to[job.to_each && n + i < job.valid ? n + i : 0]; };
   const auto token = [&](int i) {
-    const bool valid = n + i < job.valid;
-    const ToByte& to = job.to[job.to_each && valid ? n + i : 0];
-    const __m512 v = _mm512_maskz_loadu_ps(valid ? columns : static_cast<__mmask16>(0), x + i * job.ldx);
-    return _mm512_add_epi32(Bytes512::round_to_byte(v, to), _mm512_set1_epi32(to.zero_point));
+    const __mmask16 some = n + i < job.valid ? columns : static_cast<__mmask16>(0);
+    return Bytes512::round_below(_mm512_maskz_loadu_ps(some, x + i * job.ldx), rule(i));
   };
-  return _mm512_packus_epi16(_mm512_packs_epi32(token(0), token(1)), _mm512_packs_epi32(token(2), token(3)));
+  // Each has a half of every lane.
+  const auto two_tokens = [&](int i) {
+    const auto zeros = [&](int at) { return 0x0001000100010001 * static_cast<int64_t>(rule(at).zero_point); };
+    const __m512i zero = _mm512_broadcast_i32x4(_mm_set_epi64x(zeros(i + 1), zeros(i)));
+    return _mm512_adds_epi16(_mm512_packs_epi32(token(i), token(i + 1)), zero);
+  };
+  return _mm512_packus_epi16(two_tokens(0), two_tokens(2));
 }
 
-// Rows of 16 bytes, lane l of v[i] at 4 l + i, of which `rows` are there.
-SI_INLINE void store_rows(const __m512i (&v)[4], int64_t rows, uint8_t* dst, int64_t pitch, __mmask16 bytes) {
+SI_INLINE void store_16(uint8_t* p, __m128i a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a); }
+
+// Rows of 16 bytes, lane l of v[i] at row 4 l + i, of which `rows` are there, and of each `bytes`.
+SI_INLINE void store_rows(const __m512i (&v)[4], int64_t rows, uint8_t* dst, int64_t pitch, int64_t bytes) {
+  const __mmask16 some = first_16(bytes);
   SI_UNROLL for (int i = 0; i < 4; ++i) {
     const __m128i lanes[4] = {_mm512_castsi512_si128(v[i]), _mm512_extracti32x4_epi32(v[i], 1),
                               _mm512_extracti32x4_epi32(v[i], 2), _mm512_extracti32x4_epi32(v[i], 3)};
     SI_UNROLL for (int l = 0; l < 4; ++l) {
-      if (4 * l + i < rows) _mm_mask_storeu_epi8(dst + (4 * l + i) * pitch, bytes, lanes[l]);
+      if (4 * l + i >= rows) continue;
+      uint8_t* const to = dst + (4 * l + i) * pitch;
+      // A store of some bytes takes many times as long.
+      if (bytes >= 16)
+        store_16(to, lanes[l]);
+      else
+        _mm_mask_storeu_epi8(to, some, lanes[l]);
     }
   }
 }
@@ -210,7 +233,7 @@ inline void pack_tokens(const BytePack& job) {
       if (job.g == 1) {
         SI_UNROLL for (int i = 0; i < 4; ++i) v[i] = transpose_bytes_4x4(v[i]);
         transpose_in_lanes(v);
-        store_rows(v, job.k1 - k, job.tile + k * job.width + n, job.width, 0xffff);
+        store_rows(v, job.k1 - k, job.tile + k * job.width + n, job.width, 16);
       } else {
         transpose_lanes(v);
         const int64_t groups = (job.k1 - k + 3) / 4;
@@ -231,16 +254,23 @@ SI_INLINE __m512i row_of_tokens(const BytePack& job, int64_t k) {
   const auto* x = static_cast<const float*>(job.x) + k * job.ldx;
   __m512i v[4];
   SI_UNROLL for (int i = 0; i < 4; ++i) v[i] =
-      Bytes512::round_to_byte(_mm512_maskz_loadu_ps(first_16(job.valid - 16 * i), x + 16 * i), *job.to);
+      Bytes512::round_below(_mm512_maskz_loadu_ps(first_16(job.valid - 16 * i), x + 16 * i), *job.to);
   return Bytes512::natural_bytes(Bytes512::pack_bytes(v, job.to->zero_point));
 }
 
 inline void pack_channels(const BytePack& job) {
   const int64_t width = job.width;
-  const auto some = static_cast<__mmask64>(width == 64 ? ~uint64_t{0} : (uint64_t{1} << width) - 1);
   if (job.g == 1) {
-    for (int64_t k = job.k0; k < job.k1; ++k)
-      _mm512_mask_storeu_epi8(job.tile + k * width, some, row_of_tokens(job, k));
+    for (int64_t k = job.k0; k < job.k1; ++k) {
+      const __m512i row = row_of_tokens(job, k);
+      uint8_t* const to = job.tile + k * width;
+      if (width == 64)
+        _mm512_storeu_si512(to, row);
+      else if (width == 32)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_castsi512_si256(row));
+      else
+        store_16(to, _mm512_castsi512_si128(row));
+    }
     return;
   }
   for (int64_t k = job.k0; k < job.k1; k += 4) {
@@ -281,16 +311,15 @@ inline void transpose_bytes_out_512(const uint8_t* src, int64_t pitch, int64_t r
       __m512i v[4];
       SI_UNROLL for (int i = 0; i < 4; ++i) v[i] = transpose_bytes_4x4(four_tokens(job, m + 4 * i, n));
       transpose_in_lanes(v);
-      store_rows(v, columns - n, dst + n * ld + m, ld, first_16(rows - m));
+      store_rows(v, columns - n, dst + n * ld + m, ld, rows - m);
     }
 }
 
 inline void quantize_512(const float* src, int64_t count, const ToByte& to, uint8_t* dst) {
-  for (int64_t i = 0; i < count; i += 16) {
-    const __mmask16 some = first_16(count - i);
-    const __m512i v = Bytes512::round_to_byte(_mm512_maskz_loadu_ps(some, src + i), to);
-    _mm_mask_storeu_epi8(dst + i, some, _mm512_cvtepi32_epi8(_mm512_add_epi32(v, _mm512_set1_epi32(to.zero_point))));
-  }
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16)
+    Bytes512::store_narrow(dst + i, Bytes512::round_to_byte(_mm512_loadu_ps(src + i), to), to.zero_point);
+  for (; i < count; ++i) dst[i] = quantize(src[i], to);
 }
 
 }  // namespace

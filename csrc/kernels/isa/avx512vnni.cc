@@ -16,7 +16,7 @@ struct Vnni256 : Bytes256 {
 
 // Sixteen columns: four rows of 16 bytes are one vector, and two shuffles interleave them.
 struct Quartets16 {
-  static constexpr int kVectors = 1, kIndices = 4, kSets = 2;
+  static constexpr int kVectors = 1, kIndices = 4, kSets = 2, kRowBytes = 16;
   static constexpr bool kNatural = true;
   template <class Map>
   static SI_INLINE void load(__m512i (&x)[1], const uint16_t* index, const Map& map) {

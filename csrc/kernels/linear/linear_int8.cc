@@ -99,7 +99,7 @@ struct LinearInt8 {
     float scales[kMostByteWidth] = {};
     int32_t zero_points[kMostByteWidth] = {};
     ByteJob job{};
-    job.x = {x, width * source.g(), nullptr};
+    job.x = x;
     job.out = output();
     if (each()) {
       for (int64_t n = 0; n < valid; ++n) {

@@ -15,6 +15,9 @@ struct ToByte {
   int32_t zero_point;
 };
 
+// Whether a byte's own least value is the only lower bound: then saturation will do.
+SI_INLINE bool saturates(const ToByte& to) { return to.low == static_cast<float>(-to.zero_point); }
+
 SI_INLINE uint8_t quantize(float v, const ToByte& to) {
   float t = v * to.inverse;
   t = t > to.low ? t : to.low;
@@ -25,12 +28,6 @@ SI_INLINE uint8_t quantize(float v, const ToByte& to) {
 constexpr int64_t kByteWidths[] = {16, 32, 64};
 constexpr int kByteWidthCount = 3;
 constexpr int64_t kMostByteWidth = 64;
-
-struct ByteX {
-  const uint8_t* base;
-  int64_t pitch;        // bytes from index to index; used when taps is null
-  const int32_t* taps;  // byte offsets by index, or null
-};
 
 // y = clamp(fma(sum - zero point * row sum, scale of the row * scale of x, bias), low, high), as it is or as a byte.
 struct ByteOutput {
@@ -49,7 +46,8 @@ struct ByteOutput {
 };
 
 struct ByteJob {
-  ByteX x;
+  const uint8_t* x;     // as packed
+  const int32_t* taps;  // by index: bytes from x to its row; null: rows follow one another
   int64_t first, last;  // panels
   ByteOutput out;
 };

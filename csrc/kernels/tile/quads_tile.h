@@ -23,23 +23,22 @@
 namespace si {
 namespace {
 
-struct BytePitchMap {
+// Rows of a packed tile: kBytes is what a unit's index stands for.
+template <int kBytes>
+struct PackedMap {
   const uint8_t* base;
-  int64_t pitch;
-  explicit BytePitchMap(const ByteX& x) : base(x.base), pitch(x.pitch) {}
-  SI_INLINE const uint8_t* operator()(uint16_t i) const { return base + i * pitch; }
+  SI_INLINE const uint8_t* operator()(uint16_t i) const { return base + int64_t{i} * kBytes; }
 };
 
 struct ByteTapMap {
   const uint8_t* base;
   const int32_t* taps;
-  explicit ByteTapMap(const ByteX& x) : base(x.base), taps(x.taps) {}
   SI_INLINE const uint8_t* operator()(uint16_t i) const { return base + taps[i]; }
 };
 
 template <class V>
 struct Quartets {
-  static constexpr int kVectors = 4, kIndices = 4, kSets = 1;
+  static constexpr int kVectors = 4, kIndices = 4, kSets = 1, kRowBytes = V::kBytes;
   static constexpr bool kNatural = false;
   template <class Map>
   static SI_INLINE void load(typename V::Int (&x)[4], const uint16_t* index, const Map& map) {
@@ -52,7 +51,7 @@ struct Quartets {
 // Narrow tiles wait for their own additions: units go to two sets of accumulators in turn.
 template <class V, int NV>
 struct Groups {
-  static constexpr int kVectors = NV, kIndices = 1, kSets = NV == 1 ? 2 : 1;
+  static constexpr int kVectors = NV, kIndices = 1, kSets = NV == 1 ? 2 : 1, kRowBytes = NV * V::kBytes;
   static constexpr bool kNatural = true;
   template <class Map>
   static SI_INLINE void load(typename V::Int (&x)[NV], const uint16_t* index, const Map& map) {
@@ -110,8 +109,11 @@ SI_INLINE void quads_store(typename V::Int (&sum)[Load::kVectors], const PanelVi
   const auto scale = V::broadcast(weight_scale * out.x_scale);
   if constexpr (NV == 4) {
     if (out.bytes != nullptr && out.x_scales == nullptr) {
-      SI_UNROLL for (int j = 0; j < NV; ++j) sum[j] =
-          V::round_to_byte(V::fma(V::to_float(sum[j]), scale, bias), out.to);
+      const bool below = saturates(out.to);
+      SI_UNROLL for (int j = 0; j < NV; ++j) {
+        const auto v = V::fma(V::to_float(sum[j]), scale, bias);
+        sum[j] = below ? V::round_below(v, out.to) : V::round_to_byte(v, out.to);
+      }
       const auto bytes = V::pack_bytes(sum, out.to.zero_point);
       if constexpr (Load::kNatural)
         V::store(out.bytes + at, V::natural_bytes(bytes));
@@ -138,9 +140,11 @@ SI_INLINE void quads_store(typename V::Int (&sum)[Load::kVectors], const PanelVi
 }
 
 template <class V, class Load, class Map>
-void quads_tile_map(const PanelView& view, const ByteJob& job) {
+void quads_tile_map(const PanelView& given_view, const ByteJob& given_job, const Map map) {
   constexpr int NV = Load::kVectors;
-  const Map map(job.x);
+  // Copies: a store of bytes may change whatever else is in memory, so that it would be read again.
+  const PanelView view = given_view;
+  const ByteJob job = given_job;
   const ByteOutput& out = job.out;
   const int32_t zero_point = out.x_scales == nullptr ? out.x_zero_point : 0;
   for (int64_t panel = job.first; panel < job.last; ++panel) {
@@ -178,10 +182,10 @@ void quads_tile_map(const PanelView& view, const ByteJob& job) {
 
 template <class V, class Load>
 void quads_tile_load(const PanelView& view, const ByteJob& job) {
-  if (job.x.taps != nullptr)
-    quads_tile_map<V, Load, ByteTapMap>(view, job);
+  if (job.taps != nullptr)
+    quads_tile_map<V, Load>(view, job, ByteTapMap{job.x, job.taps});
   else
-    quads_tile_map<V, Load, BytePitchMap>(view, job);
+    quads_tile_map<V, Load>(view, job, PackedMap<Load::kRowBytes>{job.x});
 }
 
 // VOne, VFour: the vectors and the loads of a width at g = 1 and at g = 4.
