@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,11 +12,12 @@ from torch import nn
 
 from sparseinfer.convert.closes_over import held_layers
 from sparseinfer.convert.decide import Decider
-from sparseinfer.convert.guarantee import BASELINES, Guarantee
+from sparseinfer.convert.guarantee import Guarantee
 from sparseinfer.convert.layer_report import DENSE, LayerReport, describe_sparse
 from sparseinfer.convert.model_report import Report, store
 from sparseinfer.convert.narrow import MIN_SQNR_DB, narrow_for
 from sparseinfer.convert.observe import Example, list_examples, observe, separate_attentions
+from sparseinfer.convert.options import Options
 from sparseinfer.convert.platform import Platform
 from sparseinfer.convert.pretrained import keep_pretrained
 from sparseinfer.convert.proof import check_copy, unproven
@@ -27,12 +26,11 @@ from sparseinfer.convert.replace import Replacement, replace
 from sparseinfer.convert.review import review
 from sparseinfer.convert.scan import Layer, brief, scan
 from sparseinfer.convert.state import random_state_kept
-from sparseinfer.formats.table import check_format
 from sparseinfer.layers.projections import called
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.progress import Bar
 from sparseinfer.quantize.fake import has_fake_quant
-from sparseinfer.quantize.scheme import Scheme, renamed_value_type, scheme_for
+from sparseinfer.quantize.scheme import renamed_value_type
 from sparseinfer.timing.machine import HOST, target_facts
 from sparseinfer.timing.measure import torch_threads
 from sparseinfer.timing.tuning import Cache, Tuner, cache_folder
@@ -43,68 +41,6 @@ _log = logging.getLogger("sparseinfer.convert")
 
 LAYERS_SHARE = 0.6
 """Of the time to measure; the rest is for the whole model."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """The arguments of `convert_to_sparse`, checked.
-
-    Raises:
-        ValueError: see there.
-    """
-
-    example_inputs: Any = None
-    min_speedup: float = 1.05
-    formats: str | Sequence[str] | None = None
-    inplace: bool = False
-    threads: int | None = None
-    progress: bool | None = None
-    baseline: str = "eager"
-    verify: bool = True
-    budget_s: float = 60.0
-    cache: bool | str | os.PathLike[str] = True
-    weights: str = "float32"
-    activations: str | None = None
-    calibration: Any = None
-    min_sqnr: float = MIN_SQNR_DB
-    evaluate: Callable[[nn.Module], float] | None = None
-    target: str = HOST
-
-    @property
-    def scheme(self) -> Scheme:
-        """The types of weights and activations."""
-        return scheme_for(self.weights, self.activations)
-
-    @property
-    def names(self) -> Sequence[str] | None:
-        """The formats to try; None: those that suit."""
-        return (self.formats,) if isinstance(self.formats, str) else self.formats
-
-    def __post_init__(self) -> None:
-        if not self.min_speedup >= 0:
-            raise ValueError(
-                f"expected min_speedup >= 0, got {self.min_speedup}; try min_speedup=1.05"
-            )
-        for name in self.names or ():
-            check_format(name)
-        if self.baseline not in BASELINES:
-            raise ValueError(
-                f"expected a baseline of {', '.join(BASELINES)}, got {self.baseline!r}; "
-                "try baseline='eager'"
-            )
-        if self.scheme.quantizes and math.isnan(self.min_sqnr):
-            raise ValueError("expected min_sqnr in decibels, got nan; try min_sqnr=20")
-        if not self.budget_s > 0:
-            raise ValueError(
-                f"expected budget_s > 0, got {self.budget_s}; try verify=False to measure less"
-            )
-        target_facts(self.target)
-        if self.target != HOST and self.example_inputs is not None:
-            raise ValueError(
-                f"expected no example_inputs for target={self.target!r}, got some: nothing of "
-                "another machine can be measured here; try them on that machine, or the cost model "
-                "without them"
-            )
 
 
 def convert_to_sparse(

@@ -41,8 +41,6 @@ class SparseLayer(QuantizedInput):
     """
 
     dense_type: ClassVar[type[nn.Module]]
-    takes_int8: ClassVar[bool] = False
-    """Whether there are kernels for an int8 weight of this class."""
     packed: Tensor
     bias: nn.Parameter | None
     _reads = 0
@@ -123,23 +121,8 @@ class SparseLayer(QuantizedInput):
             if sparse.bias is not None and bias is not None:
                 sparse.bias.data = bias.clone()
             sparse.computed_by = computes_weight(module)
-            sparse._round_input(input_scale)
+            sparse.round_input(input_scale)
         return sparse.train(module.training)
-
-    def _round_input(self, scale: ActivationScale | None) -> None:
-        """Take the scale of the input over, after checks that the weight and the kernels fit."""
-        narrow = self.handle.info["value_type"] == "int8"
-        if narrow and not self.takes_int8:
-            raise ValueError(
-                f"expected weights='float32' or 'bfloat16' for {type(self).__name__}, got 'int8', "
-                "which it has no kernel for; try weights='float32'"
-            )
-        if scale is not None and not narrow:
-            raise ValueError(
-                "expected an input_scale for int8 weights alone, got one for "
-                f"{self.handle.info['value_type']}; try weights='int8'"
-            )
-        self.set_activation_scale(scale)
 
     @classmethod
     def _like(

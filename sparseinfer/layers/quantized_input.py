@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,29 @@ class QuantizedInput(nn.Module):
         >>> layer.state_dict()["input_zero_point"], layer.activation_scale
         (tensor(3, dtype=torch.int32), ActivationScale(scale=0.5, zero_point=3))
     """
+
+    takes_int8: ClassVar[bool] = False
+    """Whether there are kernels for an int8 weight of this class."""
+    handle: Any
+
+    def round_input(self, scale: ActivationScale | None) -> None:
+        """Take the scale of the input over, after checks that the weight and the kernels fit.
+
+        Raises:
+            ValueError: the class has no kernel for int8 weights, or the weight is no int8 one.
+        """
+        narrow = self.handle.info["value_type"] == "int8"
+        if narrow and not self.takes_int8:
+            raise ValueError(
+                f"expected weights='float32' or 'bfloat16' for {type(self).__name__}, got 'int8', "
+                "which it has no kernel for; try weights='float32'"
+            )
+        if scale is not None and not narrow:
+            raise ValueError(
+                "expected an input_scale for int8 weights alone, got one for "
+                f"{self.handle.info['value_type']}; try weights='int8'"
+            )
+        self.set_activation_scale(scale)
 
     @property
     def activation_scale(self) -> ActivationScale | None:
