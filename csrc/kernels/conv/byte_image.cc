@@ -42,39 +42,44 @@ si_status ByteImage::fill(const ByteKernels& kernels, const void* x, const ToByt
       source[plane * pitch_ + j] =
           padded_source(std::min(p, args_.w - 1 + args_.padding[3]), args_.w, args_.padding_mode);
     }
+  // Those inside the image are one run.
+  struct Inside {
+    int64_t first, count, source;
+  };
+  Buffer<Inside> inside;
+  SI_TRY(inside.allocate(horizontal_.planes));
+  for (int64_t plane = 0; plane < horizontal_.planes; ++plane)
+    for (int64_t j = 0; j < pitch_; ++j) {
+      if (source[plane * pitch_ + j] < 0) continue;
+      if (inside[plane].count++ == 0) inside[plane].first = j, inside[plane].source = source[plane * pitch_ + j];
+    }
   const auto outside = static_cast<int>(args_.quantization->x_zero_point);
-  // With a stride of 1 the columns inside the image are one run.
-  const bool run = args_.stride[1] == 1 && args_.padding_mode == SI_PAD_ZEROS;
-  const int64_t before = std::min(args_.padding[2], pitch_), within = std::min(args_.w, pitch_ - before);
-  for (int64_t channel = first; channel < last; ++channel)
+  const bool plain = args_.stride[1] <= 2 && args_.padding_mode == SI_PAD_ZEROS;
+  for (int64_t channel = first; channel < last; ++channel) {
+    uint8_t* const all = out + channel * channel_;
+    if (plain) std::memset(all, outside, static_cast<size_t>(channel_));
     for (int64_t plane = 0; plane < vertical_.planes; ++plane)
       for (int64_t j = 0; j < rows_; ++j) {
         const int64_t p = (first_row_ + j) * args_.stride[0] + vertical_.phase(plane) - args_.padding[0];
         const int64_t r = padded_source(std::min(p, args_.h - 1 + args_.padding[1]), args_.h, args_.padding_mode);
-        uint8_t* dst = out + channel * channel_ + plane * horizontal_.planes * plane_ + j * pitch_;
-        if (r < 0) {
-          for (int64_t side = 0; side < horizontal_.planes; ++side)
-            std::memset(dst + side * plane_, outside, static_cast<size_t>(pitch_));
-          continue;
-        }
+        uint8_t* dst = all + plane * horizontal_.planes * plane_ + j * pitch_;
         const int64_t at = (channel * args_.h + r) * args_.w;
         const uint8_t* from = row;
-        if (args_.x_type == SI_U8)
+        if (r >= 0 && args_.x_type == SI_U8)
           from = static_cast<const uint8_t*>(x) + at;
-        else
+        else if (r >= 0)
           kernels.quantize(static_cast<const float*>(x) + at, args_.w, to, row);
-        if (run) {
-          std::memset(dst, outside, static_cast<size_t>(before));
-          std::memcpy(dst + before, from, static_cast<size_t>(within));
-          std::memset(dst + before + within, outside, static_cast<size_t>(pitch_ - before - within));
-          continue;
+        for (int64_t side = 0; side < horizontal_.planes; ++side, dst += plane_) {
+          const int64_t* const column = source.data() + side * pitch_;
+          if (plain && r >= 0)
+            kernels.copy_rows({from + inside[side].source, 0, dst + inside[side].first, 0, 1, inside[side].count,
+                               args_.stride[1]});
+          if (plain) continue;
+          for (int64_t i = 0; i < pitch_; ++i)
+            dst[i] = r < 0 || column[i] < 0 ? static_cast<uint8_t>(outside) : from[column[i]];
         }
-        for (int64_t side = 0; side < horizontal_.planes; ++side)
-          for (int64_t i = 0; i < pitch_; ++i) {
-            const int64_t c = source[side * pitch_ + i];
-            dst[side * plane_ + i] = c < 0 ? static_cast<uint8_t>(outside) : from[c];
-          }
       }
+  }
   return SI_OK;
 }
 
