@@ -195,9 +195,10 @@ struct ConvInt8 {
   si_status fill(const ByteImage& padded, const void* x, uint8_t* bytes, int threads) const {
     const int64_t channels = geometry.channels, parts = std::min<int64_t>(threads, channels);
     return parallel_for(threads, parts, [&](int64_t part) -> si_status {
-      uint8_t* row = nullptr;
-      SI_TRY(thread_scratch(Scratch::kOutput, args.w, &row));
-      return padded.fill(kernels(), x, x_rule, channels * part / parts, channels * (part + 1) / parts, row, bytes);
+      uint8_t* room = nullptr;
+      SI_TRY(thread_scratch(Scratch::kOutput, padded.room(), &room));
+      padded.fill(kernels(), x, x_rule, channels * part / parts, channels * (part + 1) / parts, room, bytes);
+      return SI_OK;
     });
   }
 
