@@ -56,8 +56,9 @@ def pack(
     weight's own. `activations` is what they will be multiplied with, see
     `sparseinfer.quantize.SCHEMES`. `params` are the format's:
     `kblock` (panel: columns of a K block, 0 for one block, `BY_SHAPE` and `MANY_TOKENS` for a
-    choice; see `kblock_for`), `n` and `m` (nm), `block` (bsr: edge of the square blocks,
-    16, 32, 64 or 128), and for each `target`, one of `TARGETS`: the machine that will run the
+    choice; see `kblock_for`), `g` (int8: 1 for quads of any columns, 4 for blocks of 1x4, 0 for
+    whichever stores fewer), `n` and `m` (nm), `block` (bsr: edge of the square blocks, 16, 32, 64
+    or 128), and for each `target`, one of `TARGETS`: the machine that will run the
     weight, by default `"host"`. Its bytes follow from the target and not from the machine that
     packs (panel: the K blocks of `BY_SHAPE` and `MANY_TOKENS`). Returns a one-dimensional uint8
     tensor: nm, csr and bsr are packed on the weight's device and stay there, panel is on the
@@ -66,10 +67,11 @@ def pack(
     BSR one sets `block`.
 
     Raises:
-        ValueError: the format is unknown, or cannot store this weight (panel: K > 65535; nm: a
-            group of m columns with more than n non-zeros; bsr: a BSR tensor whose blocks are not
-            square, of another size than `block`, or of none that the format has), the target or the
-            type of the values is unknown, or torch cannot read a sparse one.
+        ValueError: the format is unknown, or cannot store this weight (panel: K > 65535, int8:
+            NaN or Inf; nm: a group of m columns with more than n non-zeros; bsr: a BSR tensor whose
+            blocks are not square, of another size than `block`, or of none that the format has),
+            the target or the type of the values is unknown, the scales do not fit the weight, or
+            torch cannot read a sparse one.
         TypeError: the weight has another dtype.
         NotImplementedError: the types are not built yet.
 

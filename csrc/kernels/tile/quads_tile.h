@@ -64,7 +64,7 @@ template <class V, class Load, int P, class Map>
 SI_INLINE void quads_pattern(QuadSums<V, Load>& sums, const uint16_t* index, const Quad* quad, int count,
                              const Map& map) {
   constexpr int NV = Load::kVectors, kRows = pattern_rows(P);
-  const auto unit = [&](int u, const Quad* q, int64_t stride, typename V::Int(&sum)[kPanelRows][NV]) {
+  const auto unit = [&](int u, const Quad* q, int64_t stride, typename V::Int(&sum)[kPanelRows][NV]) SI_INLINE_LAMBDA {
     typename V::Int x[NV];
     Load::load(x, index + u * Load::kIndices, map);
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
@@ -75,7 +75,7 @@ SI_INLINE void quads_pattern(QuadSums<V, Load>& sums, const uint16_t* index, con
     }
   };
   // `size` units from `first` on, whose quads stand row after row, `stride` apart.
-  const auto units = [&](int first, const Quad* q, int size, int64_t stride) {
+  const auto units = [&](int first, const Quad* q, int size, int64_t stride) SI_INLINE_LAMBDA {
     int i = 0;
     for (; i + Load::kSets <= size; i += Load::kSets)
       SI_UNROLL for (int s = 0; s < Load::kSets; ++s) unit(first + i + s, q + i + s, stride, sums.set[s]);
