@@ -1,4 +1,4 @@
-"""One layer through every peer: prepare, check against float64, take turns, and the rows."""
+"""One layer through every peer: prepare, check the result, take turns, and the rows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.cases import ConvCase, Pattern
+from benchmarks.cases import ConvCase
 from benchmarks.peers.catalogue import Peer, Target
+from benchmarks.peers.engines.interface import Array
 from benchmarks.peers.process import PeerError
+from benchmarks.peers.quantized import QuantizedProblem
 from benchmarks.peers.results import NotRun, PeerRow
 from benchmarks.peers.rounds import Asker, Samples, TurnPlan, Turns, take_turns
 from benchmarks.peers.worker import wait_until_quiet
@@ -27,25 +29,68 @@ UNIT_ROUNDOFF = {"float32": 0.0, "bfloat16": 2.0**-9, "float16": 2.0**-11}
 """Unit roundoff of the types that a peer may round to beside float32; 0: none."""
 
 
-def request_of(problem: Problem, target: Target, folder: Path) -> dict[str, Any]:
+AnyProblem = Problem | QuantizedProblem
+
+
+def problem_of(target: Target, sparsity: float) -> AnyProblem:
+    """Return the data of a target at a sparsity."""
+    pattern = target.pattern(sparsity)
+    if target.dtype == "int8":
+        return QuantizedProblem(target.case, pattern, target.io)
+    return Problem(target.case, pattern)
+
+
+def request_of(problem: AnyProblem, target: Target, folder: Path) -> dict[str, Any]:
     """Write the layer's arrays to ``folder`` and return the request that prepares it."""
     assert problem.bias is not None
     for name, tensor in (("weight", problem.weight), ("bias", problem.bias), ("x", problem.x)):
         np.save(folder / f"{name}.npy", tensor.numpy())
     case = problem.case
     stride, padding = (case.stride, case.padding) if isinstance(case, ConvCase) else (1, 0)
-    return {
+    request = {
         "do": "prepare",
         "arrays": str(folder),
         "op": case.op,
         "stride": stride,
         "padding": padding,
         "cold_bytes": COLD_BYTES if target.cold else 0,
+        "io": target.io,
     }
+    if isinstance(problem, QuantizedProblem):
+        scales = vars(problem.quantization).copy()
+        np.save(folder / "weight_scales.npy", scales.pop("weight_scales"))
+        request["quantization"] = scales
+    return request
 
 
-def checked(peer: Peer, asker: Asker, problem: Problem, threads: int, request: dict[str, Any]
-            ) -> dict[str, Any]:  # fmt: skip
+def verified(
+    peer: Peer, problem: AnyProblem, target: Target, precision: str, y: Array
+) -> float | None:
+    """Check a peer's y for the type that it says it computes in; return its error, if int8.
+
+    Raises:
+        PeerError: it computes in another type than was asked for.
+        WrongResultError: y is beyond the bound.
+    """
+    if isinstance(problem, QuantizedProblem):
+        if not precision.startswith("int8"):
+            raise PeerError(f"computes in {precision}")
+        return problem.verify(peer.name, y, precision)
+    unit = UNIT_ROUNDOFF.get(precision)
+    if target.dtype == "bfloat16":
+        expected = precision == "bfloat16"
+    else:
+        expected = unit is not None and (unit > 0) == (peer.role == "narrow")
+    if unit is None or not expected:
+        raise PeerError(f"computes in {precision}")
+    problem.verify(peer.name, torch.from_numpy(y), unit)
+    return None
+
+
+def checked(
+    peer: Peer, asker: Asker, problem: AnyProblem, target: Target, threads: int,
+    request: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     """Let a peer prepare the layer, check its result and its settings, and return its answer.
 
     Raises:
@@ -58,11 +103,8 @@ def checked(peer: Peer, asker: Asker, problem: Problem, threads: int, request: d
     expected = min(threads, peer.most_threads or threads)
     if reply["threads"] != expected:
         raise PeerError(f"expected {expected} threads, got {reply['threads']}")
-    unit = UNIT_ROUNDOFF.get(reply["precision"])
-    if unit is None or (unit > 0) != (peer.role == "narrow"):
-        raise PeerError(f"computes in {reply['precision']}")
-    problem.verify(peer.name, torch.from_numpy(np.load(result, allow_pickle=False)), unit)
-    return reply
+    y = np.load(result, allow_pickle=False)
+    return {**reply, "error": verified(peer, problem, target, reply["precision"], y)}
 
 
 def measure(
@@ -78,20 +120,20 @@ def measure(
 
     Args:
         target: the layer.
-        sparsity: share of its weights that is zero, at random places.
+        sparsity: share of its weights that is zero, in the target's structure.
         threads: threads for every peer.
         peers: who takes part, in the order of the turns.
         worker_of: gives a peer's worker; raises PeerError where there is none.
         plan: how the turns are laid out.
         folder: where arrays are exchanged; what is in it is not overwritten while a peer maps it.
     """
-    problem = Problem(target.case, Pattern(sparsity))
+    problem = problem_of(target, sparsity)
     with tempfile.TemporaryDirectory(dir=folder) as own:
         return _measure(problem, target, threads, peers, worker_of, plan, Path(own))
 
 
 def _measure(
-    problem: Problem, target: Target, threads: int, peers: Sequence[Peer],
+    problem: AnyProblem, target: Target, threads: int, peers: Sequence[Peer],
     worker_of: Callable[[Peer], Asker], plan: TurnPlan, folder: Path,
 ) -> tuple[list[PeerRow], list[NotRun]]:  # fmt: skip
     sparsity = problem.pattern.sparsity
@@ -100,11 +142,11 @@ def _measure(
     replies: dict[str, dict[str, Any]] = {}
     turns: dict[str, Turns] = {}
     reasons: dict[str, str] = {}
-    asked = [peer for peer in peers if target.case.op in peer.ops]
+    asked = [peer for peer in peers if peer.takes(target)]
     for peer in asked:
         try:
             worker = worker_of(peer)
-            replies[peer.name] = reply = checked(peer, worker, problem, threads, request)
+            replies[peer.name] = reply = checked(peer, worker, problem, target, threads, request)
         except (PeerError, WrongResultError) as error:
             reasons[peer.name] = str(error)
             continue
@@ -116,7 +158,8 @@ def _measure(
     reasons |= dropped
     rows = _rows(target, sparsity, threads, problem.nnz, asked, found, replies)
     return rows, [
-        NotRun(target.name, sparsity, threads, name, reason) for name, reason in reasons.items()
+        NotRun(target.name, sparsity, threads, name, reason, target.io, target.structure)
+        for name, reason in reasons.items()
     ]
 
 
@@ -158,6 +201,10 @@ def _rows(
             ours_faster=_faster(samples, found.get(ours)),
             best_faster=_faster(samples, found.get(best)),
             is_best=peer.name == best,
+            dtype=target.dtype,
+            io=target.io,
+            structure=target.structure,
+            error=replies[peer.name]["error"],
         )
         for peer in peers
         if (samples := found.get(peer.name)) is not None
