@@ -58,6 +58,7 @@ PEERS = (
         "scipy.sparse", "benchmarks.peers.engines.scipy_csr", "ScipyCsr", "scipy", "sparse",
         ("linear",), most_threads=1,
     ),
+    Peer("mnn", "benchmarks.peers.engines.mnn_cpu", "Mnn", "mnn", "sparse"),
     Peer(
         "deepsparse", "benchmarks.peers.engines.deepsparse_cpu", "DeepSparse", "deepsparse",
         "sparse",

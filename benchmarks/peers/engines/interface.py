@@ -104,6 +104,14 @@ class Layer:
         return self.quantization
 
     @property
+    def real_weight(self) -> Array:
+        """The weight as float32, of an int8 layer too."""
+        if self.quantization is None:
+            return self.weight
+        rows = (-1, *(1 for _ in self.weight.shape[1:]))
+        return self.weight * self.quantization.weight_scales.reshape(rows)
+
+    @property
     def float_bias(self) -> Array:
         """The bias as float32 [M], of an int8 layer too."""
         if self.quantization is None:

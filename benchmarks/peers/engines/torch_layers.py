@@ -32,7 +32,7 @@ def dense_module(layer: Layer) -> nn.Module:
 
 def _load(module: nn.Module, layer: Layer) -> None:
     module.load_state_dict(
-        {"weight": torch.from_numpy(layer.weight), "bias": torch.from_numpy(layer.bias)}
+        {"weight": torch.from_numpy(layer.real_weight), "bias": torch.from_numpy(layer.float_bias)}
     )
 
 
