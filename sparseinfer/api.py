@@ -3,7 +3,8 @@
 from sparseinfer.checkpoints import load_sparse, load_sparse_into, save_sparse
 from sparseinfer.checkpoints.load_converted import load_converted
 from sparseinfer.convert.conversion import convert_to_sparse
-from sparseinfer.convert.report import LayerReport, Report, report
+from sparseinfer.convert.layer_report import LayerReport
+from sparseinfer.convert.model_report import Report, report
 from sparseinfer.convert.to_dense import to_dense
 from sparseinfer.formats.packed import pack, unpack
 from sparseinfer.kernels.scratch import release_scratch, scratch_bytes

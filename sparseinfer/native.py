@@ -4,7 +4,6 @@ from sparseinfer._C import (
     Weights,
     cpu_features,
     formats,
-    info,
     isas,
     pack,
     release_scratch,
@@ -15,7 +14,6 @@ from sparseinfer._C import (
     source_hash,
     targets,
     threads_backend,
-    unpack,
     version,
 )
 
@@ -23,7 +21,6 @@ __all__ = [
     "Weights",
     "cpu_features",
     "formats",
-    "info",
     "isas",
     "pack",
     "release_scratch",
@@ -34,6 +31,5 @@ __all__ = [
     "source_hash",
     "targets",
     "threads_backend",
-    "unpack",
     "version",
 ]

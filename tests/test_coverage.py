@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from transformers.pytorch_utils import Conv1D
 
 from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, formats, report
-from sparseinfer.convert.report import LayerReport
+from sparseinfer.convert.layer_report import LayerReport
 from sparseinfer.formats.stand_in import ReadOnly
 from sparseinfer.layers.linear_conv import SparseLayer
 

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from benchmarks.cases import ConvCase
+from benchmarks.layer_data import LayerData, WrongResultError
 from benchmarks.peers.catalogue import Peer, Target
 from benchmarks.peers.engines.interface import Array
 from benchmarks.peers.process import PeerError
-from benchmarks.peers.quantized import QuantizedProblem
+from benchmarks.peers.quantized import QuantizedData
 from benchmarks.peers.results import NotRun, PeerRow
-from benchmarks.peers.rounds import Asker, Samples, TurnPlan, Turns, take_turns
+from benchmarks.peers.turns import Asker, Samples, TurnPlan, Turns, take_turns
 from benchmarks.peers.worker import wait_until_quiet
-from benchmarks.problems import Problem, WrongResultError
-from benchmarks.timing import Quartiles
+from sparseinfer.timing.rounds import Quartiles, Rounds
 
 COLD_BYTES = 128 * 2**20
 """Rotated copies of a weight exceed this, four times the last-level cache of a common server."""
@@ -29,23 +29,23 @@ UNIT_ROUNDOFF = {"float32": 0.0, "bfloat16": 2.0**-9, "float16": 2.0**-11}
 """Unit roundoff of the types that a peer may round to beside float32; 0: none."""
 
 
-AnyProblem = Problem | QuantizedProblem
+AnyData = LayerData | QuantizedData
 
 
-def problem_of(target: Target, sparsity: float) -> AnyProblem:
+def data_of(target: Target, sparsity: float) -> AnyData:
     """Return the data of a target at a sparsity."""
     pattern = target.pattern(sparsity)
     if target.dtype == "int8":
-        return QuantizedProblem(target.case, pattern, target.io)
-    return Problem(target.case, pattern)
+        return QuantizedData(target.case, pattern, target.io)
+    return LayerData(target.case, pattern)
 
 
-def request_of(problem: AnyProblem, target: Target, folder: Path) -> dict[str, Any]:
+def request_of(data: AnyData, target: Target, folder: Path) -> dict[str, Any]:
     """Write the layer's arrays to ``folder`` and return the request that prepares it."""
-    assert problem.bias is not None
-    for name, tensor in (("weight", problem.weight), ("bias", problem.bias), ("x", problem.x)):
+    assert data.bias is not None
+    for name, tensor in (("weight", data.weight), ("bias", data.bias), ("x", data.x)):
         np.save(folder / f"{name}.npy", tensor.numpy())
-    case = problem.case
+    case = data.case
     stride, padding = (case.stride, case.padding) if isinstance(case, ConvCase) else (1, 0)
     request = {
         "do": "prepare",
@@ -56,26 +56,24 @@ def request_of(problem: AnyProblem, target: Target, folder: Path) -> dict[str, A
         "cold_bytes": COLD_BYTES if target.cold else 0,
         "io": target.io,
     }
-    if isinstance(problem, QuantizedProblem):
-        scales = vars(problem.quantization).copy()
+    if isinstance(data, QuantizedData):
+        scales = vars(data.quantization).copy()
         np.save(folder / "weight_scales.npy", scales.pop("weight_scales"))
         request["quantization"] = scales
     return request
 
 
-def verified(
-    peer: Peer, problem: AnyProblem, target: Target, precision: str, y: Array
-) -> float | None:
+def verified(peer: Peer, data: AnyData, target: Target, precision: str, y: Array) -> float | None:
     """Check a peer's y for the type that it says it computes in; return its error, if int8.
 
     Raises:
         PeerError: it computes in another type than was asked for.
         WrongResultError: y is beyond the bound.
     """
-    if isinstance(problem, QuantizedProblem):
+    if isinstance(data, QuantizedData):
         if not precision.startswith("int8"):
             raise PeerError(f"computes in {precision}")
-        return problem.verify(peer.name, y, precision)
+        return data.verify(peer.name, y, precision)
     unit = UNIT_ROUNDOFF.get(precision)
     if target.dtype == "bfloat16":
         expected = precision == "bfloat16"
@@ -83,12 +81,12 @@ def verified(
         expected = unit is not None and (unit > 0) == (peer.role == "narrow")
     if unit is None or not expected:
         raise PeerError(f"computes in {precision}")
-    problem.verify(peer.name, torch.from_numpy(y), unit)
+    data.verify(peer.name, torch.from_numpy(y), unit)
     return None
 
 
 def checked(
-    peer: Peer, asker: Asker, problem: AnyProblem, target: Target, threads: int,
+    peer: Peer, asker: Asker, data: AnyData, target: Target, threads: int,
     request: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Let a peer prepare the layer, check its result and its settings, and return its answer.
@@ -104,7 +102,7 @@ def checked(
     if reply["threads"] != expected:
         raise PeerError(f"expected {expected} threads, got {reply['threads']}")
     y = np.load(result, allow_pickle=False)
-    return {**reply, "error": verified(peer, problem, target, reply["precision"], y)}
+    return {**reply, "error": verified(peer, data, target, reply["precision"], y)}
 
 
 def measure(
@@ -127,17 +125,17 @@ def measure(
         plan: how the turns are laid out.
         folder: where arrays are exchanged; what is in it is not overwritten while a peer maps it.
     """
-    problem = problem_of(target, sparsity)
+    data = data_of(target, sparsity)
     with tempfile.TemporaryDirectory(dir=folder) as own:
-        return _measure(problem, target, threads, peers, worker_of, plan, Path(own))
+        return _measure(data, target, threads, peers, worker_of, plan, Path(own))
 
 
 def _measure(
-    problem: AnyProblem, target: Target, threads: int, peers: Sequence[Peer],
+    data: AnyData, target: Target, threads: int, peers: Sequence[Peer],
     worker_of: Callable[[Peer], Asker], plan: TurnPlan, folder: Path,
 ) -> tuple[list[PeerRow], list[NotRun]]:  # fmt: skip
-    sparsity = problem.pattern.sparsity
-    request = request_of(problem, target, folder)
+    sparsity = data.pattern.sparsity
+    request = request_of(data, target, folder)
     ready: dict[str, Asker] = {}
     replies: dict[str, dict[str, Any]] = {}
     turns: dict[str, Turns] = {}
@@ -146,7 +144,7 @@ def _measure(
     for peer in asked:
         try:
             worker = worker_of(peer)
-            replies[peer.name] = reply = checked(peer, worker, problem, target, threads, request)
+            replies[peer.name] = reply = checked(peer, worker, data, target, threads, request)
         except (PeerError, WrongResultError) as error:
             reasons[peer.name] = str(error)
             continue
@@ -156,21 +154,23 @@ def _measure(
     wait_until_quiet()
     found, dropped = take_turns(ready, turns, threads)
     reasons |= dropped
-    rows = _rows(target, sparsity, threads, problem.nnz, asked, found, replies)
+    rows = _rows(target, sparsity, threads, data.nnz, asked, found, replies)
     return rows, [
         NotRun(target.name, sparsity, threads, name, reason, target.io, target.structure)
         for name, reason in reasons.items()
     ]
 
 
-def _faster(samples: Samples, other: Samples | None) -> Quartiles | None:
-    return None if other is None else Quartiles.of(samples.ratio_to(other))
+def _faster(rounds: Rounds, name: str, other: str) -> Quartiles | None:
+    """How many times faster than a peer the other one is; None where that did not run."""
+    return rounds.speedup(other, over=name) if other in rounds.samples else None
 
 
 def _rows(
     target: Target, sparsity: float, threads: int, nnz: int, peers: Sequence[Peer],
     found: dict[str, Samples], replies: dict[str, dict[str, Any]],
 ) -> list[PeerRow]:  # fmt: skip
+    rounds = Rounds({name: samples.medians for name, samples in found.items()})
     seconds = {name: Quartiles.of(samples.medians) for name, samples in found.items()}
     dense = [peer.name for peer in peers if peer.role == "dense" and peer.name in found]
     best = min(dense, key=lambda name: seconds[name].median, default="")
@@ -198,8 +198,8 @@ def _rows(
             rounds=len(samples.medians),
             seconds=seconds[peer.name],
             minimum=samples.minimum,
-            ours_faster=_faster(samples, found.get(ours)),
-            best_faster=_faster(samples, found.get(best)),
+            ours_faster=_faster(rounds, peer.name, ours),
+            best_faster=_faster(rounds, peer.name, best),
             is_best=peer.name == best,
             dtype=target.dtype,
             io=target.io,

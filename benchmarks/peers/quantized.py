@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.cases import Case, ConvCase, Pattern
+from benchmarks.layer_data import LayerData, WrongResultError
 from benchmarks.peers.engines.interface import (
     DYNAMIC,
     SEVEN_BITS,
@@ -16,7 +17,6 @@ from benchmarks.peers.engines.interface import (
     Quantization,
     seven_bits,
 )
-from benchmarks.problems import Problem, WrongResultError
 
 X_SCALE = np.float32(0.02)
 LINEAR_X_ZERO = 13
@@ -29,10 +29,10 @@ MOST_OFF = 0.01
 """Share of a uint8 y that may lie a step beside the exact result: those at the edge of a step."""
 
 
-class QuantizedProblem:
+class QuantizedData:
     """Data of one int8 layer. Linear: x[N, K] token-major; convolution: x[1, C, H, W].
 
-    The weight is `Problem`'s, symmetric in [-127, 127] by a scale an output row; what is not zero
+    The weight is `LayerData`'s, symmetric in [-127, 127] by a scale an output row; what is not zero
     stays so. x is uint8, or with ``io`` float32 the numbers that uint8 stands for. y is uint8 with
     zero point 0, so that saturation is a ReLU; or float32, whose scale is that of an engine that
     rounds y to uint8 on its way.
@@ -42,7 +42,7 @@ class QuantizedProblem:
         self.case = case
         self.pattern = pattern
         self.io = io
-        base = Problem(case, pattern)
+        base = LayerData(case, pattern)
         assert base.bias is not None
         rows = base.weight.flatten(1)
         largest = rows.abs().amax(1)

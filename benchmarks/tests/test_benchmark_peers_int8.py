@@ -14,6 +14,7 @@ import typer
 from peer_doubles import PLAN
 
 from benchmarks.cases import ConvCase, LinearCase, Pattern
+from benchmarks.layer_data import WrongResultError
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import axes, narrow
 from benchmarks.peers.catalogue import Peer, Target
@@ -22,9 +23,8 @@ from benchmarks.peers.engines.bfloat16 import from_bits, to_bits
 from benchmarks.peers.engines.interface import DYNAMIC, SEVEN_BITS, seven_bits
 from benchmarks.peers.measure import measure
 from benchmarks.peers.process import own_python, worker_command
-from benchmarks.peers.quantized import QuantizedProblem
+from benchmarks.peers.quantized import QuantizedData
 from benchmarks.peers.results import PeerRow
-from benchmarks.problems import WrongResultError
 
 LINEAR = LinearCase(24, 64, 5)
 CONV = ConvCase(8, 16, 6, 3, stride=2)
@@ -54,7 +54,7 @@ def run(
     return {row.peer: row for row in rows}, {item.peer: item.reason for item in not_run}
 
 
-# ---- the problem
+# ---- the data
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -62,59 +62,59 @@ def run(
 def test_zeros_stay_and_nothing_else_becomes_zero(
     case: LinearCase | ConvCase, pattern: Pattern
 ) -> None:
-    problem = QuantizedProblem(case, pattern)
-    assert problem.weight.dtype == torch.int8
-    assert problem.nnz == problem.weight.numel() - round(pattern.sparsity * problem.weight.numel())
-    rows = problem.weight.flatten(1).int().abs().amax(1)
+    data = QuantizedData(case, pattern)
+    assert data.weight.dtype == torch.int8
+    assert data.nnz == data.weight.numel() - round(pattern.sparsity * data.weight.numel())
+    rows = data.weight.flatten(1).int().abs().amax(1)
     assert set(rows.tolist()) <= {0, 127}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_integers_stand_for_the_layer(case: LinearCase | ConvCase) -> None:
     """The exact result is that of a float64 layer of the numbers that the integers stand for."""
-    problem = QuantizedProblem(case, Pattern(0.5), "float32")
-    scales = problem.quantization
-    rows = (-1, *(1 for _ in problem.weight.shape[1:]))
+    data = QuantizedData(case, Pattern(0.5), "float32")
+    scales = data.quantization
+    rows = (-1, *(1 for _ in data.weight.shape[1:]))
     real = torch.from_numpy(scales.weight_scales).double()
-    weight = problem.weight.double() * real.view(rows)
-    bias = problem.bias.double() * real * scales.x_scale
-    x = problem.x.double()
+    weight = data.weight.double() * real.view(rows)
+    bias = data.bias.double() * real * scales.x_scale
+    x = data.x.double()
     if isinstance(case, ConvCase):
         expected = torch.nn.functional.conv2d(x, weight, bias, case.stride, case.padding)
     else:
         expected = torch.nn.functional.linear(x, weight, bias)
-    got = problem.exact("int8") * scales.y_scale
+    got = data.exact("int8") * scales.y_scale
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
-    steps = problem.exact("int8") + scales.y_zero
+    steps = data.exact("int8") + scales.y_zero
     # The scale of y spans what there is.
     assert steps.min() >= -0.5 and steps.max() <= 255.5 and steps.max() - steps.min() > 250
 
 
 @pytest.mark.parametrize("io", narrow.IOS["int8"])
 def test_a_result_may_be_a_step_off_seldom(io: str) -> None:
-    problem = QuantizedProblem(LinearCase(32, 64, 32), Pattern(0.8), io)
-    scales = problem.quantization
-    exact = problem.exact("int8")
+    data = QuantizedData(LinearCase(32, 64, 32), Pattern(0.8), io)
+    scales = data.quantization
+    exact = data.exact("int8")
     if io == "uint8":
         right = exact.round().clamp(0, 255).to(torch.uint8).numpy()
         step: float | int = np.uint8(1)
     else:
         right = (exact * scales.y_scale).float().numpy()
         step = 0.4 * scales.y_scale
-    assert problem.verify("right", right, "int8") <= 1e-4
+    assert data.verify("right", right, "int8") <= 1e-4
     near = right.copy()
     near.flat[np.flatnonzero(right < 200)[:3]] += step
-    assert problem.verify("near", near, "int8") == pytest.approx(1 if io == "uint8" else 0.4, 1e-3)
+    assert data.verify("near", near, "int8") == pytest.approx(1 if io == "uint8" else 0.4, 1e-3)
     far = near.copy()
     far.flat[np.flatnonzero(right < 200)[0]] += step
     for name, wrong in (("far", far), ("short", right[:-1]), ("wide", right.astype(np.float64))):
         with pytest.raises(WrongResultError, match="expected"):
-            problem.verify(name, wrong, "int8")
+            data.verify(name, wrong, "int8")
     if io == "float32":
         missing = right.copy()
         missing[0, 0] = np.nan
         with pytest.raises(WrongResultError):
-            problem.verify("nan", missing, "int8")
+            data.verify("nan", missing, "int8")
 
 
 @pytest.mark.parametrize("value", [-127, -126, -1, 0, 1, 2, 63, 64, 127])

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sparseinfer.convert.model_report import forget
 from sparseinfer.convert.pretrained import forget_pretrained
 from sparseinfer.convert.replace import HOOKS
-from sparseinfer.convert.report import forget
 from sparseinfer.layers.attention import SparseMultiheadAttention
 from sparseinfer.layers.dense import CONV1D_MODULES
 from sparseinfer.layers.linear_conv import SparseLayer, SparseLinear

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from sparseinfer.convert.conversion import convert_to_sparse
+from sparseinfer.convert.model_report import report
 from sparseinfer.convert.observe import observe
-from sparseinfer.convert.report import report
 from sparseinfer.prune.pruner import Pruner
 from sparseinfer.prune.targets import find_targets
 from sparseinfer.switches import switching
