@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from peer_doubles import PLAN
+from peer_doubles import PLAN, made_up_row
 
 from benchmarks.cases import ConvCase, LinearCase, Pattern
 from benchmarks.layer_data import WrongResultError
@@ -22,9 +22,11 @@ from benchmarks.peers.crew import Crew
 from benchmarks.peers.engines.bfloat16 import from_bits, to_bits
 from benchmarks.peers.engines.interface import DYNAMIC, SEVEN_BITS, seven_bits
 from benchmarks.peers.measure import measure
+from benchmarks.peers.plot import curve_of, draw
 from benchmarks.peers.process import own_python, worker_command
 from benchmarks.peers.quantized import QuantizedData
-from benchmarks.peers.results import PeerRow
+from benchmarks.peers.results import PeerResults, PeerRow
+from benchmarks.peers.table import as_markdown
 
 LINEAR = LinearCase(24, 64, 5)
 CONV = ConvCase(8, 16, 6, 3, stride=2)
@@ -254,3 +256,45 @@ def test_every_peer_and_layer_has_a_name_of_its_own() -> None:
     assert [target.case for target in chosen] == [LinearCase(768, 768, 16)]
     with pytest.raises(typer.BadParameter, match=r"got 'scipy\.sparse'"):
         command.parse_peers("scipy.sparse", False, "int8")
+
+
+def test_one_command_from_int8_peers_to_file_tables_and_plot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole run with made-up engines: every axis, the errors, who is wrong and why."""
+    peers = (
+        dataclasses.replace(fake("Exact", "ours"), name="ours"), fake("Exact"), fake("Saturates"),
+        dataclasses.replace(fake("SevenBits", "sparse"), structures=("1x4",)),
+    )  # fmt: skip
+    monkeypatch.setitem(narrow.NARROW, "int8", peers)
+    monkeypatch.setattr(narrow, "TARGETS", (Target(LinearCase(24, 512, 16)),))
+    monkeypatch.setattr(command, "PLAN", PLAN)
+    out = tmp_path / "out.json"
+    command.main(
+        "all", "all", "0,0.5", "1", out, False, False, False, tmp_path, "int8", "all", "all"
+    )
+    results = PeerResults.read(out)
+    assert results.complete and results.settings["ios"] == ["uint8", "float32"]
+    assert results.command.endswith("--dtype int8 --structure all --threads 1 --out out.json")
+    found = [(row.io, row.structure, row.sparsity) for row in results.rows if row.peer == "ours"]
+    measured = [("unstructured", 0.0), ("unstructured", 0.5), ("4x1", 0.5), ("1x4", 0.5)]
+    assert found == [(io, *one) for io in ("uint8", "float32") for one in measured]
+    assert {row.structure for row in results.rows if row.peer == "SevenBits"} == {"1x4"}
+    assert {item.peer for item in results.not_run} == {"Saturates"}
+    text = as_markdown(results)
+    for part in ("Uint8 x and y, unstructured:", "Float32 x and y, 1x4 blocks:"):
+        assert part in text
+    assert "checked against the exact integer result" in text
+    assert "| best dense int8 |" in text and "| worst error |" in text
+    assert "- Saturates (linear 24x512 N=16," in text
+    draw(results, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_curve_is_of_one_structure() -> None:
+    rows = [
+        made_up_row("ours", 1.0, best, structure=structure, sparsity=0.5)
+        for structure, best in (("unstructured", 0.5), ("4x1", 0.25))
+    ]
+    assert curve_of(rows, "ours") == [(0.5, 2.0)]
+    assert curve_of(rows, "ours 4x1") == [(0.5, 4.0)]
