@@ -35,9 +35,8 @@ from benchmarks.layer_data import LayerData
 from benchmarks.machine import describe_commit
 from benchmarks.native import pack
 from benchmarks.suites import COLD_BYTES
-from sparseinfer import SparseConv2d, SparseLinear
 from sparseinfer.files import write_text
-from sparseinfer.layers.dense import build_dense
+from sparseinfer.layers.kinds import kind_named
 from sparseinfer.timing import calibration
 from sparseinfer.timing.machine import cache_sizes, cpu_model, selected_isa, usable_cores
 from sparseinfer.timing.rates import TOKENS, Model
@@ -118,20 +117,20 @@ def points(*, quick: bool = False) -> Iterator[Point]:
 def layers_of(data: LayerData, name: str, copies: int) -> list[nn.Module]:
     """Return copies of the drop-in layer of format ``name``; of torch's where it is dense."""
     case, bias = data.case, data.bias
-    kind: type[nn.Module] = SparseLinear
-    dense_kind: type[nn.Module] = nn.Linear
+    kind = kind_named("linear")
     args: tuple[int, ...] = (case.k, case.m)
     if isinstance(case, ConvCase):
-        kind, dense_kind = SparseConv2d, nn.Conv2d
+        kind = kind_named("conv2d")
         args = (case.c, case.m, case.kernel, case.stride, case.padding)
     if name == "dense":
         with torch.device("meta"):  # where no random number is drawn
-            like = dense_kind(*args)
-        return [build_dense(like, data.weight.clone(), bias).eval() for _ in range(copies)]
+            like = kind.sparse.dense_type(*args)
+        biases = {} if bias is None else {"bias": bias}
+        return [kind.rebuild(like, data.weight.clone(), biases).eval() for _ in range(copies)]
     packed = pack(case, data.pattern, name).blob
     # A sparse weight is smaller: one copy more than as many bytes take.
     copies = 1 if copies == 1 else COLD_BYTES // packed.numel() + 2
-    layers = [kind(*args, packed=packed.clone()) for _ in range(copies)]
+    layers = [kind.sparse(*args, packed=packed.clone()) for _ in range(copies)]
     for layer in layers:
         layer.load_state_dict({"packed": layer.packed, "bias": bias})
     return [layer.eval() for layer in layers]

@@ -9,6 +9,7 @@ from sparseinfer.convert.to_dense import to_dense
 from sparseinfer.formats.packed import pack, unpack
 from sparseinfer.kernels.scratch import release_scratch, scratch_bytes
 from sparseinfer.layers.attention import SparseMultiheadAttention
+from sparseinfer.layers.cells import SparseGRUCell, SparseLSTMCell, SparseRNNCell
 from sparseinfer.layers.linear_conv import SparseConv1d, SparseConv2d, SparseLinear
 from sparseinfer.layers.recurrent import SparseGRU, SparseLSTM, SparseRNN
 from sparseinfer.layers.transposed import SparseConvTranspose1d, SparseConvTranspose2d
@@ -24,10 +25,13 @@ __all__ = [
     "SparseConvTranspose1d",
     "SparseConvTranspose2d",
     "SparseGRU",
+    "SparseGRUCell",
     "SparseLSTM",
+    "SparseLSTMCell",
     "SparseLinear",
     "SparseMultiheadAttention",
     "SparseRNN",
+    "SparseRNNCell",
     "__version__",
     "convert_to_sparse",
     "load_converted",

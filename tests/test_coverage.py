@@ -200,7 +200,7 @@ def test_a_parametrized_layer_without_a_kernel_is_read_as_it_takes_effect() -> N
 
 
 def test_each_pruned_matrix_of_a_cell_is_listed() -> None:
-    model = nn.ModuleDict({"cell": nn.RNNCell(4, 4)})
+    model = nn.ModuleDict({"cell": nn.RNNCellBase(4, 4, bias=True, num_chunks=1)})
     model["cell"].weight_hh.data[0] = 0.0
     assert list(_layers(model)) == ["cell.weight_hh"]
 

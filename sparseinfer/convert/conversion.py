@@ -26,7 +26,7 @@ from sparseinfer.convert.review import review
 from sparseinfer.convert.scan import Layer, brief, scan
 from sparseinfer.convert.state import random_state_kept
 from sparseinfer.formats.table import check_format
-from sparseinfer.layers.projections import Projection
+from sparseinfer.layers.projections import called
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.progress import Bar
 from sparseinfer.timing.machine import HOST, target_facts
@@ -116,14 +116,14 @@ def convert_to_sparse(
     """Replace the pruned linear and convolution layers of a model where sparse ones are faster.
 
     They are `nn.Linear`, `nn.Conv1d`, `nn.Conv2d`, `nn.ConvTranspose1d`, `nn.ConvTranspose2d`,
-    `nn.LSTM`, `nn.GRU`, `nn.RNN` and transformers' `Conv1D`, wherever nested, and the projections
-    of `nn.MultiheadAttention`. With `example_inputs` (a tensor, a tuple of positional arguments, a
-    dict of keyword arguments, or a list of those) each layer is measured against its own dense
-    forward at the input shapes it really meets, and then the whole model against the dense one:
-    layers are taken back until it is not slower. Without example inputs nothing is timed, and the
-    cost model of `sparseinfer.timing.cost` decides. Masks and parametrizations are read as they
-    take effect. Everything else, and every layer that would not get faster, is left alone;
-    `sparseinfer.report` tells why.
+    `nn.LSTM`, `nn.GRU`, `nn.RNN`, their cells and transformers' `Conv1D`, wherever nested, and the
+    projections of `nn.MultiheadAttention`. With `example_inputs` (a tensor, a tuple of positional
+    arguments, a dict of keyword arguments, or a list of those) each layer is measured against its
+    own dense forward at the input shapes it really meets, and then the whole model against the
+    dense one: layers are taken back until it is not slower. Without example inputs nothing is
+    timed, and the cost model of `sparseinfer.timing.cost` decides. Masks and parametrizations are
+    read as they take effect. Everything else, and every layer that would not get faster, is left
+    alone; `sparseinfer.report` tells why.
 
     Args:
         model: the model; layers that are sparse already stay as they are.
@@ -347,7 +347,7 @@ def _leave_what_is_read(model: nn.Module, layers: Sequence[Layer]) -> None:
         _log.warning("did not look for weights that the model's code reads: %s", brief(error))
         return
     for layer in layers:
-        owner = layer.module.owner if isinstance(layer.module, Projection) else layer.module
+        owner = called(layer.module)
         if owner in found and not layer.blocked:
             layer.blocked = (
                 f"{found[owner]} reads its weight, which a sparse layer would unpack every time; "

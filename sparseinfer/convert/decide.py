@@ -24,7 +24,7 @@ from sparseinfer.convert.reasons import memory_choice, overhead_reason
 from sparseinfer.convert.replace import Replacement
 from sparseinfer.convert.scan import Layer, brief
 from sparseinfer.convert.trial import pack_for, rotated
-from sparseinfer.layers.dense import build_dense, by_outputs
+from sparseinfer.layers.dense import by_outputs
 from sparseinfer.layers.kinds import kind_named
 from sparseinfer.ops.run_linear import NARROW
 from sparseinfer.timing import cost
@@ -37,8 +37,6 @@ from sparseinfer.timing.tuning import Tuner
 
 __all__ = ["Decider"]
 
-_OURS = ("cpu", "cuda")
-
 LAYER_BUDGET_S = 0.3
 """Seconds to measure one format of a layer: a ResNet-50 then converts in well under a minute."""
 
@@ -49,15 +47,6 @@ MOST_INPUTS = 4
 
 SHORT_CALL_MS = 0.1
 """Only calls that take less are so short that their overhead can decide."""
-
-_SMALLEST: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "linear": (lambda: nn.Linear(16, 16), (1, 16)),
-    "conv1d": (lambda: nn.Conv1d(16, 16, 1), (1, 16, 1)),
-    "conv2d": (lambda: nn.Conv2d(16, 16, 1), (1, 16, 1, 1)),
-    "convtranspose1d": (lambda: nn.ConvTranspose1d(16, 16, 2, stride=2), (1, 16, 1)),
-    "convtranspose2d": (lambda: nn.ConvTranspose2d(16, 16, 2, stride=2), (1, 16, 1, 1)),
-}
-"""Layers, and inputs of theirs, whose call is nothing but overhead."""
 
 
 @dataclass
@@ -142,7 +131,7 @@ class Decider:
         if layer.blocked:
             return layer.blocked
         kernels = self.platform.kernels_of(layer.device)
-        if kernels not in _OURS:
+        if kernels not in kind_named(layer.kind).devices:
             return f"its weight is on {layer.device.type}, where no kernel runs"
         if kernels == "cpu" and layer.dtype not in (torch.float32, *NARROW):
             return f"its weight is {_name(layer.dtype)}, and the CPU kernels compute in float32"
@@ -257,7 +246,7 @@ class Decider:
         if total.low < self.min_speedup and total.sparse_ms < SHORT_CALL_MS * calls:
             candidate.reason = self._overhead(layer, candidate, calls)
         result.timing = "measured"
-        result.N = [_tokens(dense, given, layer) for given in chosen]
+        result.N = [kind_named(layer.kind).tokens(dense, given.shape) for given in chosen]
         result.inputs = ", ".join(_times(given, met[given]) for given in chosen)
         if len(met) > len(chosen):
             result.inputs += f", the {len(chosen)} largest of {len(met)}"
@@ -266,7 +255,7 @@ class Decider:
         self, layer: Layer, dense: nn.Module, given: Input, candidate: Candidate, found: Comparison
     ) -> str:
         """Why the zeros of a layer cannot account for what was found at one input."""
-        tokens = _tokens(dense, given, layer)
+        tokens = kind_named(layer.kind).tokens(dense, given.shape)
         return beyond_zeros(
             found, layer, tokens, self.tuner.threads, candidate.format, layer.device
         )
@@ -327,16 +316,17 @@ class Decider:
 
     def _overhead(self, layer: Layer, candidate: Candidate, calls: float) -> str:
         """Why a layer loses whose arithmetic would gain; empty where that is not so."""
-        if layer.kind not in _SMALLEST or self.platform.kernels_of(layer.device) != "cpu":
+        kind = kind_named(layer.kind)
+        if kind.empty_call is None or self.platform.kernels_of(layer.device) != "cpu":
             return ""
-        build, shape = _SMALLEST[layer.kind]
+        build, shape = kind.empty_call
 
         def make() -> tuple[Callable[[], object], Callable[[], object]]:
             with torch.device("meta"):  # where no random number is drawn
                 like: Any = build()
             weight = torch.zeros(like.weight.shape)  # which every format can store
-            dense = build_dense(like, weight, torch.zeros(len(weight))).eval()
-            sparse = kind_named(layer.kind).sparse.from_dense(dense, candidate.format).eval()
+            dense = kind.rebuild(like, weight, {"bias": torch.zeros(len(weight))}).eval()
+            sparse = kind.sparse.from_dense(dense, candidate.format).eval()
             x = torch.zeros(shape)
             return lambda: dense(x), lambda: sparse(x)
 
@@ -351,9 +341,9 @@ class Decider:
         )
 
     def _model(self, layer: Layer, candidate: Candidate, result: LayerReport) -> None:
-        guess = cost.worst_estimate(
-            layer.kind, layer.rows, layer.columns, layer.density, self.tuner.threads,
-            candidate.format, self.target,
+        guess = kind_named(layer.kind).worst_estimate(
+            layer.rows, layer.columns, layer.density, self.tuner.threads, candidate.format,
+            self.target,
         )  # fmt: skip
         candidate.dense_ms, candidate.sparse_ms = guess.dense_ms, guess.sparse_ms
         candidate.speedup = guess.speedup
@@ -372,17 +362,6 @@ def _autocast_types(device: torch.device) -> tuple[torch.dtype, ...]:
     if not torch.is_autocast_enabled(device.type):
         return ()
     return (torch.float32, torch.get_autocast_dtype(device.type))
-
-
-def _tokens(dense: nn.Module, given: Input, layer: Layer) -> int:
-    """N of an input: tokens of a linear or recurrent layer, output pixels of a convolution."""
-    if isinstance(dense, nn.RNNBase):
-        return torch.Size(given.shape).numel() // dense.input_size
-    shape_only = build_dense(
-        dense, torch.empty(layer.shape, dtype=layer.dtype, device="meta"), None
-    )
-    x = torch.empty(given.shape, dtype=given.dtype, device="meta")
-    return shape_only(x).numel() // layer.rows
 
 
 def _name(dtype: torch.dtype) -> str:

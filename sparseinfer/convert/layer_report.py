@@ -10,8 +10,9 @@ from torch import nn
 
 from sparseinfer.convert.scan import Layer
 from sparseinfer.formats.patterns import detect_pattern
+from sparseinfer.layers.base import SparseLayer
 from sparseinfer.layers.dense import by_outputs
-from sparseinfer.layers.linear_conv import SparseLayer
+from sparseinfer.layers.kinds import packed_layers
 
 __all__ = ["DENSE", "Candidate", "LayerReport", "describe", "describe_sparse"]
 
@@ -120,9 +121,8 @@ def describe(layer: Layer, reason: str) -> LayerReport:
 def describe_sparse(model: nn.Module) -> list[LayerReport]:
     """The report of the layers of a model that are sparse already."""
     names: dict[SparseLayer, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, SparseLayer):
-            names.setdefault(module, []).append(name)
+    for name, module in packed_layers(model):
+        names.setdefault(module, []).append(name)
     layers = []
     for module, found in names.items():
         shape = list(module.weight_shape)

@@ -17,7 +17,6 @@ from sparseinfer.convert.scan import Layer
 from sparseinfer.kernels import registry
 from sparseinfer.kernels.dispatch import shared_params
 from sparseinfer.layers.kinds import kind_named
-from sparseinfer.layers.linear_conv import SparseLinear
 from sparseinfer.timing.device_time import copies_for
 from sparseinfer.timing.rounds import Rotation
 
@@ -44,7 +43,7 @@ def pack_for(
         sparse = kind.sparse.from_dense(dense, name, **params).eval()
         if layer.dtype is not dtype:
             sparse.to(layer.dtype)
-        if platform.kernels_of(layer.device) == "cuda" and isinstance(sparse, SparseLinear):
+        if platform.kernels_of(layer.device) == "cuda" and kind.op == "linear":
             for tokens in sorted(met):
                 platform.search_algorithm(
                     sparse.packed, "linear", layer.dtype, tokens, sparse.bias is not None
