@@ -27,6 +27,8 @@ def pack(
     block: int = 64,
     value_type: str = "float32",
     target: str | None = None,
+    scales: npt.NDArray[np.float32] | None = None,
+    g: int = 0,
 ) -> npt.NDArray[np.uint8]: ...
 def seal(blob: npt.NDArray[np.uint8]) -> None: ...
 
@@ -34,6 +36,8 @@ class Weights:
     def __init__(self, ptr: int, nbytes: int) -> None: ...
     @property
     def format(self) -> str: ...
+    @property
+    def value_type(self) -> str: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
@@ -73,6 +77,51 @@ class Weights:
         activation: str,
         row: int,
         threads: int,
+    ) -> None: ...
+    def linear_int8(
+        self,
+        x: int,
+        y: int,
+        bias: int,
+        n: int,
+        ldx: int,
+        ldy: int,
+        channel_major: bool,
+        activation: str,
+        row: int,
+        threads: int,
+        x_type: str,
+        y_type: str,
+        x_scale: float,
+        x_zero_point: int,
+        x_scales: int,
+        x_zero_points: int,
+        y_scale: float,
+        y_zero_point: int,
+        /,
+    ) -> None: ...
+    def conv_int8(
+        self,
+        x: int,
+        y: int,
+        bias: int,
+        batch: int,
+        h: int,
+        w: int,
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        padding_mode: str,
+        activation: str,
+        row: int,
+        threads: int,
+        x_type: str,
+        y_type: str,
+        x_scale: float,
+        x_zero_point: int,
+        y_scale: float,
+        y_zero_point: int,
+        /,
     ) -> None: ...
     def recurrent(
         self,

@@ -9,6 +9,9 @@ convert_to_sparse           a pruned model in, the same model out, sparse where 
 report                      what was decided for every layer, and why: a Report
 Report, LayerReport         the report, and one layer of it
 to_dense                    a converted model in, torch's own layers out
+calibrate                   scales of a model's inputs, for convert_to_sparse(..., weights="int8")
+add_fake_quant, remove_fake_quant   a model that learns to stand int8, and back
+from_quantized              a model that torch quantised in, sparse int8 layers out
 load_converted              the state_dict of a converted model, into a new one
 save_sparse                 weights of a pruned model as a compressed-tensors checkpoint
 load_sparse                 such a checkpoint as a state_dict
@@ -56,12 +59,16 @@ __all__ = [
     "SparseRNN",
     "SparseRNNCell",
     "__version__",
+    "add_fake_quant",
+    "calibrate",
     "convert_to_sparse",
+    "from_quantized",
     "load_converted",
     "load_sparse",
     "load_sparse_into",
     "pack",
     "release_scratch",
+    "remove_fake_quant",
     "report",
     "save_sparse",
     "scratch_bytes",

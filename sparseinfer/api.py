@@ -2,7 +2,9 @@
 
 from sparseinfer.checkpoints import load_sparse, load_sparse_into, save_sparse
 from sparseinfer.checkpoints.load_converted import load_converted
+from sparseinfer.convert.calibrate import calibrate
 from sparseinfer.convert.conversion import convert_to_sparse
+from sparseinfer.convert.from_quantized import from_quantized
 from sparseinfer.convert.layer_report import LayerReport
 from sparseinfer.convert.model_report import Report, report
 from sparseinfer.convert.to_dense import to_dense
@@ -14,6 +16,7 @@ from sparseinfer.layers.linear_conv import SparseConv1d, SparseConv2d, SparseLin
 from sparseinfer.layers.recurrent import SparseGRU, SparseLSTM, SparseRNN
 from sparseinfer.layers.transposed import SparseConvTranspose1d, SparseConvTranspose2d
 from sparseinfer.native import version
+from sparseinfer.quantize.fake import add_fake_quant, remove_fake_quant
 
 __version__ = version()
 
@@ -33,12 +36,16 @@ __all__ = [
     "SparseRNN",
     "SparseRNNCell",
     "__version__",
+    "add_fake_quant",
+    "calibrate",
     "convert_to_sparse",
+    "from_quantized",
     "load_converted",
     "load_sparse",
     "load_sparse_into",
     "pack",
     "release_scratch",
+    "remove_fake_quant",
     "report",
     "save_sparse",
     "scratch_bytes",

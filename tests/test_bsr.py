@@ -32,7 +32,7 @@ def test_values_and_options_survive(block: int, dtype: torch.dtype) -> None:
 
 def test_layers_run_on_the_cpu_and_keep_their_blocks() -> None:
     linear, conv = nn.Linear(100, 40), nn.Conv2d(20, 33, 3, padding=1)
-    sparse = SparseLinear.from_dense(linear, "bsr", block=32, value_type="float16")
+    sparse = SparseLinear.from_dense(linear, "bsr", block=32, weights="float16")
     x = torch.randn(5, 100)
     dense = torch.nn.functional.linear(x, sparse.dense_weight(), linear.bias)
     torch.testing.assert_close(sparse(x), dense)
@@ -95,7 +95,7 @@ def test_packing_in_torch_gives_the_native_bytes(
     for density in (0.0, 0.02, 1.0):
         weight = torch.randn(shape) * (torch.rand(shape) < density)
         weight.flatten()[-1] = -0.0
-        native = pack(weight, "bsr", groups, block=block, value_type=name)
+        native = pack(weight, "bsr", groups, block=block, weights=name)
         assert torch.equal(bsr_blob(weight, groups, block=block, value_type=name), native)
         assert torch.equal(bsr_blob(weight.to(dtype), groups, block=block, value_type=name), native)
 
@@ -104,7 +104,7 @@ def test_packing_in_torch_keeps_nan_and_refuses_what_it_cannot_hold() -> None:
     weight = torch.tensor([[float("nan"), float("inf"), -0.0, 1e-10]])
     for dtype in DTYPES:
         name = str(dtype).removeprefix("torch.")
-        native = pack(weight, "bsr", block=16, value_type=name)
+        native = pack(weight, "bsr", block=16, weights=name)
         assert torch.equal(bsr_blob(weight, block=16, value_type=name), native)
     with pytest.raises(ValueError, match="in the range of float16, got 65520; try float32"):
         bsr_blob(torch.full((1, 1), 65520.0), value_type="float16")

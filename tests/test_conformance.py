@@ -31,7 +31,9 @@ GUARD = 128
 
 
 def _rows(op: str) -> list[Any]:
-    return [pytest.param(row, id=row.name) for row in registry.rows() if row.op == op]
+    """Those of float weights; test_int8_conformance.py has the others."""
+    rows = (row for row in registry.rows() if row.op == op and "int8" not in row.weight_types)
+    return [pytest.param(row, id=row.name) for row in rows]
 
 
 @pytest.fixture

@@ -192,15 +192,27 @@ def test_values_as_bfloat16() -> None:
             min_speedup=0,
             verify=False,
             cache=False,
-            value_type="bfloat16",
+            weights="bfloat16",
         )
         stored = [name for name in sparse.state_dict() if name.endswith("packed")]
         assert len(stored) == 5
         for name in stored:
             assert formats.info(sparse.state_dict()[name])["value_type"] == "bfloat16"
         torch.testing.assert_close(sparse(x), rounded(x), rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="a value_type of float32 or bfloat16, got 'half'"):
-        convert_to_sparse(model, value_type="half")
+    with pytest.raises(ValueError, match=r"expected weights of .*, got 'half'"):
+        convert_to_sparse(model, weights="half")
+
+
+def test_the_former_name_of_weights() -> None:
+    model, options = _prune(nn.Linear(64, 64), 0.3), {"min_speedup": 0, "cache": False}
+    with pytest.warns(DeprecationWarning, match="try weights='bfloat16'"):
+        former = convert_to_sparse(model, value_type="bfloat16", **options)
+    now = convert_to_sparse(model, weights="bfloat16", **options)
+    assert torch.equal(former.packed, now.packed)
+    with pytest.raises(NotImplementedError, match=r"int4 and float32.* not built yet"):
+        convert_to_sparse(model, weights="int4")
+    with pytest.raises(NotImplementedError, match="pairs of bfloat16"):
+        convert_to_sparse(model, weights="bfloat16", activations="bfloat16")
 
 
 def test_what_panel_cannot_store_falls_to_csr() -> None:

@@ -56,15 +56,30 @@ def test_nan_inf_and_negative_zero() -> None:
 
 def test_panel_values_as_bfloat16() -> None:
     weight = sparse_weight((64, 300), 0.5)
-    packed, wide = pack(weight, value_type="bfloat16"), pack(weight)
+    packed, wide = pack(weight, weights="bfloat16"), pack(weight)
     assert torch.equal(unpack(packed), weight.bfloat16().float())
     assert formats.info(packed)["value_type"] == "bfloat16"
     assert packed.numel() < 0.72 * wide.numel()
     x = torch.randn(5, 300)
     y = torch.ops.sparseinfer.linear(x, packed, None, 64, "none", 1)
     check_linear(y, x, weight.bfloat16().float())
-    with pytest.raises(ValueError, match="panel float32 and bfloat16"):
-        pack(weight, value_type="float16")
+    with pytest.raises(ValueError, match="panel float32, bfloat16 and int8"):
+        pack(weight, weights="float16")
+
+
+def test_words_for_types() -> None:
+    weight = sparse_weight((8, 32), 0.5)
+    with pytest.warns(DeprecationWarning, match="try weights='bfloat16'"):
+        former = pack(weight, value_type="bfloat16")
+    assert torch.equal(former, pack(weight, weights="bfloat16", activations="float32"))
+    with pytest.raises(NotImplementedError, match="int4 weights and is not built yet"):
+        pack(weight, weights="int4")
+    with pytest.raises(NotImplementedError, match="pairs of bfloat16"):
+        pack(weight, weights="bfloat16", activations="bfloat16")
+    with pytest.raises(ValueError, match="got 'half'; try weights="):
+        pack(weight, weights="half")
+    with pytest.raises(TypeError, match="expected weights or value_type"):
+        pack(weight, weights="bfloat16", value_type="int8")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -15,6 +15,7 @@ FLOORS = (
     ("native",),
     ("codec", "files", "plotting", "progress", "switches", "when_imported"),
     ("timing",),
+    ("quantize",),
     ("formats",),
     ("kernels",),
     ("ops",),

@@ -394,7 +394,7 @@ def test_states_of_conv1d_of_transformers_cross_over() -> None:
 
 
 def test_a_dense_weight_is_rounded_where_the_layer_keeps_bfloat16() -> None:
-    sparse = SparseLinear.from_dense(nn.Linear(32, 16), value_type="bfloat16")
+    sparse = SparseLinear.from_dense(nn.Linear(32, 16), weights="bfloat16")
     dense = nn.Linear(32, 16)
     sparse.load_state_dict(dense.state_dict())
     assert sparse.handle.info["value_type"] == "bfloat16"

@@ -129,12 +129,14 @@ def test_rows_name_their_types():
     rows = {row["name"]: row for row in _C.rows()}
     assert rows["panel.linear.scalar"]["weight_types"] == ["float32", "bfloat16"]
     assert rows["bsr.conv.scalar"]["weight_types"] == ["float32", "float16", "bfloat16"]
-    assert all(row["x_types"] == row["y_types"] == ["float32"] for row in rows.values())
+    for row in rows.values():
+        types = ["float32", "uint8"] if row["weight_types"] == ["int8"] else ["float32"]
+        assert row["x_types"] == row["y_types"] == types
 
 
 def test_formats_say_what_they_store():
     table = {format["name"]: format for format in _C.formats()}
-    assert table["panel"]["value_types"] == ["float32", "bfloat16"]
+    assert table["panel"]["value_types"] == ["float32", "bfloat16", "int8"]
     assert table["bsr"]["params"] == ["block", "blocks"]
     for name, format in table.items():
         info = formats.info(formats.pack(torch.eye(16), name))

@@ -363,7 +363,7 @@ def check_module(dtype: str, device: str) -> None:
     dense = torch.nn.Linear(45, 22)
     with torch.no_grad():
         dense.weight.copy_(prune_nm(torch.randn(22, 45, generator=generator), 2, generator))
-    sparse = SparseLinear.from_dense(dense, "nm", "gelu", n=2, m=4, value_type=dtype)
+    sparse = SparseLinear.from_dense(dense, "nm", "gelu", n=2, m=4, weights=dtype)
     sparse = sparse.to(device=device, dtype=getattr(torch, dtype))
     x = torch.randn(3, 7, 45, generator=generator).to(getattr(torch, dtype))
     with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def pruned(weight: Tensor, pattern: str, sparsity: float) -> Tensor:
     return weight * kept
 
 
-def options(pattern: str) -> dict[str, int]:
+def options(pattern: str) -> dict[str, Any]:
     """What a conversion would tell `pack` of a weight with this pattern.
 
     Example:

@@ -7,6 +7,7 @@
 #include <new>
 
 #include "api/args.h"
+#include "api/quantization.h"
 #include "core/error.h"
 #include "core/isa.h"
 #include "core/parallel.h"
@@ -15,6 +16,7 @@
 #include "formats/weights.h"
 #include "kernels/conv/conv.h"
 #include "kernels/linear/linear.h"
+#include "kernels/linear/linear_int8.h"
 #include "kernels/recurrent/recurrent.h"
 #include "kernels/registry.h"
 #include "kernels/scalar/scalar.h"
@@ -171,7 +173,7 @@ si_status si_row(size_t index, si_row_info* out) {
   SI_REQUIRE(index < si::row_count(), SI_ERR_ARGUMENT, "si_row: index out of range");
   const si::Row& row = si::row_at(index);
   return write_result("si_row",
-                      {sizeof *out, row.name, row.format, row.op, "float32", si::isa_state(row.isa).name,
+                      {sizeof *out, row.name, row.format, row.op, row.dtype, si::isa_state(row.isa).name,
                        si::row_reason(row), row.x_types, row.weight_types, row.y_types},
                       out);
 }
@@ -264,9 +266,15 @@ si_status si_linear(const si_weights* weights, const si_linear_args* args) {
   si_linear_args call;
   SI_TRY(read_args("si_linear", args, kLinearSize, &call));
   SI_TRY(check_linear(weights, call));
+  si_quantization quantization{};
+  SI_TRY(si::check_quantization("si_linear", *weights, call.quantization, call.y_type, call.n, &quantization));
   const si::Row* row = nullptr;
   SI_TRY(si::row_for_call(*weights, SI_OP_LINEAR, {call.x_type, call.y_type}, call.row, &row));
   const si::TileKernels* isa = si::tile_kernels(row->isa);
+  if (weights->value_type == SI_I8) {
+    call.quantization = &quantization;
+    return isa != nullptr ? si::linear_int8(*isa, *weights, call) : si::scalar_linear_int8(*weights, call);
+  }
   return isa != nullptr ? si::linear(*isa, *weights, call) : si::scalar_linear(*weights, call);
 }
 
@@ -286,9 +294,15 @@ si_status si_conv(const si_weights* weights, const si_conv_args* args) {
   si_conv_args call;
   SI_TRY(read_args("si_conv", args, kConvSize, &call));
   SI_TRY(check_conv(weights, call));
+  si_quantization quantization{};
+  SI_TRY(si::check_quantization("si_conv", *weights, call.quantization, call.y_type, -1, &quantization));
   const si::Row* row = nullptr;
   SI_TRY(si::row_for_call(*weights, SI_OP_CONV, {call.x_type, call.y_type}, call.row, &row));
   const si::TileKernels* isa = si::tile_kernels(row->isa);
+  if (weights->value_type == SI_I8) {
+    call.quantization = &quantization;
+    return si::scalar_conv_int8(*weights, call);
+  }
   return isa != nullptr ? si::conv(*isa, *weights, call) : si::scalar_conv(*weights, call);
 }
 
@@ -297,6 +311,8 @@ si_status si_recurrent(const si_weights* weights, const si_recurrent_args* args)
   SI_TRY(read_args("si_recurrent", args, kRecurrentSize, &call));
   const bool empty = call.steps == 0 || call.batch == 0;
   SI_TRY(check_recurrent(weights, call, empty));
+  SI_REQUIRE(weights->value_type != SI_I8, SI_ERR_UNSUPPORTED,
+             "si_recurrent: expected a weight of float32 or bfloat16 values, got int8; try float32");
   const si::Row* row = nullptr;
   SI_TRY(si::row_for_call(*weights, SI_OP_LINEAR, {SI_F32, SI_F32}, call.row, &row));
   return empty ? SI_OK : si::recurrent(si::tile_kernels(row->isa), *weights, call);

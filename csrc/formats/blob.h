@@ -55,7 +55,7 @@ struct WeightShape {
 // Offsets are of 64 bits on every machine: a plan may be of a blob that this one cannot hold.
 class SectionPlan {
  public:
-  static constexpr int kMost = 4;
+  static constexpr int kMost = 6;
 
   uint64_t add(uint64_t elements, size_t element_bytes);
   // UINT64_MAX where a section has more elements than any weight: no blob has so many bytes.

@@ -11,7 +11,8 @@ namespace si {
 
 // Sets of value types: the bit 1 << type of each.
 constexpr uint32_t type_bit(si_value_type type) { return type >= 0 && type < 32 ? uint32_t{1} << type : 0; }
-constexpr uint32_t kTypeF32 = type_bit(SI_F32), kTypeF16 = type_bit(SI_F16), kTypeBF16 = type_bit(SI_BF16);
+constexpr uint32_t kTypeF32 = type_bit(SI_F32), kTypeF16 = type_bit(SI_F16), kTypeBF16 = type_bit(SI_BF16),
+                   kTypeI8 = type_bit(SI_I8), kTypeU8 = type_bit(SI_U8);
 
 inline const char* type_name(si_value_type type) {
   switch (type) {
@@ -21,6 +22,10 @@ inline const char* type_name(si_value_type type) {
       return "float16";
     case SI_BF16:
       return "bfloat16";
+    case SI_I8:
+      return "int8";
+    case SI_U8:
+      return "uint8";
   }
   return "an unknown type";
 }

@@ -7,7 +7,7 @@ namespace {
 // "float32 and bfloat16", of a set of value types.
 Message names_of(uint32_t types) {
   Message names;
-  for (int type = SI_F32; type <= SI_BF16; ++type) {
+  for (int type = SI_F32; type <= SI_U8; ++type) {
     if ((types & type_bit(static_cast<si_value_type>(type))) == 0) continue;
     types &= ~type_bit(static_cast<si_value_type>(type));
     if (*names.text() != '\0') names.add(types != 0 ? ", " : " and ");

@@ -44,7 +44,8 @@ SI_API const char* si_version(void);
 
 typedef SI_ENUM(si_op){SI_OP_LINEAR = 0, SI_OP_CONV = 1} si_op;
 typedef SI_ENUM(si_format){SI_FORMAT_CSR = 1, SI_FORMAT_PANEL = 2, SI_FORMAT_NM = 3, SI_FORMAT_BSR = 4} si_format;
-typedef SI_ENUM(si_value_type){SI_F32 = 0, SI_F16 = 1, SI_BF16 = 2} si_value_type;
+typedef SI_ENUM(si_value_type){SI_F32 = 0, SI_F16 = 1, SI_BF16 = 2, SI_I8 = 3, /* of weights: a scale a row */
+                               SI_U8 = 4} si_value_type;                       /* of x and y: si_quantization */
 
 /* ---- Targets: the machines that weights are packed for ----------------------------------------------- */
 
@@ -111,7 +112,7 @@ typedef struct si_row_info {
   const char* name; /* "panel.linear.avx512" */
   si_format format;
   si_op op;
-  const char* dtype;     /* "float32": what it computes in */
+  const char* dtype;     /* "float32" or "int8": what it computes in */
   const char* isa;       /* "avx512" */
   const char* reason;    /* why it cannot run on this machine; "" if it can */
   uint32_t x_types;      /* of each si_value_type that it takes, the bit 1 << type */
@@ -121,7 +122,8 @@ typedef struct si_row_info {
 
 SI_API size_t si_row_count(void);
 SI_API si_status si_row(size_t index, si_row_info* out);
-/* The first row that runs this format and operation here; SI_ERR_UNSUPPORTED lists every row with its reason. */
+/* The first row that computes this format and operation in float32 here; SI_ERR_UNSUPPORTED lists every row with its
+ * reason. */
 SI_API si_status si_select(si_format format, si_op op, size_t* row);
 
 /* One packed format. */
@@ -154,11 +156,14 @@ typedef struct si_weight_desc {
 typedef struct si_pack_options {
   size_t struct_size;
   si_format format;
-  si_value_type value_type; /* csr: F32; panel: F32 or BF16 (rounded; computed with in F32); nm and bsr: any */
+  si_value_type value_type; /* csr: F32; panel: F32, BF16 (rounded; computed with in F32) or I8; nm and bsr: F32, F16
+                               or BF16 */
   int32_t kblock;           /* panel: columns of a K block (a multiple of 16), 0 for one block, or as above */
   int32_t nm_n, nm_m;       /* nm: at most n non-zeros in every m consecutive input channels */
   int32_t block;            /* bsr: edge of the blocks, 16, 32, 64 or 128 */
   const si_target* target;  /* what choices are made for (panel: kblock < 0); NULL: the host */
+  const float* scales;      /* I8: M floats, by output row, from 2^-60 to 2^48; NULL: max|w| / 127 of each row */
+  int32_t g;                /* I8: 1 for quads of any columns, 4 of consecutive ones (blocks of 1x4), 0 for a choice */
 } si_pack_options;
 
 typedef struct si_weight_info {
@@ -174,7 +179,8 @@ typedef struct si_weight_info {
 } si_weight_info;
 
 /* Packs a dense row-major weight. *blob is released by si_free. A weight is zero when it compares equal to 0.0 (so is
- * -0.0); NaN and Inf are kept. */
+ * -0.0); NaN and Inf are kept. As I8 a weight is clamp(rint(w / scale), -128, 127), ties to even, NaN and Inf are
+ * refused, and what becomes 0 is dropped; si_unpack gives the product with the scale. */
 SI_API si_status si_pack(const float* weight, const si_weight_desc* desc, const si_pack_options* options, void** blob,
                          size_t* bytes);
 SI_API void si_free(void* blob);
@@ -209,6 +215,25 @@ typedef SI_ENUM(si_layout){
 
 #define SI_ROW_BEST (-1)
 
+/* What bytes stand for, in calls of I8 weights: real = scale * (byte - zero point). Scales are from 2^-60 to 2^48, zero
+ * points from 0 to 255.
+ *
+ * x in F32 is quantised first: byte = clamp(rint(x * (1 / scale)) + zero point, 0, 255). Then with exact int32 sums
+ *
+ *   y = act(fma(sum_k w[m, k] * x[k, n] - zero point * sum_k w[m, k], scale of row m * scale of x, bias[m]))
+ *
+ * and y in U8 is quantised likewise, by y_scale. Rounding is to the nearest, ties to even; NaN becomes the least value
+ * that an activation leaves. Outside a convolution's image stands the zero point. */
+typedef struct si_quantization {
+  size_t struct_size;
+  float x_scale; /* of the tensor, where x_scales is NULL */
+  int32_t x_zero_point;
+  const float* x_scales;        /* of each token, n of them; linear layers only */
+  const int32_t* x_zero_points; /* likewise; with x_scales, NULL means x_zero_point for each */
+  float y_scale;                /* y in U8 */
+  int32_t y_zero_point;
+} si_quantization;
+
 /* y = act(W x + bias). x and y must not overlap. */
 typedef struct si_linear_args {
   size_t struct_size;
@@ -219,9 +244,10 @@ typedef struct si_linear_args {
   int64_t ldx, ldy;  /* elements from one token (or channel) to the next */
   si_layout layout;
   si_activation activation;
-  int32_t row;                  /* a registry row, or SI_ROW_BEST */
-  int32_t threads;              /* >= 1; at most so many, fewer where more would not help */
-  si_value_type x_type, y_type; /* SI_ERR_UNSUPPORTED where no row takes them */
+  int32_t row;                         /* a registry row, or SI_ROW_BEST */
+  int32_t threads;                     /* >= 1; at most so many, fewer where more would not help */
+  si_value_type x_type, y_type;        /* SI_ERR_UNSUPPORTED where no row takes them */
+  const si_quantization* quantization; /* of I8 weights, and of no others */
 } si_linear_args;
 
 SI_API si_status si_linear(const si_weights* weights, const si_linear_args* args);
@@ -244,6 +270,7 @@ typedef struct si_conv_args {
   int32_t row;
   int32_t threads;
   si_value_type x_type, y_type;
+  const si_quantization* quantization;
 } si_conv_args;
 
 SI_API si_status si_conv_output_size(const si_weights* weights, const si_conv_args* args, int64_t* oh, int64_t* ow);

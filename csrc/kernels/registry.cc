@@ -13,12 +13,17 @@ namespace formats {
 namespace operations {
 constexpr si_op linear = SI_OP_LINEAR, conv = SI_OP_CONV;
 }
-constexpr uint32_t f32 = kTypeF32, f16 = kTypeF16, bf16 = kTypeBF16;
+constexpr uint32_t f32 = kTypeF32, f16 = kTypeF16, bf16 = kTypeBF16, i8 = kTypeI8, u8 = kTypeU8;
+
+constexpr char kFloat32[] = "float32", kInt8[] = "int8";
 
 constexpr Row kRows[] = {
 #define SI_ROW(format, operation, needs, x, weight, y) \
-  {#format "." #operation "." #needs, formats::format, operations::operation, Isa::needs, x, weight, y},
+  {#format "." #operation "." #needs, formats::format, operations::operation, Isa::needs, kFloat32, x, weight, y},
+#define SI_INT8_ROW(format, operation, needs, x, weight, y) \
+  {#format "." #operation ".int8." #needs, formats::format, operations::operation, Isa::needs, kInt8, x, weight, y},
 #include "kernels/registry.inc"
+#undef SI_INT8_ROW
 #undef SI_ROW
 };
 
@@ -50,7 +55,7 @@ si_status select_row(si_format format, si_op op, size_t* index) {
   Message reasons;
   for (size_t i = 0; i < row_count(); ++i) {
     const Row& row = kRows[i];
-    if (row.format != format || row.op != op) continue;
+    if (row.format != format || row.op != op || row.dtype != kFloat32) continue;
     if (*row_reason(row) == '\0') {
       *index = i;
       return SI_OK;
@@ -88,8 +93,9 @@ si_status row_for_call(const si_weights& weights, si_op op, const CallTypes& typ
   if (size_t any = 0; asked == SI_ROW_BEST) SI_TRY(select_row(weights.format, op, &any));
   SI_REQUIRE(weight_taken, SI_ERR_UNSUPPORTED, "no CPU kernel computes in the value type of this ",
              format_of(weights.format)->name, " weight; expected float32 values");
+  const char* expected = weights.value_type == SI_I8 ? "float32 or uint8" : "float32";
   return fail(SI_ERR_UNSUPPORTED, "no CPU kernel reads x of ", type_name(types.x), " and writes y of ",
-              type_name(types.y), "; expected float32; try converting them");
+              type_name(types.y), "; expected ", expected, "; try converting them");
 }
 
 }  // namespace si

@@ -11,6 +11,7 @@ struct Row {
   si_format format;
   si_op op;
   Isa isa;
+  const char* dtype;                        // what it computes in
   uint32_t x_types, weight_types, y_types;  // sets of value types: type_bit of each
 };
 
@@ -28,7 +29,8 @@ const TileKernels* tile_kernels(Isa isa);
 // Why the row cannot run on this machine; "" if it can.
 const char* row_reason(const Row& row);
 
-// The best row that runs; fails with SI_ERR_UNSUPPORTED and every row of the format and operation with its reason.
+// The best row that computes in float32 and runs; fails with SI_ERR_UNSUPPORTED and every row of the format and
+// operation with its reason.
 [[nodiscard]] si_status select_row(si_format format, si_op op, size_t* index);
 
 // The row for a call: the one asked for, or with SI_ROW_BEST the best that runs and takes the types.

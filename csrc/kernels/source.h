@@ -20,6 +20,9 @@ class TileSource {
   const TileKernels& isa() const { return isa_; }
   const WeightShape& shape() const { return weights_.shape; }
   int64_t nnz() const { return weights_.nnz; }
+  const si_weights& weights() const { return weights_; }
+  // Of a panel of int8 values: the columns that an index stands for.
+  int32_t g() const { return weights_.panel.g; }
 
   int64_t units_per_group() const { return units_.per_group; }
   int64_t units() const { return units_per_group() * shape().groups; }

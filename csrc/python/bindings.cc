@@ -51,7 +51,7 @@ si_status without_gil(Fn&& fn) {
 
 py::list names_of(uint32_t types) {
   py::list names;
-  for (const si_value_type type : {SI_F32, SI_F16, SI_BF16})
+  for (const si_value_type type : {SI_F32, SI_F16, SI_BF16, SI_I8, SI_U8})
     if ((types >> type & 1) != 0) names.append(name_of(type));
   return names;
 }
@@ -65,17 +65,29 @@ py::tuple shape_of(const si_weight_desc& desc) {
 
 Blob pack(const std::string& format, const py::array_t<float, py::array::c_style>& weight, int64_t groups,
           int32_t kblock, int32_t n, int32_t m, int32_t block, const std::string& value_type,
-          const std::optional<std::string>& target) {
+          const std::optional<std::string>& target, const std::optional<py::array_t<float, py::array::c_style>>& scales,
+          int32_t g) {
   si_weight_desc desc{};
   desc.ndim = static_cast<int32_t>(weight.ndim());
   if (desc.ndim < 2 || desc.ndim > 4)
     throw py::value_error("expected a weight of 2 to 4 dimensions, got " + std::to_string(desc.ndim));
   for (int i = 0; i < desc.ndim; ++i) desc.shape[i] = weight.shape(i);
   desc.groups = groups;
+  if (scales && (scales->ndim() != 1 || scales->size() != weight.shape(0)))
+    throw py::value_error("expected a scale for each of " + std::to_string(weight.shape(0)) + " rows, got " +
+                          std::to_string(scales->size()));
   si_target machine = sized<si_target>();
   check(si_target_named(target.value_or("host").c_str(), &machine));
-  const si_pack_options options{
-      sizeof(si_pack_options), format_of(format), value_type_of(value_type), kblock, n, m, block, &machine};
+  const si_pack_options options{sizeof(si_pack_options),
+                                format_of(format),
+                                value_type_of(value_type),
+                                kblock,
+                                n,
+                                m,
+                                block,
+                                &machine,
+                                scales ? scales->data() : nullptr,
+                                g};
   void* blob = nullptr;
   size_t bytes = 0;
   check(without_gil([&] { return si_pack(weight.data(), &desc, &options, &blob, &bytes); }));
@@ -158,7 +170,64 @@ class Weights {
                             row,
                             threads,
                             SI_F32,
-                            SI_F32};
+                            SI_F32,
+                            nullptr};
+    check(without_gil([&] { return si_conv(handle_, &args); }));
+  }
+
+  // Of int8 weights, by position; x_scales and x_zero_points are addresses, 0 for none.
+  void linear_int8(uintptr_t x, uintptr_t y, uintptr_t bias, int64_t n, int64_t ldx, int64_t ldy, bool channel_major,
+                   const std::string& activation, int32_t row, int32_t threads, const std::string& x_type,
+                   const std::string& y_type, float x_scale, int32_t x_zero_point, uintptr_t x_scales,
+                   uintptr_t x_zero_points, float y_scale, int32_t y_zero_point) const {
+    const si_quantization quantization{sizeof(si_quantization),
+                                       x_scale,
+                                       x_zero_point,
+                                       reinterpret_cast<const float*>(x_scales),
+                                       reinterpret_cast<const int32_t*>(x_zero_points),
+                                       y_scale,
+                                       y_zero_point};
+    si_linear_args args = sized<si_linear_args>();
+    args.x = reinterpret_cast<const void*>(x);
+    args.y = reinterpret_cast<void*>(y);
+    args.bias = reinterpret_cast<const float*>(bias);
+    args.n = n;
+    args.ldx = ldx;
+    args.ldy = ldy;
+    args.layout = channel_major ? SI_CHANNEL_MAJOR : SI_TOKEN_MAJOR;
+    args.activation = activation_of(activation);
+    args.row = row;
+    args.threads = threads;
+    args.x_type = value_type_of(x_type);
+    args.y_type = value_type_of(y_type);
+    args.quantization = &quantization;
+    linear(args);
+  }
+
+  void conv_int8(uintptr_t x, uintptr_t y, uintptr_t bias, int64_t batch, int64_t h, int64_t w,
+                 std::array<int64_t, 2> stride, std::array<int64_t, 4> padding, std::array<int64_t, 2> dilation,
+                 const std::string& padding_mode, const std::string& activation, int32_t row, int32_t threads,
+                 const std::string& x_type, const std::string& y_type, float x_scale, int32_t x_zero_point,
+                 float y_scale, int32_t y_zero_point) const {
+    const si_quantization quantization{
+        sizeof(si_quantization), x_scale, x_zero_point, nullptr, nullptr, y_scale, y_zero_point};
+    si_conv_args args = sized<si_conv_args>();
+    args.x = reinterpret_cast<const void*>(x);
+    args.y = reinterpret_cast<void*>(y);
+    args.bias = reinterpret_cast<const float*>(bias);
+    args.batch = batch;
+    args.h = h;
+    args.w = w;
+    std::copy(stride.begin(), stride.end(), args.stride);
+    std::copy(padding.begin(), padding.end(), args.padding);
+    std::copy(dilation.begin(), dilation.end(), args.dilation);
+    args.padding_mode = padding_of(padding_mode);
+    args.activation = activation_of(activation);
+    args.row = row;
+    args.threads = threads;
+    args.x_type = value_type_of(x_type);
+    args.y_type = value_type_of(y_type);
+    args.quantization = &quantization;
     check(without_gil([&] { return si_conv(handle_, &args); }));
   }
 
@@ -203,7 +272,7 @@ PyObject* linear(PyObject* self, PyObject* const* given, Py_ssize_t count) {
   try {
     const char* activation = PyUnicode_AsUTF8(given[7]);
     si_linear_args args{sizeof(si_linear_args), address(0),  address(1), address(2), integer(3), integer(4), integer(5),
-                        SI_TOKEN_MAJOR,         SI_ACT_NONE, narrow(8),  narrow(9),  SI_F32,     SI_F32};
+                        SI_TOKEN_MAJOR,         SI_ACT_NONE, narrow(8),  narrow(9),  SI_F32,     SI_F32,     nullptr};
     const int channel_major = PyObject_IsTrue(given[6]);
     if (PyErr_Occurred()) return nullptr;
     args.layout = channel_major ? SI_CHANNEL_MAJOR : SI_TOKEN_MAJOR;
@@ -344,11 +413,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("scratch_bytes", &si_scratch_bytes);
   m.def("pack", &pack, py::arg("format"), py::arg("weight"), py::arg("groups") = 1, py::kw_only(),
         py::arg("kblock") = SI_KBLOCK_AUTO, py::arg("n") = 2, py::arg("m") = 4, py::arg("block") = 64,
-        py::arg("value_type") = "float32", py::arg("target") = py::none());
+        py::arg("value_type") = "float32", py::arg("target") = py::none(), py::arg("scales") = py::none(),
+        py::arg("g") = 0);
   m.def("seal", &seal, py::arg("blob").noconvert(), "Writes the checksum into the header, in place.");
   py::class_<Weights> weights(m, "Weights");
   weights.def(py::init<uintptr_t, size_t>(), py::arg("ptr"), py::arg("nbytes"))
       .def_property_readonly("format", [](const Weights& w) { return name_of(w.info().format); })
+      .def_property_readonly("value_type", [](const Weights& w) { return name_of(w.info().value_type); })
       .def_property_readonly("shape", [](const Weights& w) { return shape_of(w.info().desc); })
       .def_property_readonly("groups", [](const Weights& w) { return w.info().desc.groups; })
       .def_property_readonly("nnz", [](const Weights& w) { return w.info().nnz; })
@@ -358,6 +429,8 @@ PYBIND11_MODULE(_C, m) {
       .def("conv", &Weights::conv, py::arg("x"), py::arg("y"), py::arg("bias"), py::arg("batch"), py::arg("h"),
            py::arg("w"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("padding_mode"),
            py::arg("activation"), py::arg("row"), py::arg("threads"))
+      .def("linear_int8", &Weights::linear_int8)
+      .def("conv_int8", &Weights::conv_int8)
       .def("recurrent", &Weights::recurrent, py::arg("gates"), py::arg("bias"), py::arg("h"), py::arg("c"),
            py::arg("y"), py::arg("steps"), py::arg("batch"), py::arg("step_rows"), py::arg("batch_rows"),
            py::arg("batch_sizes"), py::arg("cell"), py::arg("reverse"), py::arg("row"), py::arg("threads"));

@@ -65,11 +65,14 @@ inline si_op op_of(const std::string& name) {
 }
 
 inline si_value_type value_type_of(const std::string& name) {
-  return lookup<si_value_type>("value_type", name, {{"float32", SI_F32}, {"float16", SI_F16}, {"bfloat16", SI_BF16}});
+  return lookup<si_value_type>(
+      "value_type", name,
+      {{"float32", SI_F32}, {"float16", SI_F16}, {"bfloat16", SI_BF16}, {"int8", SI_I8}, {"uint8", SI_U8}});
 }
 
 inline const char* name_of(si_value_type type) {
-  return type == SI_F32 ? "float32" : type == SI_F16 ? "float16" : "bfloat16";
+  static constexpr const char* kNames[] = {"float32", "float16", "bfloat16", "int8", "uint8"};
+  return kNames[type];
 }
 
 inline si_activation activation_of(const std::string& name) {

@@ -5,7 +5,7 @@ Imported once transformers is, see `sparseinfer.convert.pretrained`; it register
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,22 +20,25 @@ from sparseinfer.convert.pretrained import METHOD, WEIGHTS_FILE, keep_pretrained
 from sparseinfer.convert.replace import replace
 from sparseinfer.convert.to_dense import to_dense
 from sparseinfer.layers.kinds import packed_layers
+from sparseinfer.quantize.activations import ActivationScale
 
 __all__ = ["SparseinferConfig", "SparseinferHfQuantizer"]
 
 
 class SparseinferConfig(QuantizationConfigMixin):
     """The `quantization_config` of a sparse model: the name of the file with its weights (None: the
-    usual one), and either the names and bytes of packed ones or the `sparsity_config` of compressed
-    ones."""
+    usual one), and either the names and bytes of packed ones, with the scales and zero points of
+    the inputs of int8 ones, or the `sparsity_config` of compressed ones."""
 
     def __init__(
         self, weights: str | None = WEIGHTS_FILE, packed: Mapping[str, int] | None = None,
-        sparsity_config: Mapping[str, Any] | None = None, **others: Any,
+        sparsity_config: Mapping[str, Any] | None = None,
+        input_scales: Mapping[str, Sequence[float]] | None = None, **others: Any,
     ) -> None:  # fmt: skip
         self.quant_method = METHOD  # type: ignore[assignment]  # theirs is an enum of their own
         self.weights = weights
         self.packed = dict(packed or {})
+        self.input_scales = dict(input_scales or {})
         if sparsity_config is not None:
             self.sparsity_config = dict(sparsity_config)
         if not self.packed:
@@ -68,7 +71,16 @@ class SparseinferHfQuantizer(HfQuantizer):
         for name, size in packed.items():
             layer = model.get_submodule(name.rpartition(".")[0])
             layer.packed = torch.empty(size, dtype=torch.uint8, device=layer.packed.device)
+        self._set_scales(model)
         return model
+
+    def _set_scales(self, model: Any) -> None:
+        """Before the file is read, so that it finds their places, and after it, in full width."""
+        for name, (scale, zero_point) in _names_in(
+            model, self.quantization_config.input_scales
+        ).items():
+            layer = model.get_submodule(name.rpartition(".")[0])
+            layer.set_activation_scale(ActivationScale(float(scale), int(zero_point)))
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         vars(model.config).pop("transformers_weights", None)
@@ -77,6 +89,7 @@ class SparseinferHfQuantizer(HfQuantizer):
                 layer.adopt_packed(layer.packed)
             except ValueError as invalid:
                 raise ValueError(f"While loading {name}.packed: {invalid}") from invalid
+        self._set_scales(model)
         keep_pretrained(model)
         return model
 
@@ -127,7 +140,7 @@ class _Decompress(ConversionOps):
         return {full_layer_name: dense.reshape(weight.shape)}
 
 
-def _names_in(model: Any, names: Mapping[str, int]) -> dict[str, int]:
+def _names_in(model: Any, names: Mapping[str, Any]) -> dict[str, Any]:
     """The names of packed weights as `model` has them: a base model is loaded from the file of one
     with a head, and the other way round."""
     base, found = model.base_model_prefix, {}

@@ -17,8 +17,9 @@ from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.masks import fitted, is_mask_of, note_of_mask, weight_of
 from sparseinfer.checkpoints.tensors import identity, is_plain
 from sparseinfer.formats.handles import Handle, peek
+from sparseinfer.layers.quantized_input import NAMES
 
-__all__ = ["LAYOUT", "Plain", "make_plain", "stored_names"]
+__all__ = ["LAYOUT", "Plain", "make_plain", "scales_packed", "stored_names"]
 
 LAYOUT = "sparseinfer"
 """The key of the safetensors metadata that holds what compressed-tensors' layout cannot express:
@@ -127,14 +128,16 @@ def make_plain(
             name, shape = named.get(prefix, (prefix if old_keys else f"{prefix}.weight", None))
             dense = decompress(by_part, prefix)
             result._add(name, _shaped(dense, shape, name), source, parts)
-        elif key not in taken:
+        elif key not in taken and not scales_packed(key, entries):
             handle = _packed(key, value)
             if handle is None:
                 result._put(key, value)
                 continue
             facts = handle.info
             name = f"{key.removesuffix('packed')}weight"
-            dtype = getattr(torch, facts["value_type"])
+            # Integers are stored with scales, which the values have been multiplied by.
+            narrow = facts["value_type"] == "int8"
+            dtype = torch.float32 if narrow else getattr(torch, facts["value_type"])
             if room.take(math.prod(facts["shape"]) * max(4, dtype.itemsize), value.numel()):
                 dense = handle.unpack(value).to(dtype)
             elif look:
@@ -152,6 +155,17 @@ def make_plain(
             result.tensors[alias] = result.tensors[name]
             result.origin[alias] = result.origin.get(name, name)
     return result
+
+
+def scales_packed(key: str, entries: Mapping[str, Any]) -> bool:
+    """Whether it is the scale of an int8 layer's input: no part of a plain weight.
+
+    Example:
+        >>> scales_packed("fc.input_scale", {"fc.packed": None})
+        True
+    """
+    prefix, _, name = key.rpartition(".")
+    return name in NAMES and f"{prefix}.packed".lstrip(".") in entries
 
 
 def stored_names(

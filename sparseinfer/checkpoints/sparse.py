@@ -19,7 +19,7 @@ from sparseinfer.checkpoints.bitmask import compress, compressed_bytes
 from sparseinfer.checkpoints.checkpoint import CONFIG, WEIGHTS, open_checkpoint
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.nesting import wrapper_prefix
-from sparseinfer.checkpoints.plain import LAYOUT, make_plain
+from sparseinfer.checkpoints.plain import LAYOUT, make_plain, scales_packed
 from sparseinfer.checkpoints.tied import with_tied
 from sparseinfer.checkpoints.write import write_safetensors
 from sparseinfer.convert.pretrained import METHOD, WEIGHTS_FILE
@@ -58,7 +58,9 @@ def save_sparse(
     A path that ends in `.safetensors` becomes a file, any other a folder with `model.safetensors`
     and `config.json`. Weights of two or more dimensions with enough zeros are compressed; all else
     is stored as it is. Masks and sparseinfer's packed weights (see `convert_to_sparse`) are
-    accepted. Tied tensors are stored once. The file appears whole or not at all.
+    accepted; int8 ones are stored as the float32 values that they stand for, without the scales of
+    their inputs, which `model.state_dict()` keeps. Tied tensors are stored once. The file appears
+    whole or not at all.
 
     The folder of a transformers model has its own config with a quantization_config, and is read by
     `from_pretrained` where sparseinfer is imported; elsewhere that finds no weights and raises, for
@@ -249,7 +251,10 @@ def _state_of(model: nn.Module | Mapping[str, Any]) -> dict[str, Any]:
             found = prefix + tensor_name, known[module, tensor_name]
             replaced.setdefault(prefix + stored, found)
     state = {}
-    for name, value in model.state_dict().items():
+    held = model.state_dict()
+    for name, value in held.items():
+        if scales_packed(name, held):
+            continue
         plain, value = replaced.get(name, (name, value))
         state[plain] = value
     return state

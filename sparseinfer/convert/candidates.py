@@ -38,16 +38,16 @@ def formats_for(layer: Layer, device: str) -> tuple[tuple[str, ...], str]:
 
 
 def pack_params(
-    layer: Layer, format: str, fewest_tokens: int = 0, value_type: str = "float32"
+    layer: Layer, format: str, fewest_tokens: int = 0, weights: str = "float32"
 ) -> dict[str, Any]:
     """What `formats.pack` is told of the layer: its pattern, and the least N of its calls.
 
-    `fewest_tokens` is 0 where that is not known. `value_type` is that of panel's values.
+    `fewest_tokens` is 0 where that is not known. `weights` is the type of panel's values.
     """
     # The N of a call is that of the packed weight for linear layers alone.
     fewest = fewest_tokens if layer.kind == "linear" else None
     return format_named(format).params(
-        replace(_pruned(layer), fewest_tokens=fewest, value_type=value_type)
+        replace(_pruned(layer), fewest_tokens=fewest, weights=weights)
     )
 
 

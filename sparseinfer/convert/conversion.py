@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from sparseinfer.convert.decide import Decider
 from sparseinfer.convert.guarantee import BASELINES, Guarantee
 from sparseinfer.convert.layer_report import DENSE, LayerReport, describe_sparse
 from sparseinfer.convert.model_report import Report, store
+from sparseinfer.convert.narrow import MIN_SQNR_DB, narrow_for
 from sparseinfer.convert.observe import Example, list_examples, observe, separate_attentions
 from sparseinfer.convert.platform import Platform
 from sparseinfer.convert.pretrained import keep_pretrained
@@ -29,6 +31,8 @@ from sparseinfer.formats.table import check_format
 from sparseinfer.layers.projections import called
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.progress import Bar
+from sparseinfer.quantize.fake import has_fake_quant
+from sparseinfer.quantize.scheme import Scheme, renamed_value_type, scheme_for
 from sparseinfer.timing.machine import HOST, target_facts
 from sparseinfer.timing.measure import torch_threads
 from sparseinfer.timing.tuning import Cache, Tuner, cache_folder
@@ -59,8 +63,17 @@ class Options:
     verify: bool = True
     budget_s: float = 60.0
     cache: bool | str | os.PathLike[str] = True
-    value_type: str = "float32"
+    weights: str = "float32"
+    activations: str | None = None
+    calibration: Any = None
+    min_sqnr: float = MIN_SQNR_DB
+    evaluate: Callable[[nn.Module], float] | None = None
     target: str = HOST
+
+    @property
+    def scheme(self) -> Scheme:
+        """The types of weights and activations."""
+        return scheme_for(self.weights, self.activations)
 
     @property
     def names(self) -> Sequence[str] | None:
@@ -79,11 +92,8 @@ class Options:
                 f"expected a baseline of {', '.join(BASELINES)}, got {self.baseline!r}; "
                 "try baseline='eager'"
             )
-        if self.value_type not in ("float32", "bfloat16"):
-            raise ValueError(
-                f"expected a value_type of float32 or bfloat16, got {self.value_type!r}; "
-                "try value_type='bfloat16'"
-            )
+        if self.scheme.quantizes and math.isnan(self.min_sqnr):
+            raise ValueError("expected min_sqnr in decibels, got nan; try min_sqnr=20")
         if not self.budget_s > 0:
             raise ValueError(
                 f"expected budget_s > 0, got {self.budget_s}; try verify=False to measure less"
@@ -110,7 +120,12 @@ def convert_to_sparse(
     verify: bool = True,
     budget_s: float = 60.0,
     cache: bool | str | os.PathLike[str] = True,
-    value_type: str = "float32",
+    weights: str = "float32",
+    activations: str | None = None,
+    calibration: Any = None,
+    min_sqnr: float = MIN_SQNR_DB,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    value_type: str | None = None,
     target: str = HOST,
 ) -> nn.Module:
     """Replace the pruned linear and convolution layers of a model where sparse ones are faster.
@@ -149,10 +164,21 @@ def convert_to_sparse(
             Compiling is counted; a comparison under way is finished.
         cache: keep comparisons for later conversions: True: in `$SPARSEINFER_CACHE` (`off`:
             nowhere), else `~/.cache/sparseinfer`; a path: in that folder; False: nowhere.
-        value_type: of the weights that the panel format stores, on the CPU: `float32`, or
-            `bfloat16`, which rounds each by 2^-9 of it at most and halves the bytes of the values;
-            the arithmetic is float32 either way. Faster where weights come from memory: large
-            layers called with few tokens.
+        weights: the type in which the panel format stores them, on the CPU: `float32`;
+            `bfloat16`, which rounds each by 2^-9 of it at most and halves the bytes of the values
+            (the arithmetic is float32 then; faster where weights come from memory: large layers
+            called with few tokens); or `int8`, by a scale an output row, for linear layers and
+            convolutions, which are compared with torch's dense int8 layers too.
+        activations: the type that they are multiplied in; None: that which suits `weights`
+            (`sparseinfer.quantize.SCHEMES` has the combinations).
+        calibration: for int8 activations: data as `sparseinfer.calibrate` takes it (a DataLoader of
+            a few hundred samples), or what that returned. None: each token of a linear layer's
+            input is rounded by its own range, and convolutions stay in float32.
+        min_sqnr: decibels of signal over error that the output of an int8 layer needs, on its
+            inputs in calibration; layers with less stay in the wider type.
+        evaluate: called with `model` and with the converted model, gives a figure of each, such as
+            its accuracy, for the report.
+        value_type: the former name of `weights`.
         target: the machine that will run the model, of `sparseinfer.formats.TARGETS`; `host`: this
             one. For another the weights are packed as that machine packs them, `threads` is its
             own number by default, and what the cost model knows of it decides: nothing of another
@@ -162,12 +188,14 @@ def convert_to_sparse(
         The converted model: a copy, unless `inplace`.
 
     Raises:
-        TypeError: `model` is not an nn.Module, is compiled or scripted, or an example input is none
-            of the above.
-        ValueError: a format, the baseline, the value type or the target is unknown, min_speedup is
+        TypeError: `model` is not an nn.Module, is compiled or scripted, an example input or the
+            calibration is none of the above, or `evaluate` gives no number.
+        ValueError: the model has fake quantisation; the calibration data is empty, of another shape
+            or not finite; a format, the baseline, a type or the target is unknown, min_speedup is
             negative or NaN, threads is less than 1, budget_s is not positive, the list of examples
             is empty, or there are example inputs, or weights on a GPU, for another target.
         RuntimeError: the memory of a parameter or buffer was released (sharded or offloaded).
+        NotImplementedError: these types of weights and activations are not built yet.
 
     Source: speed-up is decided by measurement, as in libxsmm's and ATLAS's empirical search
     (Whaley, Petitet and Dongarra, "Automated empirical optimizations of software and the ATLAS
@@ -186,9 +214,10 @@ def convert_to_sparse(
             f"expected an nn.Module, got {type(model).__name__}; try the model that "
             "the state_dict belongs to"
         )
+    stored = renamed_value_type(weights, value_type) or "float32"
     options = Options(
-        example_inputs, min_speedup, formats, inplace,
-        threads, progress, baseline, verify, budget_s, cache, value_type, target,
+        example_inputs, min_speedup, formats, inplace, threads, progress, baseline, verify,
+        budget_s, cache, stored, activations, calibration, min_sqnr, evaluate, target,
     )  # fmt: skip
     return convert(model, options, Platform())
 
@@ -204,9 +233,17 @@ def convert(model: nn.Module, options: Options, platform: Platform) -> nn.Module
     """
     _check_eager(model)
     require_model_memory(model)
+    if has_fake_quant(model):
+        raise ValueError(
+            "expected a model without fake quantisation, got one with it; try "
+            "convert_to_sparse(remove_fake_quant(model), weights='int8', ...)"
+        )
     inputs, target = options.example_inputs, options.target
     runs_on = target_facts(target)
     folder = cache_folder(options.cache)
+    evaluate = options.evaluate
+    figures = [] if evaluate is None else [_figure(evaluate, model)]
+
     with (
         torch_threads(options.threads) as used,
         torch.inference_mode(False),
@@ -226,6 +263,9 @@ def convert(model: nn.Module, options: Options, platform: Platform) -> nn.Module
             _leave_what_is_read(model, layers)
         modules = [layer.module for layer in layers if not layer.blocked]
         seen = None if inputs is None else observe(model, modules, inputs)
+        narrow = narrow_for(
+            model, layers, options.scheme, options.calibration, inputs, options.min_sqnr
+        )
         devices = _devices(model, layers)
         if target != HOST and any(platform.kernels_of(device) == "cuda" for device in devices):
             raise ValueError(
@@ -263,7 +303,8 @@ def convert(model: nn.Module, options: Options, platform: Platform) -> nn.Module
             layers=len(layers),
             until=start + LAYERS_SHARE * options.budget_s,
             generates=_generates(model),
-            value_type=options.value_type,
+            weights=options.scheme.weights,
+            narrow=narrow,
             target=target,
             timers={device: platform.timer(device, options.baseline) for device in devices},
             platform=platform,
@@ -311,6 +352,8 @@ def convert(model: nn.Module, options: Options, platform: Platform) -> nn.Module
         tuner.measured, tuner.kept, tuner.watch.share, tuner.clock.load(), tuner.doubted,
         inputs is not None, target,
     )  # fmt: skip
+    if evaluate is not None:
+        summary.figures = [*figures, _figure(evaluate, result)]
     store(result, summary)
     keep_pretrained(result)
     _log.info(summary.sentence)
@@ -353,6 +396,17 @@ def _leave_what_is_read(model: nn.Module, layers: Sequence[Layer]) -> None:
                 f"{found[owner]} reads its weight, which a sparse layer would unpack every time; "
                 "pass example_inputs to have it measured"
             )
+
+
+def _figure(evaluate: Callable[[nn.Module], float], model: nn.Module) -> float:
+    found: Any = evaluate(model)
+    try:
+        return float(found.detach() if isinstance(found, torch.Tensor) else found)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"expected evaluate to return a number, got {type(found).__name__}; try the model's "
+            "accuracy"
+        ) from error
 
 
 def _generates(model: nn.Module) -> bool:

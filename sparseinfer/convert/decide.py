@@ -16,6 +16,7 @@ from torch import nn
 
 from sparseinfer.convert.candidates import formats_for, pack_params
 from sparseinfer.convert.layer_report import Candidate, LayerReport, describe
+from sparseinfer.convert.narrow import Narrow, decide_narrow
 from sparseinfer.convert.observe import Input, Observation
 from sparseinfer.convert.occupancy import bucket, occupancy
 from sparseinfer.convert.platform import Platform
@@ -57,10 +58,10 @@ class Decider:
     `channels_last` compares with the dense layer in that memory format. `layers` is how many there
     are to decide, which share what time there is until `until` (of the tuner's clock). `generates`
     tells that the model will be called with one token at a time, whatever its example inputs.
-    `value_type` is that of the panel format's values. `target` is the machine that will run what is
-    packed; for another than the host, `observation` is None. `timers` time the layers of each
-    device; None, or none: the clock. `sides` are the dense sides of what was compared. `platform`
-    tells of this machine.
+    `weights` is the type of the panel format's values, and `narrow` what else is known where
+    activations are rounded too. `target` is the machine that will run what is packed; for another
+    than the host, `observation` is None. `timers` time the layers of each device; None, or none:
+    the clock. `sides` are the dense sides of what was compared. `platform` tells of this machine.
     """
 
     min_speedup: float
@@ -71,7 +72,8 @@ class Decider:
     layers: int = 1
     until: float = math.inf
     generates: bool = False
-    value_type: str = "float32"
+    weights: str = "float32"
+    narrow: Narrow | None = None
     target: str = HOST
     timers: Mapping[torch.device, Sample | None] = field(default_factory=dict)
     sides: list[Side] = field(default_factory=list)
@@ -89,32 +91,42 @@ class Decider:
         """
         self.layers = max(0, self.layers - 1)
         try:
-            return self._decide(layer)
+            sparse, result = self._decide(layer)
         except Exception as error:
             return None, describe(layer, reason=f"it could not be measured: {brief(error)}")
+        if result.wider:
+            result.reason += f"; not {self.weights}: {result.wider}"
+        return sparse, result
 
     def _decide(self, layer: Layer) -> tuple[Replacement | None, LayerReport]:
         result = describe(layer, reason=self._untried(layer))
         if result.reason:
             return None, result
         dense = layer.dense().eval()
+        if self.narrow is not None:
+            narrow = decide_narrow(self, self.narrow, layer, dense, result)
+            if narrow is not None:
+                return narrow, result
+            result.reason = self._without_zeros(layer)
+            if result.reason:
+                return None, result
         best: tuple[Candidate, Replacement] | None = None
         names, why_none = formats_for(layer, self.platform.kernels_of(layer.device))
         if not names and self.formats is None:
             result.reason = why_none
             return None, result
         result.occupancy = occupancy(by_outputs(layer.module, layer.weight()))
-        met = self._tokens_met(layer)
+        met = self.tokens_met(layer)
         for name in self.formats or names:
             fewest = 0 if self.generates else min(met, default=0)
-            params = pack_params(layer, name, fewest, self._value_type(layer))
+            params = pack_params(layer, name, fewest, self._weights(layer))
             if self.target != HOST:
                 params["target"] = self.target
             candidate, sparse = pack_for(layer, dense, name, params, met, self.platform)
             result.candidates.append(candidate)
             if sparse is None:
                 continue
-            self._time(layer, dense, sparse, candidate, result)
+            self.time(layer, dense, sparse, candidate, result)
             if best is None or candidate.certain > best[0].certain:
                 best = candidate, sparse
             if self.formats is None and self.platform.kernels_of(layer.device) == "cpu":
@@ -124,7 +136,7 @@ class Decider:
                 f"{tried.format}: {tried.reason}" for tried in result.candidates
             )
             return None, result
-        return self._choose(layer, *best, result)
+        return self.choose(layer, *best, result)
 
     def _untried(self, layer: Layer) -> str:
         """Why no candidate is worth packing; empty where some are."""
@@ -140,23 +152,28 @@ class Decider:
             if met - {layer.dtype, *_autocast_types(layer.device)}:
                 names = ", ".join(sorted(_name(dtype) for dtype in met))
                 return f"its inputs are {names}, and its weight is {_name(layer.dtype)}"
+        return "" if self.narrow is not None else self._without_zeros(layer)
+
+    def _without_zeros(self, layer: Layer) -> str:
         if layer.nnz == layer.numel and self.min_speedup > 0 and self.formats is None:
             return "it has no zeros"
         return ""
 
-    def _value_type(self, layer: Layer) -> str:
-        """That of panel's values: bfloat16 holds all there is in a weight of that type."""
-        return "bfloat16" if layer.dtype is torch.bfloat16 else self.value_type
+    def _weights(self, layer: Layer) -> str:
+        """The type of panel's values: bfloat16 holds all there is in a weight of that type."""
+        wide = "float32" if self.narrow is not None else self.weights
+        return "bfloat16" if layer.dtype is torch.bfloat16 else wide
 
-    def _tokens_met(self, layer: Layer) -> set[int]:
+    def tokens_met(self, layer: Layer) -> set[int]:
         """Every N that a linear layer was seen with; none where that is not known."""
         if self.observation is None or layer.kind != "linear":
             return set()
         return {math.prod(given.shape[:-1]) for given in self.observation.inputs[layer.module]}
 
-    def _choose(
+    def choose(
         self, layer: Layer, candidate: Candidate, sparse: Replacement, result: LayerReport
     ) -> tuple[Replacement | None, LayerReport]:
+        """The best candidate's replacement where it gains enough, and the reason in the report."""
         result.packed_bytes, result.params = candidate.packed_bytes, candidate.params
         result.dense_ms, result.sparse_ms = candidate.dense_ms, candidate.sparse_ms
         result.speedup, result.low, result.high = candidate.speedup, candidate.low, candidate.high
@@ -186,12 +203,14 @@ class Decider:
                 result.reason += memory_choice(layer, candidate, result.N)
             return None, result
         result.format = candidate.format
+        result.weights = candidate.params.get("weights", "float32")
         return sparse, result
 
-    def _time(
+    def time(
         self, layer: Layer, dense: nn.Module, sparse: Replacement, candidate: Candidate,
         result: LayerReport,
     ) -> None:  # fmt: skip
+        """Measure or model a candidate, as far as the example inputs allow."""
         if self.observation is not None:
             met = self.observation.inputs[layer.module]
             if met:
@@ -202,6 +221,8 @@ class Decider:
             candidate.reason = (
                 f"there is no cost model for {layer.device.type}: pass example_inputs"
             )
+        elif candidate.params.get("weights") == "int8":
+            candidate.reason = "there is no cost model for int8: pass example_inputs"
         elif not cost.has_rates(self.target):
             candidate.reason = (
                 f"there is no cost model for {self.target}: convert on such a machine with "
@@ -256,9 +277,9 @@ class Decider:
     ) -> str:
         """Why the zeros of a layer cannot account for what was found at one input."""
         tokens = kind_named(layer.kind).tokens(dense, given.shape)
-        return beyond_zeros(
-            found, layer, tokens, self.tuner.threads, candidate.format, layer.device
-        )
+        # There is no cost model for int8: beside it only the zeros tell what can be.
+        format = "int8" if candidate.params.get("weights") == "int8" else candidate.format
+        return beyond_zeros(found, layer, tokens, self.tuner.threads, format, layer.device)
 
     def _compare(
         self, layer: Layer, dense: nn.Module, sparse: Replacement, candidate: Candidate,
@@ -318,6 +339,8 @@ class Decider:
         """Why a layer loses whose arithmetic would gain; empty where that is not so."""
         kind = kind_named(layer.kind)
         if kind.empty_call is None or self.platform.kernels_of(layer.device) != "cpu":
+            return ""
+        if candidate.params.get("weights") == "int8":
             return ""
         build, shape = kind.empty_call
 

@@ -19,7 +19,9 @@ class Row:
 
     `name` has a star where the names differ, `zeros` is the share of their weights that is zero,
     and `speedup`, within `low` to `high`, that of all at once. `reason` is the first one's: those
-    of the others differ from it in figures alone. What was not timed is None.
+    of the others differ from it in figures alone. What was not timed is None. `weights` is the type
+    of the weights, and `wider` why it is wider than asked; `sqnr_db` is the least of an int8
+    layer's, and `over_int8` the time of torch's int8 layers over theirs.
     """
 
     name: str
@@ -41,6 +43,15 @@ class Row:
     inputs: str
     reason: str
     nonfinite: int
+    weights: str = "float32"
+    wider: str = ""
+    sqnr_db: float | None = None
+    over_int8: float | None = None
+
+    @property
+    def runs_as(self) -> str:
+        """The format, with the type of its values where that is not float32."""
+        return self.format if self.weights == "float32" else f"{self.format} {self.weights}"
 
     @property
     def title(self) -> str:
@@ -70,7 +81,8 @@ def group(layers: Sequence[LayerReport]) -> list[Row]:
     for layer in layers:
         key = (
             _starred(layer.name), layer.kind, tuple(layer.shape), layer.pattern, layer.format,
-            layer.inputs, layer.timing, re.sub(r"\d+(\.\d+)?(e[+-]\d+)?", "#", layer.reason),
+            layer.weights, layer.inputs, layer.timing,
+            re.sub(r"\d+(\.\d+)?(e[+-]\d+)?", "#", layer.reason),
         )  # fmt: skip
         groups.setdefault(key, []).append(layer)
     return [_row(members) for members in groups.values()]
@@ -100,6 +112,10 @@ def _row(layers: Sequence[LayerReport]) -> Row:
         inputs=first.inputs,
         reason=first.reason,
         nonfinite=sum(layer.nonfinite for layer in layers),
+        weights=first.weights,
+        wider=first.wider,
+        sqnr_db=min((layer.sqnr_db for layer in layers if layer.sqnr_db is not None), default=None),
+        over_int8=_over_int8(layers),
     )
 
 
@@ -117,6 +133,12 @@ def _together(
         if speedup
     ]
     return dense_ms / sum(times) if sum(times) > 0 else None
+
+
+def _over_int8(layers: Sequence[LayerReport]) -> float | None:
+    known = [layer for layer in layers if layer.dense_int8_ms and layer.over_int8]
+    times = sum((layer.dense_int8_ms or 0.0) / (layer.over_int8 or 1.0) for layer in known)
+    return sum(layer.dense_int8_ms or 0.0 for layer in known) / times if times else None
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

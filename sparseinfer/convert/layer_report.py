@@ -58,6 +58,10 @@ class LayerReport:
     case. `timing` is `measured`, `modelled` or empty; `inputs` says at which inputs and `N` at how
     many tokens or pixels. `dense_ms`, `sparse_ms`, `speedup`, `low`, `high` and `params` are those
     of the best candidate. `occupancy` tells which rows, channels and panels hold non-zeros.
+    `weights` and `activations` are the types that a sparse layer multiplies, and `wider` says why
+    they are wider than asked. `sqnr_db` is the signal of an int8 layer's output over its error in
+    decibels, `dense_int8_ms` the time of torch's int8 layer and `over_int8` that over the sparse
+    one's.
     """
 
     name: str
@@ -83,6 +87,12 @@ class LayerReport:
     candidates: list[Candidate] = field(default_factory=list)
     params: dict[str, Any] = field(default_factory=dict)
     occupancy: str = ""
+    weights: str = "float32"
+    activations: str = "float32"
+    wider: str = ""
+    sqnr_db: float | None = None
+    dense_int8_ms: float | None = None
+    over_int8: float | None = None
 
     @property
     def is_sparse(self) -> bool:
@@ -140,6 +150,8 @@ def describe_sparse(model: nn.Module) -> list[LayerReport]:
                 dense_bytes=4 * numel,
                 packed_bytes=module.packed.numel(),
                 reason="it was sparse already",
+                weights=module.handle.info["value_type"],
+                activations="int8" if module.handle.is_int8 else "float32",
             )
         )
     return layers

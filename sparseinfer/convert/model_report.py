@@ -77,6 +77,7 @@ class Report:
     time in which other programs had the processor, `load` the system's load average then, and
     `doubted` how many comparisons are in doubt, none of which is kept. `examples` tells whether
     there were example inputs to time anything with, and `target` is the machine it is for.
+    `figures` are those that `evaluate` gave of the model and of the converted one.
 
     Example:
         >>> Report(layers=[]).sentence
@@ -96,6 +97,7 @@ class Report:
     doubted: int = 0
     examples: bool = True
     target: str = HOST
+    figures: list[float] = field(default_factory=list)
 
     @property
     def totals(self) -> dict[str, Any]:
@@ -119,7 +121,14 @@ class Report:
 
     @property
     def sentence(self) -> str:
-        """Whether the model got faster, in one plain sentence."""
+        """Whether the model got faster, in one plain sentence, and what `evaluate` gave."""
+        if len(self.figures) != 2:
+            return self._verdict
+        before, after = self.figures
+        return f"{self._verdict} Evaluated: {before:.4g} before, {after:.4g} now."
+
+    @property
+    def _verdict(self) -> str:
         totals = self.totals
         count = totals["layers"]
         if count == 0:

@@ -20,8 +20,8 @@ from torch import nn
 from sparseinfer.layers.kinds import packed_layers
 
 __all__ = [
-    "LOADING", "METHOD", "VARIANT", "WEIGHTS_FILE", "forget_pretrained", "keep_pretrained",
-    "packed_names",
+    "LOADING", "METHOD", "VARIANT", "WEIGHTS_FILE", "forget_pretrained", "input_scales",
+    "keep_pretrained", "packed_names",
 ]  # fmt: skip
 
 METHOD = "sparseinfer"
@@ -91,6 +91,20 @@ def packed_names(model: nn.Module) -> dict[str, int]:
     }
 
 
+def input_scales(model: nn.Module) -> dict[str, list[float]]:
+    """Scale and zero point of the inputs of int8 layers, by the names of the packed weights.
+
+    Example:
+        >>> input_scales(nn.Sequential(nn.Linear(2, 2)))
+        {}
+    """
+    return {
+        f"{name}.packed".lstrip("."): [scale.scale, scale.zero_point]
+        for name, module in packed_layers(model)
+        if (scale := module.activation_scale) is not None
+    }
+
+
 def _of_class(model: nn.Module, named: tuple[str, str]) -> list[Any]:
     return [
         module for module in model.modules()
@@ -133,7 +147,9 @@ def _save_pretrained(
     absent = object()
     before = vars(config).get("quantization_config", absent)
     try:
-        config.quantization_config = make_config(stem, packed_names(model))
+        config.quantization_config = make_config(
+            stem, packed_names(model), input_scales=input_scales(model)
+        )
         result = type(model).save_pretrained(model, save_directory, *args, **kwargs)
         index = folder / f"model.safetensors.index.{kwargs['variant']}.json"
         if index.exists():  # transformers opens an index of another name only if it ends so

@@ -26,6 +26,9 @@ LINE = 120
 MEDIUM = 100
 """Columns from which the narrow table has the interval and the bytes too."""
 
+INT8_HEAD = ("SQNR", "over int8")
+"""Columns where layers were tried in int8: signal over error, and torch's int8 time over ours."""
+
 _TEXTS = 5
 """Leading columns of the wide table that hold text, not numbers."""
 
@@ -38,31 +41,33 @@ def cells(report: Report) -> tuple[list[str], list[list[str]], list[list[str]]]:
         >>> cells(Report(layers=[]))[0][:3]
         ['layer', 'weight', 'zeros']
     """
+    narrow_types = _has_int8(report)
     head = [
-        "layer", "weight", "zeros", "pattern", "format",
-        "bytes", "dense ms", "sparse ms", "speed-up", "at",
+        "layer", "weight", "zeros", "pattern", "format", "bytes", "dense ms", "sparse ms",
+        "speed-up", *(INT8_HEAD if narrow_types else []), "at",
     ]  # fmt: skip
     body = [
         [
-            row.title, f"{row.kind} {_shape(row)}", f"{row.zeros:.1%}", row.pattern, row.format,
+            row.title, f"{row.kind} {_shape(row)}", f"{row.zeros:.1%}", row.pattern, row.runs_as,
             _bytes(row), number(row.dense_ms), number(row.sparse_ms), _gain(row, interval=True),
-            row.inputs,
+            *(_int8(row) if narrow_types else []), row.inputs,
         ]
         for row in report.rows
     ]  # fmt: skip
+    empty = ["", ""] if narrow_types else []
     totals = report.totals
     foot = [
         [
             f"{totals['layers']} layers", "", "", "", f"{totals['sparse_layers']} sparse",
             f"{size(totals['dense_bytes'])} -> {size(totals['bytes'])}",
             number(totals["dense_ms"]), number(totals["ms"]),
-            "" if totals["ratio"] is None else f"{1 / totals['ratio']:.2f}x", "",
+            "" if totals["ratio"] is None else f"{1 / totals['ratio']:.2f}x", *empty, "",
         ]
     ]  # fmt: skip
     whole = report.whole
     if whole is not None and whole.dense_ms is not None:
         timed = [number(whole.dense_ms), number(whole.sparse_ms), _gain(whole, interval=True)]
-        foot.append(["whole model", "", "", "", "", "", *timed, whole.baseline])
+        foot.append(["whole model", "", "", "", "", "", *timed, *empty, whole.baseline])
     return head, body, foot
 
 
@@ -104,6 +109,7 @@ def narrow(report: Report, width: int) -> Table:
     from rich.table import Table
 
     roomy = width >= MEDIUM
+    narrow_types = _has_int8(report)
     table = Table(
         title=report.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
         padding=(0, 1, 0, 0),
@@ -115,12 +121,15 @@ def narrow(report: Report, width: int) -> Table:
     table.add_column("runs as", overflow="fold")
     for heading in ("dense ms", "now ms", "gain", *(["bytes"] if roomy else [])):
         table.add_column(heading, justify="right", no_wrap=True)
+    for heading in INT8_HEAD if narrow_types else ():
+        table.add_column(heading, justify="right", no_wrap=True)
     for own in report.rows:
         row = [
-            escape(_folded(own.title, room)), _shape(own), f"{own.zeros:.1%}", own.format,
+            escape(_folded(own.title, room)), _shape(own), f"{own.zeros:.1%}", own.runs_as,
             number(own.dense_ms), number(own.ms), _gain(own, roomy) if own.is_sparse else "",
         ]  # fmt: skip
-        table.add_row(*row, *([_bytes(own)] if roomy else []))
+        more = _int8(own) if narrow_types else []
+        table.add_row(*row, *([_bytes(own)] if roomy else []), *more)
     totals = report.totals
     table.add_section()
     row = [
@@ -149,7 +158,7 @@ def remarks(report: Report) -> list[tuple[str, list[str]]]:
     """
     names: dict[str, list[str]] = {}
     for row in report.rows:
-        if row.reason and (not row.is_sparse or row.nonfinite):
+        if row.reason and (not row.is_sparse or row.nonfinite or row.wider):
             names.setdefault(row.reason, []).append(row.title)
     return list(names.items())
 
@@ -193,6 +202,15 @@ def _gain(timed: Row | Whole, interval: bool) -> str:
         return ""
     spread = f" ({timed.low:.2f}-{timed.high:.2f})" if interval and timed.low is not None else ""
     return f"{timed.speedup:.2f}x{spread}"
+
+
+def _has_int8(report: Report) -> bool:
+    return any(row.sqnr_db is not None for row in report.rows)
+
+
+def _int8(row: Row) -> list[str]:
+    error = "" if row.sqnr_db is None else f"{row.sqnr_db:.1f} dB"
+    return [error, "" if row.over_int8 is None else f"{row.over_int8:.2f}x"]
 
 
 def _bytes(row: Row) -> str:

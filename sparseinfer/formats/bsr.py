@@ -32,8 +32,8 @@ def bsr_blob(
 
     Example:
         >>> from sparseinfer import pack
-        >>> options = {"block": 16, "value_type": "float16"}
-        >>> torch.equal(bsr_blob(torch.eye(40), **options), pack(torch.eye(40), "bsr", **options))
+        >>> blob = bsr_blob(torch.eye(40), block=16, value_type="float16")
+        >>> torch.equal(blob, pack(torch.eye(40), "bsr", block=16, weights="float16"))
         True
     """
     if block not in BLOCKS or value_type not in VALUE_TYPES:

@@ -20,7 +20,7 @@ class PrunedWeight:
     `op` is `linear` or `conv`; `density` is the share of non-zeros; `pattern` is None where nobody
     looked for one; `weight` is the tensor that the layer holds, where it holds one. `fewest_tokens`
     is the least N of the layer's calls, 0 where that is not known, and None where N says nothing.
-    `value_type` is that of the values wanted.
+    `weights` is the type of the values wanted.
 
     Example:
         >>> PrunedWeight("linear", 0.5).kind
@@ -32,7 +32,7 @@ class PrunedWeight:
     pattern: Pattern | None = None
     weight: Tensor | None = None
     fewest_tokens: int | None = None
-    value_type: str = "float32"
+    weights: str = "float32"
 
     @property
     def kind(self) -> str:

@@ -68,7 +68,8 @@ class Handle:
     `memory` is the host's memory that was validated: the buffer itself where it is aligned, on the
     CPU and nobody else's. `device` is the buffer's. `weights` is the native view of it, and `m` and
     `k` are the weight's rows and columns; `linear_m` is `m`, or None where the weight is a
-    convolution's. `device_calls` is where `sparseinfer.kernels.dispatch` keeps what it decided.
+    convolution's or int8 (`is_int8`). `device_calls` is where `sparseinfer.kernels.dispatch` keeps
+    what it decided.
 
     A buffer on another device is copied to the host to be validated, and no longer: of the copy the
     facts of the header remain (`Facts` and `info`, some hundred bytes), and `memory` is None.
@@ -86,12 +87,14 @@ class Handle:
         else:
             self.memory, self.weights = None, Facts.of(view)
         self.info: dict[str, Any] = view.info()
+        self.is_int8 = view.value_type == "int8"
         self.shape: tuple[int, ...] = tuple(view.shape)
         self.m = self.shape[0]
         self.k = 1
         for size in self.shape[1:]:
             self.k *= size
-        self.linear_m = self.m if len(self.shape) == 2 else None
+        # So that calls of float weights, which are many and short, have nothing more to check.
+        self.linear_m = self.m if len(self.shape) == 2 and not self.is_int8 else None
         self.device_calls: dict[Any, Callable[..., Tensor]] = {}
         self._metas: dict[Any, Any] = {}
         self.device = packed.device

@@ -16,6 +16,9 @@ from sparseinfer import native
 from sparseinfer.formats.handles import peek
 from sparseinfer.formats.table import format_named
 from sparseinfer.formats.torch_sparse import densified
+from sparseinfer.formats.value_types import VALUE_TYPES
+from sparseinfer.quantize.scheme import renamed_value_type, scheme_for
+from sparseinfer.quantize.weights import quantize_weight
 from sparseinfer.timing.machine import check_isa
 
 __all__ = [
@@ -32,15 +35,28 @@ TARGETS: tuple[str, ...] = tuple(target["name"] for target in native.targets())
 """Names of the machines that a weight can be packed for; `"host"` is this one."""
 
 
-def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) -> Tensor:
+def pack(
+    weight: Tensor,
+    format: str = "panel",
+    groups: int = 1,
+    *,
+    weights: str | None = None,
+    activations: str | None = None,
+    scales: Tensor | None = None,
+    **params: Any,
+) -> Tensor:
     """Pack a dense weight, or a sparse one of torch's, into one buffer.
 
     `weight` is float32 (nm and bsr: float16 and bfloat16 too, kept as such; csr: those too, stored
     as float32, so that a GPU reads the values that they were), `[M, K]` of a linear layer, or
-    `[M, C/groups, kw]` or `[M, C/groups, kh, kw]` of a convolution. `params` are the format's:
+    `[M, C/groups, kw]` or `[M, C/groups, kh, kw]` of a convolution. `weights` is the type that
+    values are stored in: panel `"float32"`, `"bfloat16"`, which rounds by 2^-9 of each at most and
+    computes in float32, or `"int8"`, by the `scales` `[M]` of output rows (None: the largest
+    magnitude of each over 127); nm and bsr `"float32"`, `"float16"` or `"bfloat16"`, by default the
+    weight's own. `activations` is what they will be multiplied with, see
+    `sparseinfer.quantize.SCHEMES`. `params` are the format's:
     `kblock` (panel: columns of a K block, 0 for one block, `BY_SHAPE` and `MANY_TOKENS` for a
-    choice; see `kblock_for`), `value_type` (panel: `"bfloat16"` rounds the values, by 2^-9 of each
-    at most, and computes in float32), `n` and `m` (nm), `block` (bsr: edge of the square blocks,
+    choice; see `kblock_for`), `n` and `m` (nm), `block` (bsr: edge of the square blocks,
     16, 32, 64 or 128), and for each `target`, one of `TARGETS`: the machine that will run the
     weight, by default `"host"`. Its bytes follow from the target and not from the machine that
     packs (panel: the K blocks of `BY_SHAPE` and `MANY_TOKENS`). Returns a one-dimensional uint8
@@ -52,9 +68,10 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
     Raises:
         ValueError: the format is unknown, or cannot store this weight (panel: K > 65535; nm: a
             group of m columns with more than n non-zeros; bsr: a BSR tensor whose blocks are not
-            square, of another size than `block`, or of none that the format has), the target is
-            unknown, or torch cannot read a sparse one.
+            square, of another size than `block`, or of none that the format has), the target or the
+            type of the values is unknown, or torch cannot read a sparse one.
         TypeError: the weight has another dtype.
+        NotImplementedError: the types are not built yet.
 
     Source: row-pattern panels follow Wilkinson, Cheshmi and Mehri Dehnavi, "Register Tiling for
     Unstructured Sparsity in Neural Network Inference", PLDI 2023.
@@ -65,6 +82,19 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
         (torch.uint8, 8)
     """
     row = format_named(format)
+    stored = renamed_value_type(weights, params.pop("value_type", None))
+    if stored not in (None, *VALUE_TYPES) or activations is not None:
+        scheme_for(stored or "float32", activations)
+    if stored is not None:
+        params["value_type"] = stored
+    if scales is not None:
+        if stored != "int8":
+            raise ValueError(
+                f"expected scales for int8 weights alone, got some for {stored or 'float32'}; try "
+                "weights='int8'"
+            )
+        quantize_weight(weight, scales)  # which checks them
+        params["scales"] = scales.detach().float().cpu().contiguous().numpy()
     params = row.adopted(weight, params)
     weight = densified(weight)
     if weight.dtype in (torch.float16, torch.bfloat16) and row.narrow != "refused":

@@ -30,8 +30,8 @@ def kblock_for(fewest_tokens: int) -> int:
 
 def _params(weight: PrunedWeight) -> dict[str, Any]:
     params: dict[str, Any] = {}
-    if weight.value_type != "float32":
-        params["value_type"] = weight.value_type
+    if weight.weights != "float32":
+        params["weights"] = weight.weights
     if weight.fewest_tokens is not None:
         params["kblock"] = kblock_for(weight.fewest_tokens)
     return params

@@ -31,7 +31,7 @@ def shared_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """Of a format's parameters those that a problem has too: n and m of nm, and so on.
 
     Example:
-        >>> shared_params({"n": 2, "m": 4, "value_type": "float16"})
+        >>> shared_params({"n": 2, "m": 4, "kblock": 0})
         {'n': 2, 'm': 4}
     """
     return {name: value for name, value in params.items() if name in _PARAMS}
@@ -50,7 +50,8 @@ def problem_of(handle: Handle, op: str, x: Tensor, tokens: int) -> Problem:
     """
     return Problem(
         op, handle.weights.format, x.device, x.dtype, M=handle.m, K=handle.k, N=tokens,
-        groups=handle.weights.groups, **shared_params(handle.info["params"]),
+        groups=handle.weights.groups, weights="int8" if handle.is_int8 else "float32",
+        **shared_params(handle.info["params"]),
     )  # fmt: skip
 
 

@@ -64,6 +64,7 @@ def rows() -> tuple[Row, ...]:
             row["isa"],
             "cpu",
             native_id=index,
+            weight_types=tuple(row["weight_types"]),
         )
         for index, row in enumerate(native.rows())
     )

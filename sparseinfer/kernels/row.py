@@ -19,8 +19,10 @@ __all__ = ["Problem", "Row"]
 class Problem:
     """What a kernel is asked to compute.
 
-    `op` is `linear` or `conv`; `format` is the packed format; M, K and N are output rows, input
-    columns of one group, and tokens or pixels; `n`:`m` is the pattern of an nm weight.
+    `op` is `linear` or `conv`; `format` is the packed format and `weights` the type of its values,
+    `int8` or `float32`, which stands for all others; `dtype` is the type of x; M, K and N are
+    output rows, input columns of one group, and tokens or pixels; `n`:`m` is the pattern of an nm
+    weight.
 
     Example:
         >>> Problem("linear", "panel", M=64, K=64, N=1).dtype
@@ -37,11 +39,12 @@ class Problem:
     groups: int = 1
     n: int = 2
     m: int = 4
+    weights: str = "float32"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kernel: the format it reads, the operation, the types of x, and where it runs.
+    """One kernel: format and types of the weights it reads, operation, types of x, where it runs.
 
     `native_id` is the row's index in the native table, and None for a device kernel. Of that one
     `kernel` is "module:function", imported at its first use and called as
@@ -71,6 +74,7 @@ class Row:
     mixed: bool = False
     search: Callable[[torch.Tensor, Any, int, bool], object] | None = None
     keeps: Callable[[int, int, torch.dtype, int], int] | None = None
+    weight_types: tuple[str, ...] = ("float32", "float16", "bfloat16")
 
     @property
     def dtype(self) -> str:
@@ -107,6 +111,11 @@ class Row:
             reasons.append(f"expected op {problem.op}, got {self.op}; try another row")
         if problem.format != self.format:
             reasons.append(f"expected format {problem.format}, got {self.format}; try another row")
+        if problem.weights not in self.weight_types:
+            reasons.append(
+                f"expected weights of {problem.weights}, got {', '.join(self.weight_types)}; try "
+                "another row"
+            )
         if self.native_id is None:
             if problem.N < self.least:
                 reasons.append(f"expected N >= {self.least}, got {problem.N}; try a larger batch")
@@ -128,6 +137,7 @@ class Row:
         problem = Problem(
             self.op, self.format, torch.device(self.device),
             getattr(torch, self.x_types[0]), M=64, K=64, N=max(1, self.least),
+            weights=self.weight_types[0],
         )  # fmt: skip
         return self.unsupported_reasons(problem)
 

@@ -16,7 +16,9 @@ from sparseinfer.kernels.activations import activation_module, check_choice
 from sparseinfer.layers.adapters import computes_weight
 from sparseinfer.layers.dense import by_outputs, computed_weight, effective
 from sparseinfer.layers.loading import check_type, own_copy, packed_as, take_packed
+from sparseinfer.layers.quantized_input import QuantizedInput
 from sparseinfer.layers.reads import READS_TO_WARN, called_by_a_module, warn_of_reads
+from sparseinfer.quantize.activations import ActivationScale
 
 __all__ = ["THREADS_OF_TORCH", "SparseLayer"]
 
@@ -26,7 +28,7 @@ THREADS_OF_TORCH = 0
 """The operators then ask `torch.get_num_threads()` at every call."""
 
 
-class SparseLayer(nn.Module):
+class SparseLayer(QuantizedInput):
     """What the sparse layers share: a packed weight without gradient, a bias, an activation.
 
     `packed` is a uint8 buffer, so `state_dict`, `deepcopy` and pickle work as for any module; a
@@ -39,6 +41,8 @@ class SparseLayer(nn.Module):
     """
 
     dense_type: ClassVar[type[nn.Module]]
+    takes_int8: ClassVar[bool] = False
+    """Whether there are kernels for an int8 weight of this class."""
     packed: Tensor
     bias: nn.Parameter | None
     _reads = 0
@@ -82,12 +86,15 @@ class SparseLayer(nn.Module):
         module: nn.Module,
         format: str = "panel",
         activation: str = "none",
+        input_scale: ActivationScale | None = None,
         **params: Any,
     ) -> _Layer:
         """Build the sparse layer of a dense one, which may be masked or parametrized.
 
-        `params` are the format's, see `sparseinfer.pack`. Weight and bias are copied; the training
-        flag is kept.
+        `params` are the format's, see `sparseinfer.pack`. An int8 weight (`weights="int8"`) of a
+        linear layer or convolution multiplies inputs that are rounded by `input_scale`, or each
+        token of a linear layer by its own range where that is None. Weight and bias are copied; the
+        training flag is kept.
 
         Raises:
             TypeError: `module` is not the dense counterpart of this class, or its weight is not
@@ -116,7 +123,23 @@ class SparseLayer(nn.Module):
             if sparse.bias is not None and bias is not None:
                 sparse.bias.data = bias.clone()
             sparse.computed_by = computes_weight(module)
+            sparse._round_input(input_scale)
         return sparse.train(module.training)
+
+    def _round_input(self, scale: ActivationScale | None) -> None:
+        """Take the scale of the input over, after checks that the weight and the kernels fit."""
+        narrow = self.handle.info["value_type"] == "int8"
+        if narrow and not self.takes_int8:
+            raise ValueError(
+                f"expected weights='float32' or 'bfloat16' for {type(self).__name__}, got 'int8', "
+                "which it has no kernel for; try weights='float32'"
+            )
+        if scale is not None and not narrow:
+            raise ValueError(
+                "expected an input_scale for int8 weights alone, got one for "
+                f"{self.handle.info['value_type']}; try weights='int8'"
+            )
+        self.set_activation_scale(scale)
 
     @classmethod
     def _like(
@@ -293,6 +316,9 @@ class SparseLayer(nn.Module):
         if not self._is_valid():
             return f"{text}, bytes={self.packed.numel()}"
         density = self.nnz / max(1, torch.Size(self.weight_shape).numel())
+        if self.handle.info["value_type"] == "int8":
+            scale = self.activation_scale
+            text += f", weights=int8, input_scale={'per token' if scale is None else scale.scale}"
         return f"{text}, density={density:.3g}, format={self.format}, bytes={self.packed.numel()}"
 
     def _geometry(self) -> str:
@@ -368,6 +394,7 @@ class SparseLayer(nn.Module):
         """
         entries, key = dict(state_dict), f"{prefix}packed"
         before, at = self._buffers["packed"], len(error_msgs)
+        self.make_room(entries, prefix, error_msgs)
         source, refused = take_packed(self, entries, prefix)
         missing = [key] if refused else []
         if key in entries:

@@ -44,6 +44,7 @@ class SparseLinear(SparseLayer):
     """
 
     dense_type = nn.Linear
+    takes_int8 = True
 
     def __init__(
         self,
@@ -67,9 +68,15 @@ class SparseLinear(SparseLayer):
             return leaf(self, input)  # type: ignore[no-any-return]
         # As self.packed and self.bias, at a fifth of the time.
         bias = self._parameters["bias"] if "bias" in self._parameters else self.bias
-        return _linear(
-            input, self._buffers["packed"], bias, self.out_features, self.activation,
-            THREADS_OF_TORCH,
+        scale = self._buffers.get("input_scale")
+        if scale is None:
+            return _linear(
+                input, self._buffers["packed"], bias, self.out_features, self.activation,
+                THREADS_OF_TORCH,
+            )  # fmt: skip
+        return ops.linear_int8(
+            input, self._buffers["packed"], bias, scale, self._buffers["input_zero_point"],
+            self.out_features, self.activation, THREADS_OF_TORCH,
         )  # fmt: skip
 
     @classmethod
@@ -135,6 +142,7 @@ class _SparseConv(SparseLayer):
         self.padding_mode = padding_mode
         self._padding: list[int] = both_ends(self.padding, self.kernel_size, self.dilation)
 
+    takes_int8 = True
     ends: tuple[int, ...] | str | None = None
     """Zeros around the input before `padding`, see `sparseinfer.layers.adapters`."""
 
@@ -159,13 +167,18 @@ class _SparseConv(SparseLayer):
             like.dilation, like.groups, bias, like.padding_mode,
         )  # type: ignore[call-arg]  # fmt: skip
 
-    def _options(self) -> tuple[Any, ...]:
+    def _call(self, plain: Any, int8: Any, input: Tensor, padding: list[int]) -> Tensor:
+        """Call the operator for a float weight, or the one for an int8 one and a scaled input."""
         bias = self._parameters["bias"] if "bias" in self._parameters else self.bias
-        return (
-            self._buffers["packed"], bias, self.out_channels, self.kernel_size, self.stride,
-            self._padding, self.dilation, self.groups, self.padding_mode, self.activation,
-            THREADS_OF_TORCH,
+        options = (
+            self.out_channels, self.kernel_size, self.stride, padding, self.dilation, self.groups,
+            self.padding_mode, self.activation, THREADS_OF_TORCH,
         )  # fmt: skip
+        packed, scale = self._buffers["packed"], self._buffers.get("input_scale")
+        if scale is None:
+            return plain(input, packed, bias, *options)  # type: ignore[no-any-return]
+        zero_point = self._buffers["input_zero_point"]
+        return int8(input, packed, bias, scale, zero_point, *options)  # type: ignore[no-any-return]
 
     def _geometry(self) -> str:
         return (
@@ -222,7 +235,7 @@ class SparseConv1d(_SparseConv):
             return leaf(self, input)  # type: ignore[no-any-return]
         if input.dim() == 2:
             return self.forward(input.unsqueeze(0)).squeeze(0)
-        return ops.conv1d(input, *self._options())
+        return self._call(ops.conv1d, ops.conv1d_int8, input, self._padding)
 
 
 class SparseConv2d(_SparseConv):
@@ -284,11 +297,10 @@ class SparseConv2d(_SparseConv):
         if input.dim() == 3:
             return self.forward(input.unsqueeze(0)).squeeze(0)
         if self.ends != SAME:
-            return ops.conv2d(input, *self._options())
+            return self._call(ops.conv2d, ops.conv2d_int8, input, self._padding)
         more = same_padding(tuple(input.shape[2:]), self.kernel_size, self.stride, self.dilation)
-        before, (own, *after) = self._options()[:5], self._options()[5:]
-        padding = [one + two for one, two in zip(own, more, strict=True)]
-        return ops.conv2d(input, *before, padding, *after)
+        padding = [one + two for one, two in zip(self._padding, more, strict=True)]
+        return self._call(ops.conv2d, ops.conv2d_int8, input, padding)
 
 
 def both_ends(

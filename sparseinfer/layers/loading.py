@@ -94,7 +94,7 @@ def packed_as(layer: SparseLayer, weight: Any) -> Tensor:
         row = format_named(format)
         params = {name: info["params"][name] for name in row.options}
         if row.narrow == "refused":  # the packer rounds float32
-            dtype, params["value_type"] = torch.float32, info["value_type"]
+            dtype, params["weights"] = torch.float32, info["value_type"]
     with torch.no_grad():
         arranged = layer._arranged(layer, weight.to(dtype))
         return formats.pack(arranged, format, layer.groups, **params)

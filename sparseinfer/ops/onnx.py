@@ -9,7 +9,7 @@ operator until the file is written; `register` tells that exporter what to write
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from sparseinfer import formats
 from sparseinfer.kernels.activations import activation_module
 
-__all__ = ["EXPORTER", "dense_conv", "dense_linear", "register", "unpacked"]
+__all__ = ["EXPORTER", "dense_conv", "dense_linear", "register", "unpacked", "without_scale"]
 
 EXPORTER = "torch.onnx._internal.exporter._core"
 """The exporter of `torch.export`; `register` takes it."""
@@ -78,6 +78,25 @@ def dense_conv(
     return activation_module(activation)(y)
 
 
+def without_scale(dense: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """An int8 operator by torch's own: the weight that its integers stand for, x unrounded.
+
+    Example:
+        >>> packed, scale = formats.pack(torch.eye(4), weights="int8"), torch.tensor(1.0)
+        >>> call = without_scale(dense_linear)
+        >>> call(torch.ones(1, 4), packed, None, scale, torch.tensor(0), 4, "none", 0)
+        tensor([[1., 1., 1., 1.]])
+    """
+
+    def call(
+        x: Tensor, packed: Tensor, bias: Tensor | None, scale: Tensor, zero_point: Tensor,
+        *options: Any,
+    ) -> Tensor:  # fmt: skip
+        return dense(x, packed, bias, *options)
+
+    return call
+
+
 def register(exporter: ModuleType) -> None:
     """Teach the operators to the exporter of `torch.export`, the module `EXPORTER`.
 
@@ -88,7 +107,9 @@ def register(exporter: ModuleType) -> None:
     """
     ops = torch.ops.sparseinfer
     for operator, dense in (
-        (ops.linear, dense_linear), (ops.conv1d, dense_conv), (ops.conv2d, dense_conv)
+        (ops.linear, dense_linear), (ops.conv1d, dense_conv), (ops.conv2d, dense_conv),
+        (ops.linear_int8, without_scale(dense_linear)),
+        (ops.conv1d_int8, without_scale(dense_conv)), (ops.conv2d_int8, without_scale(dense_conv)),
     ):  # fmt: skip
         torch._decomp.decomposition_table.setdefault(operator.default, dense)
     registry = exporter._registration._torchlib_registry

@@ -40,7 +40,7 @@ from sparseinfer.ops.run_linear import linear_cpu, linear_cuda
 from sparseinfer.ops.run_steps import recurrent_cpu, recurrent_fake
 from sparseinfer.when_imported import when_imported
 
-__all__ = ["ACTIVATIONS", "PADDING_MODES"]
+__all__ = ["ACTIVATIONS", "PADDING_MODES", "autocast_cpu"]
 
 _AUTOCAST_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 _AUTOCAST_CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
@@ -104,8 +104,13 @@ def _dense_weight_fake(packed: Tensor, shape: Sequence[int]) -> Tensor:
     return packed.new_empty(list(shape), dtype=torch.float32)
 
 
-def _autocast(name: str) -> Callable[..., Tensor]:
-    """The kernel of an operator under CPU autocast: float32 inside, autocast's type outside."""
+def autocast_cpu(name: str) -> Callable[..., Tensor]:
+    """The kernel of an operator under CPU autocast: float32 inside, autocast's type outside.
+
+    Example:
+        >>> autocast_cpu("linear").__name__
+        'kernel'
+    """
     operator = getattr(torch.ops.sparseinfer, name).default
 
     def kernel(x: Tensor, packed: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
@@ -157,7 +162,7 @@ def _define() -> torch.library.Library:
         library.impl(name, conv_cuda, "CUDA")
         torch.library.register_fake(f"sparseinfer::{name}", _conv_fake, lib=library)
     for name in ("linear", "conv1d", "conv2d"):
-        library.impl(name, _autocast(name), "AutocastCPU")
+        library.impl(name, autocast_cpu(name), "AutocastCPU")
         library.impl(name, _autocast_cuda(name), "AutocastCUDA")
     library.impl("recurrent", recurrent_cpu, "CPU")
     torch.library.register_fake("sparseinfer::recurrent", recurrent_fake, lib=library)

@@ -70,6 +70,11 @@ def conv_cpu(
     expected = (out_channels, x.shape[1] // groups, *kernel_size)
     if handle.shape != expected or handle.weights.groups != groups:
         raise _mismatch(x, handle, out_channels, kernel_size, groups)
+    if handle.is_int8:
+        raise RuntimeError(
+            "expected the scale of the input beside an int8 weight of a convolution, got none; try "
+            "convert_to_sparse(model, weights='int8', calibration=loader)"
+        )
     if x.dtype is not torch.float32:
         raise wrong_input_type(x)
     if bias is not None:

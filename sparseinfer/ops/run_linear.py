@@ -11,6 +11,7 @@ from sparseinfer.kernels.dispatch import device_call, same_device, takes_mixed
 from sparseinfer.kernels.registry import Row
 from sparseinfer.kernels.verbose import logged
 from sparseinfer.ops.memory import address, require_memory
+from sparseinfer.ops.run_int8 import linear_per_token
 
 __all__ = [
     "BEST_ROW",
@@ -41,7 +42,8 @@ def linear_cpu(
     """Compute act(x W^T + bias) on the CPU with the native row `row` (an index of `native.rows()`).
 
     `x` is `[..., K]`, `bias` `[M]` with M = `out_features`; returns `[..., M]`. All are float32, or
-    all float16 or bfloat16: the arithmetic is float32 then too, between conversions.
+    all float16 or bfloat16: the arithmetic is float32 then too, between conversions. With an int8
+    weight each token of x is rounded to uint8 by its own range.
 
     Raises:
         RuntimeError: dtype, device, rank or feature count do not fit, the memory of a tensor was
@@ -60,6 +62,8 @@ def linear_cpu(
     if x.dtype is not _FLOAT32 or not shape or shape[-1] != k:
         return _linear_narrow(x, packed, bias, out_features, activation, threads, row)
     if handle.linear_m != out_features:
+        if handle.is_int8:
+            return linear_per_token(x, packed, bias, out_features, activation, threads, row)
         raise RuntimeError(
             f"expected a packed weight of shape [{out_features}, {k}], got {list(handle.shape)}; "
             "try the weight that this layer was built with"

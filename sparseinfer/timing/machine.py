@@ -145,7 +145,8 @@ def target_facts(name: str) -> dict[str, Any]:
 
 
 def target_isa(name: str) -> str:
-    """The widest instruction set of a target that has kernels; `SPARSEINFER_ISA` does not count.
+    """The widest instruction set of a target that has kernels of float weights, of which the rates
+    are; `SPARSEINFER_ISA` does not count.
 
     Raises:
         ValueError: there is no such target.
@@ -157,7 +158,9 @@ def target_isa(name: str) -> str:
     from sparseinfer import native
 
     features = set(target_facts(name)["features"])
-    return [str(isa["name"]) for isa in native.isas() if features.issuperset(isa["features"])][-1]
+    of_floats = {row["isa"] for row in native.rows() if "float32" in row["weight_types"]}
+    isas = [isa for isa in native.isas() if isa["name"] in of_floats]
+    return [str(isa["name"]) for isa in isas if features.issuperset(isa["features"])][-1]
 
 
 def check_isa() -> None:

@@ -6,19 +6,18 @@
 #include "core/buffer.h"
 #include "core/tuning.h"
 #include "formats/panel/kblock.h"
+#include "formats/panel/order.h"
+#include "formats/panel/quads.h"
+#include "formats/values.h"
 
 namespace si {
 
 namespace {
 
-enum PanelParam { kParamRows, kParamGroup, kParamIndexBits, kParamKBlock, kParamOrder };
-
 struct Layout {
   SectionPlan plan;
   uint64_t entry, order, index, value;
 };
-
-int64_t panels_per_group(const WeightShape& shape) { return (shape.M() / shape.groups + kPanelRows - 1) / kPanelRows; }
 
 int64_t kblocks(const WeightShape& shape, int32_t kblock) {
   return kblock == 0 ? 1 : (shape.K() + kblock - 1) / kblock;
@@ -53,94 +52,6 @@ PanelView view_of(const WeightShape& shape, int32_t kblock, si_value_type type, 
   return view;
 }
 
-int64_t first_position(const WeightShape& shape, int64_t panel) {
-  const int64_t per_group = panels_per_group(shape);
-  return panel / per_group * (shape.M() / shape.groups) + panel % per_group * kPanelRows;
-}
-
-int rows_in_panel(const WeightShape& shape, int64_t panel_in_group) {
-  const int64_t left = shape.M() / shape.groups - panel_in_group * kPanelRows;
-  return static_cast<int>(left < kPanelRows ? left : kPanelRows);
-}
-
-// The patterns of columns [first, last): bit r set when row r of the panel, whose output rows are given, is non-zero
-// there.
-void patterns_of(const float* weight, int64_t K, int64_t first, int64_t last, const uint32_t* output_row, int rows,
-                 uint8_t* pattern) {
-  std::memset(pattern, 0, static_cast<size_t>(last - first));
-  for (int row = 0; row < rows; ++row) {
-    const float* from = weight + output_row[row] * K + first;
-    for (int64_t k = 0; k < last - first; ++k) pattern[k] |= static_cast<uint8_t>((from[k] != 0.0f) << row);
-  }
-}
-
-struct Counts {
-  uint64_t columns, values;
-};
-
-// What the panels hold with the rows in this order.
-si_status count(const float* weight, const WeightShape& shape, const Buffer<uint32_t>& order, Counts* out) {
-  const int64_t K = shape.K(), per_group = panels_per_group(shape);
-  Buffer<uint8_t> pattern;
-  SI_TRY(pattern.allocate(K));
-  Counts counts{};
-  for (int64_t panel = 0; panel < per_group * shape.groups; ++panel) {
-    patterns_of(weight, K, 0, K, order.data() + first_position(shape, panel), rows_in_panel(shape, panel % per_group),
-                pattern.data());
-    for (const uint8_t p : pattern) {
-      counts.columns += p != 0;
-      counts.values += static_cast<uint64_t>(pattern_rows(p));
-    }
-  }
-  *out = counts;
-  return SI_OK;
-}
-
-// In every group the rows with a non-zero, then those without. Gives whether that is an order other than their own.
-si_status zero_rows_last(const float* weight, const WeightShape& shape, Buffer<uint32_t>* order, bool* moved) {
-  const int64_t M = shape.M(), K = shape.K(), group_rows = M / shape.groups;
-  Buffer<uint32_t> zero;
-  SI_TRY(zero.allocate(group_rows));
-  SI_TRY(order->allocate(M));
-  int64_t position = 0;
-  *moved = false;
-  for (int64_t first = 0; first < M; first += group_rows) {
-    int64_t empty = 0;
-    for (int64_t row = first; row < first + group_rows; ++row) {
-      const float* values = weight + row * K;
-      if (std::all_of(values, values + K, [](float value) { return value == 0.0f; })) {
-        zero[empty++] = static_cast<uint32_t>(row);
-      } else {
-        *moved = *moved || position != row;
-        (*order)[position++] = static_cast<uint32_t>(row);
-      }
-    }
-    std::copy(zero.begin(), zero.begin() + empty, order->begin() + position);
-    position += empty;
-  }
-  return SI_OK;
-}
-
-// The rows as they are, or, where that spares enough of the columns, zero rows last.
-si_status order_of(const float* weight, const WeightShape& shape, const RowOrderTuning& tuning, Buffer<uint32_t>* order,
-                   bool* ordered, Counts* counts) {
-  Buffer<uint32_t> last;
-  SI_TRY(zero_rows_last(weight, shape, &last, ordered));
-  SI_TRY(order->allocate(shape.M()));
-  for (int64_t row = 0; row < shape.M(); ++row) (*order)[row] = static_cast<uint32_t>(row);
-  SI_TRY(count(weight, shape, *order, counts));
-  if (!*ordered) return SI_OK;
-  Counts packed{};
-  SI_TRY(count(weight, shape, last, &packed));
-  const uint64_t spared = counts->columns - std::min(packed.columns, counts->columns);
-  const auto cost = static_cast<uint64_t>(shape.ndim == 2 ? tuning.row_columns * shape.M() : 0);
-  *ordered = spared > cost && spared * tuning.least_share >= counts->columns;
-  if (!*ordered) return SI_OK;
-  *counts = packed;
-  std::copy(last.begin(), last.end(), order->begin());
-  return SI_OK;
-}
-
 uint64_t zeros(si_value_type type, const void* values, uint64_t count) {
   if (type == SI_F32) {
     const auto* first = static_cast<const float*>(values);
@@ -159,6 +70,9 @@ si_status panel_pack(const float* weight, const WeightShape& shape, const si_pac
   int32_t kblock = options.kblock;
   SI_REQUIRE(K <= kPanelMaxK, SI_ERR_ARGUMENT, "expected at most 65535 input columns for the panel format, got ", K,
              "; try the csr format");
+  if (type == SI_I8) return quads_pack(weight, shape, options, out);
+  SI_REQUIRE(options.scales == nullptr && options.g == 0, SI_ERR_ARGUMENT,
+             "expected scales and g for int8 values alone, got them with ", type_name(type), "; try value_type int8");
   const bool automatic = kblock == SI_KBLOCK_AUTO || kblock == SI_KBLOCK_MANY_TOKENS;
   SI_REQUIRE(automatic || (kblock >= 0 && kblock % kPanelGroup == 0 && kblock <= kPanelMaxKBlock), SI_ERR_ARGUMENT,
              "expected kblock to be 0 or a multiple of 16 up to 65536, got ", kblock, "; try 0, which makes one block");
@@ -167,7 +81,7 @@ si_status panel_pack(const float* weight, const WeightShape& shape, const si_pac
   const int64_t per_group = panels_per_group(shape);
   const int64_t panels = per_group * shape.groups;
   // Row patterns are found anew for every count and for filling: cheaper than keeping one byte a column a panel.
-  Counts counts{};
+  PanelCounts counts{};
   Buffer<uint32_t> order;
   bool ordered = false;
   SI_TRY(order_of(weight, shape, tuning.row_order, &order, &ordered, &counts));
@@ -206,7 +120,7 @@ si_status panel_pack(const float* weight, const WeightShape& shape, const si_pac
       PanelEntry& e = entry[block * panels + panel];
       e.column_offset = column_offset;
       e.value_offset = value_offset;
-      e.rows = static_cast<uint16_t>(rows_in_panel(shape, panel % per_group));
+      e.rows = static_cast<uint16_t>(rows_in_panel(shape, panel));
       const uint32_t* output_row = order.data() + first_position(shape, panel);
       patterns_of(weight, K, first_k, last_k, output_row, e.rows, pattern.data());
       // The columns of each pattern, in order; those of the empty one are first and not stored.
@@ -248,9 +162,6 @@ si_status panel_pack(const float* weight, const WeightShape& shape, const si_pac
   return SI_OK;
 }
 
-namespace {
-
-// Every position holds a row of its own group, and every row has one position.
 si_status check_order(const PanelView& view) {
   const int64_t M = view.shape.M(), group_rows = M / view.shape.groups;
   Buffer<uint8_t> seen;
@@ -264,12 +175,11 @@ si_status check_order(const PanelView& view) {
   return SI_OK;
 }
 
-}  // namespace
-
 si_status panel_validate(const BlobHeader& header, const void* blob, size_t bytes, PanelView* out) {
   const WeightShape shape = shape_of(header);
   const int64_t K = shape.K();
   const auto type = static_cast<si_value_type>(header.value_type);
+  if (type == SI_I8) return quads_validate(header, blob, bytes, out);
   if (type != SI_F32 && type != SI_BF16) return corrupt("panel: unknown value type ", header.value_type);
   if (header.params[kParamRows] != kPanelRows) return corrupt("panel: unknown R ", header.params[kParamRows]);
   if (header.params[kParamGroup] != 1) return corrupt("panel: unknown g ", header.params[kParamGroup]);
@@ -299,7 +209,7 @@ si_status panel_validate(const BlobHeader& header, const void* blob, size_t byte
     for (int64_t panel = 0; panel < view.panels; ++panel) {
       const PanelEntry& e = view.entry_of(block, panel);
       const auto refuse = [&](const char* what) { return corrupt("K block ", block, ", panel ", panel, ": ", what); };
-      if (e.rows != rows_in_panel(shape, panel % view.panels_per_group)) return refuse("wrong number of rows");
+      if (e.rows != rows_in_panel(shape, panel)) return refuse("wrong number of rows");
       if (e.column_offset != column || e.value_offset != value) return refuse("wrong offset");
       uint64_t panel_columns = 0, panel_values = 0;
       for (int p = 1; p <= kPatterns; ++p) {
@@ -349,7 +259,10 @@ void panel_unpack(const PanelView& view, float* weight) {
 }
 
 void panel_describe(const PanelView& view, const void* blob, si_weight_info* info) {
-  section_offsets(blob, info->sections, view.entry, view.index, view.value);
+  if (view.value_type == SI_I8)
+    section_offsets(blob, info->sections, view.entry, view.index, view.value, view.scale);
+  else
+    section_offsets(blob, info->sections, view.entry, view.index, view.value);
 }
 
 }  // namespace si

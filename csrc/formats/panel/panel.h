@@ -13,17 +13,26 @@ constexpr int kPanelGroup = 16;                   // columns whose values stand 
 constexpr int64_t kPanelMaxK = 65535;             // a column index, and a pattern's count, fit 16 bits
 constexpr int32_t kPanelMaxKBlock = 65536;        // one block holds every K
 
+// Places in the header's params.
+enum PanelParam { kParamRows, kParamGroup, kParamIndexBits, kParamKBlock, kParamOrder };
+
 // A value as bfloat16: the upper half of a float32.
 struct BFloat16 {
   uint16_t bits;
 };
 
+// Four int8 values of one row. At g = 1 they are those of any four columns of one pattern, at g = 4 of four consecutive
+// ones.
+struct Quad {
+  int8_t value[4];
+};
+
 // What a panel holds of one K block.
 struct PanelEntry {
-  uint32_t column_offset;  // into the indices
-  uint32_t value_offset;   // into the values
-  uint16_t rows;           // 1 .. R: fewer in the last panel of a group of output rows
-  uint16_t count[kPatterns];
+  uint32_t column_offset;     // into the indices
+  uint32_t value_offset;      // into the values
+  uint16_t rows;              // 1 .. R: fewer in the last panel of a group of output rows
+  uint16_t count[kPatterns];  // columns; int8: units, of four indices and a quad a row, or at g = 4 of one index
 };
 static_assert(sizeof(PanelEntry) == 40, "the panel table is part of the file format");
 
@@ -37,12 +46,16 @@ struct PanelView {
   const PanelEntry* entry;  // [kblocks][panels]
   const uint32_t* order;    // [M]: the output row at each position; null where every row stands at its own
   const uint16_t* index;
-  si_value_type value_type;  // F32 or BF16
+  si_value_type value_type;  // F32, BF16 or I8
   const void* value;
-  uint64_t columns;
-  uint64_t values;
+  uint64_t columns;  // indices
+  uint64_t values;   // int8: quads
+  // Of int8 values alone:
+  int32_t g;               // columns that an index stands for: 1 or 4
+  const float* scale;      // [M], by position
+  const int32_t* row_sum;  // [M], by position: the sum of the row's values
 
-  // The values as what they are: float, or BFloat16.
+  // The values as what they are: float, BFloat16 or Quad.
   template <class Value>
   SI_INLINE const Value* value_as() const {
     return static_cast<const Value*>(value);
@@ -58,7 +71,7 @@ struct PanelView {
   SI_INLINE int64_t output_row(int64_t position) const { return order == nullptr ? position : order[position]; }
 };
 
-// Values as float32, or as bfloat16: rounded to the nearest, ties to even.
+// Values as float32, as bfloat16 (rounded to the nearest, ties to even), or as int8 with a scale a row (quads.h).
 [[nodiscard]] si_status panel_pack(const float* weight, const WeightShape& shape, const si_pack_options& options,
                                    OwnedBlob* out);
 // Checks every invariant of the layout; the header has been checked.
@@ -99,10 +112,39 @@ void panel_visit_as(const PanelView& view, int64_t panel, Visit&& visit) {
   }
 }
 
+// Calls visit(k, row in panel, int8 value) for every stored value of a panel of int8 that is not zero.
+template <class Visit>
+void quads_visit(const PanelView& view, int64_t panel, Visit&& visit) {
+  const PanelEntry& entry = view.entry_of(0, panel);
+  const uint16_t* index = view.index + entry.column_offset;
+  const Quad* value = view.value_as<Quad>() + entry.value_offset;
+  const int indices = view.g == 1 ? 4 : 1;
+  for (int pattern = 1; pattern <= kPatterns; ++pattern) {
+    const int count = entry.count[pattern - 1];
+    for (int first = 0; first < count; first += kPanelGroup) {
+      const int group = count - first < kPanelGroup ? count - first : kPanelGroup;
+      for (int row = 0; row < kPanelRows; ++row) {
+        if (!(pattern >> row & 1)) continue;
+        for (int i = 0; i < group; ++i, ++value)
+          for (int j = 0; j < 4; ++j) {
+            if (value->value[j] == 0) continue;
+            const int at = (first + i) * indices;
+            visit(static_cast<int64_t>(view.g == 1 ? index[at + j] : index[at] * 4 + j), row, value->value[j]);
+          }
+      }
+    }
+    index += count * indices;
+  }
+}
+
 // Calls visit(k, row in panel, value) for every stored value of a panel: K block by K block, in each pattern by
 // pattern.
 template <class Visit>
 void panel_visit(const PanelView& view, int64_t panel, Visit&& visit) {
+  if (view.value_type == SI_I8) {
+    const float* scale = view.scale + view.row_of(panel);
+    return quads_visit(view, panel, [&](int64_t k, int row, int8_t value) { visit(k, row, value * scale[row]); });
+  }
   if (view.value_type == SI_BF16)
     panel_visit_as<BFloat16>(view, panel, visit);
   else

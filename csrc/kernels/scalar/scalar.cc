@@ -6,9 +6,7 @@
 
 namespace si {
 
-namespace {
-
-float activate(float v, si_activation activation) {
+float scalar_activate(float v, si_activation activation) {
   switch (activation) {
     case SI_ACT_NONE:
       return v;
@@ -30,8 +28,6 @@ float activate(float v, si_activation activation) {
   return v;
 }
 
-}  // namespace
-
 si_status scalar_linear(const si_weights& weights, const si_linear_args& args) {
   const auto* x = static_cast<const float*>(args.x);
   auto* y = static_cast<float*>(args.y);
@@ -47,7 +43,7 @@ si_status scalar_linear(const si_weights& weights, const si_linear_args& args) {
   for (int64_t m = 0; m < M; ++m)
     for (int64_t n = 0; n < args.n; ++n) {
       float& result = y[m * y_m + n * y_n];
-      result = activate(result, args.activation);
+      result = scalar_activate(result, args.activation);
     }
   return SI_OK;
 }
@@ -76,7 +72,7 @@ si_status scalar_conv(const si_weights& weights, const si_conv_args& args) {
         }
       }
     });
-    for (int64_t i = 0; i < M * pixels; ++i) y[i] = activate(y[i], args.activation);
+    for (int64_t i = 0; i < M * pixels; ++i) y[i] = scalar_activate(y[i], args.activation);
   }
   return SI_OK;
 }

@@ -6,7 +6,13 @@
 
 namespace si {
 
+float scalar_activate(float v, si_activation activation);
+
 [[nodiscard]] si_status scalar_linear(const si_weights& weights, const si_linear_args& args);
 [[nodiscard]] si_status scalar_conv(const si_weights& weights, const si_conv_args& args);
+
+// Of int8 weights; float32 between the sums and the results.
+[[nodiscard]] si_status scalar_linear_int8(const si_weights& weights, const si_linear_args& args);
+[[nodiscard]] si_status scalar_conv_int8(const si_weights& weights, const si_conv_args& args);
 
 }  // namespace si

@@ -8,6 +8,7 @@
 
 #include "core/tuning.h"
 #include "formats/formats.h"
+#include "kernels/tile/bytes.h"
 
 namespace si {
 
@@ -89,6 +90,7 @@ struct TileKernels {
   int max_vectors;  // of the widest tile
   Tuning tuning;
   FormatKernels formats[kFormatIds];  // by number
+  const ByteKernels* bytes;           // of int8 weights, or null
 
   // dst[k * pitch + n] = src[n * ld + k] for n < rows, k < columns; zero for rows <= n < padded, a multiple of width.
   // Rows of dst are written in order, so that of a pitch below `padded` the next row overwrites what is too much.

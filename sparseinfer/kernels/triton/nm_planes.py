@@ -58,7 +58,7 @@ class NmMeta:
 
         Example:
             >>> from sparseinfer import formats
-            >>> packed = formats.pack(torch.eye(8), "nm", value_type="float16")
+            >>> packed = formats.pack(torch.eye(8), "nm", weights="float16")
             >>> NmMeta.from_info(formats.info(packed)).dtype
             torch.float16
         """

@@ -1,0 +1,252 @@
+#include "kernels/linear/linear_int8.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/parallel.h"
+#include "core/scratch.h"
+#include "kernels/quantized.h"
+#include "kernels/source.h"
+
+namespace si {
+
+namespace {
+
+// Columns of a call that are computed together.
+struct ByteTile {
+  int64_t n0, width;
+};
+
+struct LinearInt8 {
+  const TileSource& source;
+  const si_linear_args& args;
+  const float* const bias;  // by position
+  const int threads;
+
+  const TileKernels& isa() const { return source.isa(); }
+  const ByteKernels& bytes() const { return *isa().bytes; }
+  const si_quantization& quantization() const { return *args.quantization; }
+  int64_t M() const { return source.shape().M(); }
+  int64_t K() const { return source.shape().K(); }
+  bool tokens() const { return args.layout == SI_TOKEN_MAJOR; }
+  bool each() const { return quantization().x_scales != nullptr; }
+  bool byte_output() const { return args.y_type == SI_U8; }
+  // Bytes that are clamped after another activation are floats before it.
+  bool byte_tiles() const { return byte_output() && is_clamp(args.activation); }
+  int64_t packed_rows() const { return source.g() == 1 ? K() : (K() + 3) / 4 * 4; }
+
+  // The first element of x of token n, and of y of the row at a position and token n.
+  const void* x_of(int64_t n) const {
+    const int64_t at = tokens() ? n * args.ldx : n;
+    return static_cast<const uint8_t*>(args.x) + at * element_bytes(args.x_type);
+  }
+  void* y_of(int64_t position, int64_t n) const {
+    const int64_t row = source.order() == nullptr ? position : source.order()[position];
+    const int64_t at = tokens() ? n * args.ldy + row : row * args.ldy + n;
+    return static_cast<uint8_t*>(args.y) + at * element_bytes(args.y_type);
+  }
+  static int64_t element_bytes(si_value_type type) { return type == SI_U8 ? 1 : static_cast<int64_t>(sizeof(float)); }
+
+  // Columns [k0, k1) of a tile's x.
+  void pack(const ByteTile& tile, int64_t k0, int64_t k1, uint8_t* to) const {
+    const int64_t valid = std::min(tile.width, args.n - tile.n0);
+    ToByte rules[kMostByteWidth];
+    if (args.x_type == SI_F32)
+      for (int64_t n = 0; n < (each() ? valid : 1); ++n) rules[n] = x_to_byte(quantization(), tile.n0 + n);
+    bytes().pack({x_of(tile.n0), args.ldx, args.x_type == SI_F32, tokens(), k0, k1, valid, tile.width, source.g(),
+                  rules, each(), to});
+  }
+
+  ByteOutput output() const {
+    ByteOutput out{};
+    const Clamp clamp = clamp_of(args.activation);
+    out.bias = bias;
+    out.low = clamp.low;
+    out.high = clamp.high;
+    if (byte_output()) out.to = y_to_byte(quantization(), args.activation);
+    out.x_scale = quantization().x_scale;
+    out.x_zero_point = quantization().x_zero_point;
+    return out;
+  }
+
+  // Brings rows of a tile, `floats` or `packed`, to y.
+  void finish(float* floats, uint8_t* packed, int64_t ld, int64_t row0, int64_t rows, int64_t n0, int64_t valid,
+              const ByteOutput& out) const {
+    if (floats != nullptr && !is_clamp(args.activation))
+      for (int64_t m = 0; m < rows; ++m) isa().activate(floats + m * ld, valid, args.activation);
+    if (floats != nullptr && byte_output())
+      for (int64_t m = 0; m < rows; ++m) bytes().quantize(floats + m * ld, valid, out.to, packed + m * ld);
+    const bool in_order = source.order() == nullptr;
+    if (tokens() && in_order && !byte_output())
+      return isa().transpose_out(floats, ld, rows, valid, static_cast<float*>(y_of(row0, n0)), args.ldy);
+    if (tokens() && in_order)
+      return bytes().transpose_out(packed, ld, rows, valid, static_cast<uint8_t*>(y_of(row0, n0)), args.ldy);
+    const int64_t size = element_bytes(args.y_type);
+    const uint8_t* from = byte_output() ? packed : reinterpret_cast<const uint8_t*>(floats);
+    for (int64_t m = 0; m < rows; ++m) {
+      const uint8_t* row = from + m * ld * size;
+      if (!tokens())
+        std::memcpy(y_of(row0 + m, n0), row, static_cast<size_t>(valid * size));
+      else
+        for (int64_t n = 0; n < valid; ++n)
+          std::memcpy(y_of(row0 + m, n0 + n), row + n * size, static_cast<size_t>(size));
+    }
+  }
+
+  // Panels [first, last) by the columns of a tile, whose x is packed.
+  si_status run_tile(int64_t first, int64_t last, const ByteTile& tile, const uint8_t* x) const {
+    const int64_t width = tile.width, valid = std::min(width, args.n - tile.n0);
+    float scales[kMostByteWidth] = {};
+    int32_t zero_points[kMostByteWidth] = {};
+    ByteJob job{};
+    job.x = x;
+    job.out = output();
+    if (each()) {
+      for (int64_t n = 0; n < valid; ++n) {
+        scales[n] = x_scale(quantization(), tile.n0 + n);
+        zero_points[n] = x_zero_point(quantization(), tile.n0 + n);
+      }
+      job.out.x_scales = scales;
+      job.out.x_zero_points = zero_points;
+    }
+    const bool direct = !tokens() && source.order() == nullptr && valid == width && byte_tiles() == byte_output() &&
+                        is_clamp(args.activation);
+    const int64_t batch = isa().tuning.tile.batch_rows * 4, step = source.units_for_rows(batch);
+    float* floats = nullptr;
+    uint8_t* packed = nullptr;
+    if (!direct) {
+      float* scratch = nullptr;
+      // Rows of bytes behind rows of floats, and what a transposition reads past them.
+      SI_TRY(thread_scratch(Scratch::kOutput, batch * width * 2 + isa().width, &scratch));
+      if (!byte_tiles()) floats = scratch;
+      packed = reinterpret_cast<uint8_t*>(scratch + batch * width);
+    }
+    for (int64_t unit = first; unit < last; unit += step) {
+      const int64_t end = std::min(unit + step, last);
+      const int64_t row0 = source.row_of(unit), rows = source.row_of(end) - row0;
+      job.first = unit;
+      job.last = end;
+      job.out.row0 = row0;
+      void* const c = direct ? y_of(row0, tile.n0) : byte_tiles() ? static_cast<void*>(packed) : floats;
+      job.out.bytes = byte_tiles() ? static_cast<uint8_t*>(c) : nullptr;
+      job.out.floats = byte_tiles() ? nullptr : static_cast<float*>(c);
+      job.out.ldy = direct ? args.ldy : width;
+      bytes().tile[width_index(width)](source.weights(), job);
+      if (!direct) finish(floats, packed, width, row0, rows, tile.n0, valid, job.out);
+    }
+    return SI_OK;
+  }
+
+  static int width_index(int64_t columns) {
+    int index = 0;
+    while (index + 1 < kByteWidthCount && columns > kByteWidths[index]) ++index;
+    return index;
+  }
+
+  int64_t tiles() const { return (args.n + kMostByteWidth - 1) / kMostByteWidth; }
+  ByteTile tile(int64_t index) const {
+    const int64_t n0 = index * kMostByteWidth;
+    return {n0, kByteWidths[width_index(args.n - n0)]};
+  }
+
+  si_status one_token() const {
+    const int64_t room = packed_rows();
+    uint8_t* x = nullptr;
+    SI_TRY(thread_scratch(Scratch::kInput, room + 64, &x));
+    const ToByte rule = x_to_byte(quantization(), 0);
+    const int64_t step = tokens() ? 1 : args.ldx;
+    if (args.x_type == SI_F32 && step == 1) {
+      bytes().quantize(static_cast<const float*>(args.x), K(), rule, x);
+    } else {
+      for (int64_t k = 0; k < K(); ++k)
+        x[k] = args.x_type == SI_U8 ? static_cast<const uint8_t*>(args.x)[k * step]
+                                    : quantize(static_cast<const float*>(args.x)[k * step], rule);
+    }
+    std::fill(x + K(), x + room, uint8_t{0});
+    return parallel_for(threads, threads, [&](int64_t part) -> si_status {
+      const int64_t first = source.split(0, source.units(), part, threads);
+      const int64_t last = source.split(0, source.units(), part + 1, threads);
+      if (first >= last) return SI_OK;
+      const int64_t row0 = source.row_of(first), rows = source.row_of(last) - row0;
+      ByteVectorJob job{};
+      job.x = x;
+      job.first = first;
+      job.last = last;
+      SI_TRY(thread_scratch(Scratch::kTaps, 2 * gathered_bytes(K()), &job.gathered));
+      float* scratch = nullptr;
+      SI_TRY(thread_scratch(Scratch::kOutput, 2 * rows + isa().width, &scratch));
+      uint8_t* packed = reinterpret_cast<uint8_t*>(scratch + rows);
+      job.out = output();
+      job.out.row0 = row0;
+      job.out.x_scale = x_scale(quantization(), 0);
+      job.out.x_zero_point = x_zero_point(quantization(), 0);
+      job.out.bytes = byte_tiles() ? packed : nullptr;
+      job.out.floats = byte_tiles() ? nullptr : scratch;
+      bytes().vector(source.weights(), job);
+      if (!byte_tiles() && !is_clamp(args.activation)) isa().activate(scratch, rows, args.activation);
+      if (!byte_tiles() && byte_output()) bytes().quantize(scratch, rows, job.out.to, packed);
+      const int64_t size = element_bytes(args.y_type);
+      const uint8_t* from = byte_output() ? packed : reinterpret_cast<const uint8_t*>(scratch);
+      if (source.order() == nullptr && (tokens() || args.ldy == 1))
+        std::memcpy(y_of(row0, 0), from, static_cast<size_t>(rows * size));
+      else
+        for (int64_t m = 0; m < rows; ++m) std::memcpy(y_of(row0 + m, 0), from + m * size, static_cast<size_t>(size));
+      return SI_OK;
+    });
+  }
+
+  // Tiles by as many threads; each packs its own x.
+  si_status apart() const {
+    return parallel_for(threads, tiles(), [&](int64_t index) -> si_status {
+      const ByteTile each_tile = tile(index);
+      uint8_t* x = nullptr;
+      SI_TRY(thread_scratch(Scratch::kInput, packed_rows() * each_tile.width, &x));
+      pack(each_tile, 0, K(), x);
+      return run_tile(0, source.units(), each_tile, x);
+    });
+  }
+
+  // Few tiles, or none that divides among the threads: these share the packed x and divide the rows of each tile.
+  si_status together(int64_t first_tile, int64_t last_tile) const {
+    const int64_t room = packed_rows() * kMostByteWidth, count = last_tile - first_tile;
+    uint8_t* x = nullptr;
+    SI_TRY(thread_scratch(Scratch::kInput, room * count, &x));
+    constexpr int64_t kSlice = 16;
+    const int64_t slices = (K() + kSlice - 1) / kSlice;
+    const auto at = [&](int64_t slice) { return std::min(K(), slice * kSlice); };
+    SI_TRY(parallel_for(threads, count * threads, [&](int64_t item) {
+      const int64_t index = item / threads, part = item % threads;
+      pack(tile(first_tile + index), at(slices * part / threads), at(slices * (part + 1) / threads), x + room * index);
+    }));
+    return parallel_for(threads, count * threads, [&](int64_t item) -> si_status {
+      const int64_t index = item / threads, part = item % threads;
+      const int64_t first = source.split(0, source.units(), part, threads);
+      const int64_t last = source.split(0, source.units(), part + 1, threads);
+      return first < last ? run_tile(first, last, tile(first_tile + index), x + room * index) : SI_OK;
+    });
+  }
+
+  si_status run() const {
+    if (args.n == 1) return one_token();
+    const int64_t full = args.n / kMostByteWidth;
+    if (threads == 1 || (full == tiles() && full % threads == 0) || full >= 8 * threads) return apart();
+    const int64_t most = std::max<int64_t>(1, kScratchFloats * 4 / (packed_rows() * kMostByteWidth));
+    for (int64_t first = 0; first < tiles(); first += most) SI_TRY(together(first, std::min(first + most, tiles())));
+    return SI_OK;
+  }
+};
+
+}  // namespace
+
+si_status linear_int8(const TileKernels& isa, const si_weights& weights, const si_linear_args& args) {
+  if (args.n == 0) return SI_OK;
+  const ScratchUse use;
+  const TileSource source(isa, weights);
+  const float* bias = nullptr;
+  SI_TRY(source.ordered_bias(args.bias, &bias));
+  // Four products of bytes take about as long as one of floats.
+  const int threads = useful_threads(isa.tuning.threads, args.threads, (weights.nnz / 4 + weights.shape.M()) * args.n);
+  return LinearInt8{source, args, bias, threads}.run();
+}
+
+}  // namespace si

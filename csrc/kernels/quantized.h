@@ -1,0 +1,33 @@
+// What the bytes of a call of int8 weights stand for (si_quantization), as the kernels compute with it: the same
+// numbers in the scalar specification and in every other kernel.
+#pragma once
+
+#include <sparseinfer.h>
+
+#include "kernels/source.h"
+#include "kernels/tile/bytes.h"
+
+namespace si {
+
+inline ToByte to_byte(float scale, int32_t zero_point, Clamp clamp) {
+  const float inverse = 1.0f / scale;
+  const float low = clamp.low * inverse, high = clamp.high * inverse;
+  const auto least = static_cast<float>(-zero_point), most = static_cast<float>(255 - zero_point);
+  return {inverse, low > least ? low : least, high < most ? high : most, zero_point};
+}
+
+// The scale and zero point of token n.
+inline float x_scale(const si_quantization& q, int64_t n) { return q.x_scales != nullptr ? q.x_scales[n] : q.x_scale; }
+inline int32_t x_zero_point(const si_quantization& q, int64_t n) {
+  return q.x_scales != nullptr && q.x_zero_points != nullptr ? q.x_zero_points[n] : q.x_zero_point;
+}
+
+inline ToByte x_to_byte(const si_quantization& q, int64_t n) {
+  return to_byte(x_scale(q, n), x_zero_point(q, n), clamp_of(SI_ACT_NONE));
+}
+
+inline ToByte y_to_byte(const si_quantization& q, si_activation activation) {
+  return to_byte(q.y_scale, q.y_zero_point, clamp_of(activation));
+}
+
+}  // namespace si

@@ -1,0 +1,88 @@
+// The inner kernels of int8 weights and bytes of x, as a table that the drivers call.
+//
+// A tile is a range of panels by 16, 32 or 64 columns (tokens or pixels). Its x is packed: at g = 1 [K][width] bytes,
+// at g = 4 [ceil(K / 4)][width][4], so that an index of the weight names one row of bytes.
+#pragma once
+
+#include "formats/formats.h"
+
+namespace si {
+
+// byte = rint(clamp(v * inverse, low, high)) + zero_point, where low and high are whole numbers, or the ends of an
+// activation's clamp, which a product with a positive number keeps in order. NaN becomes low.
+struct ToByte {
+  float inverse, low, high;
+  int32_t zero_point;
+};
+
+// Whether a byte's own least value is the only lower bound: then saturation will do.
+SI_INLINE bool saturates(const ToByte& to) { return to.low == static_cast<float>(-to.zero_point); }
+
+SI_INLINE uint8_t quantize(float v, const ToByte& to) {
+  float t = v * to.inverse;
+  t = t > to.low ? t : to.low;
+  t = t < to.high ? t : to.high;
+  return static_cast<uint8_t>(static_cast<int32_t>(__builtin_nearbyintf(t)) + to.zero_point);
+}
+
+constexpr int64_t kByteWidths[] = {16, 32, 64};
+constexpr int kByteWidthCount = 3;
+constexpr int64_t kMostByteWidth = 64;
+
+// y = clamp(fma(sum - zero point * row sum, scale of the row * scale of x, bias), low, high), as it is or as a byte.
+struct ByteOutput {
+  float* floats;  // output row m at (m - row0) * ldy, of these two the one that is not null
+  uint8_t* bytes;
+  int64_t ldy;
+  int64_t row0;
+  const float* bias;  // by position, or null
+  float low, high;    // of floats
+  ToByte to;          // of bytes; holds the activation's clamp
+  float x_scale;
+  int32_t x_zero_point;
+  // Of each column of the tile, as many as it is wide; null where x has one of each.
+  const float* x_scales;
+  const int32_t* x_zero_points;
+};
+
+struct ByteJob {
+  const uint8_t* x;     // as packed
+  const int32_t* taps;  // by index: bytes from x to its row; null: rows follow one another
+  int64_t first, last;  // panels
+  ByteOutput out;
+};
+
+// One token: its K bytes at x (at g = 4 read up to a multiple of 4), ldy = 1.
+struct ByteVectorJob {
+  const uint8_t* x;
+  uint8_t* gathered;  // room for two panels' bytes of x: 2 * gathered_bytes(K)
+  int64_t first, last;
+  ByteOutput out;
+};
+SI_INLINE constexpr int64_t gathered_bytes(int64_t K) { return K + 4 * kPatterns + 64; }
+
+// Brings `valid` tokens of columns [k0, k1) of x into a tile; k0 is a multiple of 16. What lies past `valid` in the
+// tile is any byte.
+struct BytePack {
+  const void* x;  // of the first token, and of column 0
+  int64_t ldx;
+  bool floats, token_major;
+  int64_t k0, k1;
+  int64_t valid, width;
+  int32_t g;
+  const ToByte* to;  // of floats: one, or one for each token
+  bool to_each;
+  uint8_t* tile;
+};
+
+struct ByteKernels {
+  void (*tile[kByteWidthCount])(const si_weights&, const ByteJob&);  // by width
+  void (*vector)(const si_weights&, const ByteVectorJob&);
+  void (*pack)(const BytePack&);
+  // dst[n * ld + m] = src[m * pitch + n] for m < rows, n < columns; nothing else is written. Rows of src may be read up
+  // to a multiple of 16.
+  void (*transpose_out)(const uint8_t* src, int64_t pitch, int64_t rows, int64_t columns, uint8_t* dst, int64_t ld);
+  void (*quantize)(const float* src, int64_t count, const ToByte& to, uint8_t* dst);
+};
+
+}  // namespace si

@@ -1,0 +1,281 @@
+// Panels of int8 quads: y[m, n] = act(scale (sum_k W[m, k] x[k, n] - zero point * sum_k W[m, k]) + bias[m]), W int8, x
+// bytes, sums exact in int32.
+//
+// R x kVectors accumulators stay in registers. A unit names four rows of x (g = 1: any four columns of one pattern) or
+// one (g = 4: four consecutive columns that stand together). `Load` brings a unit's bytes as vectors of dwords, one
+// dword a column of the tile, and each is multiplied by the quad of every row of the pattern: 15 loops without a
+// branch.
+//   Quartets    four rows of bytes are interleaved in registers by eight unpacks, which on Zen 4 run beside the
+//               products. Of 64 columns dword i of 128-bit lane L of vector j is column 16 L + 4 j + i; the packs that
+//               make bytes of the results undo just that.
+//   Groups      rows of g = 4 as they lie.
+// Source: measured here; the panels are those of panel_tile.h. y must not alias x. Benchmark: `python -m benchmarks.run
+// --suite kernels`.
+//
+// Included by the instruction-set translation units only.
+#pragma once
+
+#include <cstring>
+
+#include "core/inline.h"
+#include "kernels/tile/panel_tile.h"
+
+namespace si {
+namespace {
+
+// Rows of a packed tile: kBytes is what a unit's index stands for.
+template <int kBytes>
+struct PackedMap {
+  const uint8_t* base;
+  SI_INLINE const uint8_t* operator()(uint16_t i) const { return base + int64_t{i} * kBytes; }
+};
+
+struct ByteTapMap {
+  const uint8_t* base;
+  const int32_t* taps;
+  SI_INLINE const uint8_t* operator()(uint16_t i) const { return base + taps[i]; }
+};
+
+template <class V>
+struct Quartets {
+  static constexpr int kVectors = 4, kIndices = 4, kSets = 1, kRowBytes = V::kBytes;
+  static constexpr bool kNatural = false;
+  template <class Map>
+  static SI_INLINE void load(typename V::Int (&x)[4], const uint16_t* index, const Map& map) {
+    const auto a = V::load(map(index[0])), b = V::load(map(index[1]));
+    const auto c = V::load(map(index[2])), d = V::load(map(index[3]));
+    V::interleave(a, b, c, d, x);
+  }
+};
+
+// Narrow tiles wait for their own additions: units go to two sets of accumulators in turn.
+template <class V, int NV>
+struct Groups {
+  static constexpr int kVectors = NV, kIndices = 1, kSets = NV == 1 ? 2 : 1, kRowBytes = NV * V::kBytes;
+  static constexpr bool kNatural = true;
+  template <class Map>
+  static SI_INLINE void load(typename V::Int (&x)[NV], const uint16_t* index, const Map& map) {
+    const uint8_t* from = map(index[0]);
+    SI_UNROLL for (int j = 0; j < NV; ++j) x[j] = V::load(from + V::kBytes * j);
+  }
+};
+
+template <class V, class Load>
+struct QuadSums {
+  typename V::Int set[Load::kSets][kPanelRows][Load::kVectors];
+};
+
+// The units of one pattern.
+template <class V, class Load, int P, class Map>
+SI_INLINE void quads_pattern(QuadSums<V, Load>& sums, const uint16_t* index, const Quad* quad, int count,
+                             const Map& map) {
+  constexpr int NV = Load::kVectors, kRows = pattern_rows(P);
+  const auto unit = [&](int u, const Quad* q, int64_t stride, typename V::Int(&sum)[kPanelRows][NV]) {
+    typename V::Int x[NV];
+    Load::load(x, index + u * Load::kIndices, map);
+    SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
+      if (!(P >> r & 1)) continue;
+      const auto w = V::spread(q);
+      q += stride;
+      SI_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = V::dot(sum[r][j], x[j], w);
+    }
+  };
+  // `size` units from `first` on, whose quads stand row after row, `stride` apart.
+  const auto units = [&](int first, const Quad* q, int size, int64_t stride) {
+    int i = 0;
+    for (; i + Load::kSets <= size; i += Load::kSets)
+      SI_UNROLL for (int s = 0; s < Load::kSets; ++s) unit(first + i + s, q + i + s, stride, sums.set[s]);
+    if (Load::kSets > 1 && i < size) unit(first + i, q + i, stride, sums.set[0]);
+  };
+  if (kRows == 1) return units(0, quad, count, 0);
+  int u = 0;
+  for (; count - u >= kPanelGroup; u += kPanelGroup) units(u, quad + u * kRows, kPanelGroup, kPanelGroup);
+  units(u, quad + u * kRows, count - u, count - u);
+}
+
+// What the sums of a row begin with, so that they end with the zero point taken off.
+SI_INLINE int32_t first_sum(int32_t row_sum, int32_t zero_point) {
+  return static_cast<int32_t>(0u - static_cast<uint32_t>(zero_point) * static_cast<uint32_t>(row_sum));
+}
+
+// One row of a tile from its sums, which `start` has begun.
+template <class V, class Load>
+SI_INLINE void quads_store(typename V::Int (&sum)[Load::kVectors], const PanelView& view, const ByteOutput& out,
+                           int64_t position) {
+  constexpr int NV = Load::kVectors;
+  const float weight_scale = view.scale[position];
+  const auto bias = V::broadcast(out.bias != nullptr ? out.bias[position] : 0.0f);
+  const int64_t at = (position - out.row0) * out.ldy;
+  const auto scale = V::broadcast(weight_scale * out.x_scale);
+  if constexpr (NV == 4) {
+    if (out.bytes != nullptr && out.x_scales == nullptr) {
+      const bool below = saturates(out.to);
+      SI_UNROLL for (int j = 0; j < NV; ++j) {
+        const auto v = V::fma(V::to_float(sum[j]), scale, bias);
+        sum[j] = below ? V::round_below(v, out.to) : V::round_to_byte(v, out.to);
+      }
+      const auto bytes = V::pack_bytes(sum, out.to.zero_point);
+      if constexpr (Load::kNatural)
+        V::store(out.bytes + at, V::natural_bytes(bytes));
+      else
+        V::store(out.bytes + at, bytes);
+      return;
+    }
+  }
+  if constexpr (!Load::kNatural) V::natural(sum);
+  const auto row_sum = V::broadcast_int(view.row_sum[position]);
+  const auto low = V::broadcast(out.low), high = V::broadcast(out.high), row_scale = V::broadcast(weight_scale);
+  SI_UNROLL for (int j = 0; j < NV; ++j) {
+    auto scale_of = scale;
+    if (out.x_scales != nullptr) {
+      sum[j] = V::sub(sum[j], V::mul(row_sum, V::load(out.x_zero_points + V::kInts * j)));
+      scale_of = V::mul(row_scale, V::load_floats(out.x_scales + V::kInts * j));
+    }
+    const auto v = V::fma(V::to_float(sum[j]), scale_of, bias);
+    if (out.bytes == nullptr)
+      V::store_floats(out.floats + at + V::kInts * j, V::min(high, V::max(low, v)));
+    else
+      V::store_narrow(out.bytes + at + V::kInts * j, V::round_to_byte(v, out.to), out.to.zero_point);
+  }
+}
+
+template <class V, class Load, class Map>
+void quads_tile_map(const PanelView& given_view, const ByteJob& given_job, const Map map) {
+  constexpr int NV = Load::kVectors;
+  // Copies: a store of bytes may change whatever else is in memory, so that it would be read again.
+  const PanelView view = given_view;
+  const ByteJob job = given_job;
+  const ByteOutput& out = job.out;
+  const int32_t zero_point = out.x_scales == nullptr ? out.x_zero_point : 0;
+  for (int64_t panel = job.first; panel < job.last; ++panel) {
+    const PanelEntry& entry = view.entry[panel];
+    const int rows = entry.rows;
+    const int64_t row = view.row_of(panel);
+    QuadSums<V, Load> sums;
+    SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
+      const auto start = V::broadcast_int(r < rows ? first_sum(view.row_sum[row + r], zero_point) : 0);
+      SI_UNROLL for (int j = 0; j < NV; ++j) {
+        sums.set[0][r][j] = start;
+        if (Load::kSets > 1) sums.set[Load::kSets - 1][r][j] = V::broadcast_int(0);
+      }
+    }
+    const uint16_t* index = view.index + entry.column_offset;
+    const Quad* quad = view.value_as<Quad>() + entry.value_offset;
+#define SI_PATTERN(P)                                         \
+  {                                                           \
+    const int count = entry.count[P - 1];                     \
+    quads_pattern<V, Load, P>(sums, index, quad, count, map); \
+    index += count * Load::kIndices;                          \
+    quad += count * pattern_rows(P);                          \
+  }
+    SI_EACH_PATTERN(SI_PATTERN);
+#undef SI_PATTERN
+    SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
+      if (r >= rows) break;
+      if (Load::kSets > 1)
+        SI_UNROLL for (int j = 0; j < NV; ++j) sums.set[0][r][j] =
+            V::add(sums.set[0][r][j], sums.set[Load::kSets - 1][r][j]);
+      quads_store<V, Load>(sums.set[0][r], view, out, row + r);
+    }
+  }
+}
+
+template <class V, class Load>
+void quads_tile_load(const PanelView& view, const ByteJob& job) {
+  if (job.taps != nullptr)
+    quads_tile_map<V, Load>(view, job, ByteTapMap{job.x, job.taps});
+  else
+    quads_tile_map<V, Load>(view, job, PackedMap<Load::kRowBytes>{job.x});
+}
+
+// VOne, VFour: the vectors and the loads of a width at g = 1 and at g = 4.
+template <class VOne, class LoadOne, class VFour, class LoadFour>
+void quads_tile(const si_weights& weights, const ByteJob& job) {
+  if (weights.panel.g == 1)
+    quads_tile_load<VOne, LoadOne>(weights.panel, job);
+  else
+    quads_tile_load<VFour, LoadFour>(weights.panel, job);
+}
+
+// ---- One token ----------------------------------------------------------------------------------------------------
+
+// The bytes of x that a panel's units multiply, in their order: a vector of them meets a vector of quads of one row.
+SI_INLINE void gather_quads(const PanelView& view, int64_t panel, const uint8_t* x, uint8_t* to) {
+  const PanelEntry& entry = view.entry[panel];
+  const uint16_t* index = view.index + entry.column_offset;
+  int units = 0;
+  for (const uint16_t count : entry.count) units += count;
+  if (view.g == 1) {
+    for (int i = 0; i < 4 * units; i += 4) SI_UNROLL for (int j = 0; j < 4; ++j) to[i + j] = x[index[i + j]];
+  } else {
+    for (int i = 0; i < units; ++i) std::memcpy(to + 4 * i, x + 4 * index[i], 4);
+  }
+}
+
+template <class V, int P>
+SI_INLINE void quads_pattern_vector(typename V::Int (&sum)[kPanelRows], const uint8_t* x, const Quad* quad, int count) {
+  int u = 0;
+  for (; count - u >= kPanelGroup; u += kPanelGroup) {
+    SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
+      if (!(P >> r & 1)) continue;
+      SI_UNROLL for (int part = 0; part < kPanelGroup; part += V::kInts) sum[r] =
+          V::dot(sum[r], V::load(x + 4 * (u + part)), V::load(quad + part));
+      quad += kPanelGroup;
+    }
+  }
+  const int rest = count - u;
+  if (rest == 0) return;
+  SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
+    if (!(P >> r & 1)) continue;
+    for (int part = 0; part < rest; part += V::kInts)
+      sum[r] = V::dot(sum[r], V::load(x + 4 * (u + part)), V::load_some(quad + part, rest - part));
+    quad += rest;
+  }
+}
+
+// What a vector reads past a panel's bytes of x is multiplied by zeros.
+template <class V>
+void quads_vector(const si_weights& weights, const ByteVectorJob& job) {
+  const PanelView& view = weights.panel;
+  const ByteOutput& out = job.out;
+  uint8_t* here = job.gathered;
+  uint8_t* next = job.gathered + gathered_bytes(view.shape.K());
+  gather_quads(view, job.first, job.x, here);
+  for (int64_t panel = job.first; panel < job.last; ++panel) {
+    // One panel ahead, so that its stores are done when they are read as vectors.
+    if (panel + 1 < job.last) gather_quads(view, panel + 1, job.x, next);
+    const PanelEntry& entry = view.entry[panel];
+    const int64_t row = view.row_of(panel);
+    typename V::Int sum[kPanelRows];
+    SI_UNROLL for (int r = 0; r < kPanelRows; ++r) sum[r] = V::broadcast_int(0);
+    const uint8_t* x = here;
+    const Quad* quad = view.value_as<Quad>() + entry.value_offset;
+#define SI_PATTERN(P)                                \
+  {                                                  \
+    const int count = entry.count[P - 1];            \
+    quads_pattern_vector<V, P>(sum, x, quad, count); \
+    x += 4 * count;                                  \
+    quad += count * pattern_rows(P);                 \
+  }
+    SI_EACH_PATTERN(SI_PATTERN);
+#undef SI_PATTERN
+    SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
+      if (r >= entry.rows) break;
+      const int64_t position = row + r;
+      const auto start = static_cast<uint32_t>(first_sum(view.row_sum[position], out.x_zero_point));
+      const auto total = static_cast<int32_t>(static_cast<uint32_t>(V::sum(sum[r])) + start);
+      const float bias = out.bias != nullptr ? out.bias[position] : 0.0f;
+      const float v = __builtin_fmaf(static_cast<float>(total), view.scale[position] * out.x_scale, bias);
+      if (out.bytes != nullptr)
+        out.bytes[position - out.row0] = quantize(v, out.to);
+      else
+        out.floats[position - out.row0] = clamp(v, out.low, out.high);
+    }
+    uint8_t* const done = here;
+    here = next;
+    next = done;
+  }
+}
+
+}  // namespace
+}  // namespace si

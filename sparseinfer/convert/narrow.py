@@ -1,0 +1,209 @@
+"""Decides whether a layer runs in int8: packs it, weighs its error, times it against dense int8."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseinfer.convert.calibrate import QUANTIZED_KINDS, Calibration, LayerInputs, calibrate
+from sparseinfer.convert.candidates import pack_params
+from sparseinfer.convert.dense_int8 import dense_int8
+from sparseinfer.convert.layer_report import DENSE, Candidate, LayerReport
+from sparseinfer.convert.replace import Replacement
+from sparseinfer.convert.scan import Layer, brief
+from sparseinfer.layers.kinds import kind_named
+from sparseinfer.quantize.activations import ActivationScale
+from sparseinfer.quantize.error import sqnr_db
+from sparseinfer.quantize.scheme import Scheme
+from sparseinfer.timing.machine import HOST
+
+if TYPE_CHECKING:
+    from sparseinfer.convert.decide import Decider
+
+__all__ = ["MIN_SQNR_DB", "Narrow", "decide_narrow", "narrow_for"]
+
+_log = logging.getLogger(__name__)
+
+MIN_SQNR_DB = 20.0
+"""The error of a layer's output is then a tenth of it, in the root of the mean square."""
+
+FORMAT = "panel"
+"""The one packed format that holds int8 weights."""
+
+STAND_IN_ROWS = 64
+"""Of the normal numbers on which a layer's error is found where none of its inputs was seen."""
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """The narrow type asked for, and what is known of the layers' inputs.
+
+    `inputs` are those seen in calibration, or on the example inputs where `calibrated` is False:
+    activations are then rounded token by token. Layers whose output has less than `min_sqnr`
+    decibels stay in the wider type.
+    """
+
+    scheme: Scheme
+    inputs: Mapping[nn.Module, LayerInputs]
+    calibrated: bool
+    min_sqnr: float = MIN_SQNR_DB
+
+    def scale(self, layer: Layer) -> ActivationScale | None:
+        """The calibrated scale of a layer's input; None where it is found token by token."""
+        found = self.inputs.get(layer.module)
+        return found.scale if self.calibrated and found is not None else None
+
+    def sample(self, layer: Layer) -> Tensor:
+        """Inputs of a layer to find its error on."""
+        found = self.inputs.get(layer.module)
+        if found is not None and found.sample is not None:
+            return found.sample
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(STAND_IN_ROWS, layer.columns, generator=generator)
+
+    def refuses(self, layer: Layer) -> str:
+        """Why a layer has no int8 counterpart; empty where it has."""
+        if layer.kind not in QUANTIZED_KINDS:
+            return f"there is no int8 kernel for {layer.kind}"
+        if layer.device.type != "cpu":
+            return f"there is no int8 kernel on {layer.device.type}"
+        if layer.dtype is not torch.float32:
+            return f"its weight is {str(layer.dtype).removeprefix('torch.')}, not float32"
+        if self.scale(layer) is None and layer.kind != "linear":
+            seen = self.inputs.get(layer.module)
+            why = seen.missing if self.calibrated and seen is not None else ""
+            return f"a convolution needs calibrated activations: {why or 'pass calibration'}"
+        return ""
+
+
+def narrow_for(
+    model: nn.Module, layers: Sequence[Layer], scheme: Scheme, calibration: Any,
+    example_inputs: Any, min_sqnr: float = MIN_SQNR_DB,
+) -> Narrow | None:  # fmt: skip
+    """What `Decider` needs for a scheme that rounds activations; None for one that does not.
+
+    `calibration` is data as `calibrate` takes it, what that returned, or None.
+
+    Raises:
+        ValueError: the calibration is none for this scheme or this model, or see `calibrate`.
+        TypeError: see `calibrate`.
+
+    Example:
+        >>> narrow_for(nn.Linear(2, 2), [], Scheme("float32", "float32"), None, None) is None
+        True
+    """
+    if not scheme.quantizes:
+        if calibration is not None:
+            raise ValueError(
+                f"expected no calibration for {scheme}, which rounds no activations, got one; try "
+                "weights='int8'"
+            )
+        return None
+    if calibration is None:
+        return Narrow(scheme, _seen(model, layers, example_inputs), False, min_sqnr)
+    if not isinstance(calibration, Calibration):
+        calibration = calibrate(model, calibration)
+    names = {layer.name for layer in layers if layer.kind in QUANTIZED_KINDS}
+    if names and not names & calibration.inputs.keys():
+        raise ValueError(
+            f"expected a calibration of this model's layers, such as {min(names)!r}, got one of "
+            f"{min(calibration.inputs, default='none')!r}; try calibration=loader"
+        )
+    return Narrow(scheme, _by_module(layers, calibration), True, min_sqnr)
+
+
+def _seen(
+    model: nn.Module, layers: Sequence[Layer], example_inputs: Any
+) -> Mapping[nn.Module, LayerInputs]:
+    """Samples of the layers' inputs on the example inputs, where there are finite ones."""
+    if example_inputs is None:
+        return {}
+    try:
+        return _by_module(layers, calibrate(model, example_inputs, method="minmax"))
+    except ValueError as error:
+        _log.debug("no sample of the layers' inputs: %s", brief(error))
+        return {}
+
+
+def _by_module(
+    layers: Sequence[Layer], calibration: Calibration
+) -> Mapping[nn.Module, LayerInputs]:
+    inputs = calibration.inputs
+    return {layer.module: inputs[layer.name] for layer in layers if layer.name in inputs}
+
+
+def decide_narrow(
+    decider: Decider, narrow: Narrow, layer: Layer, dense: nn.Module, result: LayerReport
+) -> Replacement | None:
+    """The int8 replacement of `layer`; None where it stays in the wider type: `result.wider`."""
+    result.wider = narrow.refuses(layer)
+    if result.wider:
+        return None
+    scale, tokens = narrow.scale(layer), decider.tokens_met(layer)
+    fewest = 0 if decider.generates else min(tokens, default=0)
+    params = pack_params(layer, FORMAT, fewest, narrow.scheme.weights)
+    if decider.target != HOST:
+        params["target"] = decider.target
+    shown = {**params, "activations": "per tensor" if scale else "per token"}
+    try:
+        sparse: Any = kind_named(layer.kind).sparse.from_dense(
+            dense, FORMAT, input_scale=scale, **params
+        )
+        sample = narrow.sample(layer)
+        result.sqnr_db = sqnr_db(dense(sample), sparse.eval()(sample))
+    except (MemoryError, RuntimeError, TypeError, ValueError) as refusal:
+        result.wider = brief(refusal)
+        return None
+    if result.sqnr_db < narrow.min_sqnr:
+        result.wider = (
+            f"its output would have {result.sqnr_db:.1f} dB of signal over error, less than the "
+            f"{narrow.min_sqnr:g} dB asked"
+        )
+        return None
+    packed_bytes = sum(own.numel() * own.itemsize for own in sparse.buffers())
+    candidate = Candidate(FORMAT, packed_bytes, params=shown)
+    result.candidates.append(candidate)
+    decider.time(layer, dense, sparse, candidate, result)
+    chosen, _ = decider.choose(layer, candidate, sparse, result)
+    if chosen is None:
+        result.wider = result.reason
+        return None
+    result.wider = _beats_dense_int8(decider, layer, dense, sparse, scale, sample, result)
+    if result.wider:
+        result.format, result.weights = DENSE, "float32"
+        return None
+    result.activations = narrow.scheme.activations
+    result.reason += f"; {result.sqnr_db:.1f} dB of signal over error"
+    if result.over_int8 is not None:
+        result.reason += f", {result.over_int8:.2f}x torch's dense int8"
+    return chosen
+
+
+def _beats_dense_int8(
+    decider: Decider, layer: Layer, dense: nn.Module, sparse: Replacement,
+    scale: ActivationScale | None, sample: Tensor, result: LayerReport,
+) -> str:  # fmt: skip
+    """Why torch's dense int8 layer is the better one; empty where it is not, or there is none."""
+    if result.timing != "measured":
+        return ""
+    call, _ = dense_int8(dense, scale, sample)
+    if call is None:
+        return ""
+    other: Any = copy.copy(dense)
+    other.forward = call
+    other.extra_repr = lambda: f"{dense.extra_repr()}, int8"
+    candidate = Candidate(FORMAT, params={**result.params, "dense": "int8"})
+    decider.time(layer, other, sparse, candidate, copy.copy(result))
+    result.dense_int8_ms, result.over_int8 = candidate.dense_ms, candidate.speedup
+    if candidate.speedup is None or candidate.certain >= decider.min_speedup:
+        return ""
+    return (
+        f"measured {candidate.speedup:.2f}x torch's dense int8 layer, less than the "
+        f"{decider.min_speedup:g}x asked"
+    )

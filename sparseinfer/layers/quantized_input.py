@@ -1,0 +1,89 @@
+"""The scale of a sparse layer's input, where its int8 weight multiplies calibrated activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseinfer.quantize.activations import ActivationScale
+
+__all__ = ["NAMES", "QuantizedInput"]
+
+NAMES = ("input_scale", "input_zero_point")
+"""Buffers, a float32 and an int32 without dimensions, of a layer that has a calibrated scale.
+
+Without one there are none: torch.export counts a buffer that is None as one that has a value."""
+
+
+class QuantizedInput(nn.Module):
+    """A layer that may hold the scale of its input, in its state_dict where it does.
+
+    Example:
+        >>> layer = QuantizedInput()
+        >>> layer.set_activation_scale(ActivationScale(0.5, 3))
+        >>> layer.state_dict()["input_zero_point"], layer.activation_scale
+        (tensor(3, dtype=torch.int32), ActivationScale(scale=0.5, zero_point=3))
+    """
+
+    @property
+    def activation_scale(self) -> ActivationScale | None:
+        """The scale and zero point of the input; None where they are found at every call."""
+        scale, zero_point = (self._buffers.get(name) for name in NAMES)
+        if scale is None or zero_point is None:
+            return None
+        return ActivationScale(float(scale), int(zero_point))
+
+    def set_activation_scale(self, scale: ActivationScale | None) -> None:
+        """Round the input by this scale from now on; None: by its own range, at every call."""
+        if scale is None:
+            for name in NAMES:
+                self._buffers.pop(name, None)
+            return
+        values = (
+            torch.tensor(scale.scale, dtype=torch.float32, device="cpu"),
+            torch.tensor(scale.zero_point, dtype=torch.int32, device="cpu"),
+        )
+        for name, value in zip(NAMES, values, strict=True):
+            self.register_buffer(name, value)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # A move to a narrower type would round the scale, which the integers depend on.
+        kept = self._buffers.get(NAMES[0])
+        super()._apply(fn, recurse)
+        moved = self._buffers.get(NAMES[0])
+        if kept is not None and moved is not None and moved.dtype is not torch.float32:
+            self._buffers[NAMES[0]] = kept.to(moved.device)
+        return self
+
+    def make_room(self, entries: dict[str, Any], prefix: str, errors: list[str]) -> None:
+        """Hold a scale where the state_dict `entries` has one, and none where it has none.
+
+        What is wrong with it is added to `errors`, and it is taken out.
+        """
+        keys = [f"{prefix}{name}" for name in NAMES]
+        found = [entries.pop(key, None) for key in keys]
+        try:
+            if any(value is not None for value in found):
+                self.set_activation_scale(_read(found))
+            elif f"{prefix}packed" in entries:
+                self.set_activation_scale(None)
+            # With a dense weight the input stays what it was.
+        except (TypeError, ValueError) as invalid:
+            errors.append(f"While loading {prefix}{NAMES[0]}: {invalid}")
+        for key, name in zip(keys, NAMES, strict=True):
+            held = self._buffers.get(name)
+            if held is not None:
+                entries[key] = held.clone()
+
+
+def _read(found: list[Any]) -> ActivationScale:
+    for name, value in zip(NAMES, found, strict=True):
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(
+                f"expected {name} as a tensor of one element, got {got}; try the state_dict of a "
+                "converted model"
+            )
+    return ActivationScale(float(found[0]), int(found[1]))

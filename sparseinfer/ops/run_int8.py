@@ -1,0 +1,237 @@
+"""Calls of the int8 rows: x and y are float32, and x is rounded to uint8 on the way in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparseinfer.formats.handles import Handle, open_packed
+from sparseinfer.kernels.contract import NARROW, conv_output_shape, dtype_name
+from sparseinfer.ops.memory import address, require_memory
+from sparseinfer.quantize.activations import LEVELS, MOST_SCALE, ranges_per_token
+
+__all__ = ["conv_int8_cpu", "linear_int8_cpu", "linear_per_token"]
+
+BEST_ROW = -1
+
+_FLOAT32 = torch.float32
+_OUT = ("float32", "float32")
+_NO_OUTPUT_SCALE = (1.0, 0)
+
+
+def linear_int8_cpu(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    input_scale: Tensor,
+    input_zero_point: Tensor,
+    out_features: int,
+    activation: str = "none",
+    threads: int = 0,
+    row: int = BEST_ROW,
+) -> Tensor:
+    """Compute act(x W^T + bias) with an int8 W and x rounded by one scale and zero point.
+
+    `x` is `[..., K]`, `bias` `[M]` with M = `out_features`; returns `[..., M]`. All are float32, or
+    all float16 or bfloat16, converted to float32 and back. `input_scale` and `input_zero_point`
+    have one element each. What is beyond their range is the nearest end of it, NaN the lower one.
+
+    Raises:
+        RuntimeError: dtype or sizes do not fit, the weight is no int8 one, the memory of a tensor
+            was released, or no row can run.
+        ValueError: the packed buffer is not valid, or the activation is unknown.
+
+    Example:
+        >>> from sparseinfer import pack
+        >>> packed, scale = pack(torch.eye(4), weights="int8"), torch.tensor(1.0)
+        >>> linear_int8_cpu(torch.arange(4.0), packed, None, scale, torch.tensor(0), 4)
+        tensor([0., 1., 2., 3.])
+    """
+    if x.dtype in NARROW:
+        wide = _widened(x, bias)
+        return linear_int8_cpu(
+            wide[0], packed, wide[1], input_scale, input_zero_point, out_features, activation,
+            threads, row,
+        ).to(x.dtype)  # fmt: skip
+    handle = _int8_handle(packed, x)
+    tokens = _check_linear(handle, x, bias, out_features)
+    y = x.new_empty(*x.shape[:-1], out_features)
+    if tokens and out_features:
+        x = x.contiguous()
+        handle.weights.linear_int8(
+            address(x, "the input"), y.data_ptr(), _bias(bias), tokens, handle.k, out_features,
+            False, activation, row, threads or torch.get_num_threads(), *_OUT,
+            float(input_scale), int(input_zero_point), 0, 0, *_NO_OUTPUT_SCALE,
+        )  # fmt: skip
+    return y
+
+
+def linear_per_token(
+    x: Tensor, packed: Tensor, bias: Tensor | None, out_features: int, activation: str = "none",
+    threads: int = 0, row: int = BEST_ROW,
+) -> Tensor:  # fmt: skip
+    """As `linear_int8_cpu`, each token of x rounded by its own range; x and bias are float32.
+
+    A token that holds NaN or Inf gives NaN.
+
+    Raises:
+        RuntimeError, ValueError: see `linear_int8_cpu`.
+
+    Example:
+        >>> from sparseinfer import pack
+        >>> x = torch.tensor([[0.0, 255.0], [0.0, 2.55]])
+        >>> linear_per_token(x, pack(torch.eye(2), weights="int8"), None, 2)
+        tensor([[  0.0000, 255.0000],
+                [  0.0000,   2.5500]])
+    """
+    handle = _int8_handle(packed, x)
+    tokens = _check_linear(handle, x, bias, out_features)
+    y = x.new_empty(*x.shape[:-1], out_features)
+    if tokens and out_features:
+        x = x.contiguous()
+        scales, zero_points = ranges_per_token(x.reshape(tokens, handle.k))
+        unbounded = None
+        if not float(scales.max()) <= MOST_SCALE:
+            scales, unbounded = _bounded(scales)
+        handle.weights.linear_int8(
+            address(x, "the input"), y.data_ptr(), _bias(bias), tokens, handle.k, out_features,
+            False, activation, row, threads or torch.get_num_threads(), *_OUT, 1.0, 0,
+            scales.data_ptr(), zero_points.data_ptr(), *_NO_OUTPUT_SCALE,
+        )  # fmt: skip
+        if unbounded is not None:
+            y.view(tokens, out_features)[unbounded] = torch.nan
+    return y
+
+
+def conv_int8_cpu(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    input_scale: Tensor,
+    input_zero_point: Tensor,
+    out_channels: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    padding_mode: str = "zeros",
+    activation: str = "none",
+    threads: int = 0,
+    row: int = BEST_ROW,
+) -> Tensor:
+    """Compute a cross-correlation with an int8 weight and x rounded by one scale and zero point.
+
+    Shapes are those of `sparseinfer.ops.run_conv.conv_cpu`, types those of `linear_int8_cpu`.
+
+    Raises:
+        RuntimeError, ValueError: see `linear_int8_cpu`.
+
+    Example:
+        >>> from sparseinfer import pack
+        >>> packed, scale = pack(torch.ones(1, 1, 1), weights="int8"), torch.tensor(1.0)
+        >>> x = torch.tensor([[[3.0, 4.0]]])
+        >>> conv_int8_cpu(x, packed, None, scale, torch.tensor(0), 1, (1,), (1,), (0, 0), (1,), 1)
+        tensor([[[3., 4.]]])
+    """
+    if x.dtype in NARROW:
+        wide = _widened(x, bias)
+        return conv_int8_cpu(
+            wide[0], packed, wide[1], input_scale, input_zero_point, out_channels, kernel_size,
+            stride, padding, dilation, groups, padding_mode, activation, threads, row,
+        ).to(x.dtype)  # fmt: skip
+    shape = conv_output_shape(
+        x, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode, activation
+    )
+    handle = _int8_handle(packed, x)
+    expected = (out_channels, x.shape[1] // groups, *kernel_size)
+    if handle.shape != expected or handle.weights.groups != groups:
+        raise RuntimeError(
+            f"expected a packed weight of shape {list(expected)} with groups={groups}, got "
+            f"{list(handle.shape)} with groups={handle.weights.groups}; try an input with "
+            f"{handle.shape[1] * handle.weights.groups} channels"
+        )
+    _check_bias(bias, out_channels)
+    y = x.new_empty(shape)
+    if y.numel() == 0:
+        return y
+    x = x.contiguous()
+    image: tuple[int, int] = (x.shape[-2], x.shape[-1])
+    if len(kernel_size) == 1:
+        image = (1, x.shape[2])
+        stride, dilation, padding = (1, *stride), (1, *dilation), (0, 0, *padding)
+    handle.weights.conv_int8(
+        address(x, "the input"), y.data_ptr(), _bias(bias), x.shape[0], *image,
+        (stride[0], stride[1]), (padding[0], padding[1], padding[2], padding[3]),
+        (dilation[0], dilation[1]), padding_mode, activation, row,
+        threads or torch.get_num_threads(), *_OUT, float(input_scale), int(input_zero_point),
+        *_NO_OUTPUT_SCALE,
+    )  # fmt: skip
+    return y
+
+
+def _bounded(scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales for the kernel, and which tokens have none, as they hold NaN or Inf."""
+    unbounded = ~torch.isfinite(scales)
+    scales = torch.where(unbounded, torch.ones_like(scales), scales)
+    if float(scales.max()) > MOST_SCALE:
+        raise RuntimeError(
+            "expected inputs whose scales are at most 2^48, got values up to "
+            f"{LEVELS * float(scales.max()):.3g}; try inputs of another unit, or the float layer"
+        )
+    return scales, unbounded
+
+
+def _int8_handle(packed: Tensor, x: Tensor) -> Handle:
+    handle = open_packed(packed)
+    if not handle.is_int8:
+        raise RuntimeError(
+            f"expected an int8 weight, got {handle.info['value_type']}; try "
+            "sparseinfer.pack(weight, weights='int8')"
+        )
+    if x.dtype is not _FLOAT32:
+        raise RuntimeError(
+            f"expected a float32, float16 or bfloat16 input for an int8 weight, got {x.dtype}; try "
+            "x.float()"
+        )
+    return handle
+
+
+def _widened(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    require_memory(input=x, bias=bias)
+    if bias is not None and bias.dtype is not x.dtype:
+        raise RuntimeError(
+            f"expected a bias of the input's type, got {dtype_name(bias.dtype)} beside "
+            f"{dtype_name(x.dtype)}; try x.float() and module.float()"
+        )
+    return x.float(), None if bias is None else bias.float()
+
+
+def _check_linear(handle: Handle, x: Tensor, bias: Tensor | None, out_features: int) -> int:
+    """The number of tokens, after the checks of shapes."""
+    if len(handle.shape) != 2 or handle.m != out_features:
+        raise RuntimeError(
+            f"expected a packed weight of {out_features} rows and two dimensions, got "
+            f"{list(handle.shape)}; try the weight that this layer was built with"
+        )
+    if x.dim() == 0 or x.shape[-1] != handle.k:
+        raise RuntimeError(
+            f"mat1 and mat2 shapes cannot be multiplied: expected an input whose last dimension is "
+            f"{handle.k}, got shape {list(x.shape)}; try reshaping the input"
+        )
+    _check_bias(bias, out_features)
+    return x.numel() // handle.k
+
+
+def _check_bias(bias: Tensor | None, m: int) -> None:
+    if bias is not None and (bias.dtype is not _FLOAT32 or bias.shape != (m,)):
+        raise RuntimeError(
+            f"expected a float32 bias of shape [{m}], got {bias.dtype} of shape "
+            f"{list(bias.shape)}; try bias=None or module.float()"
+        )
+
+
+def _bias(bias: Tensor | None) -> int:
+    return 0 if bias is None else address(bias.contiguous(), "bias")
