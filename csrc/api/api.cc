@@ -15,6 +15,7 @@
 #include "core/target.h"
 #include "formats/weights.h"
 #include "kernels/conv/conv.h"
+#include "kernels/conv/conv_int8.h"
 #include "kernels/linear/linear.h"
 #include "kernels/linear/linear_int8.h"
 #include "kernels/recurrent/recurrent.h"
@@ -301,7 +302,7 @@ si_status si_conv(const si_weights* weights, const si_conv_args* args) {
   const si::TileKernels* isa = si::tile_kernels(row->isa);
   if (weights->value_type == SI_I8) {
     call.quantization = &quantization;
-    return si::scalar_conv_int8(*weights, call);
+    return isa != nullptr ? si::conv_int8(*isa, *weights, call) : si::scalar_conv_int8(*weights, call);
   }
   return isa != nullptr ? si::conv(*isa, *weights, call) : si::scalar_conv(*weights, call);
 }

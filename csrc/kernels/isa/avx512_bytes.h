@@ -299,6 +299,66 @@ inline void pack_512(const BytePack& job) {
   pack_channels(job);
 }
 
+template <class Copy>
+SI_INLINE void copy_runs(const ByteCopy& job, int64_t k, uint8_t* row) {
+  const uint8_t* from = job.image + job.taps[k];
+  for (int64_t i = 0; i < job.count; ++i) {
+    const ByteRun& run = job.runs[i];
+    for (int64_t j = 0; j < run.length; j += Copy::kBytes) Copy::copy(from + run.from + j, row + run.first + j);
+  }
+}
+
+template <class Copy>
+SI_INLINE void copy_rows_of_tile(const ByteCopy& job) {
+  if (job.g == 1) {
+    for (int64_t k = job.k0; k < job.k1; ++k) copy_runs<Copy>(job, k, job.tile + k * job.width);
+    return;
+  }
+  // Rows of a piece are copied first, and interleaved once they have left the store buffer.
+  constexpr int64_t kPiece = 64;
+  alignas(64) uint8_t rows[(kPiece + 4) * 64];
+  for (int64_t first = job.k0; first < job.k1; first += kPiece) {
+    const int64_t last = first + kPiece < job.k1 ? first + kPiece : job.k1;
+    for (int64_t k = first; k < last; ++k) copy_runs<Copy>(job, k, rows + (k - first) * 64);
+    for (int64_t k = first; k < last; k += 4) {
+      const uint8_t* from = rows + (k - first) * 64;
+      __m512i v[4];
+      Bytes512::interleave(Bytes512::load(from), Bytes512::load(from + 64), Bytes512::load(from + 128),
+                           Bytes512::load(from + 192), v);
+      transpose_lanes(v);
+      SI_UNROLL for (int i = 0; i < 4; ++i) {
+        if (16 * i < job.width) _mm512_storeu_si512(job.tile + k * job.width + 64 * i, v[i]);
+      }
+    }
+  }
+}
+
+struct Copy64 {
+  static constexpr int64_t kBytes = 64;
+  static SI_INLINE void copy(const uint8_t* from, uint8_t* to) { _mm512_storeu_si512(to, _mm512_loadu_si512(from)); }
+};
+struct Copy32 {
+  static constexpr int64_t kBytes = 32;
+  static SI_INLINE void copy(const uint8_t* from, uint8_t* to) { __builtin_memcpy(to, from, 32); }
+};
+struct Copy16 {
+  static constexpr int64_t kBytes = 16;
+  static SI_INLINE void copy(const uint8_t* from, uint8_t* to) { __builtin_memcpy(to, from, 16); }
+};
+struct Copy8 {
+  static constexpr int64_t kBytes = 8;
+  static SI_INLINE void copy(const uint8_t* from, uint8_t* to) { __builtin_memcpy(to, from, 8); }
+};
+
+inline void copy_512(const ByteCopy& job) {
+  int64_t longest = 0;
+  for (int64_t i = 0; i < job.count; ++i) longest = job.runs[i].length > longest ? job.runs[i].length : longest;
+  if (longest > 32) return copy_rows_of_tile<Copy64>(job);
+  if (longest > 16) return copy_rows_of_tile<Copy32>(job);
+  if (longest > 8) return copy_rows_of_tile<Copy16>(job);
+  copy_rows_of_tile<Copy8>(job);
+}
+
 inline void transpose_bytes_out_512(const uint8_t* src, int64_t pitch, int64_t rows, int64_t columns, uint8_t* dst,
                                     int64_t ld) {
   BytePack job{};

@@ -34,6 +34,7 @@ constexpr ByteKernels kBytes = {
     quads_vector<Vnni512>,
     pack_512,
     transpose_bytes_out_512,
+    copy_512,
     quantize_512,
 };
 

@@ -45,7 +45,6 @@ struct LinearInt8 {
     const int64_t at = tokens() ? n * args.ldy + row : row * args.ldy + n;
     return static_cast<uint8_t*>(args.y) + at * element_bytes(args.y_type);
   }
-  static int64_t element_bytes(si_value_type type) { return type == SI_U8 ? 1 : static_cast<int64_t>(sizeof(float)); }
 
   // Columns [k0, k1) of a tile's x.
   void pack(const ByteTile& tile, int64_t k0, int64_t k1, uint8_t* to) const {
@@ -57,17 +56,7 @@ struct LinearInt8 {
                   rules, each(), to});
   }
 
-  ByteOutput output() const {
-    ByteOutput out{};
-    const Clamp clamp = clamp_of(args.activation);
-    out.bias = bias;
-    out.low = clamp.low;
-    out.high = clamp.high;
-    if (byte_output()) out.to = y_to_byte(quantization(), args.activation);
-    out.x_scale = quantization().x_scale;
-    out.x_zero_point = quantization().x_zero_point;
-    return out;
-  }
+  ByteOutput output() const { return si::byte_output(quantization(), args.activation, args.y_type, bias); }
 
   // Brings rows of a tile, `floats` or `packed`, to y.
   void finish(float* floats, uint8_t* packed, int64_t ld, int64_t row0, int64_t rows, int64_t n0, int64_t valid,
@@ -131,22 +120,16 @@ struct LinearInt8 {
       job.out.bytes = byte_tiles() ? static_cast<uint8_t*>(c) : nullptr;
       job.out.floats = byte_tiles() ? nullptr : static_cast<float*>(c);
       job.out.ldy = direct ? args.ldy : width;
-      bytes().tile[width_index(width)](source.weights(), job);
+      bytes().tile[byte_width_index(width)](source.weights(), job);
       if (!direct) finish(floats, packed, width, row0, rows, tile.n0, valid, job.out);
     }
     return SI_OK;
   }
 
-  static int width_index(int64_t columns) {
-    int index = 0;
-    while (index + 1 < kByteWidthCount && columns > kByteWidths[index]) ++index;
-    return index;
-  }
-
   int64_t tiles() const { return (args.n + kMostByteWidth - 1) / kMostByteWidth; }
   ByteTile tile(int64_t index) const {
     const int64_t n0 = index * kMostByteWidth;
-    return {n0, kByteWidths[width_index(args.n - n0)]};
+    return {n0, kByteWidths[byte_width_index(args.n - n0)]};
   }
 
   si_status one_token() const {

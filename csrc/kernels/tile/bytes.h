@@ -47,7 +47,6 @@ struct ByteOutput {
 
 struct ByteJob {
   const uint8_t* x;     // as packed
-  const int32_t* taps;  // by index: bytes from x to its row; null: rows follow one another
   int64_t first, last;  // panels
   ByteOutput out;
 };
@@ -75,6 +74,24 @@ struct BytePack {
   uint8_t* tile;
 };
 
+// Columns of a tile that stand side by side in the image that they are copied from.
+struct ByteRun {
+  int64_t first, length, from;
+};
+
+// Brings K rows of columns from an image to a tile: run i of row k from image + taps[k] + runs[i].from on. In order:
+// a vector past its end, a row of the tile may be overwritten, and the image read a vector past each run.
+struct ByteCopy {
+  const uint8_t* image;
+  const int32_t* taps;
+  int64_t k0, k1;  // k0 is a multiple of 64
+  const ByteRun* runs;
+  int64_t count;
+  int64_t width;
+  int32_t g;
+  uint8_t* tile;
+};
+
 struct ByteKernels {
   void (*tile[kByteWidthCount])(const si_weights&, const ByteJob&);  // by width
   void (*vector)(const si_weights&, const ByteVectorJob&);
@@ -82,6 +99,7 @@ struct ByteKernels {
   // dst[n * ld + m] = src[m * pitch + n] for m < rows, n < columns; nothing else is written. Rows of src may be read up
   // to a multiple of 16.
   void (*transpose_out)(const uint8_t* src, int64_t pitch, int64_t rows, int64_t columns, uint8_t* dst, int64_t ld);
+  void (*copy)(const ByteCopy&);
   void (*quantize)(const float* src, int64_t count, const ToByte& to, uint8_t* dst);
 };
 

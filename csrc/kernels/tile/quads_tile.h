@@ -30,12 +30,6 @@ struct PackedMap {
   SI_INLINE const uint8_t* operator()(uint16_t i) const { return base + int64_t{i} * kBytes; }
 };
 
-struct ByteTapMap {
-  const uint8_t* base;
-  const int32_t* taps;
-  SI_INLINE const uint8_t* operator()(uint16_t i) const { return base + taps[i]; }
-};
-
 template <class V>
 struct Quartets {
   static constexpr int kVectors = 4, kIndices = 4, kSets = 1, kRowBytes = V::kBytes;
@@ -139,12 +133,13 @@ SI_INLINE void quads_store(typename V::Int (&sum)[Load::kVectors], const PanelVi
   }
 }
 
-template <class V, class Load, class Map>
-void quads_tile_map(const PanelView& given_view, const ByteJob& given_job, const Map map) {
+template <class V, class Load>
+void quads_tile_load(const PanelView& given_view, const ByteJob& given_job) {
   constexpr int NV = Load::kVectors;
   // Copies: a store of bytes may change whatever else is in memory, so that it would be read again.
   const PanelView view = given_view;
   const ByteJob job = given_job;
+  const PackedMap<Load::kRowBytes> map{job.x};
   const ByteOutput& out = job.out;
   const int32_t zero_point = out.x_scales == nullptr ? out.x_zero_point : 0;
   for (int64_t panel = job.first; panel < job.last; ++panel) {
@@ -178,14 +173,6 @@ void quads_tile_map(const PanelView& given_view, const ByteJob& given_job, const
       quads_store<V, Load>(sums.set[0][r], view, out, row + r);
     }
   }
-}
-
-template <class V, class Load>
-void quads_tile_load(const PanelView& view, const ByteJob& job) {
-  if (job.taps != nullptr)
-    quads_tile_map<V, Load>(view, job, ByteTapMap{job.x, job.taps});
-  else
-    quads_tile_map<V, Load>(view, job, PackedMap<Load::kRowBytes>{job.x});
 }
 
 // VOne, VFour: the vectors and the loads of a width at g = 1 and at g = 4.

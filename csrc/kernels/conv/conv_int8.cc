@@ -1,0 +1,262 @@
+#include "kernels/conv/conv_int8.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/parallel.h"
+#include "core/scratch.h"
+#include "kernels/conv/byte_image.h"
+#include "kernels/source.h"
+
+namespace si {
+
+namespace {
+
+// Output rows of one image, computed together: their pixels are cut in tiles, which hold no others.
+struct Band {
+  const void* x;  // of the image
+  void* y;
+  int64_t first_row, rows, columns;
+  const ByteImage* padded;  // null where x is read as it stands
+  const uint8_t* bytes;
+  const int32_t* taps;
+
+  int64_t pixels() const { return rows * columns; }
+  int64_t tiles() const { return (pixels() + kMostByteWidth - 1) / kMostByteWidth; }
+  int64_t tile_pixels(int64_t tile) const { return std::min(kMostByteWidth, pixels() - tile * kMostByteWidth); }
+};
+
+struct ConvInt8 {
+  const TileSource& source;
+  const si_conv_args& args;
+  const float* const bias;  // by position
+  const ConvGeometry geometry;
+  const ToByte x_rule;
+
+  const TileKernels& isa() const { return source.isa(); }
+  const ByteKernels& kernels() const { return *isa().bytes; }
+  int64_t M() const { return source.shape().M(); }
+  int64_t K() const { return source.shape().K(); }
+  int64_t groups() const { return source.shape().groups; }
+  int64_t area() const { return args.h * args.w; }
+  int64_t pixels() const { return geometry.oh * geometry.ow; }
+  bool bytes_out() const { return args.y_type == SI_U8; }
+  // Bytes that are clamped after another activation are floats before it.
+  bool byte_tiles() const { return bytes_out() && is_clamp(args.activation); }
+  // Rows of bytes of a packed tile of one group.
+  int64_t packed_rows() const { return source.g() == 1 ? K() : (K() + 3) / 4 * 4; }
+
+  // A 1x1 kernel with stride 1 and no padding reads the image as it stands.
+  bool pointwise() const {
+    const auto zero = [](int64_t padding) { return padding == 0; };
+    return geometry.kh == 1 && geometry.kw == 1 && args.stride[0] == 1 && args.stride[1] == 1 &&
+           std::all_of(args.padding, args.padding + 4, zero);
+  }
+
+  // Columns [k0, k1) of one group of a tile's x; k0 is a multiple of 64.
+  si_status pack(const Band& band, int64_t tile, int64_t group, int64_t k0, int64_t k1, uint8_t* to) const {
+    const int64_t valid = band.tile_pixels(tile), width = kByteWidths[byte_width_index(valid)];
+    const int64_t first = tile * kMostByteWidth;
+    if (pointwise()) {
+      const int64_t at = group * geometry.group_channels * area() + band.first_row * geometry.ow + first;
+      const auto* x = static_cast<const uint8_t*>(band.x) + at * element_bytes(args.x_type);
+      kernels().pack({x, area(), args.x_type == SI_F32, false, k0, k1, valid, width, source.g(), &x_rule, false, to});
+      return SI_OK;
+    }
+    if (band.padded == nullptr) {
+      pack_plainly(band, first, valid, width, group, k0, k1, to);
+      return SI_OK;
+    }
+    ByteRun runs[kMostByteWidth];
+    int64_t count = 0;
+    for (int64_t n = 0; n < valid;) {
+      const int64_t row = (first + n) / band.columns, column = (first + n) % band.columns;
+      const int64_t length = std::min(band.columns - column, valid - n);
+      runs[count++] = {n, length, row * band.padded->pitch() + column};
+      n += length;
+    }
+    kernels().copy(
+        {band.bytes + group * band.padded->group_stride(), band.taps, k0, k1, runs, count, width, source.g(), to});
+    return SI_OK;
+  }
+
+  // Pixel by pixel, where taps lie so far apart that no padded image holds them.
+  void pack_plainly(const Band& band, int64_t first, int64_t valid, int64_t width, int64_t group, int64_t k0,
+                    int64_t k1, uint8_t* to) const {
+    for (int64_t k = k0; k < k1; ++k) {
+      const int64_t channel = group * geometry.group_channels + k / (geometry.kh * geometry.kw);
+      const int64_t kr = k / geometry.kw % geometry.kh, kc = k % geometry.kw;
+      for (int64_t n = 0; n < valid; ++n) {
+        const int64_t r = band.first_row + (first + n) / band.columns, c = (first + n) % band.columns;
+        const int64_t row =
+            padded_source(r * args.stride[0] + kr * args.dilation[0] - args.padding[0], args.h, args.padding_mode);
+        const int64_t column =
+            padded_source(c * args.stride[1] + kc * args.dilation[1] - args.padding[2], args.w, args.padding_mode);
+        const int64_t at = channel * area() + row * args.w + column;
+        auto byte = static_cast<uint8_t>(args.quantization->x_zero_point);
+        if (row >= 0 && column >= 0)
+          byte = args.x_type == SI_U8 ? static_cast<const uint8_t*>(band.x)[at]
+                                      : quantize(static_cast<const float*>(band.x)[at], x_rule);
+        to[source.g() == 1 ? k * width + n : (k / 4 * width + n) * 4 + k % 4] = byte;
+      }
+    }
+  }
+
+  // Units [first, last), all of one group, by a packed tile.
+  si_status run_tile(const Band& band, int64_t tile, int64_t first, int64_t last, const uint8_t* x) const {
+    const int64_t valid = band.tile_pixels(tile), width = kByteWidths[byte_width_index(valid)];
+    const int64_t pixel = band.first_row * geometry.ow + tile * kMostByteWidth, size = element_bytes(args.y_type);
+    const auto y_of = [&](int64_t position) {
+      const int64_t row = source.order() == nullptr ? position : source.order()[position];
+      return static_cast<uint8_t*>(band.y) + (row * pixels() + pixel) * size;
+    };
+    ByteJob job{};
+    job.x = x;
+    job.out = byte_output(*args.quantization, args.activation, args.y_type, bias);
+    const bool direct = source.order() == nullptr && valid == width && byte_tiles() == bytes_out();
+    const int64_t batch = isa().tuning.tile.batch_rows, step = source.units_for_rows(batch);
+    float* scratch = nullptr;
+    SI_TRY(thread_scratch(Scratch::kOutput, 2 * batch * width, &scratch));
+    auto* const packed = reinterpret_cast<uint8_t*>(scratch + batch * width);
+    for (int64_t unit = first; unit < last; unit += step) {
+      job.first = unit;
+      job.last = std::min(unit + step, last);
+      job.out.row0 = source.row_of(unit);
+      const int64_t rows = source.row_of(job.last) - job.out.row0;
+      void* const c = direct ? y_of(job.out.row0) : byte_tiles() ? static_cast<void*>(packed) : scratch;
+      job.out.bytes = byte_tiles() ? static_cast<uint8_t*>(c) : nullptr;
+      job.out.floats = byte_tiles() ? nullptr : static_cast<float*>(c);
+      job.out.ldy = direct ? pixels() : width;
+      kernels().tile[byte_width_index(width)](source.weights(), job);
+      for (int64_t m = 0; m < rows; ++m) {
+        if (!is_clamp(args.activation)) isa().activate(job.out.floats + m * job.out.ldy, valid, args.activation);
+        if (direct) continue;
+        uint8_t* const row = packed + m * width;
+        if (!byte_tiles() && bytes_out()) kernels().quantize(scratch + m * width, valid, job.out.to, row);
+        const void* from = bytes_out() ? static_cast<const void*>(row) : scratch + m * width;
+        std::memcpy(y_of(job.out.row0 + m), from, static_cast<size_t>(valid * size));
+      }
+    }
+    return SI_OK;
+  }
+
+  // Units [first, last) by a tile, group by group; x_of_group gives a group's packed x.
+  template <class XOfGroup>
+  si_status run_units(const Band& band, int64_t tile, int64_t first, int64_t last, const XOfGroup& x_of_group) const {
+    const int64_t per_group = source.units_per_group();
+    for (int64_t unit = first; unit < last;) {
+      const int64_t group = unit / per_group, end = std::min(last, (group + 1) * per_group);
+      const uint8_t* x = nullptr;
+      SI_TRY(x_of_group(group, &x));
+      SI_TRY(run_tile(band, tile, unit, end, x));
+      unit = end;
+    }
+    return SI_OK;
+  }
+
+  // Every thread packs the tiles that it computes.
+  si_status apart(const Band& band, int threads) const {
+    return parallel_for(threads, band.tiles(), [&](int64_t tile) -> si_status {
+      uint8_t* x = nullptr;
+      SI_TRY(thread_scratch(Scratch::kTile, (packed_rows() + 4) * kMostByteWidth, &x));
+      return run_units(band, tile, 0, source.units(), [&](int64_t group, const uint8_t** out) {
+        *out = x;
+        return pack(band, tile, group, 0, K(), x);
+      });
+    });
+  }
+
+  // Few tiles: threads share the packed x and divide the rows.
+  si_status together(const Band& band, int threads) const {
+    const int64_t room = (packed_rows() + 4) * kMostByteWidth;
+    uint8_t* x = nullptr;
+    SI_TRY(thread_scratch(Scratch::kTile, room * groups() * band.tiles(), &x));
+    const auto of = [&](int64_t tile, int64_t group) { return x + room * (tile * groups() + group); };
+    // One thread packs a group of one tile: copies write past their rows.
+    SI_TRY(parallel_for(threads, band.tiles() * groups(), [&](int64_t item) {
+      return pack(band, item / groups(), item % groups(), 0, K(), of(item / groups(), item % groups()));
+    }));
+    return parallel_for(threads, band.tiles() * threads, [&](int64_t item) -> si_status {
+      const int64_t tile = item / threads, part = item % threads;
+      const int64_t first = source.split(0, source.units(), part, threads);
+      const int64_t last = source.split(0, source.units(), part + 1, threads);
+      return run_units(band, tile, first, last, [&](int64_t group, const uint8_t** out) {
+        *out = of(tile, group);
+        return SI_OK;
+      });
+    });
+  }
+
+  si_status run_band(Band& band, int threads) const {
+    const int64_t shared = (packed_rows() + 4) * kMostByteWidth * groups() * band.tiles();
+    const bool few = threads > 1 && band.tiles() < 4 * threads && shared <= ByteImage::kMost;
+    return few ? together(band, threads) : apart(band, threads);
+  }
+
+  si_status fill(const ByteImage& padded, const void* x, uint8_t* bytes, int threads) const {
+    const int64_t channels = geometry.channels, parts = std::min<int64_t>(threads, channels);
+    return parallel_for(threads, parts, [&](int64_t part) -> si_status {
+      uint8_t* row = nullptr;
+      SI_TRY(thread_scratch(Scratch::kOutput, args.w, &row));
+      return padded.fill(kernels(), x, x_rule, channels * part / parts, channels * (part + 1) / parts, row, bytes);
+    });
+  }
+
+  si_status run_image(int64_t image, int threads) const {
+    Band band{};
+    band.x = static_cast<const uint8_t*>(args.x) + image * geometry.channels * area() * element_bytes(args.x_type);
+    band.y = static_cast<uint8_t*>(args.y) + image * M() * pixels() * element_bytes(args.y_type);
+    band.columns = geometry.ow;
+    if (pointwise()) {
+      band.rows = geometry.oh;
+      return run_band(band, threads);
+    }
+    int64_t rows = geometry.oh;
+    while (rows > 1 && ByteImage(geometry, args, 0, rows).bytes() > ByteImage::kMost) rows = (rows + 1) / 2;
+    for (; band.first_row < geometry.oh; band.first_row += rows) {
+      band.rows = std::min(rows, geometry.oh - band.first_row);
+      const ByteImage padded(geometry, args, band.first_row, band.rows);
+      band.padded = nullptr;
+      if (padded.bytes() <= ByteImage::kMost) {
+        uint8_t* bytes = nullptr;
+        int32_t* taps = nullptr;
+        SI_TRY(thread_scratch(Scratch::kInput, padded.bytes(), &bytes));
+        SI_TRY(thread_scratch(Scratch::kTaps, K(), &taps));
+        padded.taps(taps);
+        SI_TRY(fill(padded, band.x, bytes, threads));
+        band.padded = &padded;
+        band.bytes = bytes;
+        band.taps = taps;
+      }
+      SI_TRY(run_band(band, threads));
+    }
+    return SI_OK;
+  }
+
+  si_status run(int threads) const {
+    if (args.batch < threads) {
+      for (int64_t image = 0; image < args.batch; ++image) SI_TRY(run_image(image, threads));
+      return SI_OK;
+    }
+    return parallel_for(threads, args.batch, [&](int64_t image) { return run_image(image, 1); });
+  }
+};
+
+}  // namespace
+
+si_status conv_int8(const TileKernels& isa, const si_weights& weights, const si_conv_args& args) {
+  ConvGeometry geometry;
+  SI_TRY(conv_geometry(weights.shape, args, &geometry));
+  if (args.batch == 0) return SI_OK;
+  const ScratchUse use;
+  const TileSource source(isa, weights);
+  const float* bias = nullptr;
+  SI_TRY(source.ordered_bias(args.bias, &bias));
+  // Four products of bytes take about as long as one of floats.
+  const int64_t per_pixel = weights.nnz / 4 + weights.shape.M() + geometry.channels;
+  const int threads =
+      useful_threads(isa.tuning.threads, args.threads, per_pixel * args.batch * geometry.oh * geometry.ow);
+  return ConvInt8{source, args, bias, geometry, x_to_byte(*args.quantization, 0)}.run(threads);
+}
+
+}  // namespace si
