@@ -6,12 +6,16 @@ from benchmarks.cases import ConvCase, LinearCase
 from benchmarks.peers.catalogue import Peer, Target
 
 _ENGINES = "benchmarks.peers.engines"
+_OURS = f"{_ENGINES}.ours_narrow"
 _INT8 = f"{_ENGINES}.torch_int8"
 _BFLOAT16 = f"{_ENGINES}.torch_bfloat16"
 _OPENVINO = f"{_ENGINES}.openvino_cpu"
 _ONNXRUNTIME = f"{_ENGINES}.onnxruntime_cpu"
 
 INT8 = (
+    Peer("sparseinfer", _OURS, "Int8", None, "ours"),
+    Peer("sparseinfer-dynamic", _OURS, "Int8Dynamic", None, "sparse", ("linear",),
+         ios=("float32",)),
     Peer("torch.quantized", _INT8, "Quantized", None, "dense"),
     Peer("torch.onednn", _INT8, "OneDnn", None, "dense"),
     Peer("torch.dynamic", _INT8, "Dynamic", None, "dense", ("linear",), ios=("float32",)),
@@ -24,6 +28,7 @@ INT8 = (
 )  # fmt: skip
 
 BFLOAT16 = (
+    Peer("sparseinfer", _OURS, "Bfloat16", None, "ours", ios=("float32",)),
     Peer("torch", _BFLOAT16, "Eager", None, "dense"),
     Peer("torch.onednn", _BFLOAT16, "OneDnn", None, "dense"),
     Peer("openvino", _OPENVINO, "OpenVinoBfloat16", "openvino", "dense"),
