@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,7 +91,8 @@ def draw(results: PeerResults, path: Path) -> None:
     word = WORDS[rows[0].dtype]
     ops = [op for op in ("linear", "conv") if any(row.op == op for row in rows)]
     names = list(dict.fromkeys(line_of(row) for row in rows))
-    styles = dict(zip(names, zip(COLOURS, MARKERS, strict=True), strict=False))
+    # Eight lines and more share colours; their labels tell them apart.
+    styles = dict(zip(names, itertools.cycle(zip(COLOURS, MARKERS, strict=True)), strict=False))
     canvas = Figure(figsize=(6.0 * len(ops), 3.6 * len(settings) + 0.7), dpi=140)
     FigureCanvasAgg(canvas)
     # The room to the right of each panel holds the labels of its lines.
@@ -105,7 +107,8 @@ def draw(results: PeerResults, path: Path) -> None:
             own = [row for row in rows if (row.io, row.threads, row.op) == (io, count, op)]
             curves = {name: curve for name in names if (curve := curve_of(own, name))}
             layers = len({row.target for row in own})
-            title = f"{op}, {layers} layers, {count} thread{'s' if count > 1 else ''}"
+            title = f"{op}, {layers} layer{'s' if layers > 1 else ''}, "
+            title += f"{count} thread{'s' if count > 1 else ''}"
             if word != WORDS["float32"]:
                 title += f", {io} x and y"
             axes.set_title(title, loc="left", fontsize=10)

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.cases import LinearCase
 from benchmarks.peers.catalogue import Peer, Target
-from benchmarks.peers.results import PeerRow
+from benchmarks.peers.results import NotRun, PeerResults, PeerRow
 from benchmarks.peers.turns import TurnPlan
 from sparseinfer.timing.rounds import Quartiles
 
@@ -32,3 +32,19 @@ def made_up_row(peer: str, ours: float, best: float, **changes: Any) -> PeerRow:
         is_best=peer == "lib",
     )  # fmt: skip
     return dataclasses.replace(row, **changes)
+
+
+def made_up_results(rows: list[PeerRow], not_run: list[NotRun] | None = None) -> PeerResults:
+    """Return a complete result file of such rows."""
+    return PeerResults(
+        date="2026-01-02T03:04:05+00:00",
+        command="python -m benchmarks.peers",
+        commit={"hash": "0123456789abcdef", "dirty": False},
+        versions={"torch": "2.13.0"},
+        machine={"cpu": "a processor", "cores": 2, "os": "a system"},
+        settings={"quick": False},
+        complete=True,
+        peers={"lib": "lib 1.0", "ours": "sparseinfer 0.1.0"},
+        rows=rows,
+        not_run=not_run or [],
+    )

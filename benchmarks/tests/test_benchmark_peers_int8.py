@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from peer_doubles import PLAN, made_up_row
+from peer_doubles import PLAN, made_up_results, made_up_row
 
 from benchmarks.cases import ConvCase, LinearCase, Pattern
 from benchmarks.layer_data import WrongResultError
@@ -298,3 +298,14 @@ def test_a_curve_is_of_one_structure() -> None:
     ]
     assert curve_of(rows, "ours") == [(0.5, 2.0)]
     assert curve_of(rows, "ours 4x1") == [(0.5, 4.0)]
+
+
+def test_a_plot_may_have_more_lines_than_there_are_colours(tmp_path: Path) -> None:
+    rows = [
+        made_up_row(peer, 1.0, 0.5, structure=structure, sparsity=sparsity)
+        for peer in ("ours", "csr", "other", "third")
+        for structure in ("unstructured", "4x1", "1x4")
+        for sparsity in (0.5, 0.9)
+    ]
+    draw(made_up_results(rows), tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import typer
-from peer_doubles import PLAN, TARGET, fake, made_up_row
+from peer_doubles import PLAN, TARGET, fake, made_up_results, made_up_row
 
 from benchmarks.cases import LinearCase
 from benchmarks.machine import ROOT
@@ -20,24 +20,9 @@ from benchmarks.peers.catalogue import PEERS, Target
 from benchmarks.peers.measure import COLD_BYTES, measure
 from benchmarks.peers.plot import draw
 from benchmarks.peers.process import PeerError
-from benchmarks.peers.results import NotRun, PeerResults, PeerRow
+from benchmarks.peers.results import NotRun, PeerResults
 
 # ---- results, tables, plot
-
-
-def made_up_results(rows: list[PeerRow], not_run: list[NotRun] | None = None) -> PeerResults:
-    return PeerResults(
-        date="2026-01-02T03:04:05+00:00",
-        command="python -m benchmarks.peers",
-        commit={"hash": "0123456789abcdef", "dirty": False},
-        versions={"torch": "2.13.0"},
-        machine={"cpu": "a processor", "cores": 2, "os": "a system"},
-        settings={"quick": False},
-        complete=True,
-        peers={"lib": "lib 1.0", "ours": "sparseinfer 0.1.0"},
-        rows=rows,
-        not_run=not_run or [],
-    )
 
 
 ROWS = [
