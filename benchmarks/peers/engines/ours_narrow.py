@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.native import Packed
 from benchmarks.peers.engines.interface import DYNAMIC, Array, Layer, Prepared
@@ -31,17 +31,7 @@ class _Ours(TorchEngine):
             size = sum(buffer.nbytes for buffer in module.buffers())
             modules = [module]
             modules += [copy.deepcopy(module) for _ in range(layer.copies(size) - 1)]
-        x = torch.from_numpy(layer.x)
-
-        def call_of(module: nn.Module) -> Callable[[], Tensor]:
-            return lambda: module(x)
-
-        calls = [call_of(module) for module in modules]
-
-        def result() -> Array:
-            return calls[0]().contiguous().numpy()
-
-        return Prepared(calls, result, torch.get_num_threads(), precision)
+        return self._prepared(list(modules), layer, precision)
 
 
 class Bfloat16(_Ours):

@@ -56,14 +56,16 @@ class TorchEngine:
         """Return PyTorch's version."""
         return f"torch {torch.__version__}"
 
-    def _prepared(self, modules: list[Callable[[Tensor], Tensor]], layer: Layer) -> Prepared:
+    def _prepared(
+        self, modules: list[Callable[[Tensor], Tensor]], layer: Layer, precision: str = "float32"
+    ) -> Prepared:
         x = torch.from_numpy(layer.x)
         calls = [_call(module, x) for module in modules]
 
         def result() -> Array:
             return calls[0]().contiguous().numpy()
 
-        return Prepared(calls, result, torch.get_num_threads())
+        return Prepared(calls, result, torch.get_num_threads(), precision)
 
 
 class Eager(TorchEngine):
