@@ -96,12 +96,11 @@ class QuantizedData:
 
     def exact(self, precision: str) -> torch.Tensor:
         """Return the exact y of what an engine computes, in steps of its scale, not rounded."""
-        step, zero = self.quantization.y_scale, self.quantization.y_zero
-        if precision != SEVEN_BITS:
-            return self._exact / step
-        # The scale of y is that of the whole weight: at its ends this one saturates.
-        halved = self._real(torch.from_numpy(seven_bits(self.weight.numpy())), 2)
-        return (halved / step).clamp(-zero, 255 - zero)
+        if precision == SEVEN_BITS:
+            real = self._real(torch.from_numpy(seven_bits(self.weight.numpy())), 2)
+        else:
+            real = self._exact
+        return real / self.quantization.y_scale
 
     def verify(self, name: str, result: Array, precision: str) -> float:
         """Check a peer's y, and return the worst error in steps of y's scale.
@@ -126,7 +125,11 @@ class QuantizedData:
             error = (y - (exact.round() + self.quantization.y_zero).clamp(0, 255)).abs()
             bound = torch.ones(())
         else:
-            error = (y / self.quantization.y_scale - exact).abs()
+            y /= self.quantization.y_scale
+            zero = self.quantization.y_zero
+            # Who rounds y to uint8 saturates at the ends of its range, which is the whole weight's.
+            ends = exact.clamp(-zero, 255 - zero)
+            error = torch.minimum((y - exact).abs(), (y - ends).abs())
             bound = torch.tensor(0.5 + ROUNDING, dtype=torch.float64)
         if precision == DYNAMIC:
             steps = self.weight.double().abs().flatten(1).sum(1) * self._scales
