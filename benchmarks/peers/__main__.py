@@ -1,12 +1,12 @@
 """Run the peers: ``python -m benchmarks.peers --out benchmarks/results/peers/NAME.json``.
 
 Each engine runs in a process of its own, in turns with ours, after its result was checked against
-float64. ``--setup`` installs the engines first, each in an environment of its own.
+float64, or, with ``--dtype int8``, against the exact integer result. ``--setup`` installs the
+engines first, each in an environment of its own.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 import tempfile
 import time
@@ -26,13 +26,15 @@ from benchmarks.command import (
     progress_bar,
     warn_if_busy,
 )
-from benchmarks.peers import catalogue
+from benchmarks.peers import catalogue, narrow
+from benchmarks.peers.axes import cells, parse_dtype, parse_ios, parse_structures, vary
 from benchmarks.peers.catalogue import OPT_IN, PEERS, TARGETS, Peer, Target
 from benchmarks.peers.crew import Crew
 from benchmarks.peers.environments import CACHE, PACKAGES, set_up
 from benchmarks.peers.measure import measure
+from benchmarks.peers.narrow import NARROW
 from benchmarks.peers.results import PeerResults, PeerRow
-from benchmarks.peers.table import not_run_list, peers_table
+from benchmarks.peers.table import not_run_list, peers_tables
 from benchmarks.peers.turns import TurnPlan
 from benchmarks.record import shown
 
@@ -40,17 +42,18 @@ PLAN = TurnPlan()
 QUICK_PLAN = TurnPlan(rounds=4, floor=2, samples=3, turn=1e-2, budget=0.1)
 
 
-def parse_peers(text: str, deepsparse: bool) -> list[Peer]:
+def parse_peers(text: str, deepsparse: bool, dtype: str = "float32") -> list[Peer]:
     """Return the peers in a list such as ``sparseinfer,openvino``; ``all`` is every one.
 
-    DeepSparse takes part only with ``deepsparse``.
+    DeepSparse takes part only with ``deepsparse``, in float32.
 
     Raises:
         typer.BadParameter: a peer does not exist, or is DeepSparse without ``deepsparse``.
     """
-    known = {peer.name: peer for peer in PEERS}
+    among = NARROW.get(dtype, PEERS)
+    known = {peer.name: peer for peer in among}
     if text == "all":
-        return [peer for peer in PEERS if deepsparse or peer.name != OPT_IN]
+        return [peer for peer in among if deepsparse or peer.name != OPT_IN]
     names = text.split(",")
     for name in names:
         if name not in known:
@@ -65,25 +68,26 @@ def parse_peers(text: str, deepsparse: bool) -> list[Peer]:
     ]
 
 
-def parse_targets(text: str, quick: bool) -> list[Target]:
+def parse_targets(text: str, quick: bool, dtype: str = "float32") -> list[Target]:
     """Return the layers whose name holds an item, in whole words, of a list: ``conv 3x3,N=1``.
 
     Raises:
         typer.BadParameter: an item is in no layer's name.
     """
-    among = catalogue.QUICK if quick else TARGETS
+    known = narrow.TARGETS if dtype in NARROW else TARGETS
     if text == "all":
-        return list(among)
+        few = narrow.QUICK if dtype in NARROW else catalogue.QUICK
+        return list(few if quick else known)
     items = [item.strip() for item in text.split(",")]
     chosen: list[Target] = []
     for item in items:
         word = re.compile(rf"(?<!\w){re.escape(item)}(?!\w)")
-        found = [target for target in TARGETS if item and word.search(target.name)]
+        found = [target for target in known if item and word.search(target.name)]
         if not found:
-            names = "; ".join(target.name for target in TARGETS)
+            names = "; ".join(target.name for target in known)
             raise typer.BadParameter(f"expected all or parts of {names}, got {item!r}")
         chosen += found
-    return [target for target in TARGETS if target in chosen]
+    return [target for target in known if target in chosen]
 
 
 def line_of(target: Target, sparsity: float, threads: int, rows: Sequence[PeerRow]) -> str:
@@ -92,7 +96,14 @@ def line_of(target: Target, sparsity: float, threads: int, rows: Sequence[PeerRo
         f"{row.peer} {row.seconds.median * 1e3:.3g}{' (best dense)' if row.is_best else ''}"
         for row in rows
     )
-    return f"{target.name} {sparsity:.0%} T={threads}: {times or 'nothing ran'}"
+    return f"{words_of(target, sparsity, threads)}: {times or 'nothing ran'}"
+
+
+def words_of(target: Target, sparsity: float, threads: int) -> str:
+    """Return what is measured in a few words; what float32 layers have in common is left out."""
+    structure = "" if target.structure == "unstructured" else f" {target.structure}"
+    io = "" if target.io == "float32" else f" {target.io}"
+    return f"{target.name}{io}{structure} {sparsity:.0%} T={threads}"
 
 
 def run_targets(
@@ -101,13 +112,14 @@ def run_targets(
     progress: Progress,
 ) -> None:  # fmt: skip
     """Measure the layers, adding to ``results`` and writing them as they grow."""
-    task = progress.add_task("", total=len(targets) * len(sparsities) * len(threads))
+    todo = cells(targets, sparsities)
+    task = progress.add_task("", total=len(todo) * len(threads))
     saved = time.monotonic()
     for count in threads:
         with Crew(count, cache) as crew, tempfile.TemporaryDirectory() as folder:
             crew.start(peers)
-            for target, sparsity in itertools.product(targets, sparsities):
-                progress.update(task, description=f"{target.name} {sparsity:.0%} T={count}")
+            for target, sparsity in todo:
+                progress.update(task, description=words_of(target, sparsity, count))
                 progress.refresh()
                 rows, not_run = measure(
                     target, sparsity, count, peers, crew.worker_of, plan, Path(folder)
@@ -144,6 +156,13 @@ def main(
         bool, typer.Option("--setup", help="install the peers and end; once is enough")
     ] = False,
     cache: Annotated[Path, typer.Option(help="folder of the peers' environments")] = CACHE,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or int8")] = "float32",
+    io: Annotated[
+        str, typer.Option(help="types of x and y: all, or some, such as uint8,float32")
+    ] = "all",
+    structure: Annotated[
+        str, typer.Option(help="of the zeros: all, or some of unstructured,4x1,1x4")
+    ] = "",
 ) -> None:
     """Measure sparseinfer beside other engines, each in its own process and environment."""
     console = Console()
@@ -152,15 +171,22 @@ def main(
         if not set_up(names, cache, console.print):
             raise typer.Exit(1)
         return
-    chosen, targets = parse_peers(peers, deepsparse), parse_targets(cases, quick)
-    default = catalogue.QUICK_SPARSITIES if quick else catalogue.SPARSITIES
+    kind = parse_dtype(dtype)
+    ios, structures = parse_ios(io, kind), parse_structures(structure, kind)
+    chosen = parse_peers(peers, deepsparse, kind)
+    targets = vary(parse_targets(cases, quick, kind), kind, ios, structures)
+    lists = narrow if kind in NARROW else catalogue
+    default = lists.QUICK_SPARSITIES if quick else lists.SPARSITIES
     sparsities = parse_sparsities(sparsity) if sparsity else list(default)
     counts = parse_threads(threads)
     plan = QUICK_PLAN if quick else PLAN
     results = PeerResults.begin(
-        options_of(cases, peers, sparsity, threads, out, quick, deepsparse),
+        options_of(cases, peers, sparsity, threads, out, quick, deepsparse, dtype, io, structure),
         {
             "peers": [peer.name for peer in chosen],
+            "dtype": kind,
+            "ios": ios,
+            "structures": structures,
             "sparsities": sparsities,
             "threads": counts,
             "quick": quick,
@@ -182,16 +208,20 @@ def main(
         raise typer.Exit(130) from None
     finally:
         results.write(out)
-        for text in (peers_table(results), not_run_list(results.not_run)):
+        for text in (peers_tables(results), not_run_list(results.not_run)):
             console.print(text, highlight=False, markup=False, soft_wrap=True)
         console.print(f"{len(results.rows)} rows written to {out}")
 
 
 def options_of(
-    cases: str, peers: str, sparsity: str, threads: str, out: Path, quick: bool, deepsparse: bool
-) -> list[str]:
+    cases: str, peers: str, sparsity: str, threads: str, out: Path, quick: bool, deepsparse: bool,
+    dtype: str = "float32", io: str = "all", structure: str = "",
+) -> list[str]:  # fmt: skip
     """Return the options that repeat the run, without the folders of this machine."""
     words = ["--cases", cases, "--peers", peers, *(["--sparsity", sparsity] if sparsity else [])]
+    words += [*(["--dtype", dtype] if dtype != "float32" else [])]
+    words += [*(["--io", io] if io != "all" else [])]
+    words += [*(["--structure", structure] if structure else [])]
     words += ["--threads", threads, "--out", shown(out)]
     return [*words, *(["--quick"] if quick else []), *(["--deepsparse"] if deepsparse else [])]
 

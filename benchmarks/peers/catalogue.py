@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.cases import Case, ConvCase, LinearCase
+from benchmarks.cases import Case, ConvCase, LinearCase, Pattern
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 THREADS = (1, 2)
@@ -20,10 +20,22 @@ class Peer:
     environment: str | None
     """Its virtual environment (see environments.py); None: the one that is running."""
     role: str
-    """``ours``, ``dense`` (float32), ``narrow`` (dense, a narrower type) or ``sparse``."""
+    """``ours``, ``dense``, ``narrow`` (dense, a type narrower than was asked for) or ``sparse``."""
     ops: tuple[str, ...] = ("linear", "conv")
     most_threads: int | None = None
     """Threads that it can use at most; None: any number."""
+    ios: tuple[str, ...] = ()
+    """Types of x and y that it takes; none: any."""
+    structures: tuple[str, ...] = ()
+    """Structures of zeros that it is for; none: any."""
+
+    def takes(self, target: Target) -> bool:
+        """Return whether the peer runs such layers at all."""
+        return (
+            target.case.op in self.ops
+            and (not self.ios or target.io in self.ios)
+            and (not self.structures or target.structure in self.structures)
+        )
 
 
 _TORCH = "benchmarks.peers.engines.torch_layers"
@@ -46,6 +58,7 @@ PEERS = (
         "scipy.sparse", "benchmarks.peers.engines.scipy_csr", "ScipyCsr", "scipy", "sparse",
         ("linear",), most_threads=1,
     ),
+    Peer("mnn", "benchmarks.peers.engines.mnn_cpu", "Mnn", "mnn", "sparse"),
     Peer(
         "deepsparse", "benchmarks.peers.engines.deepsparse_cpu", "DeepSparse", "deepsparse",
         "sparse",
@@ -58,10 +71,16 @@ OPT_IN = "deepsparse"
 
 @dataclass(frozen=True)
 class Target:
-    """A case with its weights warm or cold."""
+    """A case with its weights warm or cold, and what it is computed in."""
 
     case: Case
     cold: bool = False
+    dtype: str = "float32"
+    """Type that is multiplied: ``float32``, ``bfloat16`` or ``int8``."""
+    io: str = "float32"
+    """Type of x and y: ``float32``, as at a module's ends, or ``bfloat16`` or ``uint8``."""
+    structure: str = "unstructured"
+    """Where the zeros are: ``unstructured``, or blocks of outputs x inputs such as ``4x1``."""
 
     @property
     def name(self) -> str:
@@ -72,6 +91,13 @@ class Target:
     def group(self) -> str:
         """Group in tables and plots."""
         return self.case.group + (", cold" if self.cold else "")
+
+    def pattern(self, sparsity: float) -> Pattern:
+        """Return the zeros of the target's weight at a sparsity."""
+        if self.structure == "unstructured":
+            return Pattern(sparsity)
+        height, width = self.structure.split("x")
+        return Pattern(sparsity, block=(int(height), int(width)))
 
 
 TARGETS = (

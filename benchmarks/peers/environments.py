@@ -19,6 +19,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("numpy", "onnx", "onnxruntime"),
     "openvino": ("numpy", "onnx", "openvino"),
     "scipy": ("numpy", "scipy"),
+    "mnn": ("numpy", "onnx", "MNN"),
     # The last release whose engine installs.
     "deepsparse": ("deepsparse==1.8.0", "numpy<2"),
 }

@@ -1,4 +1,4 @@
-"""One layer through every peer: prepare, check against float64, take turns, and the rows."""
+"""One layer through every peer: prepare, check the result, take turns, and the rows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.cases import ConvCase, Pattern
+from benchmarks.cases import ConvCase
 from benchmarks.layer_data import LayerData, WrongResultError
 from benchmarks.peers.catalogue import Peer, Target
+from benchmarks.peers.engines.interface import Array
 from benchmarks.peers.process import PeerError
+from benchmarks.peers.quantized import QuantizedData
 from benchmarks.peers.results import NotRun, PeerRow
 from benchmarks.peers.turns import Asker, Samples, TurnPlan, Turns, take_turns
 from benchmarks.peers.worker import wait_until_quiet
@@ -27,25 +29,66 @@ UNIT_ROUNDOFF = {"float32": 0.0, "bfloat16": 2.0**-9, "float16": 2.0**-11}
 """Unit roundoff of the types that a peer may round to beside float32; 0: none."""
 
 
-def request_of(data: LayerData, target: Target, folder: Path) -> dict[str, Any]:
+AnyData = LayerData | QuantizedData
+
+
+def data_of(target: Target, sparsity: float) -> AnyData:
+    """Return the data of a target at a sparsity."""
+    pattern = target.pattern(sparsity)
+    if target.dtype == "int8":
+        return QuantizedData(target.case, pattern, target.io)
+    return LayerData(target.case, pattern)
+
+
+def request_of(data: AnyData, target: Target, folder: Path) -> dict[str, Any]:
     """Write the layer's arrays to ``folder`` and return the request that prepares it."""
     assert data.bias is not None
     for name, tensor in (("weight", data.weight), ("bias", data.bias), ("x", data.x)):
         np.save(folder / f"{name}.npy", tensor.numpy())
     case = data.case
     stride, padding = (case.stride, case.padding) if isinstance(case, ConvCase) else (1, 0)
-    return {
+    request = {
         "do": "prepare",
         "arrays": str(folder),
         "op": case.op,
         "stride": stride,
         "padding": padding,
         "cold_bytes": COLD_BYTES if target.cold else 0,
+        "io": target.io,
     }
+    if isinstance(data, QuantizedData):
+        scales = vars(data.quantization).copy()
+        np.save(folder / "weight_scales.npy", scales.pop("weight_scales"))
+        request["quantization"] = scales
+    return request
 
 
-def checked(peer: Peer, asker: Asker, data: LayerData, threads: int, request: dict[str, Any]
-            ) -> dict[str, Any]:  # fmt: skip
+def verified(peer: Peer, data: AnyData, target: Target, precision: str, y: Array) -> float | None:
+    """Check a peer's y for the type that it says it computes in; return its error, if int8.
+
+    Raises:
+        PeerError: it computes in another type than was asked for.
+        WrongResultError: y is beyond the bound.
+    """
+    if isinstance(data, QuantizedData):
+        if not precision.startswith("int8"):
+            raise PeerError(f"computes in {precision}")
+        return data.verify(peer.name, y, precision)
+    unit = UNIT_ROUNDOFF.get(precision)
+    if target.dtype == "bfloat16":
+        expected = precision == "bfloat16"
+    else:
+        expected = unit is not None and (unit > 0) == (peer.role == "narrow")
+    if unit is None or not expected:
+        raise PeerError(f"computes in {precision}")
+    data.verify(peer.name, torch.from_numpy(y), unit)
+    return None
+
+
+def checked(
+    peer: Peer, asker: Asker, data: AnyData, target: Target, threads: int,
+    request: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     """Let a peer prepare the layer, check its result and its settings, and return its answer.
 
     Raises:
@@ -58,11 +101,8 @@ def checked(peer: Peer, asker: Asker, data: LayerData, threads: int, request: di
     expected = min(threads, peer.most_threads or threads)
     if reply["threads"] != expected:
         raise PeerError(f"expected {expected} threads, got {reply['threads']}")
-    unit = UNIT_ROUNDOFF.get(reply["precision"])
-    if unit is None or (unit > 0) != (peer.role == "narrow"):
-        raise PeerError(f"computes in {reply['precision']}")
-    data.verify(peer.name, torch.from_numpy(np.load(result, allow_pickle=False)), unit)
-    return reply
+    y = np.load(result, allow_pickle=False)
+    return {**reply, "error": verified(peer, data, target, reply["precision"], y)}
 
 
 def measure(
@@ -78,20 +118,20 @@ def measure(
 
     Args:
         target: the layer.
-        sparsity: share of its weights that is zero, at random places.
+        sparsity: share of its weights that is zero, in the target's structure.
         threads: threads for every peer.
         peers: who takes part, in the order of the turns.
         worker_of: gives a peer's worker; raises PeerError where there is none.
         plan: how the turns are laid out.
         folder: where arrays are exchanged; what is in it is not overwritten while a peer maps it.
     """
-    data = LayerData(target.case, Pattern(sparsity))
+    data = data_of(target, sparsity)
     with tempfile.TemporaryDirectory(dir=folder) as own:
         return _measure(data, target, threads, peers, worker_of, plan, Path(own))
 
 
 def _measure(
-    data: LayerData, target: Target, threads: int, peers: Sequence[Peer],
+    data: AnyData, target: Target, threads: int, peers: Sequence[Peer],
     worker_of: Callable[[Peer], Asker], plan: TurnPlan, folder: Path,
 ) -> tuple[list[PeerRow], list[NotRun]]:  # fmt: skip
     sparsity = data.pattern.sparsity
@@ -100,11 +140,11 @@ def _measure(
     replies: dict[str, dict[str, Any]] = {}
     turns: dict[str, Turns] = {}
     reasons: dict[str, str] = {}
-    asked = [peer for peer in peers if target.case.op in peer.ops]
+    asked = [peer for peer in peers if peer.takes(target)]
     for peer in asked:
         try:
             worker = worker_of(peer)
-            replies[peer.name] = reply = checked(peer, worker, data, threads, request)
+            replies[peer.name] = reply = checked(peer, worker, data, target, threads, request)
         except (PeerError, WrongResultError) as error:
             reasons[peer.name] = str(error)
             continue
@@ -116,7 +156,8 @@ def _measure(
     reasons |= dropped
     rows = _rows(target, sparsity, threads, data.nnz, asked, found, replies)
     return rows, [
-        NotRun(target.name, sparsity, threads, name, reason) for name, reason in reasons.items()
+        NotRun(target.name, sparsity, threads, name, reason, target.io, target.structure)
+        for name, reason in reasons.items()
     ]
 
 
@@ -160,6 +201,10 @@ def _rows(
             ours_faster=_faster(rounds, peer.name, ours),
             best_faster=_faster(rounds, peer.name, best),
             is_best=peer.name == best,
+            dtype=target.dtype,
+            io=target.io,
+            structure=target.structure,
+            error=replies[peer.name]["error"],
         )
         for peer in peers
         if (samples := found.get(peer.name)) is not None

@@ -1,7 +1,8 @@
-"""Speed-up over the best dense float32 peer against sparsity: a line an engine that uses zeros."""
+"""Speed-up over the best dense peer against sparsity: a line an engine that uses zeros."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,21 +11,27 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks.peers.axes import WORDS
 from benchmarks.peers.results import PeerResults, PeerRow
 from benchmarks.plot import COLOURS, MARKERS, Curve, set_scales, spread_labels, work_cut
 from benchmarks.results import geometric_mean
 from sparseinfer.plotting import write_figure
 
 ROLES = ("ours", "sparse", "narrow")
-"""Who has a line: the dense float32 peers are the line at 1."""
+"""Who has a line: the dense peers of the type that was asked for are the line at 1."""
 
 LABEL_INCHES = 0.18
 """Distance between the labels of two lines."""
 
 
-def curve_of(rows: Sequence[PeerRow], peer: str) -> Curve:
-    """Return a peer's geometric mean speed-up over the best dense peer at each sparsity."""
-    own = [row for row in rows if row.peer == peer and row.best_faster is not None]
+def line_of(row: PeerRow) -> str:
+    """Return the line that a row is a point of: its peer, in blocks with their shape."""
+    return row.peer if row.structure == "unstructured" else f"{row.peer} {row.structure}"
+
+
+def curve_of(rows: Sequence[PeerRow], line: str) -> Curve:
+    """Return a line's geometric mean speed-up over the best dense peer at each sparsity."""
+    own = [row for row in rows if line_of(row) == line and row.best_faster is not None]
     return [
         (
             value,
@@ -39,22 +46,23 @@ def curve_of(rows: Sequence[PeerRow], peer: str) -> Curve:
 
 
 def _panel(
-    axes: Axes, curves: dict[str, Curve], styles: dict[str, tuple[str, str]], inches: float
-) -> None:
+    axes: Axes, curves: dict[str, Curve], styles: dict[str, tuple[str, str]], best: str,
+    inches: float,
+) -> None:  # fmt: skip
     sparsities = sorted({point[0] for curve in curves.values() for point in curve})
     heights = [point[1] for curve in curves.values() for point in curve]
     lowest, highest = min([*heights, 0.8]) / 1.2, max([*heights, 2.0]) * 1.3
     cuts = [work_cut(value) for value in sparsities]
     set_scales(axes, sparsities, lowest, highest, left=cuts[0] / 1.06)
     axes.axhline(1, color="0.25", linewidth=1.2, zorder=1)
-    labels = [("best dense fp32", 1.0, "0.25")]
-    for peer, curve in curves.items():
-        colour, marker = styles[peer]
+    labels = [(best, 1.0, "0.25")]
+    for name, curve in curves.items():
+        colour, marker = styles[name]
         axes.plot(
             [work_cut(value) for value, _ in curve], [speedup for _, speedup in curve],
             color=colour, marker=marker, markersize=4.5, linewidth=1.7, zorder=3,
         )  # fmt: skip
-        labels.append((f"{peer} {curve[-1][1]:.2g}x", curve[-1][1], colour))
+        labels.append((f"{name} {curve[-1][1]:.2g}x", curve[-1][1], colour))
     gap = LABEL_INCHES * math.log(highest / lowest) / inches
     moved = spread_labels([math.log(end) for _, end, _ in labels], gap)
     for (text, end, colour), height in zip(labels, moved, strict=True):
@@ -69,19 +77,23 @@ def _panel(
 
 
 def draw(results: PeerResults, path: Path) -> None:
-    """Draw the speed-ups and write them as a PNG file: a row a thread count, a column an operation.
+    """Draw the speed-ups and write them as a PNG file: a column an operation.
+
+    A row is a thread count and a type of x and y.
 
     Raises:
-        ValueError: no layer has a dense float32 peer to compare with.
+        ValueError: no layer has a dense peer to compare with.
     """
     rows = [row for row in results.rows if row.role in ROLES and row.best_faster is not None]
     if not rows:
         raise ValueError("expected rows beside a dense peer, got none, try --peers all")
-    threads = sorted({row.threads for row in rows})
+    settings = list(dict.fromkeys((row.io, row.threads) for row in rows))
+    word = WORDS[rows[0].dtype]
     ops = [op for op in ("linear", "conv") if any(row.op == op for row in rows)]
-    names = list(dict.fromkeys(row.peer for row in rows))
-    styles = dict(zip(names, zip(COLOURS, MARKERS, strict=True), strict=False))
-    canvas = Figure(figsize=(6.0 * len(ops), 3.6 * len(threads) + 0.7), dpi=140)
+    names = list(dict.fromkeys(line_of(row) for row in rows))
+    # Eight lines and more share colours; their labels tell them apart.
+    styles = dict(zip(names, itertools.cycle(zip(COLOURS, MARKERS, strict=True)), strict=False))
+    canvas = Figure(figsize=(6.0 * len(ops), 3.6 * len(settings) + 0.7), dpi=140)
     FigureCanvasAgg(canvas)
     # The room to the right of each panel holds the labels of its lines.
     inch = 1 / canvas.get_figheight()
@@ -89,21 +101,25 @@ def draw(results: PeerResults, path: Path) -> None:
         left=0.12 / len(ops), right=0.8, top=1 - 0.8 * inch, bottom=0.5 * inch, wspace=0.75,
         hspace=0.3,
     )  # fmt: skip
-    panels = canvas.subplots(len(threads), len(ops), squeeze=False)
-    for line, count in zip(panels, threads, strict=True):
+    panels = canvas.subplots(len(settings), len(ops), squeeze=False)
+    for line, (io, count) in zip(panels, settings, strict=True):
         for axes, op in zip(line, ops, strict=True):
-            own = [row for row in rows if (row.threads, row.op) == (count, op)]
-            curves = {peer: curve for peer in names if (curve := curve_of(own, peer))}
+            own = [row for row in rows if (row.io, row.threads, row.op) == (io, count, op)]
+            curves = {name: curve for name in names if (curve := curve_of(own, name))}
             layers = len({row.target for row in own})
-            axes.set_title(
-                f"{op}, {layers} layers, {count} thread{'s' if count > 1 else ''}",
-                loc="left", fontsize=10,
-            )  # fmt: skip
-            _panel(axes, curves, styles, axes.get_position().height / inch)
+            title = f"{op}, {layers} layer{'s' if layers > 1 else ''}, "
+            title += f"{count} thread{'s' if count > 1 else ''}"
+            if word != WORDS["float32"]:
+                title += f", {io} x and y"
+            axes.set_title(title, loc="left", fontsize=10)
+            if curves:
+                _panel(
+                    axes, curves, styles, f"best dense {word}", axes.get_position().height / inch
+                )
     for axes in panels[-1]:
-        axes.set_xlabel("sparsity: share of weights that are zero, at random places", fontsize=9)
+        axes.set_xlabel("sparsity: share of weights that are zero", fontsize=9)
     canvas.suptitle(
-        f"times faster than the best dense float32 engine, batch 1, on {results.machine['cpu']}\n"
+        f"times faster than the best dense {word} engine, batch 1, on {results.machine['cpu']}\n"
         "geometric means over the layers that an engine ran",
         fontsize=10, x=0.02, ha="left", y=0.99, va="top",
     )  # fmt: skip

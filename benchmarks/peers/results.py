@@ -25,7 +25,7 @@ class PeerRow:
     """Threads asked for."""
     peer: str
     role: str
-    """``ours``, ``dense`` (float32), ``narrow`` (dense, a narrower type) or ``sparse``."""
+    """``ours``, ``dense``, ``narrow`` (dense, a type narrower than was asked for) or ``sparse``."""
     precision: str
     peer_threads: int
     """Threads that the peer says it uses."""
@@ -42,9 +42,17 @@ class PeerRow:
     ours_faster: Quartiles | None
     """How many times faster ours is, ratio taken round by round; None where ours did not run."""
     best_faster: Quartiles | None
-    """How many times faster the best dense float32 peer is; None where none ran."""
+    """How many times faster the best dense peer is; None where none ran."""
     is_best: bool
-    """Whether this is the best dense float32 peer: the one of the least median."""
+    """Whether this is the best dense peer: the one of the least median."""
+    dtype: str = "float32"
+    """Type asked for: ``float32``, ``bfloat16`` or ``int8``."""
+    io: str = "float32"
+    """Type of x and y."""
+    structure: str = "unstructured"
+    """Where the zeros are: ``unstructured``, or blocks of outputs x inputs such as ``4x1``."""
+    error: float | None = None
+    """Worst error against the exact result of an int8 layer, in steps of y's scale."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,8 @@ class NotRun:
     threads: int
     peer: str
     reason: str
+    io: str = "float32"
+    structure: str = "unstructured"
 
 
 @dataclass(kw_only=True)

@@ -5,28 +5,62 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchmarks.peers.axes import WORDS
 from benchmarks.peers.plot import draw
 from benchmarks.peers.results import NotRun, PeerResults, PeerRow
 from benchmarks.record import counted
 from benchmarks.results import geometric_mean
 from benchmarks.table import figure, folded, markdown, unique
 
-BEST = "best dense fp32"
+
+def best_of(rows: Iterable[PeerRow]) -> str:
+    """Return the name of the best dense peer: that of the type that was asked for."""
+    kinds = unique(row.dtype for row in rows)
+    return f"best dense {WORDS[kinds[0]] if kinds else WORDS['float32']}"
 
 
-def against(rows: Iterable[PeerRow], peer: str) -> list[PeerRow]:
+def against(rows: Sequence[PeerRow], peer: str) -> list[PeerRow]:
     """Return the rows that say how much faster ours is than ``peer``, or than the best dense."""
+    best = best_of(rows)
     return [
         row
         for row in rows
-        if row.ours_faster is not None and (row.is_best if peer == BEST else row.peer == peer)
+        if row.ours_faster is not None and (row.is_best if peer == best else row.peer == peer)
     ]
+
+
+def parts_of(results: PeerResults) -> list[tuple[str, PeerResults]]:
+    """Return the results of each type of x and y and each structure of zeros, with a title.
+
+    The title is empty where there is one part alone.
+    """
+    keys = list(dict.fromkeys((row.io, row.structure) for row in results.rows))
+    if len(keys) < 2:
+        return [("", results)]
+    parts = []
+    for io, structure in keys:
+        rows = [row for row in results.rows if (row.io, row.structure) == (io, structure)]
+        zeros = structure if structure == "unstructured" else f"{structure} blocks"
+        title = f"{io} x and y, {zeros}"
+        parts.append((title, dataclasses.replace(results, rows=rows)))
+    return parts
+
+
+def _titled(title: str, table: str) -> str:
+    return f"{title[0].upper()}{title[1:]}:\n\n{table}" if title else table
+
+
+def peers_tables(results: PeerResults) -> str:
+    """Return `peers_table` of every part."""
+    tables = (_titled(title, peers_table(part)) for title, part in parts_of(results))
+    return "\n\n".join(tables)
 
 
 def mean_cell(rows: Sequence[PeerRow], threads: Sequence[int]) -> str:
@@ -60,7 +94,7 @@ def peers_table(results: PeerResults) -> str:
     sparsities, threads = axes_of(results)
     others = unique(row.peer for row in results.rows if row.role != "ours")
     lines = []
-    for peer in (BEST, *others):
+    for peer in (best_of(results.rows), *others):
         own = against(results.rows, peer)
         if own:
             means = (mean_cell(_at(own, value), threads) for value in sparsities)
@@ -70,14 +104,15 @@ def peers_table(results: PeerResults) -> str:
 
 
 def groups_table(results: PeerResults) -> str:
-    """Return how much faster ours is than the best dense float32 peer, by group of layers."""
+    """Return how much faster ours is than the best dense peer, by group of layers."""
     sparsities, threads = axes_of(results)
-    own = against(results.rows, BEST)
+    best = best_of(results.rows)
+    own = against(results.rows, best)
     lines = []
     for group in unique(row.group for row in own):
         part = [row for row in own if row.group == group]
         lines.append([group, *(mean_cell(_at(part, value), threads) for value in sparsities)])
-    return markdown([f"ours over {BEST}", *_headers(sparsities)], lines)
+    return markdown([f"ours over {best}", *_headers(sparsities)], lines)
 
 
 def layers_table(results: PeerResults, threads: int) -> str:
@@ -89,8 +124,19 @@ def layers_table(results: PeerResults, threads: int) -> str:
         own = [row for row in rows if row.target == target]
         for peer in unique(row.peer for row in own):
             at = {row.sparsity: row for row in own if row.peer == peer}
-            lines.append([target, peer, *(_figures(at.get(value)) for value in sparsities)])
-    return markdown(["layer", "peer", *_headers(sparsities)], lines)
+            figures = (_figures(at.get(value)) for value in sparsities)
+            lines.append([target, peer, *figures, *_worst(at.values())])
+    return markdown(["layer", "peer", *_headers(sparsities), *_worst_header(rows)], lines)
+
+
+def _worst(rows: Iterable[PeerRow]) -> list[str]:
+    """Return the worst error of a peer in a column of its own, where there is one."""
+    errors = [row.error for row in rows if row.error is not None]
+    return [f"{max(errors):.2g}"] if errors else []
+
+
+def _worst_header(rows: Sequence[PeerRow]) -> list[str]:
+    return ["worst error"] if any(row.error is not None for row in rows) else []
 
 
 def _figures(row: PeerRow | None) -> str:
@@ -132,10 +178,10 @@ def introduction(results: PeerResults) -> str:
     _, threads = axes_of(results)
     versions = ", ".join(unique(results.peers.values()))
     text = (
-        f"Times that sparseinfer's module is faster, batch 1, {counted(threads)}, "
+        f"Times that {_ours(results)} is faster, batch 1, {counted(threads)}, "
         f"on {results.place}. Below 1 it is slower. Geometric means over "
         "the layers of the ratio within a round, each engine in a process of its own, in turns; "
-        f"every result was checked against float64 first. {versions}. "
+        f"every result was checked against {_reference(results)} first. {versions}. "
         f"{results.source}"
     )
     restless = unique(row.peer for row in results.rows if not row.quiet)
@@ -144,17 +190,31 @@ def introduction(results: PeerResults) -> str:
     return text + results.reservation
 
 
+def _ours(results: PeerResults) -> str:
+    inside = any(row.io == "uint8" for row in results.rows)
+    return "sparseinfer's native call (uint8) or module" if inside else "sparseinfer's module"
+
+
+def _reference(results: PeerResults) -> str:
+    exact = any(row.dtype == "int8" for row in results.rows)
+    return "the exact integer result" if exact else "float64"
+
+
 def as_markdown(results: PeerResults) -> str:
     """Return everything as Markdown."""
-    _, threads = axes_of(results)
-    sections = [introduction(results), peers_table(results), groups_table(results)]
+    sections = [introduction(results)]
     caption = (
-        "Median (minimum) in milliseconds, times ours is faster, times the best dense float32 peer "
-        "(bold) is faster."
+        f"Median (minimum) in milliseconds, times ours is faster, times the "
+        f"{best_of(results.rows)} peer (bold) is faster"
     )
-    for count in threads:
-        title = f"Every layer, {count} thread{'s' if count > 1 else ''}"
-        sections.append(folded(title, f"{caption}\n\n{layers_table(results, count)}"))
+    if any(row.error is not None for row in results.rows):
+        caption += "; the worst error against the exact result, in steps of y's scale"
+    for title, part in parts_of(results):
+        sections.append(_titled(title, f"{peers_table(part)}\n\n{groups_table(part)}"))
+        for count in axes_of(part)[1]:
+            layers = f"Every layer, {count} thread{'s' if count > 1 else ''}"
+            layers += f", {title}" if title else ""
+            sections.append(folded(layers, f"{caption}.\n\n{layers_table(part, count)}"))
     if results.not_run:
         sections.append(f"Not run:\n\n{not_run_list(results.not_run)}")
     return "\n\n".join(sections)

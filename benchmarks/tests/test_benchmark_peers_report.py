@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import typer
-from peer_doubles import PLAN, TARGET, fake
+from peer_doubles import PLAN, TARGET, fake, made_up_results, made_up_row
 
 from benchmarks.cases import LinearCase
 from benchmarks.machine import ROOT
@@ -20,38 +20,9 @@ from benchmarks.peers.catalogue import PEERS, Target
 from benchmarks.peers.measure import COLD_BYTES, measure
 from benchmarks.peers.plot import draw
 from benchmarks.peers.process import PeerError
-from benchmarks.peers.results import NotRun, PeerResults, PeerRow
-from sparseinfer.timing.rounds import Quartiles
+from benchmarks.peers.results import NotRun, PeerResults
 
 # ---- results, tables, plot
-
-
-def made_up_row(peer: str, ours: float, best: float, **changes: Any) -> PeerRow:
-    role = {"ours": "ours", "eager": "dense", "lib": "dense"}.get(peer, "sparse")
-    row = PeerRow(
-        target="linear 8x8 N=128", group="linear N>=128", op="linear", m=8, k=8, n=128,
-        cold=False, sparsity=0.9, nnz=6, threads=1, peer=peer, role=role, precision="float32",
-        peer_threads=1, cores=1.0, quiet=True, copies=1, rounds=7,
-        seconds=Quartiles(1e-3 * ours, 1.1e-3 * ours, 1.2e-3 * ours), minimum=9e-4 * ours,
-        ours_faster=Quartiles(ours, ours, ours), best_faster=Quartiles(best, best, best),
-        is_best=peer == "lib",
-    )  # fmt: skip
-    return dataclasses.replace(row, **changes)
-
-
-def made_up_results(rows: list[PeerRow], not_run: list[NotRun] | None = None) -> PeerResults:
-    return PeerResults(
-        date="2026-01-02T03:04:05+00:00",
-        command="python -m benchmarks.peers",
-        commit={"hash": "0123456789abcdef", "dirty": False},
-        versions={"torch": "2.13.0"},
-        machine={"cpu": "a processor", "cores": 2, "os": "a system"},
-        settings={"quick": False},
-        complete=True,
-        peers={"lib": "lib 1.0", "ours": "sparseinfer 0.1.0"},
-        rows=rows,
-        not_run=not_run or [],
-    )
 
 
 ROWS = [

@@ -9,7 +9,21 @@ from typing import Any, Protocol
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[np.float32]]
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SEVEN_BITS = "int8, weights of 7 bits"
+DYNAMIC = "int8, inputs scaled at every call"
+"""What an engine answers as its precision where it is not simply int8: it computes with
+`seven_bits` of the weight, or finds a scale of x by itself."""
+
+
+def seven_bits(weight: Array) -> Array:
+    """Return half of an int8 weight, rounded away from zero: at most 64, and the same zeros.
+
+    Two products of it with uint8 add up in 16 bits, which is all that some instructions have.
+    """
+    wide = weight.astype(np.int16)
+    return np.asarray(np.sign(wide) * ((np.abs(wide) + 1) // 2), np.int8)
 
 
 class UnsupportedError(Exception):
@@ -17,8 +31,31 @@ class UnsupportedError(Exception):
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """What the integers of an int8 layer stand for: real = scale * (integer - zero point)."""
+
+    weight_scales: Array
+    """float32 [M], one an output row; the zero point of weights is 0."""
+    x_scale: float
+    x_zero: int
+    y_scale: float
+    y_zero: int
+
+    @property
+    def bias_scales(self) -> Array:
+        """float32 [M]: what one of the sum of products, and of the int32 bias, stands for."""
+        return self.weight_scales * np.float32(self.x_scale)
+
+
+@dataclass(frozen=True)
 class Layer:
-    """One layer in float32. Linear: weight [M, K], x [N, K]; convolution: NCHW, batch 1."""
+    """One layer. Linear: weight [M, K], x [N, K]; convolution: NCHW, batch 1.
+
+    In float32, or of `dtype` bfloat16, where an engine rounds weight and x itself, or of int8: then
+    the weight is int8, the bias int32, and `quantization` says what they stand for. x and y are of
+    type `io`; a bfloat16 x is handed over as float32, and its y handed back so. A uint8 y is
+    saturated, which is a ReLU where its zero point is 0.
+    """
 
     op: str
     """``linear`` or ``conv``."""
@@ -29,10 +66,14 @@ class Layer:
     padding: int
     cold_bytes: int
     """Bytes that rotated copies of the weight exceed; 0: one copy, warm."""
+    io: str = "float32"
+    quantization: Quantization | None = None
 
     @staticmethod
     def load(folder: Path, facts: dict[str, Any]) -> Layer:
         """Read ``weight.npy``, ``bias.npy`` and ``x.npy``; the rest comes from the request.
+
+        An int8 layer has ``weight_scales.npy`` too.
 
         The weight is mapped, and copied where it is written to: every peer reads the same pages.
 
@@ -42,9 +83,40 @@ class Layer:
         """
         weight = np.load(folder / "weight.npy", mmap_mode="c", allow_pickle=False)
         bias, x = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("bias", "x"))
+        quantization = None
+        if "quantization" in facts:
+            scales = np.load(folder / "weight_scales.npy", allow_pickle=False)
+            quantization = Quantization(scales, **facts["quantization"])
         return Layer(
-            facts["op"], weight, bias, x, facts["stride"], facts["padding"], facts["cold_bytes"]
-        )
+            facts["op"], weight, bias, x, facts["stride"], facts["padding"], facts["cold_bytes"],
+            facts.get("io", "float32"), quantization,
+        )  # fmt: skip
+
+    @property
+    def quantized(self) -> Quantization:
+        """The scales of an int8 layer.
+
+        Raises:
+            UnsupportedError: the layer has another type.
+        """
+        if self.quantization is None:
+            raise UnsupportedError("expected an int8 layer")
+        return self.quantization
+
+    @property
+    def real_weight(self) -> Array:
+        """The weight as float32, of an int8 layer too."""
+        if self.quantization is None:
+            return self.weight
+        rows = (-1, *(1 for _ in self.weight.shape[1:]))
+        return self.weight * self.quantization.weight_scales.reshape(rows)
+
+    @property
+    def float_bias(self) -> Array:
+        """The bias as float32 [M], of an int8 layer too."""
+        if self.quantization is None:
+            return self.bias
+        return self.bias.astype(np.float32) * self.quantization.bias_scales
 
     @property
     def out_shape(self) -> tuple[int, ...]:
@@ -78,6 +150,8 @@ class Prepared:
     """Threads that the engine says it uses."""
     precision: str = "float32"
     """Type that the engine computes in."""
+    held: Array | None = None
+    """An x of its own that the engine was given the address of, which keeps no array alive."""
 
 
 class Engine(Protocol):

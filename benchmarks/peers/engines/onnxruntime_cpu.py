@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU in float32, inputs and outputs bound once."""
+"""ONNX Runtime on the CPU in float32 and in int8, inputs and outputs bound once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import onnxruntime
 
 from benchmarks.peers.engines.interface import Array, Layer, Prepared
 from benchmarks.peers.engines.onnx_layer import INPUT, OUTPUT, make_model
+from benchmarks.peers.engines.onnx_quantized import channels_first, channels_last, quantized_model
 
 
 class OnnxRuntime:
@@ -26,25 +27,47 @@ class OnnxRuntime:
 
     def prepare(self, layer: Layer) -> Prepared:
         """Load the layer's model once a copy; all write the same y."""
-        model = make_model(layer).SerializeToString()
-        y = np.empty(layer.out_shape, np.float32)
+        return self._prepared(
+            layer, make_model(layer).SerializeToString(), layer.x, layer.out_shape
+        )
+
+    def _prepared(
+        self, layer: Layer, model: bytes, x: Array, out_shape: tuple[int, ...],
+        precision: str = "float32",
+    ) -> Prepared:  # fmt: skip
+        y = np.empty(out_shape, layer.io)
 
         def load() -> Callable[[], object]:
             session = onnxruntime.InferenceSession(
                 model, self._options, providers=["CPUExecutionProvider"]
             )
             binding = session.io_binding()
-            binding.bind_cpu_input(INPUT, layer.x)
+            binding.bind_cpu_input(INPUT, x)
             binding.bind_output(
-                OUTPUT, element_type=np.float32, shape=y.shape, buffer_ptr=y.ctypes.data
+                OUTPUT, element_type=y.dtype.type, shape=y.shape, buffer_ptr=y.ctypes.data
             )
             return lambda: session.run_with_iobinding(binding)
 
         calls = [load() for _ in range(layer.copies(layer.weight.nbytes))]
 
         def result() -> Array:
-            y.fill(np.nan)
+            # Not a number, or what a wrong result would be noticed by.
+            y.view(np.uint8).fill(255)
             calls[0]()
-            return y
+            return y if y.shape == layer.out_shape else channels_first(y)
 
-        return Prepared(calls, result, self._options.intra_op_num_threads)
+        return Prepared(calls, result, self._options.intra_op_num_threads, precision, x)
+
+
+class OnnxRuntimeInt8(OnnxRuntime):
+    """The layer with QuantizeLinear and DequantizeLinear, as ONNX Runtime's own quantiser writes.
+
+    Images of uint8 are channels-last, which its convolution computes in.
+    """
+
+    def prepare(self, layer: Layer) -> Prepared:
+        """Load the layer's model once a copy; all write the same y."""
+        # Its convolution gives uint8 only.
+        model = quantized_model(layer, requantize=layer.op == "conv").SerializeToString()
+        x, shape = channels_last(layer)
+        return self._prepared(layer, model, x, shape, "int8")

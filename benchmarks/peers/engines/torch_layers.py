@@ -32,7 +32,7 @@ def dense_module(layer: Layer) -> nn.Module:
 
 def _load(module: nn.Module, layer: Layer) -> None:
     module.load_state_dict(
-        {"weight": torch.from_numpy(layer.weight), "bias": torch.from_numpy(layer.bias)}
+        {"weight": torch.from_numpy(layer.real_weight), "bias": torch.from_numpy(layer.float_bias)}
     )
 
 
@@ -43,7 +43,7 @@ def _call(module: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]
     return call
 
 
-class _TorchEngine:
+class TorchEngine:
     """Sets PyTorch's threads; every call runs under ``inference_mode``."""
 
     def __init__(self, threads: int) -> None:
@@ -56,17 +56,19 @@ class _TorchEngine:
         """Return PyTorch's version."""
         return f"torch {torch.__version__}"
 
-    def _prepared(self, modules: list[Callable[[Tensor], Tensor]], layer: Layer) -> Prepared:
+    def _prepared(
+        self, modules: list[Callable[[Tensor], Tensor]], layer: Layer, precision: str = "float32"
+    ) -> Prepared:
         x = torch.from_numpy(layer.x)
         calls = [_call(module, x) for module in modules]
 
         def result() -> Array:
             return calls[0]().contiguous().numpy()
 
-        return Prepared(calls, result, torch.get_num_threads())
+        return Prepared(calls, result, torch.get_num_threads(), precision)
 
 
-class Eager(_TorchEngine):
+class Eager(TorchEngine):
     """Dense PyTorch as it runs by default."""
 
     def prepare(self, layer: Layer) -> Prepared:
@@ -75,7 +77,7 @@ class Eager(_TorchEngine):
         return self._prepared([dense_module(layer) for _ in range(copies)], layer)
 
 
-class Compiled(_TorchEngine):
+class Compiled(TorchEngine):
     """Dense PyTorch through ``torch.compile`` in its default mode."""
 
     def __init__(self, threads: int) -> None:
@@ -103,7 +105,7 @@ class Compiled(_TorchEngine):
         return self._prepared(self._compiled, layer)
 
 
-class SparseCsr(_TorchEngine):
+class SparseCsr(TorchEngine):
     """torch.sparse: W as CSR times a channel-major x, the faster way; bias added in place."""
 
     def prepare(self, layer: Layer) -> Prepared:
@@ -131,7 +133,7 @@ class SparseCsr(_TorchEngine):
         return Prepared(calls, lambda: calls[0]().t().contiguous().numpy(), torch.get_num_threads())
 
 
-class Ours(_TorchEngine):
+class Ours(TorchEngine):
     """sparseinfer's drop-in module, in the panel format."""
 
     def version(self) -> str:
