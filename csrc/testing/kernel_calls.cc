@@ -44,9 +44,23 @@ si_status run(const Problem& p) {
     return si_linear(packed.get(), &args);
   }
   const int64_t pad = p.kernel / 2;
-  const si_conv_args args{
-      sizeof(si_conv_args), x.data(), y.data(),     bias.data(), 1,           p.size, p.size, {1, 1},
-      {pad, pad, pad, pad}, {1, 1},   SI_PAD_ZEROS, SI_ACT_NONE, SI_ROW_BEST, 1,      SI_F32, SI_F32};
+  const si_conv_args args{sizeof(si_conv_args),
+                          x.data(),
+                          y.data(),
+                          bias.data(),
+                          1,
+                          p.size,
+                          p.size,
+                          {1, 1},
+                          {pad, pad, pad, pad},
+                          {1, 1},
+                          SI_PAD_ZEROS,
+                          SI_ACT_NONE,
+                          SI_ROW_BEST,
+                          1,
+                          SI_F32,
+                          SI_F32,
+                          nullptr};
   return si_conv(packed.get(), &args);
 }
 

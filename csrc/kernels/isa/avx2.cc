@@ -9,6 +9,7 @@ namespace {
 
 struct Avx2 {
   using Reg = __m256;
+  using Half = X128;  // of rows that a whole vector would leave mostly empty
   static constexpr int kWidth = 8;
   // 4 x 3 accumulators, 3 vectors of x and a broadcast weight fill the 16 registers.
   static constexpr int kMaxVectors = 3;

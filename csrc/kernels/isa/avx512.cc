@@ -9,6 +9,7 @@ namespace {
 
 struct Avx512 {
   using Reg = __m512;
+  using Half = X256;  // of rows that a whole vector would leave mostly empty
   static constexpr int kWidth = 16;
   // 4 x 6 accumulators, 6 vectors of x and a broadcast weight: 31 of 32 registers.
   static constexpr int kMaxVectors = 6;

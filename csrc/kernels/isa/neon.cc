@@ -8,6 +8,7 @@ namespace {
 
 struct Neon {
   using Reg = float32x4_t;
+  using Half = Neon;  // of short rows: there is none shorter
   static constexpr int kWidth = 4;
   // 4 x 6 accumulators, 6 vectors of x and a broadcast weight: 31 of 32 registers.
   static constexpr int kMaxVectors = 6;

@@ -3,10 +3,17 @@
 #pragma once
 
 #include "formats/weights.h"
+#include "kernels/tile/tile.h"
 
 namespace si {
 
 [[nodiscard]] si_status scalar_linear(const si_weights& weights, const si_linear_args& args);
 [[nodiscard]] si_status scalar_conv(const si_weights& weights, const si_conv_args& args);
+
+// What networks need between those, see network.cc.
+float scalar_activation(float v, si_activation activation);
+void scalar_activate(float* data, int64_t count, si_activation activation);
+void scalar_pool(const PoolJob& job);  // `line` is not used
+void scalar_softmax(const float* x, float* y, int64_t n, int64_t inner);
 
 }  // namespace si
