@@ -1,6 +1,8 @@
 """The native library: this is the only module that imports it."""
 
 from sparseinfer._C import (
+    Context,
+    Model,
     Weights,
     cpu_features,
     formats,
@@ -11,6 +13,7 @@ from sparseinfer._C import (
     rows,
     scratch_bytes,
     seal,
+    seal_model,
     select,
     source_hash,
     targets,
@@ -20,6 +23,8 @@ from sparseinfer._C import (
 )
 
 __all__ = [
+    "Context",
+    "Model",
     "Weights",
     "cpu_features",
     "formats",
@@ -30,6 +35,7 @@ __all__ = [
     "rows",
     "scratch_bytes",
     "seal",
+    "seal_model",
     "select",
     "source_hash",
     "targets",
