@@ -8,6 +8,8 @@ print(sparseinfer.report(sparse))
 convert_to_sparse           a pruned model in, the same model out, sparse where that is faster
 report                      what was decided for every layer, and why: a Report
 Report, LayerReport         the report, and one layer of it
+compile, load_engine, Engine a pruned model as one plan without Python between its layers; its file
+UnsupportedOperators        what a model holds that an engine has not
 to_dense                    a converted model in, torch's own layers out
 load_converted              the state_dict of a converted model, into a new one
 save_sparse                 weights of a pruned model as a compressed-tensors checkpoint
@@ -40,6 +42,7 @@ def _runs_as_command() -> bool:
 
 
 __all__ = [
+    "Engine",
     "LayerReport",
     "Report",
     "SparseConv1d",
@@ -51,9 +54,12 @@ __all__ = [
     "SparseLinear",
     "SparseMultiheadAttention",
     "SparseRNN",
+    "UnsupportedOperators",
     "__version__",
+    "compile",
     "convert_to_sparse",
     "load_converted",
+    "load_engine",
     "load_sparse",
     "load_sparse_into",
     "pack",

@@ -5,6 +5,9 @@ from sparseinfer.checkpoints.load_converted import load_converted
 from sparseinfer.convert.conversion import convert_to_sparse
 from sparseinfer.convert.report import LayerReport, Report, report
 from sparseinfer.convert.to_dense import to_dense
+from sparseinfer.export.compile import compile
+from sparseinfer.export.engine import Engine, load_engine
+from sparseinfer.export.errors import UnsupportedOperators
 from sparseinfer.formats.packed import pack, unpack
 from sparseinfer.kernels.scratch import release_scratch, scratch_bytes
 from sparseinfer.layers.attention import SparseMultiheadAttention
@@ -16,6 +19,7 @@ from sparseinfer.native import version
 __version__ = version()
 
 __all__ = [
+    "Engine",
     "LayerReport",
     "Report",
     "SparseConv1d",
@@ -27,9 +31,12 @@ __all__ = [
     "SparseLinear",
     "SparseMultiheadAttention",
     "SparseRNN",
+    "UnsupportedOperators",
     "__version__",
+    "compile",
     "convert_to_sparse",
     "load_converted",
+    "load_engine",
     "load_sparse",
     "load_sparse_into",
     "pack",

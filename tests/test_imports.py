@@ -22,6 +22,7 @@ FLOORS = (
     ("convert",),
     ("prune",),
     ("checkpoints",),
+    ("export",),
     ("api",),
     ("demo",),
     ("commands",),
