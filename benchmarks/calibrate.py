@@ -41,7 +41,7 @@ from benchmarks.timing import Contender, Plan, interleave
 from sparseinfer import SparseConv2d, SparseLinear
 from sparseinfer.layers.dense import build_dense
 from sparseinfer.timing import calibration
-from sparseinfer.timing.machine import cache_sizes, cpu_model, usable_cores
+from sparseinfer.timing.machine import cache_sizes, cpu_model, selected_isa, usable_cores
 from sparseinfer.timing.rates import TOKENS, Model
 
 PLAN = Plan(rounds=9, floor=3, sample=5e-4, least=0.0, budget=0.1)
@@ -208,6 +208,9 @@ def as_python(model: Model, source: str) -> str:
         "# Written by benchmarks.calibrate --as-python; sparseinfer.timing.rates says what it is.",
         "",
         "from typing import Any",
+        "",
+        f'ISA = "{selected_isa()}"',
+        '"""The instruction set of the kernels that were timed."""',
         "",
         "# fmt: off",
         "MODEL: dict[str, Any] = {",

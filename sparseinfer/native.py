@@ -6,7 +6,6 @@ from sparseinfer._C import (
     Weights,
     cpu_features,
     formats,
-    info,
     isas,
     pack,
     release_scratch,
@@ -18,7 +17,6 @@ from sparseinfer._C import (
     source_hash,
     targets,
     threads_backend,
-    unpack,
     version,
 )
 
@@ -28,7 +26,6 @@ __all__ = [
     "Weights",
     "cpu_features",
     "formats",
-    "info",
     "isas",
     "pack",
     "release_scratch",
@@ -40,6 +37,5 @@ __all__ = [
     "source_hash",
     "targets",
     "threads_backend",
-    "unpack",
     "version",
 ]

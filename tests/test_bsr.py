@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, formats, pack, unpack
-from sparseinfer.formats.bsr_on_device import bsr_blob
+from sparseinfer.formats.bsr import bsr_blob
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from typing import Any
 
 import hypothesis
@@ -229,8 +230,9 @@ def _check_geometry(
         row, x, _pack(row, weight, groups), b, m * groups, kernel, stride, padding, dilation,
         groups, mode, activation, threads,
     )  # fmt: skip
-    if row.native_id is None and groups > 1:
-        with pytest.raises(RuntimeError, match=f"expected groups=1, got groups={groups}"):
+    problem = registry.Problem("conv", row.format, torch.device(row.device), groups=groups)
+    if reasons := row.unsupported_reasons(problem):
+        with pytest.raises(RuntimeError, match=re.escape(reasons[-1])):
             _conv(*arguments)
         return
     y = _conv(*arguments)

@@ -12,7 +12,7 @@ from sparseinfer.kernels.activations import ACTIVATIONS, activation_module
 from sparseinfer.kernels.cuda.library import missing_reasons
 from sparseinfer.kernels.cuda.nm24_linear import new_workspace, nm24_linear
 from sparseinfer.kernels.cuda.stream import weight_stream
-from sparseinfer.kernels.triton import NmMeta
+from sparseinfer.kernels.triton.nm_planes import NmMeta
 
 EPS_OUT = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 DTYPES = list(EPS_OUT)

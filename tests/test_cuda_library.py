@@ -7,15 +7,16 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sparseinfer.kernels import cuda, registry
+from sparseinfer.kernels import registry
 from sparseinfer.kernels.cuda import library
-from sparseinfer.kernels.cuda.nm24_linear import check_call, nm24_linear
+from sparseinfer.kernels.cuda.nm24_linear import check_call, limits, nm24_linear
 
 ROOT = Path(__file__).resolve().parent.parent
 X, STREAM, NONE = torch.ones(3, 130).half(), torch.zeros(2 * 4608).byte(), torch.zeros(0).byte()
@@ -35,30 +36,26 @@ def test_row_is_disabled_and_says_why() -> None:
 
 def test_row_names_the_limits_of_the_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setattr(library, "PATH", tmp_path / "lib.so")
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    fit = {"n": 2, "m": 4, "tokens": 64}
-    assert (
-        "got none built; try SPARSEINFER_CUDA=ON"
-        in cuda.unsupported_reasons(gpu, torch.half, **fit)[0]
-    )
+    fits = registry.Problem("linear", "nm", torch.device("cuda"), torch.half, N=64)
+    assert "got none built; try SPARSEINFER_CUDA=ON" in limits(fits)[0]
     library.PATH.touch()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    assert cuda.unsupported_reasons(gpu, torch.bfloat16, **fit) == []
-    assert cuda.unsupported_reasons(gpu, torch.half, n=1, m=4, tokens=1) == []
+    assert limits(replace(fits, dtype=torch.bfloat16)) == []
+    assert limits(replace(fits, n=1, N=1)) == []
 
-    def only(text: str, *args: Any, **changed: int) -> None:
-        (reason,) = cuda.unsupported_reasons(*args, **(fit | changed))
+    def only(text: str, **changed: Any) -> None:
+        (reason,) = limits(replace(fits, **changed))
         assert text in reason
 
-    only("got 4:8; try packing with n=2", gpu, torch.half, n=4, m=8)
-    only("got float32; try input.half()", gpu, torch.float32)
-    only("expected at most 64 tokens, got 65; try dense", gpu, torch.half, tokens=65)
-    only("expected a CUDA device, got cpu", cpu, torch.half)
+    only("got 4:8; try packing with n=2", n=4, m=8)
+    only("got float32; try input.half()", dtype=torch.float32)
+    only("expected at most 64 tokens, got 65; try dense", N=65)
+    only("expected a CUDA device, got cpu", device=torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    only("capability >= 8.0, got 7.5", gpu, torch.half)
+    only("capability >= 8.0, got 7.5")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    only("got none that torch can use", gpu, torch.half)
+    only("got none that torch can use")
 
 
 def test_import_does_not_load_the_library() -> None:

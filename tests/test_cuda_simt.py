@@ -22,7 +22,7 @@ from sparseinfer.kernels.activations import ACTIVATIONS, activation_module
 from sparseinfer.kernels.cuda import library
 from sparseinfer.kernels.cuda.nm24_linear import workspace_bytes
 from sparseinfer.kernels.cuda.stream import weight_stream
-from sparseinfer.kernels.triton import NmMeta
+from sparseinfer.kernels.triton.nm_planes import NmMeta
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 EPS_OUT = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}

@@ -13,7 +13,7 @@ from torch.sparse._semi_structured_conversions import (
 
 from sparseinfer import formats
 from sparseinfer.kernels.cuda.stream import UNIT_BYTES, weight_stream
-from sparseinfer.kernels.triton import NmMeta
+from sparseinfer.kernels.triton.nm_planes import NmMeta
 
 DTYPES = [torch.float16, torch.bfloat16]
 

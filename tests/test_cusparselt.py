@@ -6,6 +6,7 @@ library demands of shapes and types; what they cannot tell is whether it agrees.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ from torch import Tensor
 from sparseinfer import formats, pack
 from sparseinfer.formats.handles import open_packed
 from sparseinfer.kernels import cusparselt, dispatch, registry
-from sparseinfer.kernels.cusparselt import cusparselt_linear, search, unsupported_reasons
-from sparseinfer.kernels.triton import NmMeta
+from sparseinfer.kernels.cusparselt import cusparselt_linear, limits, search
+from sparseinfer.kernels.triton.nm_planes import NmMeta
 
 
 class Library:
@@ -114,23 +115,24 @@ def test_layers_of_one_shape_share_an_algorithm(library: Library) -> None:
     ]  # fmt: skip
 
 
-def test_a_conversion_prepares_the_row_that_will_run(library: Library) -> None:
+def test_a_conversion_searches_for_the_row_that_will_run(library: Library) -> None:
     _, packed, _ = packed_nm(torch.bfloat16)
     for tokens in (255, 300, 512):
-        dispatch.prepare(packed, "linear", torch.bfloat16, tokens, biased=False)
-    dispatch.prepare(packed, "linear", torch.float32, 300, biased=False)
-    dispatch.prepare(packed, "conv", torch.bfloat16, 300, biased=False)
+        dispatch.search_algorithm(packed, "linear", torch.bfloat16, tokens, biased=False)
+    dispatch.search_algorithm(packed, "linear", torch.float32, 300, biased=False)
+    dispatch.search_algorithm(packed, "conv", torch.bfloat16, 300, biased=False)
     assert library.calls == [("compress", 0), ("search", 0)]
     row = next(row for row in registry.TRITON_ROWS if row.name == "nm.linear.cusparselt")
     x = torch.ones(300, 64).bfloat16()
     assert row.meta is not None
     cusparselt_linear(x, packed, None, 32, meta=open_packed(packed).meta(row.meta))
-    assert library.calls[2:] == [("multiply", 7)], "what was prepared is what calls use"
+    assert library.calls[2:] == [("multiply", 7)], "what was found is what calls use"
 
 
 def test_reasons(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    fits: dict[str, Any] = {"M": 32, "K": 64, "N": 256, "n": 2, "m": 4}
-    assert unsupported_reasons("cuda", torch.float16, **fits) == []
+    cuda = torch.device("cuda")
+    fits = registry.Problem("linear", "nm", cuda, torch.float16, M=32, K=64, N=256)
+    assert limits(fits) == []
     for changed, text in (
         ({"n": 3}, "expected 1:4 or 2:4 weights, got 3:4"),
         ({"n": 4, "m": 8}, "got 4:8"),
@@ -138,11 +140,11 @@ def test_reasons(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"K": 65}, "multiples of 16, got 32x65"),
         ({"N": 255}, "expected at least 256 tokens, got 255"),
     ):
-        (reason,) = unsupported_reasons("cuda", torch.float16, **(fits | changed))
+        (reason,) = limits(replace(fits, **changed))
         assert text in reason
-    assert "got float32" in unsupported_reasons("cuda", torch.float32, **fits)[0]
+    assert "got float32" in limits(replace(fits, dtype=torch.float32))[0]
     monkeypatch.setattr(torch.backends.cusparselt, "is_available", lambda: False)
-    (reason,) = unsupported_reasons("cuda", torch.float16, **fits)
+    (reason,) = limits(fits)
     assert reason.startswith("expected a torch with cuSPARSELt, got torch ")
     _, packed, meta = packed_nm(torch.float16)
     with pytest.raises(RuntimeError, match=r"nm.linear.cusparselt cannot run .* with cuSPARSELt"):

@@ -274,12 +274,12 @@ def test_blocks_of_a_bsr_tensor_are_its_own() -> None:
 # ---- what a row finds out before its first call --------------------------------------------------
 
 
-def test_rows_are_prepared_for_every_n_that_was_seen(
+def test_rows_search_for_every_n_that_was_seen(
     on_gpu: Callable[..., Seconds], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_gpu(dense=2.0, nm=1.0)
     prepared: list[Any] = []
-    monkeypatch.setattr(decide, "prepare", lambda packed, *given: prepared.append(given))
+    monkeypatch.setattr(decide, "search_algorithm", lambda packed, *given: prepared.append(given))
     examples = [torch.randn(2, 300, 64), torch.randn(1, 64), torch.randn(2, 300, 64)]
     convert_to_sparse(
         nn.Sequential(_linear(1.0, nm=(2, 4))), example_inputs=examples, verify=False, cache=False
@@ -296,13 +296,13 @@ def test_what_a_row_refuses_when_it_is_prepared_is_the_reason(
         raise RuntimeError("cuSPARSELt refuses\nmore")
 
     on_gpu(dense=2.0, nm=1.0)
-    monkeypatch.setattr(decide, "prepare", refuse)
+    monkeypatch.setattr(decide, "search_algorithm", refuse)
     layer, found = _converted(_linear(1.0, nm=(2, 4)))
     assert type(layer) is nn.Linear and found.reason == "nm: cuSPARSELt refuses"
 
 
 def test_rows_are_not_prepared_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decide, "prepare", lambda *_: pytest.fail("prepared"))
+    monkeypatch.setattr(decide, "search_algorithm", lambda *_: pytest.fail("prepared"))
     layer, _ = _converted(_linear(1.0, nm=(2, 4)), n=300, formats="nm", min_speedup=0)
     assert isinstance(layer, SparseLinear)
 

@@ -100,6 +100,41 @@ def test_a_row_says_which_n_it_takes() -> None:
     assert "expected N <= 4, got 8" in replace(row, least=0, most=4).unsupported_reasons(problem)[0]
 
 
+@pytest.mark.parametrize(
+    ("types", "got", "text"),
+    [
+        (("float32",), torch.float16, "expected float32, got float16; try x.float()"),
+        (("uint8",), torch.float32, "expected uint8, got float32; try x.to(torch.uint8)"),
+        (("uint8", "int8"), torch.int16, "expected uint8, int8, got int16; try x.to(torch.uint8)"),
+    ],
+)
+def test_a_native_row_takes_the_types_that_the_table_names(
+    types: tuple[str, ...], got: torch.dtype, text: str
+) -> None:
+    scalar = next(row for row in registry.rows() if row.name == "panel.linear.scalar")
+    row = replace(scalar, x_types=types)
+    assert row.unsupported_reasons(Problem("linear", "panel", dtype=got)) == [text]
+    assert row.machine_reasons() == [] and row.dtype == ", ".join(types)
+
+
+@pytest.mark.parametrize(
+    ("format", "dtype", "tokens", "bytes_kept"),
+    [
+        ("panel", torch.float32, 1, 0),
+        ("bsr", torch.float16, 512, 0),
+        ("csr", torch.float16, 1, 40 * 4),
+        ("csr", torch.float32, 1, 40 * 6),
+        ("nm", torch.bfloat16, 255, 64 // 8),
+        ("nm", torch.bfloat16, 256, 64 // 8 + 64 * 2 * 9 // 16),
+        ("nm", torch.float32, 256, 64 // 8),
+    ],
+)
+def test_what_kernels_keep_beside_a_weight(
+    format: str, dtype: torch.dtype, tokens: int, bytes_kept: int
+) -> None:
+    assert dispatch.kept_bytes(format, 64, 40, dtype, tokens) == bytes_kept
+
+
 def test_the_choice_is_by_bucket_and_made_once(calls: list[tuple[str, Any]]) -> None:
     asked = calls.pop()[1]
     packed = pack(WEIGHT, "nm")

@@ -80,9 +80,9 @@ def test_nm_keeps_narrow_values(dtype: torch.dtype) -> None:
     [
         (
             torch.ones(4, 4),
-            "coo",
+            "none",
             ValueError,
-            "expected a format of panel, csr, nm, bsr, got 'coo'",
+            f"expected a format of {', '.join(formats.FORMATS)}, got 'none'",
         ),
         (torch.ones(4, 4).double(), "panel", TypeError, "expected a float32 weight"),
         (torch.ones(4, 4), "nm", ValueError, "4"),

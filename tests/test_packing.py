@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +15,12 @@ from torch.sparse._semi_structured_conversions import sparse_semi_structured_fro
 
 import sparseinfer
 from sparseinfer import _C, formats, pack, unpack
-from sparseinfer.formats import on_device, packed
-from sparseinfer.formats.bsr_on_device import bsr_blob
+from sparseinfer.formats import packed
+from sparseinfer.formats.bsr import bsr_blob
+from sparseinfer.formats.csr import csr_blob
+from sparseinfer.formats.format import Format
+from sparseinfer.formats.nm import nm_blob
+from sparseinfer.formats.table import format_named
 from sparseinfer.formats.torch_sparse import densified
 
 SHAPES = [(1, 1), (1, 4), (3, 5), (8, 32), (17, 61), (6, 4, 3), (6, 3, 2, 5), (4, 2)]
@@ -38,7 +43,7 @@ def test_nm_bytes(shape: tuple[int, ...], value_type: str) -> None:
     torch.manual_seed(0)
     for n, m in PATTERNS:
         weight = special(sparse_weight(shape, 0.9, nm=(n, m)))
-        made = on_device.nm_blob(weight, n=n, m=m, value_type=value_type)
+        made = nm_blob(weight, n=n, m=m, value_type=value_type)
         native = _C.pack("nm", weight.numpy(), n=n, m=m, value_type=value_type)
         assert made.numpy().tobytes() == native.tobytes(), (n, m)
 
@@ -48,12 +53,12 @@ def test_nm_bytes(shape: tuple[int, ...], value_type: str) -> None:
 def test_csr_bytes(shape: tuple[int, ...], density: float) -> None:
     torch.manual_seed(1)
     weight = special(sparse_weight(shape, density))
-    assert on_device.csr_blob(weight).numpy().tobytes() == _C.pack("csr", weight.numpy()).tobytes()
+    assert csr_blob(weight).numpy().tobytes() == _C.pack("csr", weight.numpy()).tobytes()
 
 
 def test_grouped_and_strided_weights() -> None:
     weight = sparse_weight((6, 2, 3), 0.5)
-    for blob, format in ((on_device.csr_blob, "csr"), (on_device.nm_blob, "nm")):
+    for blob, format in ((csr_blob, "csr"), (nm_blob, "nm")):
         given = weight * (torch.arange(3) < 2)  # 2:4 in any alignment
         params: dict[str, Any] = {"n": 4} if format == "nm" else {}
         native = _C.pack(format, given.numpy(), 2, **params)
@@ -82,7 +87,7 @@ def test_errors_are_the_native_packers(
     with pytest.raises(ValueError, match=r"expected") as native:
         _C.pack(format, weight.numpy(), groups, **params)
     with pytest.raises(ValueError, match=r"expected") as made:
-        {"csr": on_device.csr_blob, "nm": on_device.nm_blob}[format](weight, groups, **params)
+        {"csr": csr_blob, "nm": nm_blob}[format](weight, groups, **params)
     assert str(made.value) == str(native.value)
 
 
@@ -97,7 +102,7 @@ def test_violating_groups_are_counted_and_the_first_is_named() -> None:
     with pytest.raises(ValueError, match=text):
         pack(weight, "nm")
     with pytest.raises(ValueError, match=text):
-        on_device.nm_blob(weight)
+        nm_blob(weight)
 
 
 def test_pack_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,16 +114,20 @@ def test_pack_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
             return torch.device("cuda", 0)
 
     called = []
-    for name, blob in dict(packed._ON_DEVICE).items():
-        monkeypatch.setitem(
-            packed._ON_DEVICE, name, lambda *a, b=blob, **k: called.append(b) or b(*a, **k)
-        )
+
+    def noting(name: str) -> Format:
+        row = format_named(name)
+        if (blob := row.on_device) is None:
+            return row
+        return replace(row, on_device=lambda *a, **k: called.append(blob) or blob(*a, **k))
+
+    monkeypatch.setattr(packed, "format_named", noting)
     monkeypatch.setattr(Elsewhere, "detach", lambda self: self.as_subclass(torch.Tensor))
     weight = sparse_weight((8, 16), 0.5, nm=(2, 4))
     for format in formats.FORMATS:
         blob = pack(weight.as_subclass(Elsewhere), format)
         assert torch.equal(blob, pack(weight, format))
-    assert called == [on_device.csr_blob, on_device.nm_blob, bsr_blob]
+    assert called == [csr_blob, nm_blob, bsr_blob]
 
 
 @pytest.mark.skipif(

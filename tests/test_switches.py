@@ -90,7 +90,7 @@ def test_of_a_buffer_on_a_gpu_the_host_keeps_the_header_alone(
     here = handles.Handle(packed)
     copied = packed.clone()
     monkeypatch.setattr(handles, "_read_by_host", lambda device: False)
-    monkeypatch.setattr(formats, "host_bytes", lambda packed: copied)
+    monkeypatch.setattr(handles, "host_bytes", lambda packed: copied)
     there = handles.Handle(packed)
     assert there.memory is None and not isinstance(there.weights, handles.native.Weights)
     for name in ("format", "shape", "groups", "nnz", "nbytes"):

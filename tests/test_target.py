@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from sparseinfer import _C, formats
+from sparseinfer import _C, convert_to_sparse, formats, report
+from sparseinfer.timing import calibration, cost, machine, tuning
 
 GOLDEN = Path(__file__).parent.parent / "csrc" / "formats" / "panel" / "golden"
 
@@ -88,17 +90,18 @@ def test_a_limit_of_the_process_changes_no_file():
         "packed = formats.pack(torch.ones(4, 128, 3, 3));"
         "print(hashlib.sha256(packed.numpy().tobytes()).hexdigest())"
     )
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, "SPARSEINFER_ISA": isa},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for isa in ("", "scalar")
-    ]
-    assert runs[0] == runs[1]
+    assert output(program, "") == output(program, "scalar")
+
+
+def output(program: str, isa: str) -> str:
+    """What a program prints in a process that is limited to an instruction set."""
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "SPARSEINFER_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
 
 
 def test_targets_say_what_they_are():
@@ -136,3 +139,109 @@ def test_formats_say_what_they_store():
         info = formats.info(formats.pack(torch.eye(16), name))
         assert list(info["params"]) == format["params"]
         assert list(info["sections"]) == format["sections"]
+
+
+# ---- conversion
+
+
+def model_of(weight: torch.Tensor) -> nn.Module:
+    """A convolution with this weight, a linear layer and a recurrent one."""
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3)
+    conv.weight.data = weight.clone()
+    model = nn.Sequential(conv, nn.ReLU(), nn.Linear(64, 32), nn.LSTM(32, 16))
+    return prune_all(model)
+
+
+def prune_all(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and "weight" in name:
+                parameter.mul_(torch.rand_like(parameter) < 0.05)
+    return model
+
+
+def test_a_conversion_packs_the_bytes_that_an_arm_host_packs():
+    name = "conv_4x72x3x3_aarch64"
+    expected = golden(name)
+    model = model_of(formats.unpack(expected))
+    sparse = convert_to_sparse(model, min_speedup=0, target="aarch64-neon")
+    assert torch.equal(sparse[0].packed, expected)
+    found = report(sparse)
+    assert [layer.format for layer in found.layers] == ["panel"] * 3
+    assert found.layers[0].params == {"target": "aarch64-neon"}
+    assert all("no cost model for aarch64-neon" in layer.reason for layer in found.layers)
+    assert found.title == "converted for aarch64-neon, 4 threads, min_speedup=0"
+    # What is packed anew stays as it was for the target.
+    sparse[0].weight = formats.unpack(expected)
+    assert torch.equal(sparse[0].packed, expected)
+
+
+@pytest.mark.parametrize("target", ["x86-64-avx2", "aarch64-dotprod", "riscv64"])
+def test_where_nothing_is_known_of_a_target_layers_stay_dense(target):
+    model = nn.Sequential(nn.Linear(512, 512))
+    with torch.no_grad():
+        model[0].weight.mul_(torch.rand(512, 512) < 0.02)
+    sparse = convert_to_sparse(model, target=target)
+    assert type(sparse[0]) is nn.Linear
+    (layer,) = report(sparse).layers
+    assert layer.reason.startswith(f"there is no cost model for {target}: convert on such a")
+    assert f"Nothing of another machine, {target}, can be timed here" in str(report(sparse))
+    assert not cost.has_rates(target)
+    with pytest.raises(ValueError, match=f"there is a cost model for, got '{target}'"):
+        cost.estimate(512, 512, 1, 0.02, target=target)
+
+
+@pytest.mark.parametrize("target", ["x86-64-avx512", "x86-64-avx512-vnni"])
+def test_the_rates_of_a_target_decide(target, monkeypatch):
+    monkeypatch.setattr(calibration, "load", lambda path: pytest.fail("read this machine's rates"))
+    model = nn.Sequential(nn.Conv2d(64, 64, 3), nn.Conv2d(64, 64, 3))
+    with torch.no_grad():
+        model[0].weight.mul_(torch.rand(64, 64, 3, 3) < 0.02)
+    before = torch.get_num_threads()
+    sparse = convert_to_sparse(model, target=target)
+    layer, dense = report(sparse).layers
+    guess = cost.worst_estimate("conv2d", 64, 576, layer.nnz / 36864, 16, target=target)
+    assert (layer.timing, layer.sparse_ms) == ("modelled", guess.sparse_ms)
+    assert (layer.format, dense.format) == ("panel", "dense")
+    assert (report(sparse).threads, torch.get_num_threads()) == (16, before)
+    assert report(convert_to_sparse(model, target=target, threads=1)).threads == 1
+
+
+def test_every_target_has_an_instruction_set_of_ours():
+    compiled = {isa["name"] for isa in _C.isas()}
+    assert {name: machine.target_isa(name) for name in formats.TARGETS if name != "host"} == {
+        "x86-64-avx2": "avx2", "x86-64-avx512": "avx512", "x86-64-avx512-vnni": "avx512",
+        "aarch64-neon": "neon", "aarch64-dotprod": "neon", "armv7": "scalar", "riscv64": "scalar",
+    }  # fmt: skip
+    assert machine.target_isa("host") in compiled
+
+
+def test_what_cannot_be_measured_here_is_refused():
+    model = nn.Sequential(nn.Linear(8, 8))
+    for examples in (torch.zeros(1, 8), [torch.zeros(1, 8)], {"input": torch.zeros(1, 8)}):
+        with pytest.raises(
+            ValueError, match=r"expected no example_inputs for target='armv7'.*try them on that"
+        ):
+            convert_to_sparse(model, target="armv7", example_inputs=examples)
+    for call in (lambda: convert_to_sparse(model, target="toaster"), lambda: cost.has_rates("?")):
+        with pytest.raises(ValueError, match=r"expected a target of host, x86-64-avx2.*try 'host'"):
+            call()
+    with pytest.raises(ValueError, match="expected threads >= 1"):
+        convert_to_sparse(model, target="armv7", threads=0)
+
+
+def test_kept_comparisons_are_those_of_a_target():
+    facts = tuning.describe_machine()["target"]
+    assert facts == {key: _C.targets()[0][key] for key in ("name", "features", "l1", "l2")}
+
+
+@pytest.mark.slow
+def test_a_limit_of_the_process_changes_no_conversion():
+    program = (
+        "import hashlib, torch; from sparseinfer import convert_to_sparse;"
+        "torch.manual_seed(1); model = torch.nn.Sequential(torch.nn.Conv2d(128, 64, 3));"
+        "model[0].weight.data *= torch.rand(64, 128, 3, 3) < 0.02;"
+        "sparse = convert_to_sparse(model, target='x86-64-avx512');"
+        "print(hashlib.sha256(sparse[0].packed.numpy().tobytes()).hexdigest())"
+    )
+    assert output(program, "") == output(program, "scalar")

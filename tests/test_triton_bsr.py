@@ -13,8 +13,7 @@ from triton_nm_checks import ACTIVATIONS, DTYPES
 
 from sparseinfer import formats
 from sparseinfer.kernels import registry
-from sparseinfer.kernels.triton import block_reasons
-from sparseinfer.kernels.triton.bsr_grid import BsrMeta
+from sparseinfer.kernels.triton.bsr_grid import BsrMeta, bsr_limits
 
 Check = Callable[..., None]
 
@@ -141,8 +140,9 @@ def test_on_gpu(compiled: Check, dtype: str) -> None:
 def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr("sparseinfer.kernels.triton._triton_reasons", lambda: [])
-    assert block_reasons("cpu", torch.bfloat16) == []
-    assert "got float64" in block_reasons("cpu", torch.float64)[0]
+    assert bsr_limits(registry.Problem("linear", "bsr", dtype=torch.bfloat16)) == []
+    doubles = registry.Problem("linear", "bsr", dtype=torch.float64)
+    assert "got float64" in bsr_limits(doubles)[0]
     grouped = registry.Problem("conv", "bsr", torch.device("cpu"), torch.float16, groups=3)
     row = next(row for row in registry.rows() if row.name == "bsr.conv.triton")
     assert "got groups=3: a block would read one group" in row.unsupported_reasons(grouped)[0]

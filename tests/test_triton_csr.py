@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ import triton_csr_checks as checks
 from test_triton_nm import needs_assembler, needs_gpu, needs_triton, worker
 from triton_nm_checks import ACTIVATIONS, DTYPES
 
-from sparseinfer.kernels.triton import csr_reasons
-from sparseinfer.kernels.triton.csr_rows import ALIGN, SLICE_ROWS, csr_rows
+from sparseinfer.kernels.row import Problem
+from sparseinfer.kernels.triton.csr_rows import ALIGN, SLICE_ROWS, csr_limits, csr_rows
 
 Check = Callable[..., None]
 
@@ -139,5 +140,7 @@ def test_rows_and_units_cover_every_entry_once(sms: int) -> None:
 
 def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    assert "got cpu" in csr_reasons("cpu", torch.float16)[-1]
-    assert "got float64" in csr_reasons("cuda", torch.float64)[-1]
+    here = Problem("linear", "csr", dtype=torch.float16)
+    assert "got cpu" in csr_limits(here)[-1]
+    there = replace(here, device=torch.device("cuda"), dtype=torch.float64)
+    assert "got float64" in csr_limits(there)[-1]

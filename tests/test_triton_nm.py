@@ -25,7 +25,8 @@ import torch
 import triton_nm_checks as checks
 
 import sparseinfer.kernels.triton as light
-from sparseinfer.kernels.triton import NmMeta, unsupported_reasons
+from sparseinfer.kernels.row import Problem
+from sparseinfer.kernels.triton.nm_planes import NmMeta, nm_limits
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
@@ -212,19 +213,23 @@ def test_on_gpu(compiled: Check, dtype: str) -> None:
 def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(light, "_triton_reasons", lambda: [])
-    assert "got cpu" in unsupported_reasons("cpu", torch.float16)[0]
+
+    def reasons(device: str, dtype: torch.dtype, **pattern: int) -> list[str]:
+        return nm_limits(Problem("linear", "nm", torch.device(device), dtype, **pattern))
+
+    assert "got cpu" in reasons("cpu", torch.float16)[0]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "got none that torch can use" in unsupported_reasons("cuda", torch.float16)[0]
+    assert "got none that torch can use" in reasons("cuda", torch.float16)[0]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert "capability >= 8.0, got 7.5" in unsupported_reasons("cuda", torch.float16)[0]
+    assert "capability >= 8.0, got 7.5" in reasons("cuda", torch.float16)[0]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert unsupported_reasons("cuda", torch.bfloat16) == []
-    assert "got float64" in unsupported_reasons("cuda", torch.float64)[0]
+    assert reasons("cuda", torch.bfloat16) == []
+    assert "got float64" in reasons("cuda", torch.float64)[0]
     for n, m in [(4, 8), (1, 2), (0, 4), (5, 4)]:
-        assert f"got {n}:{m}" in unsupported_reasons("cuda", torch.float16, n=n, m=m)[0]
+        assert f"got {n}:{m}" in reasons("cuda", torch.float16, n=n, m=m)[0]
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert unsupported_reasons("cpu", torch.float16) == []
+    assert reasons("cpu", torch.float16) == []
 
 
 def test_reasons_name_a_missing_or_old_triton(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,8 +266,8 @@ def test_package_imports_without_triton() -> None:
     # None in sys.modules makes every import of triton fail, as where it is not installed.
     script = (
         "import sys; sys.modules['triton'] = None\n"
-        "import sparseinfer.kernels.triton, torch\n"
-        "print(sparseinfer.kernels.triton.unsupported_reasons('cuda', torch.float16)[0])"
+        "from sparseinfer.kernels.triton import device_reasons\n"
+        "print(device_reasons('cuda')[0])"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(

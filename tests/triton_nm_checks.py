@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import sparseinfer.kernels.triton as light
-from sparseinfer.kernels.triton import NmMeta
+from sparseinfer.kernels.triton.nm_planes import NmMeta
 
 DTYPES = ("float32", "float16", "bfloat16")
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -337,14 +337,15 @@ def check_examples() -> None:
 def check_native_buffer(dtype: str, n: int) -> None:
     """A buffer of the native packer gives the very numbers of one of this file's packer."""
     from sparseinfer import _C
+    from sparseinfer.formats import info
     from sparseinfer.kernels.triton.nm_linear import nm_linear
 
     generator = torch.Generator().manual_seed(5)
     weight = prune_nm(torch.randn(13, 27, generator=generator), n, generator)
     x = torch.randn(5, 27, generator=generator).to(getattr(torch, dtype))
-    packed = _C.pack("nm", weight.numpy(), n=n, m=4, value_type=dtype)
-    meta = NmMeta.from_info(_C.info(packed))
-    y = nm_linear(x, torch.from_numpy(packed), None, 13, "silu", meta=meta)
+    packed = torch.from_numpy(_C.pack("nm", weight.numpy(), n=n, m=4, value_type=dtype))
+    meta = NmMeta.from_info(info(packed))
+    y = nm_linear(x, packed, None, 13, "silu", meta=meta)
     assert torch.equal(y, run(x, weight, None, "silu", n=n))
     assert_within(y, x, weight, None, "silu")
 

@@ -255,6 +255,11 @@ si_status si_weights_info(const si_weights* weights, si_weight_info* out) {
   return write_result("si_weights_info", info, out);
 }
 
+si_status si_weights_unpack(const si_weights* weights, float* weight) {
+  SI_REQUIRE(weights != nullptr && weight != nullptr, SI_ERR_ARGUMENT, "si_weights_unpack: null pointer");
+  return si::unpack_weights(*weights, weight);
+}
+
 si_status si_linear(const si_weights* weights, const si_linear_args* args) {
   si_linear_args call;
   SI_TRY(read_args("si_linear", args, kLinearSize, &call));

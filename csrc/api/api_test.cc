@@ -267,6 +267,15 @@ int main() {
   options.format = static_cast<si_format>(42);
   SI_CHECK_EQ(si_pack(weight.data(), &desc, &options, &blob, &bytes), SI_ERR_ARGUMENT);
   SI_CHECK_EQ(si_weights_open(nullptr, 0, nullptr), SI_ERR_ARGUMENT);
+  {
+    const Packed opened(weight, desc, panel);
+    std::vector<float> dense(weight.size());
+    SI_CHECK_EQ(si_weights_unpack(opened.get(), dense.data()), SI_OK);
+    SI_CHECK(dense == weight);
+    SI_CHECK_EQ(si_weights_unpack(nullptr, dense.data()), SI_ERR_ARGUMENT);
+    SI_CHECK_EQ(si_weights_unpack(opened.get(), nullptr), SI_ERR_ARGUMENT);
+    SI_CHECK(says("si_weights_unpack: null pointer"));
+  }
 
   SI_CHECK_EQ(si_pack(weight.data(), &desc, &panel, &blob, &bytes), SI_OK);
   auto* const words = static_cast<uint64_t*>(blob);

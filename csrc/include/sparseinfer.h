@@ -193,6 +193,8 @@ typedef struct si_weights si_weights;
 SI_API si_status si_weights_open(const void* blob, size_t bytes, si_weights** out);
 SI_API void si_weights_close(si_weights* weights);
 SI_API si_status si_weights_info(const si_weights* weights, si_weight_info* out);
+/* Writes the dense weight, product(shape) floats, as si_unpack does, and validates nothing again. */
+SI_API si_status si_weights_unpack(const si_weights* weights, float* weight);
 
 /* ---- Operations ------------------------------------------------------------------------------------ */
 

@@ -92,15 +92,6 @@ void seal(py::array_t<uint8_t> blob) {
   check(without_gil([&] { return si_seal(bytes, count); }));
 }
 
-py::array_t<float> unpack(const Blob& blob) {
-  si_weight_info info = sized<si_weight_info>();
-  check(si_inspect(blob.data(), static_cast<size_t>(blob.nbytes()), &info));
-  std::vector<py::ssize_t> shape(info.desc.shape, info.desc.shape + info.desc.ndim);
-  py::array_t<float> weight(shape);
-  check(si_unpack(blob.data(), static_cast<size_t>(blob.nbytes()), weight.mutable_data()));
-  return weight;
-}
-
 py::dict info_of(const si_weight_info& info) {
   py::dict out, params, sections;
   int64_t k = 1;
@@ -121,16 +112,10 @@ py::dict info_of(const si_weight_info& info) {
   return out;
 }
 
-py::dict inspect(const Blob& blob) {
-  si_weight_info info = sized<si_weight_info>();
-  check(si_inspect(blob.data(), static_cast<size_t>(blob.nbytes()), &info));
-  return info_of(info);
-}
-
 class Weights {
  public:
   Weights(uintptr_t address, size_t bytes) {
-    check(si_weights_open(reinterpret_cast<const void*>(address), bytes, &handle_));
+    check(without_gil([&] { return si_weights_open(reinterpret_cast<const void*>(address), bytes, &handle_); }));
     const si_status status = si_weights_info(handle_, &info_);
     if (status != SI_OK) {
       si_weights_close(handle_);
@@ -142,6 +127,14 @@ class Weights {
   Weights& operator=(const Weights&) = delete;
 
   const si_weight_info& info() const { return info_; }
+
+  py::array_t<float> unpack() const {
+    const std::vector<py::ssize_t> shape(info_.desc.shape, info_.desc.shape + info_.desc.ndim);
+    py::array_t<float> weight(shape);
+    float* const elements = weight.mutable_data();
+    check(without_gil([&] { return si_weights_unpack(handle_, elements); }));
+    return weight;
+  }
 
   void linear(const si_linear_args& args) const {
     check(without_gil([&] { return si_linear(handle_, &args); }));
@@ -367,6 +360,7 @@ py::list format_table() {
       if (name != nullptr) sections.append(name);
     py::dict format;
     format["name"] = info.name;
+    format["id"] = static_cast<int>(info.format);
     format["value_types"] = names_of(info.value_types);
     format["params"] = params;
     format["sections"] = sections;
@@ -427,7 +421,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("source_hash", [] { return si::source_hash; }, "Hash of the sources and the compiler of the kernels.");
   m.def("cpu_features", &cpu_features, "Features of this CPU that kernels may need.");
   m.def("targets", &targets, "The machines that weights are packed for; the first is the host.");
-  m.def("formats", &format_table, "The packed formats: name, value types, parameters, sections.");
+  m.def("formats", &format_table, "The packed formats: name, number, value types, parameters, sections.");
   m.def("isas", &isas, "Instruction sets: name, compiled, supported, reason, features.");
   m.def("rows", &rows, "The kernel registry, best first; a row's index is its id.");
   m.def("select", &select_row, py::arg("format"), py::arg("op"), "Id of the best row that runs here.");
@@ -443,8 +437,6 @@ PYBIND11_MODULE(_C, m) {
         py::arg("kblock") = SI_KBLOCK_AUTO, py::arg("n") = 2, py::arg("m") = 4, py::arg("block") = 64,
         py::arg("value_type") = "float32", py::arg("target") = py::none());
   m.def("seal", &seal, py::arg("blob").noconvert(), "Writes the checksum into the header, in place.");
-  m.def("unpack", &unpack, py::arg("blob"));
-  m.def("info", &inspect, py::arg("blob"));
   py::class_<Weights> weights(m, "Weights");
   weights.def(py::init<uintptr_t, size_t>(), py::arg("ptr"), py::arg("nbytes"))
       .def_property_readonly("format", [](const Weights& w) { return name_of(w.info().format); })
@@ -452,6 +444,8 @@ PYBIND11_MODULE(_C, m) {
       .def_property_readonly("groups", [](const Weights& w) { return w.info().desc.groups; })
       .def_property_readonly("nnz", [](const Weights& w) { return w.info().nnz; })
       .def_property_readonly("nbytes", [](const Weights& w) { return w.info().bytes; })
+      .def("info", [](const Weights& w) { return info_of(w.info()); })
+      .def("unpack", &Weights::unpack, "The dense weight; the memory of the buffer has to outlast the call.")
       .def("conv", &Weights::conv, py::arg("x"), py::arg("y"), py::arg("bias"), py::arg("batch"), py::arg("h"),
            py::arg("w"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("padding_mode"),
            py::arg("activation"), py::arg("row"), py::arg("threads"))

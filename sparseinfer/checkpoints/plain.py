@@ -16,7 +16,7 @@ from sparseinfer.checkpoints.bitmask import MAX_DIMS, PARTS, decompress
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.masks import fitted, is_mask_of, note_of_mask, weight_of
 from sparseinfer.checkpoints.tensors import identity, is_plain
-from sparseinfer.formats.packed import info, unpack
+from sparseinfer.formats.handles import Handle, peek
 
 __all__ = ["LAYOUT", "Plain", "make_plain", "stored_names"]
 
@@ -128,14 +128,15 @@ def make_plain(
             dense = decompress(by_part, prefix)
             result._add(name, _shaped(dense, shape, name), source, parts)
         elif key not in taken:
-            facts = _facts_of_packed(key, value)
-            if facts is None:
+            handle = _packed(key, value)
+            if handle is None:
                 result._put(key, value)
                 continue
+            facts = handle.info
             name = f"{key.removesuffix('packed')}weight"
             dtype = getattr(torch, facts["value_type"])
             if room.take(math.prod(facts["shape"]) * max(4, dtype.itemsize), value.numel()):
-                dense = unpack(value).to(dtype)
+                dense = handle.unpack(value).to(dtype)
             elif look:
                 dense = torch.empty(facts["shape"], dtype=dtype, device="meta")
                 result.looked_at[name] = facts
@@ -272,7 +273,8 @@ class _Room:
         return left >= 0
 
 
-def _facts_of_packed(key: str, value: Any) -> dict[str, Any] | None:
+def _packed(key: str, value: Any) -> Handle | None:
+    """The validated view of a packed weight; None where `value` is something else."""
     if key.rpartition(".")[2] != "packed" or not isinstance(value, Tensor) or not is_plain(value):
         return None
     if value.dtype is not torch.uint8 or value.dim() != 1:
@@ -280,6 +282,6 @@ def _facts_of_packed(key: str, value: Any) -> dict[str, Any] | None:
     if bytes(value[: len(_PACKED_MAGIC)].tolist()) != _PACKED_MAGIC:
         return None
     try:
-        return info(value)
+        return peek(value)
     except ValueError as error:
         raise CheckpointError(f"{key}: {error}") from error

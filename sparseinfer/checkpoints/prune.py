@@ -33,11 +33,11 @@ from sparseinfer.progress import track
 from sparseinfer.prune.structures import NM, Unstructured
 from sparseinfer.prune.summary import NEARLY_ALL
 
-__all__ = ["METHODS", "Pruned", "Recipe", "Row", "prune_checkpoint", "prune_state_dict"]
+__all__ = ["METHODS", "Pruned", "PrunedTensor", "Recipe", "prune_checkpoint", "prune_state_dict"]
 
 METHODS = ("magnitude", "threshold", "random")
 SCOPES = ("global", "layer")
-FORMATS = ("dense", "sparse")
+SAVED_AS = ("dense", "sparse")
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Row:
+class PrunedTensor:
     """A tensor of the checkpoint: was it pruned, why (not), its zeros before and after."""
 
     name: str
@@ -134,7 +134,7 @@ class Row:
 class Pruned:
     """What was done: a row for each tensor, warnings, and where it was written (None: nowhere)."""
 
-    rows: list[Row]
+    rows: list[PrunedTensor]
     warnings: list[str] = field(default_factory=list)
     output: str | None = None
 
@@ -242,7 +242,7 @@ def prune_checkpoint(
         >>> prune_checkpoint(path, Recipe(amount=0.75), path.with_name("pruned.pth")).sparsity
         0.75
     """
-    _one_of("format", format, FORMATS)
+    _one_of("format", format, SAVED_AS)
     checkpoint = open_checkpoint(path, key)
     target = _target(checkpoint, output, in_place, format)
     plain = checkpoint.make_plain()
@@ -326,8 +326,8 @@ def _check_count(recipe: Recipe, sizes: list[int]) -> None:
         )
 
 
-def _row(choice: Choice, tensor: Tensor, before: int) -> Row:
-    return Row(
+def _row(choice: Choice, tensor: Tensor, before: int) -> PrunedTensor:
+    return PrunedTensor(
         choice.name, list(choice.shape), choice.dtype, choice.taken, choice.reason,
         tensor.numel(), before, _zeros(tensor),
     )  # fmt: skip

@@ -31,7 +31,7 @@ from sparseinfer.layers.recurrent_weights import names
 
 __all__ = ["Saved", "load_sparse", "load_sparse_into", "save_sparse"]
 
-FORMAT = "sparse-bitmask"
+BITMASK_FORMAT = "sparse-bitmask"
 KEYS_SINCE = "0.9.0"
 """The first version of compressed-tensors with the keys that are written."""
 
@@ -138,7 +138,7 @@ def save_sparse(
     full["quantization_config"] = {
         **reader,
         "sparsity_config": {
-            "format": FORMAT,
+            "format": BITMASK_FORMAT,
             "global_sparsity": zeros / max(1, elements),
             "sparsity_structure": "unstructured",
             "targets": [name.rpartition(".")[0] for name in saved.compressed],

@@ -23,12 +23,13 @@ from sparseinfer.convert.report import DENSE, LayerReport, Report, describe_spar
 from sparseinfer.convert.review import review
 from sparseinfer.convert.scan import Layer, brief, scan
 from sparseinfer.convert.state import random_state_kept
-from sparseinfer.formats.packed import check_format
+from sparseinfer.formats.table import check_format
 from sparseinfer.layers.projections import Projection
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.progress import Bar
 from sparseinfer.timing.clock import Clock
 from sparseinfer.timing.device_time import EventTimer, GraphTimer, Timer
+from sparseinfer.timing.machine import HOST, target_facts
 from sparseinfer.timing.measure import torch_threads
 from sparseinfer.timing.tuning import Cache, Tuner, cache_folder
 
@@ -54,6 +55,7 @@ def convert_to_sparse(
     budget_s: float = 60.0,
     cache: bool | str | os.PathLike[str] = True,
     value_type: str = "float32",
+    target: str = HOST,
 ) -> nn.Module:
     """Replace the pruned linear and convolution layers of a model where sparse ones are faster.
 
@@ -95,6 +97,10 @@ def convert_to_sparse(
             `bfloat16`, which rounds each by 2^-9 of it at most and halves the bytes of the values;
             the arithmetic is float32 either way. Faster where weights come from memory: large
             layers called with few tokens.
+        target: the machine that will run the model, of `sparseinfer.formats.TARGETS`; `host`: this
+            one. For another the weights are packed as that machine packs them, `threads` is its
+            own number by default, and what the cost model knows of it decides: nothing of another
+            machine can be measured here.
 
     Returns:
         The converted model: a copy, unless `inplace`.
@@ -102,8 +108,9 @@ def convert_to_sparse(
     Raises:
         TypeError: `model` is not an nn.Module, is compiled or scripted, or an example input is none
             of the above.
-        ValueError: a format, the baseline or the value type is unknown, min_speedup is negative or
-            NaN, threads is less than 1, budget_s is not positive, or the list of examples is empty.
+        ValueError: a format, the baseline, the value type or the target is unknown, min_speedup is
+            negative or NaN, threads is less than 1, budget_s is not positive, the list of examples
+            is empty, or there are example inputs, or weights on a GPU, for another target.
         RuntimeError: the memory of a parameter or buffer was released (sharded or offloaded).
 
     Source: speed-up is decided by measurement, as in libxsmm's and ATLAS's empirical search
@@ -141,6 +148,12 @@ def convert_to_sparse(
         )
     if not budget_s > 0:
         raise ValueError(f"expected budget_s > 0, got {budget_s}; try verify=False to measure less")
+    runs_on = target_facts(target)
+    if target != HOST and example_inputs is not None:
+        raise ValueError(
+            f"expected no example_inputs for target={target!r}, got some: nothing of another "
+            "machine can be measured here; try them on that machine, or the cost model without them"
+        )
     folder = cache_folder(cache)
 
     with (
@@ -149,6 +162,8 @@ def convert_to_sparse(
         torch.no_grad(),
         random_state_kept(model),
     ):
+        if target != HOST and threads is None:
+            used = runs_on["threads"]
         layers = scan(
             model, None if example_inputs is None else separate_attentions(model, example_inputs)
         )
@@ -163,6 +178,11 @@ def convert_to_sparse(
         modules = [layer.module for layer in layers if not layer.blocked]
         seen = None if example_inputs is None else observe(model, modules, example_inputs)
         devices = _devices(model, layers)
+        if target != HOST and any(platform(device) == "cuda" for device in devices):
+            raise ValueError(
+                f"expected a model on the CPU for target={target!r}, got one on CUDA; "
+                "try model.cpu()"
+            )
         waits = next((device for device in devices if device.type == "cuda"), devices[0])
         clock = Clock()
         start = clock.wall()
@@ -191,6 +211,7 @@ def convert_to_sparse(
             until=start + LAYERS_SHARE * budget_s,
             generates=_generates(model),
             value_type=value_type,
+            target=target,
             timers={device: timer_for(device, baseline) for device in devices},
         )
         swaps: dict[nn.Module, Replacement] = {}
@@ -234,7 +255,7 @@ def convert_to_sparse(
     summary = Report(
         [*decisions.values(), *already], True, used, str(devices[0]), min_speedup, whole,
         tuner.measured, tuner.kept, tuner.watch.share, tuner.clock.load(), tuner.doubted,
-        example_inputs is not None,
+        example_inputs is not None, target,
     )  # fmt: skip
     store(result, summary)
     keep_pretrained(result)

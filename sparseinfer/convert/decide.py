@@ -22,7 +22,7 @@ from sparseinfer.convert.replace import Replacement
 from sparseinfer.convert.report import Candidate, LayerReport, describe
 from sparseinfer.convert.scan import Layer, brief
 from sparseinfer.kernels import registry
-from sparseinfer.kernels.dispatch import prepare
+from sparseinfer.kernels.dispatch import kept_bytes, search_algorithm, shared_params
 from sparseinfer.layers.dense import build_dense, by_outputs
 from sparseinfer.layers.kinds import kind_named
 from sparseinfer.layers.linear_conv import SparseLinear
@@ -30,6 +30,7 @@ from sparseinfer.ops.run_linear import NARROW
 from sparseinfer.timing import cost
 from sparseinfer.timing.clock import BUSY
 from sparseinfer.timing.device_time import Rotation, Timer, cache_bytes, copies_for
+from sparseinfer.timing.machine import HOST
 from sparseinfer.timing.measure import CONFIDENCE, Comparison, weigh
 from sparseinfer.timing.rates import CONTENDERS
 from sparseinfer.timing.tuning import Tuner
@@ -46,7 +47,7 @@ OVERHEAD_BUDGET_S = 0.1
 MOST_INPUTS = 4
 """Distinct inputs of a layer that are measured: those with the most elements over all calls."""
 
-MANY_TOKENS = 256
+COMPUTE_BOUND = 256
 """N from which on a GPU's arithmetic, and no longer the weight's memory, takes the time."""
 
 SHORT_CALL_MS = 0.1
@@ -70,8 +71,9 @@ class Decider:
     `channels_last` compares with the dense layer in that memory format. `layers` is how many there
     are to decide, which share what time there is until `until` (of the tuner's clock). `generates`
     tells that the model will be called with one token at a time, whatever its example inputs.
-    `value_type` is that of the panel format's values. `timers` time the layers of each device;
-    None, or none: Python's clock. `sides` are the dense sides of what was compared.
+    `value_type` is that of the panel format's values. `target` is the machine that will run what is
+    packed; for another than the host, `observation` is None. `timers` time the layers of each
+    device; None, or none: Python's clock. `sides` are the dense sides of what was compared.
     """
 
     min_speedup: float
@@ -83,6 +85,7 @@ class Decider:
     until: float = math.inf
     generates: bool = False
     value_type: str = "float32"
+    target: str = HOST
     timers: Mapping[torch.device, Timer | None] = field(default_factory=dict)
     sides: list[Side] = field(default_factory=list)
 
@@ -117,6 +120,8 @@ class Decider:
         for name in self.formats or names:
             fewest = 0 if self.generates else min(met, default=0)
             params = pack_params(layer, name, fewest, self._value_type(layer))
+            if self.target != HOST:
+                params["target"] = self.target
             candidate, sparse = _pack(layer, dense, name, params, met)
             result.candidates.append(candidate)
             if sparse is None:
@@ -207,6 +212,11 @@ class Decider:
         elif platform(layer.device) != "cpu":
             candidate.reason = (
                 f"there is no cost model for {layer.device.type}: pass example_inputs"
+            )
+        elif not cost.has_rates(self.target):
+            candidate.reason = (
+                f"there is no cost model for {self.target}: convert on such a machine with "
+                "example_inputs, or here with min_speedup=0"
             )
         elif candidate.format in CONTENDERS and layer.dtype is torch.float32:
             self._model(layer, candidate, result)
@@ -342,7 +352,7 @@ class Decider:
     def _model(self, layer: Layer, candidate: Candidate, result: LayerReport) -> None:
         guess = cost.worst_estimate(
             layer.kind, layer.rows, layer.columns, layer.density, self.tuner.threads,
-            candidate.format,
+            candidate.format, self.target,
         )  # fmt: skip
         candidate.dense_ms, candidate.sparse_ms = guess.dense_ms, guess.sparse_ms
         candidate.speedup = guess.speedup
@@ -381,12 +391,11 @@ def _pack(
 ) -> tuple[Candidate, Replacement | None]:
     kind = kind_named(layer.kind)
     try:
-        pattern = params if name == "nm" else {}
         on_cpu = platform(layer.device) == "cpu"
         # The CPU kernels compute in float32; inputs and outputs have the layer's type.
         dtype = torch.float32 if on_cpu else layer.dtype
         problem = registry.Problem(
-            kind.op, name, layer.device, dtype, groups=layer.groups, **pattern
+            kind.op, name, layer.device, dtype, groups=layer.groups, **shared_params(params)
         )
         registry.select(problem)
         if layer.dtype is not dtype:
@@ -396,7 +405,9 @@ def _pack(
             sparse.to(layer.dtype)
         if platform(layer.device) == "cuda" and isinstance(sparse, SparseLinear):
             for tokens in sorted(met):
-                prepare(sparse.packed, "linear", layer.dtype, tokens, sparse.bias is not None)
+                search_algorithm(
+                    sparse.packed, "linear", layer.dtype, tokens, sparse.bias is not None
+                )
     except (MemoryError, RuntimeError, TypeError, ValueError) as refusal:
         said = str(refusal).splitlines() or [type(refusal).__name__]
         return Candidate(name, reason=said[0]), None
@@ -418,31 +429,19 @@ def _rotated(name: str, layer: nn.Module, x: torch.Tensor) -> Rotation:
 
 def _memory_choice(layer: Layer, candidate: Candidate, tokens: Sequence[int]) -> str:
     """What a layer that stays dense could have been packed for; empty where it is not smaller."""
-    packed = (candidate.packed_bytes or 0) + _beside(
-        layer, candidate.format, max(tokens, default=0)
+    packed = (candidate.packed_bytes or 0) + kept_bytes(
+        candidate.format, layer.numel, layer.nnz, layer.dtype, max(tokens, default=0)
     )
     share = packed / (layer.numel * layer.dtype.itemsize)
     if not 0 < share < 1:
         return ""
     dense = ""
-    if tokens and max(tokens) >= MANY_TOKENS:
+    if tokens and max(tokens) >= COMPUTE_BOUND:
         dense = f"; at N = {max(tokens)} dense tensor cores are hard to beat"
     return (
         f"{dense}; as {candidate.format} it would take {share:.0%} of the memory: "
         f"formats={[candidate.format]!r} with min_speedup=0 converts it for that"
     )
-
-
-def _beside(layer: Layer, format: str, tokens: int) -> int:
-    """Bytes that a GPU's kernels make of a packed weight at their first calls, and keep."""
-    if format == "csr":  # narrow columns, and values in the type of x
-        return layer.nnz * (2 + layer.dtype.itemsize)
-    if format != "nm":
-        return 0
-    made = layer.numel // 8  # a nibble a group
-    if tokens >= MANY_TOKENS and layer.dtype is not torch.float32:  # cuSPARSELt's own form
-        made += layer.numel * layer.dtype.itemsize * 9 // 16
-    return made
 
 
 def _autocast_types(device: torch.device) -> tuple[torch.dtype, ...]:

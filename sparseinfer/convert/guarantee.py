@@ -31,7 +31,7 @@ from sparseinfer.convert.state import Changes, random_state_kept
 from sparseinfer.timing.clock import Watch
 from sparseinfer.timing.device_time import capture
 from sparseinfer.timing.measure import FEWEST, LOOKS, Comparison, conclude, nothing, weigh
-from sparseinfer.timing.tuning import Problem, Tuner
+from sparseinfer.timing.tuning import ProblemKey, Tuner
 
 __all__ = ["BASELINES", "TOLERANCE", "Guarantee", "fingerprint"]
 
@@ -389,7 +389,7 @@ class Guarantee:
 
     def _problem(
         self, examples: Sequence[tuple[Example, float]], baseline: str, choices: str
-    ) -> Problem:
+    ) -> ProblemKey:
         return {
             "label": f"model {type(self.model).__name__} {baseline}",
             "model": self._model_key,

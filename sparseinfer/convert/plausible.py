@@ -15,7 +15,7 @@ from sparseinfer.convert.scan import Layer
 from sparseinfer.timing import cost
 from sparseinfer.timing.measure import Comparison
 from sparseinfer.timing.rates import CONTENDERS
-from sparseinfer.timing.tuning import Problem
+from sparseinfer.timing.tuning import ProblemKey
 
 __all__ = ["APART", "Side", "apart", "beyond_layers", "beyond_zeros", "sums_up"]
 
@@ -33,7 +33,7 @@ class Side:
 
     layer: Layer
     key: str
-    problem: Problem
+    problem: ProblemKey
     ms: float
 
 

@@ -23,6 +23,7 @@ from sparseinfer.files import write_text
 from sparseinfer.formats.patterns import detect_pattern
 from sparseinfer.layers.dense import by_outputs
 from sparseinfer.layers.linear_conv import SparseLayer
+from sparseinfer.timing.machine import HOST
 from sparseinfer.timing.measure import Comparison
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class Report:
     that were measured, and those that the tuning cache had. `busy` is the share of the measured
     time in which other programs had the processor, `load` the system's load average then, and
     `doubted` how many comparisons are in doubt, none of which is kept. `examples` tells whether
-    there were example inputs to time anything with.
+    there were example inputs to time anything with, and `target` is the machine it is for.
 
     Example:
         >>> Report(layers=[]).sentence
@@ -178,6 +179,7 @@ class Report:
     load: float | None = None
     doubted: int = 0
     examples: bool = True
+    target: str = HOST
 
     @property
     def totals(self) -> dict[str, Any]:
@@ -219,6 +221,8 @@ class Report:
         if self.whole is not None and (self.whole.speedup or self.whole.reverted):
             return f"{text}{outcome(self.whole)}"
         untimed = "" if self.examples else f" {_UNTIMED}"
+        if self.target != HOST:
+            untimed = f" Nothing of another machine, {self.target}, can be timed here."
         if self.device == "meta":
             return (
                 f"{text}: the model is on the meta device, where weights have shapes and no "
@@ -297,7 +301,8 @@ class Report:
         if not self.converted:
             return "layers as they are"
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        text = f"converted for {self.device}, {threads}, min_speedup={self.min_speedup:g}"
+        machine = self.device if self.target == HOST else self.target
+        text = f"converted for {machine}, {threads}, min_speedup={self.min_speedup:g}"
         if self.measured + self.kept == 0:
             return text
         return f"{text}; {self.measured} measured, {self.kept} from cache"

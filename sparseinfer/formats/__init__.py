@@ -4,24 +4,17 @@ A packed weight is one contiguous `uint8` tensor, in memory as it is on disk. Th
 written down byte by byte in `csrc/formats`.
 """
 
-from sparseinfer.formats.bsr_on_device import BLOCKS
+from sparseinfer.formats.bsr import BLOCKS
+from sparseinfer.formats.memory import check_buffer, host_bytes, is_own
 from sparseinfer.formats.packed import (
-    BY_SHAPE,
-    FEW_TOKENS,
-    FORMATS,
-    MANY_TOKENS,
     TARGETS,
-    as_array,
-    check_buffer,
-    check_format,
-    host_bytes,
     info,
-    is_own,
-    kblock_for,
     pack,
     unpack,
 )
+from sparseinfer.formats.panel import BY_SHAPE, FEW_TOKENS, MANY_TOKENS, kblock_for
 from sparseinfer.formats.patterns import Pattern, detect_pattern
+from sparseinfer.formats.table import FORMATS, check_format
 
 __all__ = [
     "BLOCKS",
@@ -31,7 +24,6 @@ __all__ = [
     "MANY_TOKENS",
     "TARGETS",
     "Pattern",
-    "as_array",
     "check_buffer",
     "check_format",
     "detect_pattern",

@@ -1,7 +1,8 @@
 """Validated views of packed buffers: every buffer is checked before a kernel reads it.
 
 A buffer is validated at first sight and again whenever it may have changed: another tensor, other
-memory, another length, or an in-place write (torch counts those in `Tensor._version`). Memory that
+memory, another length, or an in-place write (torch counts those in `Tensor._version`). All else,
+what is said of a buffer and what it is unpacked to as well, goes through its handle. Memory that
 others may write (a mapped file, shared memory, an array of numpy's) is copied first, and the copy
 is what kernels read. Writes behind torch's back into memory of its own (through `Tensor.data`,
 `Tensor.numpy()` or a raw pointer) cannot be noticed and are not allowed.
@@ -18,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseinfer import formats, native
+from sparseinfer import native
+from sparseinfer.formats.memory import check_buffer, host_bytes, stays
 
-__all__ = ["DEFAULT_SMS", "Facts", "Handle", "multiprocessors", "open_packed"]
+__all__ = ["DEFAULT_SMS", "Facts", "Handle", "multiprocessors", "open_packed", "peek"]
 
 DEFAULT_SMS = 132
 """Multiprocessors of an H100 or H200, for which the tiles are chosen."""
@@ -76,14 +78,14 @@ class Handle:
     weights: Any
 
     def __init__(self, packed: Tensor) -> None:
-        memory = formats.host_bytes(packed)
+        memory = host_bytes(packed)
         view = native.Weights(memory.data_ptr(), memory.numel())
         if _read_by_host(packed.device):
             self.memory, self.weights = memory, view
             self.linear = view.linear  # bound once
         else:
             self.memory, self.weights = None, Facts.of(view)
-            self.info = native.info(formats.as_array(memory))
+        self.info: dict[str, Any] = view.info()
         self.shape: tuple[int, ...] = tuple(view.shape)
         self.m = self.shape[0]
         self.k = 1
@@ -114,16 +116,22 @@ class Handle:
             return False
 
     @cached_property
-    def info(self) -> dict[str, Any]:
-        """What `sparseinfer.formats.info` says of the buffer."""
-        assert self.memory is not None
-        return native.info(formats.as_array(self.memory))
-
-    @cached_property
     def dtype(self) -> torch.dtype:
         """The type of the values."""
         found: torch.dtype = getattr(torch, self.info["value_type"])
         return found
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """The dense float32 weight of `packed`, which this handle describes, on its device.
+
+        Other threads run meanwhile. Only what comes from another device is validated again, as
+        nothing of its copy was kept.
+        """
+        memory, view = self.memory, self.weights
+        if memory is None:
+            memory = host_bytes(packed)
+            view = native.Weights(memory.data_ptr(), memory.numel())
+        return torch.from_numpy(view.unpack()).to(packed.device)
 
     def meta(self, read: Callable[[Mapping[str, Any], int], Any]) -> Any:
         """What `read` (a Meta's `from_info`) makes of `info` and the device's multiprocessors,
@@ -147,7 +155,8 @@ def open_packed(packed: Tensor) -> Handle:
         ValueError: the buffer is not a valid packed weight.
 
     Example:
-        >>> open_packed(formats.pack(torch.eye(8))).m
+        >>> from sparseinfer import pack
+        >>> open_packed(pack(torch.eye(8))).m
         8
     """
     handle = _HANDLES.get(id(packed))
@@ -157,6 +166,23 @@ def open_packed(packed: Tensor) -> Handle:
     if handle._version is not None:
         _HANDLES[id(packed)] = handle
     return handle
+
+
+def peek(packed: Tensor) -> Handle:
+    """The handle of `open_packed` for one look: a copy of its memory that it takes is not kept.
+
+    Raises:
+        ValueError: the buffer is not a valid packed weight.
+
+    Example:
+        >>> from sparseinfer import pack
+        >>> peek(pack(torch.eye(8))).shape
+        (8, 8)
+    """
+    check_buffer(packed)
+    if _read_by_host(packed.device) and not stays(packed):
+        return Handle(packed)
+    return open_packed(packed)
 
 
 def _version(packed: Tensor) -> int | None:

@@ -6,34 +6,21 @@ written down byte by byte in `csrc/formats`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from sparseinfer import native
-from sparseinfer.formats.bsr_on_device import BLOCKS, bsr_blob
-from sparseinfer.formats.on_device import csr_blob, nm_blob
-from sparseinfer.formats.patterns import Pattern, detect_pattern
+from sparseinfer.formats.handles import peek
+from sparseinfer.formats.table import format_named
 from sparseinfer.formats.torch_sparse import densified
 from sparseinfer.timing.machine import check_isa
 
 __all__ = [
-    "BLOCKS",
-    "FORMATS",
-    "MANY_TOKENS",
     "TARGETS",
-    "Pattern",
-    "as_array",
-    "check_format",
-    "detect_pattern",
-    "host_bytes",
     "info",
-    "is_own",
-    "kblock_for",
     "pack",
     "unpack",
 ]
@@ -41,52 +28,8 @@ __all__ = [
 # Everything that computes comes by here; the doctor asks the machine and goes on.
 check_isa()
 
-_ALIGNMENT = 64
-
-_ON_DEVICE: dict[str, Callable[..., Tensor]] = {
-    "csr": csr_blob,
-    "nm": nm_blob,
-    "bsr": bsr_blob,
-}
-"""Formats that a weight on another device than the CPU is packed in there."""
-
-FORMATS: tuple[str, ...] = tuple(format["name"] for format in native.formats())
-"""Names of the packed formats."""
-
 TARGETS: tuple[str, ...] = tuple(target["name"] for target in native.targets())
 """Names of the machines that a weight can be packed for; `"host"` is this one."""
-
-
-FEW_TOKENS = 32
-"""So many tokens at most are computed by kernels that read a weight in one go."""
-
-MANY_TOKENS = -2
-"""The `kblock` of a linear layer that is called with more than 32 tokens, and never with fewer."""
-
-BY_SHAPE = -1
-"""The `kblock` that suits calls of any size."""
-
-
-def kblock_for(fewest_tokens: int) -> int:
-    """The `kblock` to pack a linear layer with whose calls bring at least so many tokens.
-
-    Example:
-        >>> kblock_for(1), kblock_for(128)
-        (-1, -2)
-    """
-    return MANY_TOKENS if fewest_tokens > FEW_TOKENS else BY_SHAPE
-
-
-def check_format(name: str) -> None:
-    """Raise ValueError, with the known names, unless `name` is a packed format.
-
-    Example:
-        >>> check_format("panel")
-    """
-    if name not in FORMATS:
-        raise ValueError(
-            f"expected a format of {', '.join(FORMATS)}, got {name!r}; try format='panel'"
-        )
 
 
 def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) -> Tensor:
@@ -121,21 +64,19 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
         >>> packed.dtype, info(packed)["nnz"]
         (torch.uint8, 8)
     """
-    check_format(format)
-    if format == "bsr" and weight.layout is torch.sparse_bsr:
-        params["block"] = _block_of(weight, params.get("block"))
+    row = format_named(format)
+    params = row.adopted(weight, params)
     weight = densified(weight)
-    if format == "csr" and weight.dtype in (torch.float16, torch.bfloat16):
-        weight = weight.float()
-    if format in ("nm", "bsr") and weight.dtype in (torch.float16, torch.bfloat16):
-        params.setdefault("value_type", str(weight.dtype).removeprefix("torch."))
+    if weight.dtype in (torch.float16, torch.bfloat16) and row.narrow != "refused":
+        if row.narrow == "kept":
+            params.setdefault("value_type", str(weight.dtype).removeprefix("torch."))
         weight = weight.float()
     if weight.dtype is not torch.float32:
         raise TypeError(f"expected a float32 weight, got {weight.dtype}; try weight.float()")
-    if format in _ON_DEVICE and weight.device.type != "cpu":
+    if row.on_device is not None and weight.device.type != "cpu":
         _check_target(params.pop("target", None))
         with torch.inference_mode(False), torch.no_grad():
-            return _ON_DEVICE[format](weight.detach(), groups, **params)
+            return row.on_device(weight.detach(), groups, **params)
     dense = weight.detach().cpu().contiguous().numpy()
     blob = torch.from_numpy(native.pack(format, dense, groups, **params))
     # A copy made by torch starts on a 64-byte boundary, so the kernels read it in place; and it is
@@ -151,17 +92,6 @@ def _check_target(name: str | None) -> None:
         raise ValueError(f"expected a target of {', '.join(TARGETS)}, got {name!r}")
 
 
-def _block_of(weight: Tensor, asked: int | None) -> int:
-    """The edge of a BSR tensor's blocks, which is to be that of the packed ones."""
-    height, width = weight.values().shape[-2:]
-    if height != width or height not in BLOCKS or (asked is not None and asked != height):
-        raise ValueError(
-            f"expected square blocks of {asked or '16, 32, 64 or 128'} in the BSR weight, got "
-            f"{height}x{width}; try weight.to_dense(), or to_sparse_bsr(64) of it"
-        )
-    return int(height)
-
-
 def unpack(packed: Tensor) -> Tensor:
     """Give back the dense float32 weight of a packed buffer, on the buffer's device.
 
@@ -172,11 +102,11 @@ def unpack(packed: Tensor) -> Tensor:
         >>> torch.equal(unpack(pack(torch.eye(8))), torch.eye(8))
         True
     """
-    return torch.from_numpy(native.unpack(as_array(host_bytes(packed)))).to(packed.device)
+    return peek(packed).unpack(packed)
 
 
 def info(packed: Tensor) -> dict[str, Any]:
-    """Validate a packed buffer and describe it.
+    """Describe a packed buffer, which is validated unless it is as it was when it last was.
 
     The keys are `format`, `shape`, `groups`, `nnz`, `nbytes`, `value_type`, `m`, `k`, `params` and
     `sections` (byte offsets).
@@ -188,81 +118,4 @@ def info(packed: Tensor) -> dict[str, Any]:
         >>> info(pack(torch.eye(8)))["shape"]
         (8, 8)
     """
-    return native.info(as_array(host_bytes(packed)))
-
-
-def host_bytes(packed: Tensor) -> Tensor:
-    """The buffer as the native library reads it: itself, or a copy that is contiguous, in the
-    host's memory, aligned (safetensors places tensors at any address) and of this process alone.
-
-    What is validated has to stay as it is: a file that is mapped, shared memory and an array of
-    numpy's change with their owner, and torch counts no write.
-
-    Raises:
-        ValueError: `packed` is not a 1-dimensional uint8 tensor, or its memory was released.
-
-    Example:
-        >>> host_bytes(torch.zeros(4, dtype=torch.uint8)[::2]).stride()
-        (1,)
-    """
-    check_buffer(packed)
-    # What the transforms of torch.func make of a tensor has no memory.
-    with temporarily_clear_interpreter_stack():
-        memory = packed.detach().cpu().contiguous()
-        if memory.data_ptr() % _ALIGNMENT or not is_own(memory):
-            memory = torch.empty(memory.numel(), dtype=torch.uint8, device="cpu").copy_(memory)
-        return memory
-
-
-def as_array(memory: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The bytes of a buffer of `host_bytes` for the native library.
-
-    `Tensor.numpy()` marks the memory as shared, see `is_own`.
-
-    Example:
-        >>> as_array(torch.ones(2, dtype=torch.uint8))
-        array([1, 1], dtype=uint8)
-    """
-    return np.asarray(_Bytes(memory))
-
-
-class _Bytes:
-    """What an array is made of; the array holds it, and it the memory."""
-
-    def __init__(self, memory: Tensor) -> None:
-        self.memory = memory
-        self.__array_interface__ = {
-            "data": (memory.data_ptr(), True), "shape": (memory.numel(),), "typestr": "|u1",
-            "version": 3,
-        }  # fmt: skip
-
-
-def is_own(tensor: Tensor) -> bool:
-    """Whether torch allocated the memory of a tensor on the host, for this process alone.
-
-    Example:
-        >>> is_own(torch.zeros(4)), is_own(torch.frombuffer(bytearray(4), dtype=torch.uint8))
-        (True, False)
-    """
-    storage = tensor.untyped_storage()
-    return storage.resizable() and not storage.is_shared()
-
-
-def check_buffer(packed: Tensor) -> None:
-    """Raise ValueError unless `packed` is a 1-dimensional uint8 tensor with its memory behind it.
-
-    Example:
-        >>> check_buffer(torch.zeros(4, dtype=torch.uint8))
-    """
-    if packed.dtype is not torch.uint8 or packed.dim() != 1:
-        raise ValueError(
-            f"expected a packed weight as a 1-dimensional uint8 tensor, got {packed.dim()} "
-            f"dimensions of {packed.dtype}; try sparseinfer.pack(weight)"
-        )
-    if packed.numel() and packed.device.type != "meta":
-        last = packed.storage_offset() + (packed.numel() - 1) * packed.stride(0)
-        if packed.untyped_storage().nbytes() <= last:
-            raise ValueError(
-                f"expected a packed weight of {packed.numel()} bytes, got one whose storage was "
-                "released; try converting the layer again"
-            )
+    return copy.deepcopy(peek(packed).info)

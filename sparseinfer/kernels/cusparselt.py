@@ -15,10 +15,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sparseinfer.kernels.activations import activation_module
-from sparseinfer.kernels.triton import NmMeta, cuda_reasons
+from sparseinfer.kernels.limits import cuda_reasons
+from sparseinfer.kernels.row import Problem, Row
 from sparseinfer.kernels.triton.arguments import check_linear, section
+from sparseinfer.kernels.triton.nm_planes import NmMeta
 
-__all__ = ["MIN_TOKENS", "cusparselt_linear", "search", "unsupported_reasons"]
+__all__ = ["MIN_TOKENS", "ROW", "cusparselt_linear", "limits", "search"]
 
 MIN_TOKENS = 256
 """Below, the library pads and plans for longer than it multiplies."""
@@ -31,36 +33,36 @@ _ALGORITHMS: dict[tuple[object, ...], int] = {}
 DTYPES = (torch.float16, torch.bfloat16)
 
 
-def unsupported_reasons(
-    device: torch.device | str, dtype: torch.dtype, *, M: int, K: int, N: int, n: int, m: int
-) -> list[str]:
+def limits(problem: Problem) -> list[str]:
     """Why the `nm.linear.cusparselt` row cannot run such a problem; empty when it can.
 
     Example:
-        >>> reasons = unsupported_reasons("cuda", torch.float16, M=64, K=64, N=8, n=2, m=4)
-        >>> reasons[-1]
+        >>> limits(Problem("linear", "nm", torch.device("cuda"), torch.float16, 64, 64, N=8))[-1]
         'expected at least 256 tokens, got 8; try the nm.linear.triton row'
     """
-    reasons = cuda_reasons(torch.device(device))
+    reasons = cuda_reasons(problem.device)
     backend = getattr(torch.backends, "cusparselt", None)
     if backend is None or not backend.is_available():
         reasons.append(
             f"expected a torch with cuSPARSELt, got torch {torch.__version__} without it; "
             "try a CUDA build of torch 2.6 or later"
         )
-    if m != 4 or not 1 <= n <= 2:
-        reasons.append(f"expected 1:4 or 2:4 weights, got {n}:{m}; try packing with n=2, m=4")
-    if dtype not in DTYPES:
-        got = str(dtype).removeprefix("torch.")
-        reasons.append(f"expected float16 or bfloat16, got {got}; try model.bfloat16()")
-    if M % WEIGHT_MULTIPLE or K % WEIGHT_MULTIPLE:
+    if problem.m != 4 or not 1 <= problem.n <= 2:
         reasons.append(
-            f"expected rows and columns in multiples of {WEIGHT_MULTIPLE}, got {M}x{K}; "
+            f"expected 1:4 or 2:4 weights, got {problem.n}:{problem.m}; try packing with n=2, m=4"
+        )
+    if problem.dtype not in DTYPES:
+        got = str(problem.dtype).removeprefix("torch.")
+        reasons.append(f"expected float16 or bfloat16, got {got}; try model.bfloat16()")
+    if problem.M % WEIGHT_MULTIPLE or problem.K % WEIGHT_MULTIPLE:
+        reasons.append(
+            f"expected rows and columns in multiples of {WEIGHT_MULTIPLE}, got {problem.M}x"
+            f"{problem.K}; "
             "try the nm.linear.triton row"
         )
-    if N < MIN_TOKENS:
+    if problem.N < MIN_TOKENS:
         reasons.append(
-            f"expected at least {MIN_TOKENS} tokens, got {N}; try the nm.linear.triton row"
+            f"expected at least {MIN_TOKENS} tokens, got {problem.N}; try the nm.linear.triton row"
         )
     return reasons
 
@@ -117,7 +119,7 @@ def cusparselt_linear(
 
     Raises:
         RuntimeError: as `sparseinfer.kernels.triton.nm_linear.nm_linear`, for the reasons of
-            `unsupported_reasons` here.
+            `limits` here.
         ValueError: as there.
 
     Source: Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021.
@@ -131,8 +133,8 @@ def cusparselt_linear(
     check_linear(
         "nm.linear.cusparselt", x, packed, bias, out_features, activation,
         shape=shape, dtype=meta.dtype, interpreted=True,
-        reasons=unsupported_reasons(
-            x.device, x.dtype, M=shape[0], K=shape[1], N=tokens, n=meta.n, m=meta.m
+        reasons=limits(
+            Problem("linear", "nm", x.device, x.dtype, *shape, N=tokens, n=meta.n, m=meta.m)
         ),
     )  # fmt: skip
     x2d = x.reshape(tokens, meta.in_features)
@@ -172,3 +174,17 @@ def _dense(packed: Tensor, meta: NmMeta) -> Tensor:
     for kept, at in zip(values, positions, strict=True):
         lanes.scatter_(2, (at & 3).to(torch.int64)[..., None], kept[..., None])
     return lanes.view(meta.out_features, -1)
+
+
+def _kept(numel: int, nnz: int, dtype: torch.dtype, tokens: int) -> int:
+    """Bytes of cuSPARSELt's own form: half of the values, and two bits for each of them."""
+    if tokens < MIN_TOKENS or dtype not in DTYPES:
+        return 0
+    return numel * dtype.itemsize * 9 // 16
+
+
+ROW = Row(
+    "nm.linear.cusparselt", "nm", "linear", ("float16", "bfloat16"), isa="cusparselt",
+    device="cuda", kernel=f"{__name__}:cusparselt_linear", meta=NmMeta.from_info, refuses=limits,
+    least=MIN_TOKENS, search=search, keeps=_kept,
+)  # fmt: skip

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparseinfer.formats.handles import Handle, open_packed
-from sparseinfer.kernels.registry import TRITON_ROWS, Problem, Row, bucket_of, select
+from sparseinfer.kernels.registry import TRITON_ROWS, bucket_of, select
+from sparseinfer.kernels.row import Problem, Row
 
-__all__ = ["device_call", "prepare", "problem_of", "same_device", "takes_mixed"]
+__all__ = [
+    "device_call",
+    "kept_bytes",
+    "problem_of",
+    "same_device",
+    "search_algorithm",
+    "shared_params",
+    "takes_mixed",
+]
 
 _PARAMS = {field.name for field in fields(Problem)} - {"op", "format", "device", "dtype"}
-"""Names that a packed buffer's params and a problem share: n and m of nm, and so on."""
+
+
+def shared_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a format's parameters those that a problem has too: n and m of nm, and so on.
+
+    Example:
+        >>> shared_params({"n": 2, "m": 4, "value_type": "float16"})
+        {'n': 2, 'm': 4}
+    """
+    return {name: value for name, value in params.items() if name in _PARAMS}
 
 
 def problem_of(handle: Handle, op: str, x: Tensor, tokens: int) -> Problem:
@@ -29,10 +48,9 @@ def problem_of(handle: Handle, op: str, x: Tensor, tokens: int) -> Problem:
         >>> problem_of(open_packed(packed), "linear", torch.ones(4), 1).n
         1
     """
-    params = {name: value for name, value in handle.info["params"].items() if name in _PARAMS}
     return Problem(
         op, handle.weights.format, x.device, x.dtype, M=handle.m, K=handle.k, N=tokens,
-        groups=handle.weights.groups, **params,
+        groups=handle.weights.groups, **shared_params(handle.info["params"]),
     )  # fmt: skip
 
 
@@ -71,7 +89,9 @@ def device_call(
     return call
 
 
-def prepare(packed: Tensor, op: str, dtype: torch.dtype, tokens: int, biased: bool) -> None:
+def search_algorithm(
+    packed: Tensor, op: str, dtype: torch.dtype, tokens: int, biased: bool
+) -> None:
     """Let the row that will run `op` at N = `tokens` find out what its calls shall know.
 
     Does nothing where no device row runs that, or where the row has nothing to find out.
@@ -82,13 +102,27 @@ def prepare(packed: Tensor, op: str, dtype: torch.dtype, tokens: int, biased: bo
     Example:
         >>> import torch
         >>> from sparseinfer import pack
-        >>> prepare(pack(torch.eye(4)), "linear", torch.float32, tokens=512, biased=False)
+        >>> search_algorithm(pack(torch.eye(4)), "linear", torch.float32, 512, biased=False)
     """
     handle = open_packed(packed)
     problem = problem_of(handle, op, packed.new_empty(0, dtype=dtype), tokens)
     row = next((row for row in TRITON_ROWS if not row.unsupported_reasons(problem)), None)
-    if row is not None and row.prepare is not None and row.meta is not None:
-        row.prepare(packed, handle.meta(row.meta), tokens, biased)
+    if row is not None and row.search is not None and row.meta is not None:
+        row.search(packed, handle.meta(row.meta), tokens, biased)
+
+
+def kept_bytes(format: str, numel: int, nnz: int, dtype: torch.dtype, tokens: int) -> int:
+    """Bytes that device rows make of a packed weight at their first calls, and keep beside it.
+
+    The weight has `numel` elements, `nnz` of them stored; x is of `dtype` and `tokens` the largest
+    N of its calls.
+
+    Example:
+        >>> kept_bytes("csr", 64, 8, torch.float16, tokens=1)
+        32
+    """
+    makers = [row.keeps for row in TRITON_ROWS if row.format == format and row.keeps is not None]
+    return sum(keeps(numel, nnz, dtype, tokens) for keeps in makers)
 
 
 def takes_mixed(op: str, format: str) -> bool:

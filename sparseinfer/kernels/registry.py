@@ -6,19 +6,16 @@ iterate `rows()`. Nothing registers itself by being imported.
 
 from __future__ import annotations
 
-import importlib
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-import torch
 
 from sparseinfer import native
-from sparseinfer.kernels import cuda, cusparselt, triton
-from sparseinfer.kernels.triton.bsr_grid import BsrMeta
-from sparseinfer.kernels.triton.csr_rows import CsrMeta
+from sparseinfer.kernels import cusparselt, triton
+from sparseinfer.kernels.cuda import nm24_linear
+from sparseinfer.kernels.row import Problem, Row
+from sparseinfer.kernels.triton.bsr_grid import BsrMeta, bsr_limits
+from sparseinfer.kernels.triton.csr_rows import CsrMeta, csr_kept, csr_limits
+from sparseinfer.kernels.triton.nm_planes import NmMeta, nm_kept, nm_limits
 
 __all__ = ["EDGES", "Problem", "Row", "bucket_of", "no_row", "rows", "select"]
 
@@ -37,227 +34,17 @@ def bucket_of(tokens: int) -> int:
     return bisect_left(EDGES, tokens)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """What a kernel is asked to compute.
-
-    `op` is `linear` or `conv`; `format` is the packed format; M, K and N are output rows, input
-    columns of one group, and tokens or pixels; `n`:`m` is the pattern of an nm weight.
-
-    Example:
-        >>> Problem("linear", "panel", M=64, K=64, N=1).dtype
-        torch.float32
-    """
-
-    op: str
-    format: str
-    device: torch.device = torch.device("cpu")
-    dtype: torch.dtype = torch.float32
-    M: int = 1
-    K: int = 1
-    N: int = 1
-    groups: int = 1
-    n: int = 2
-    m: int = 4
-
-
-@dataclass(frozen=True)
-class Row:
-    """One kernel: the format it reads, the operation, and where it runs.
-
-    `native_id` is the row's index in the native table, and None for a device kernel. Of that one
-    `kernel` is "module:function", imported at its first use and called as
-    `function(x, packed, bias, out_features, activation, meta=...)` or, for a convolution,
-    `function(x, packed, bias, out_channels, kernel_size, stride, padding, dilation, groups,
-    padding_mode, activation, meta=...)`; `meta` reads its description of the buffer from
-    `formats.info` and the device's multiprocessors, `refuses` says why a problem is none for it
-    without importing the kernel, and it takes `least` to `most` tokens or pixels (None: any
-    number). `mixed` tells that it takes float16 and bfloat16 inputs beside float32 values itself.
-    `prepare(packed, meta, tokens, biased)` finds out, where a layer is converted, what its calls of
-    N = `tokens` shall know.
-    """
-
-    name: str
-    format: str
-    op: str
-    dtype: str
-    isa: str
-    device: str
-    native_id: int | None = None
-    kernel: str = ""
-    meta: Callable[[Mapping[str, Any], int], Any] | None = None
-    refuses: Callable[[Problem], list[str]] | None = None
-    least: int = 0
-    most: int | None = None
-    mixed: bool = False
-    prepare: Callable[[torch.Tensor, Any, int, bool], object] | None = None
-
-    @property
-    def off(self) -> bool:
-        """Whether it runs nowhere yet: it is listed for its reason alone.
-
-        Example:
-            >>> [row.name for row in rows() if row.off]
-            ['nm.linear.mma_sp']
-        """
-        return self.native_id is None and not self.kernel
-
-    def unsupported_reasons(self, problem: Problem) -> list[str]:
-        """Why this row cannot run `problem` on this machine; empty when it can.
-
-        Example:
-            >>> rows()[0].unsupported_reasons(Problem("pool", "panel"))[0].split(";")[0]
-            'expected op pool, got linear'
-        """
-        reasons = []
-        if problem.op != self.op:
-            reasons.append(f"expected op {problem.op}, got {self.op}; try another row")
-        if problem.format != self.format:
-            reasons.append(f"expected format {problem.format}, got {self.format}; try another row")
-        if self.native_id is None:
-            if problem.N < self.least:
-                reasons.append(f"expected N >= {self.least}, got {problem.N}; try a larger batch")
-            if self.most is not None and problem.N > self.most:
-                reasons.append(f"expected N <= {self.most}, got {problem.N}; try a smaller batch")
-            assert self.refuses is not None
-            return reasons + self.refuses(problem)
-        if problem.device.type != "cpu":
-            reasons.append(f"expected a CPU tensor, got {problem.device.type}; try model.cpu()")
-        if problem.dtype is not torch.float32:
-            got = str(problem.dtype).removeprefix("torch.")
-            reasons.append(f"expected {self.dtype}, got {got}; try x.float()")
-        return reasons + list(_native_reasons()[self.native_id])
-
-    def machine_reasons(self) -> list[str]:
-        """Why this row can run nothing at all on this machine; empty when it can run something."""
-        # Multiples that any row takes.
-        problem = Problem(
-            self.op, self.format, torch.device(self.device),
-            getattr(torch, self.dtype.split(",")[0]), M=64, K=64, N=max(1, self.least),
-        )  # fmt: skip
-        return self.unsupported_reasons(problem)
-
-    def load(self) -> Callable[..., torch.Tensor]:
-        """The function of a device kernel; this is where Triton is imported.
-
-        Raises:
-            ImportError: the kernel's module cannot be imported.
-            ValueError: the row is a native one, or none that runs yet.
-
-        Example:
-            >>> rows()[0].load()  # doctest: +ELLIPSIS
-            Traceback (most recent call last):
-            ValueError: expected a device row, got panel.linear...; try sparseinfer.ops.linear
-        """
-        if not self.kernel:
-            raise ValueError(f"expected a device row, got {self.name}; try sparseinfer.ops.linear")
-        module, name = self.kernel.split(":")
-        function: Callable[..., torch.Tensor] = getattr(importlib.import_module(module), name)
-        return function
-
-
-def _cusparselt(problem: Problem) -> list[str]:
-    return cusparselt.unsupported_reasons(
-        problem.device, problem.dtype, M=problem.M, K=problem.K, N=problem.N, n=problem.n,
-        m=problem.m,
-    )  # fmt: skip
-
-
-def _csr(problem: Problem) -> list[str]:
-    return triton.csr_reasons(problem.device, problem.dtype)
-
-
-def _any_nm(problem: Problem) -> list[str]:
-    return triton.unsupported_reasons(problem.device, problem.dtype, n=problem.n, m=problem.m)
-
-
-def _blocks(problem: Problem) -> list[str]:
-    return triton.block_reasons(problem.device, problem.dtype, groups=problem.groups)
-
-
-def _unproven(problem: Problem) -> list[str]:
-    return [cuda.UNPROVEN]
-
-
-CUDA_ROWS: tuple[Row, ...] = (
-    Row(
-        "nm.linear.mma_sp",
-        "nm",
-        "linear",
-        "float16, bfloat16",
-        isa="mma_sp",
-        device="cuda",
-        refuses=_unproven,
-    ),
-)
+CUDA_ROWS: tuple[Row, ...] = (nm24_linear.ROW,)
 """The CUDA C++ kernels (csrc/cuda), best first; disabled until a GPU has proven them."""
 
 TRITON_ROWS: tuple[Row, ...] = (
-    Row(
-        "nm.linear.cusparselt",
-        "nm",
-        "linear",
-        "float16, bfloat16",
-        isa="cusparselt",
-        device="cuda",
-        kernel="sparseinfer.kernels.cusparselt:cusparselt_linear",
-        meta=triton.NmMeta.from_info,
-        refuses=_cusparselt,
-        least=cusparselt.MIN_TOKENS,
-        prepare=cusparselt.search,
-    ),
-    Row(
-        "nm.linear.triton",
-        "nm",
-        "linear",
-        "float32, float16, bfloat16",
-        isa="triton",
-        device="cuda",
-        kernel="sparseinfer.kernels.triton.nm_linear:nm_linear",
-        meta=triton.NmMeta.from_info,
-        refuses=_any_nm,
-    ),
-    Row(
-        "csr.linear.triton",
-        "csr",
-        "linear",
-        "float32, float16, bfloat16",
-        isa="triton",
-        device="cuda",
-        kernel="sparseinfer.kernels.triton.csr_linear:csr_linear",
-        meta=CsrMeta.from_info,
-        refuses=_csr,
-        mixed=True,
-    ),
-    Row(
-        "bsr.linear.triton",
-        "bsr",
-        "linear",
-        "float32, float16, bfloat16",
-        isa="triton",
-        device="cuda",
-        kernel="sparseinfer.kernels.triton.bsr_linear:bsr_linear",
-        meta=BsrMeta.from_info,
-        refuses=_blocks,
-    ),
-    Row(
-        "bsr.conv.triton",
-        "bsr",
-        "conv",
-        "float32, float16, bfloat16",
-        isa="triton",
-        device="cuda",
-        kernel="sparseinfer.kernels.triton.bsr_conv:bsr_conv",
-        meta=BsrMeta.from_info,
-        refuses=_blocks,
-    ),
+    cusparselt.ROW,
+    triton.row_of("nm_linear", NmMeta.from_info, nm_limits, keeps=nm_kept),
+    triton.row_of("csr_linear", CsrMeta.from_info, csr_limits, mixed=True, keeps=csr_kept),
+    triton.row_of("bsr_linear", BsrMeta.from_info, bsr_limits),
+    triton.row_of("bsr_conv", BsrMeta.from_info, bsr_limits),
 )
 """The GPU kernels, best first: torch's for prompts, and Triton's, one file each."""
-
-
-@lru_cache(maxsize=1)
-def _native_reasons() -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(row["reasons"]) for row in native.rows())
 
 
 @lru_cache(maxsize=1)
@@ -269,7 +56,15 @@ def rows() -> tuple[Row, ...]:
         True
     """
     on_host = tuple(
-        Row(row["name"], row["format"], row["op"], row["dtype"], row["isa"], "cpu", native_id=index)
+        Row(
+            row["name"],
+            row["format"],
+            row["op"],
+            tuple(row["x_types"]),
+            row["isa"],
+            "cpu",
+            native_id=index,
+        )
         for index, row in enumerate(native.rows())
     )
     return on_host + CUDA_ROWS + TRITON_ROWS
@@ -296,6 +91,7 @@ def no_row(problem: Problem) -> RuntimeError:
     """The error that says why no row runs `problem`: every row with its reasons.
 
     Example:
+        >>> import torch
         >>> str(no_row(Problem("linear", "panel", torch.device("cuda")))).split(",")[0]
         'expected a kernel for linear in format panel on cuda with torch.float32'
     """

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sparseinfer import formats, ops
 from sparseinfer.formats.handles import Handle, open_packed
 from sparseinfer.formats.stand_in import PackedWeight
+from sparseinfer.formats.table import format_named
 from sparseinfer.kernels.activations import activation_module, check_choice
 from sparseinfer.layers.adapters import computes_weight
 from sparseinfer.layers.dense import build_dense, computed_weight, effective, take_masked
@@ -27,9 +28,6 @@ THREADS_OF_TORCH = 0
 
 READS_TO_WARN = 3
 """Unpackings of a weight inside forward calls that are no accident any more."""
-
-_OPTIONS = {"panel": ("kblock",), "csr": (), "nm": ("n", "m"), "bsr": ("block",)}
-"""The parameters of `formats.pack` that a packed buffer tells."""
 
 
 class SparseLayer(nn.Module):
@@ -214,7 +212,7 @@ class SparseLayer(nn.Module):
             >>> SparseLinear.from_dense(nn.Linear(8, 4)).dense_weight().shape
             torch.Size([4, 8])
         """
-        return self._restored(formats.unpack(self.packed))
+        return self._restored(self.handle.unpack(self.packed))
 
     def to_dense(self) -> nn.Module:
         """The torch layer that computes the same, followed by the activation where there is one.
@@ -233,8 +231,8 @@ class SparseLayer(nn.Module):
 
     def _value_type(self) -> torch.dtype:
         """The type of the weight: that of the packed values where the kernels compute in it."""
-        # panel and csr compute in float32 whatever the type of the layer.
-        if self._is_valid() and self.format in ("nm", "bsr"):
+        # The other formats compute in float32 whatever the type of the layer.
+        if self._is_valid() and format_named(self.format).narrow == "kept":
             return self.handle.dtype
         return self._typed
 
@@ -262,8 +260,8 @@ class SparseLayer(nn.Module):
             return False
 
     def _shape_error(self, packed: Tensor) -> str | None:
-        found = formats.info(packed)
-        shape, groups = tuple(found["shape"]), found["groups"]
+        handle = open_packed(packed)
+        shape, groups = handle.shape, handle.weights.groups
         if shape == self.packed_shape and groups == self.groups:
             return None
         return (
@@ -319,11 +317,16 @@ class SparseLayer(nn.Module):
         packed in the format that the layer has.
         """
         entries, key = dict(state_dict), f"{prefix}packed"
-        source, missing = "packed", []
+        before, source, at = self._buffers["packed"], "packed", len(error_msgs)
+        missing: list[str] = []
+
+        def refuse(invalid: Exception) -> None:
+            error_msgs.insert(at, f"While loading {prefix}{source}: {invalid}")
+
         try:
             if key in entries:
-                entries[key] = _copied(entries[key])  # first: what was validated stays as it was
-                self._check_packed(entries[key])
+                entries[key] = _copied(entries[key])  # first: what is validated stays as it is
+                _check_type(entries[key])
             else:
                 for name in ("weight", "bias"):
                     masked = take_masked(entries, prefix, name)
@@ -333,7 +336,7 @@ class SparseLayer(nn.Module):
                     source = "weight"
                     entries[key] = self._packed_from(self._loaded(entries.pop(f"{prefix}weight")))
         except (TypeError, ValueError) as invalid:
-            error_msgs.append(f"While loading {prefix}{source}: {invalid}")
+            refuse(invalid)
             missing.append(key)
             entries.pop(key, None)
         if key in entries:
@@ -345,13 +348,17 @@ class SparseLayer(nn.Module):
         )
         missing_keys += [name for name in found_missing if name not in missing]
         self._own_packed()
+        if key not in entries:
+            return
+        try:
+            # The layer's own copy is what is validated, and so the kernels need not do it again.
+            self._check_packed(self.packed if self._is_real() else entries[key])
+        except (TypeError, ValueError) as invalid:
+            refuse(invalid)
+            self._buffers["packed"] = before
 
     def _check_packed(self, packed: Any) -> None:
-        if not isinstance(packed, Tensor):
-            raise TypeError(
-                f"expected a packed weight as a uint8 tensor, got {type(packed).__name__}; try the "
-                "state_dict of a converted model"
-            )
+        _check_type(packed)
         error = self._shape_error(packed)
         if error is not None:
             raise ValueError(error)
@@ -384,12 +391,22 @@ class SparseLayer(nn.Module):
         if self._is_valid():
             info = self.handle.info
             format, dtype = self.format, getattr(torch, info["value_type"])
-            params = {name: info["params"][name] for name in _OPTIONS[format]}
-            if format == "panel":  # which rounds by itself
+            row = format_named(format)
+            params = {name: info["params"][name] for name in row.options}
+            if row.narrow == "refused":  # the packer rounds float32
                 dtype, params["value_type"] = torch.float32, info["value_type"]
         with torch.no_grad():
             arranged = self._arranged(self, weight.to(dtype))
             return formats.pack(arranged, format, self.groups, **params)
+
+
+def _check_type(packed: Any) -> None:
+    if not isinstance(packed, Tensor):
+        raise TypeError(
+            f"expected a packed weight as a uint8 tensor, got {type(packed).__name__}; try the "
+            "state_dict of a converted model"
+        )
+    formats.check_buffer(packed)
 
 
 def _copied(packed: Any) -> Any:

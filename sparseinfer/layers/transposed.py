@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn.common_types import _size_1_t, _size_2_t
 from torch.onnx import is_in_onnx_export
 
-from sparseinfer import formats, ops
+from sparseinfer import ops
+from sparseinfer.formats.handles import open_packed
 from sparseinfer.layers.base import THREADS_OF_TORCH, SparseLayer
 from sparseinfer.layers.dense import by_outputs
 from sparseinfer.layers.fx import Proxy, leaf
@@ -158,7 +159,7 @@ class _SparseConvTranspose(SparseLayer):
         error = super()._shape_error(packed)
         if error is not None:
             return error
-        stored = formats.unpack(packed)
+        stored = open_packed(packed).unpack(packed)
         misplaced = int(torch.count_nonzero(stored) - torch.count_nonzero(self._restored(stored)))
         if misplaced == 0:
             return None

@@ -9,6 +9,9 @@ of the best, where not fitted to.
 
 from typing import Any
 
+ISA = "avx512"
+"""The instruction set of the kernels that were timed."""
+
 # fmt: off
 MODEL: dict[str, Any] = {
     "cache_bytes": 33554432,

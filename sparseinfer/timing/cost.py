@@ -2,7 +2,8 @@
 
 Its form and its parameters are those of `sparseinfer.timing.rates`: fitted on this machine where
 `python -m benchmarks.calibrate` ran (`sparseinfer.timing.calibration`), else those of
-`sparseinfer.timing.builtin_rates`. Where neither N nor a convolution's geometry is known it errs to
+`sparseinfer.timing.builtin_rates`. Another target than this machine has those of its instruction
+set, or none. Where neither N nor a convolution's geometry is known it errs to
 the dense side; `example_inputs` replaces it by a measurement.
 """
 
@@ -12,9 +13,10 @@ import math
 from dataclasses import dataclass, replace
 
 from sparseinfer.timing import builtin_rates, calibration
+from sparseinfer.timing.machine import HOST, target_isa
 from sparseinfer.timing.rates import Model, Rates, class_of, parse, work
 
-__all__ = ["ASSUMED_N", "Estimate", "estimate", "predict", "worst_estimate"]
+__all__ = ["ASSUMED_N", "Estimate", "estimate", "has_rates", "predict", "worst_estimate"]
 
 INTERLEAVE_CALL_US = 25.0
 INTERLEAVE_NS = 0.7
@@ -66,16 +68,16 @@ class Estimate:
 
 def estimate(
     M: int, K: int, N: int, density: float, threads: int = 1, format: str = "panel",
-    kind: str = "linear",
+    kind: str = "linear", target: str = HOST,
 ) -> Estimate:  # fmt: skip
     """Model the time of a layer of M rows and K columns (of one group, where there are groups).
 
     `density` is non-zeros over M K, 0 to 1. `kind` is that of `sparseinfer.convert.scan.Layer`: for
     a convolution the least favourable of the kernels that it may have. One of
-    `sparseinfer.timing.rates.CONVOLUTIONS` tells which.
+    `sparseinfer.timing.rates.CONVOLUTIONS` tells which. `target` is one that `has_rates`.
 
     Raises:
-        ValueError: density is not within 0 to 1.
+        ValueError: density is not within 0 to 1, or the target is unknown or has no rates.
 
     Source: the form follows the roofline of Williams, Waterman and Patterson, "Roofline: an
     insightful visual performance model", CACM 2009, with sums in the place of its maximum.
@@ -84,7 +86,20 @@ def estimate(
         >>> estimate(768, 768, 128, density=0.1).speedup > 2
         True
     """
-    return predict(_model(), M, K, N, density, threads, format, kind)
+    return predict(_model(target), M, K, N, density, threads, format, kind)
+
+
+def has_rates(target: str) -> bool:
+    """Whether it is known how fast a target computes.
+
+    Raises:
+        ValueError: there is no such target.
+
+    Example:
+        >>> has_rates("host"), has_rates("x86-64-avx512"), has_rates("aarch64-neon")
+        (True, True, False)
+    """
+    return target == HOST or target_isa(target) == builtin_rates.ISA
 
 
 def predict(
@@ -122,29 +137,40 @@ def predict(
 
 
 def worst_estimate(
-    kind: str, M: int, K: int, density: float, threads: int = 1, format: str = "panel"
-) -> Estimate:
+    kind: str, M: int, K: int, density: float, threads: int = 1, format: str = "panel",
+    target: str = HOST,
+) -> Estimate:  # fmt: skip
     """The least favourable estimate over the N that are assumed for a layer of this kind.
 
     The sparse work takes longer by the model's error: only a gain beyond it counts as one. The
     steps of a recurrence leave little to divide, so that it has to gain on one thread too.
+
+    Raises:
+        ValueError: as `estimate`.
 
     Example:
         >>> worst_estimate("linear", 64, 64, density=0.1).N
         1
     """
     guesses = (
-        estimate(M, K, n, density, count, format, kind)
+        estimate(M, K, n, density, count, format, kind, target)
         for n in ASSUMED_N[kind]
         for count in ((1, threads) if kind in RECURRENT else (threads,))
     )
     worst = min(guesses, key=lambda guess: guess.speedup)
-    doubt = (worst.sparse_ms - worst.sparse_call_ms) * _model().error
+    doubt = (worst.sparse_ms - worst.sparse_call_ms) * _model(target).error
     return replace(worst, sparse_ms=worst.sparse_ms + doubt)
 
 
-def _model() -> Model:
-    return calibration.load(calibration.default_path()) or _BUILTIN
+def _model(target: str) -> Model:
+    """The built-in model is the best guess for a host that was never calibrated, whatever it is."""
+    if target == HOST:
+        return calibration.load(calibration.default_path()) or _BUILTIN
+    if not has_rates(target):
+        raise ValueError(
+            f"expected a target that there is a cost model for, got {target!r}; try {HOST!r}"
+        )
+    return _BUILTIN
 
 
 _Pair = tuple[float, float]

@@ -6,6 +6,10 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+HOST = "host"
+"""The target that is this machine."""
 
 # The features that decide which kernels run, by the names Linux gives them on x86 and on ARM.
 KERNEL_FEATURES = (
@@ -120,6 +124,40 @@ def isa_refusal() -> str:
         f"expected SPARSEINFER_ISA to be one that runs here ({', '.join(here)}), got {wish!r}: "
         f"{isas[wish]['reason']}; try SPARSEINFER_ISA={here[-1]}, or unset it"
     )
+
+
+def target_facts(name: str) -> dict[str, Any]:
+    """What a target is: `name`, `features`, bytes of the caches `l1` and `l2`, and `threads`.
+
+    Raises:
+        ValueError: there is no such target.
+
+    Example:
+        >>> target_facts("aarch64-neon")["features"]
+        ['neon']
+    """
+    from sparseinfer import native
+
+    known = {target["name"]: target for target in native.targets()}
+    if name not in known:
+        raise ValueError(f"expected a target of {', '.join(known)}, got {name!r}; try {HOST!r}")
+    return known[name]
+
+
+def target_isa(name: str) -> str:
+    """The widest instruction set of a target that has kernels; `SPARSEINFER_ISA` does not count.
+
+    Raises:
+        ValueError: there is no such target.
+
+    Example:
+        >>> target_isa("aarch64-neon"), target_isa("riscv64")
+        ('neon', 'scalar')
+    """
+    from sparseinfer import native
+
+    features = set(target_facts(name)["features"])
+    return [str(isa["name"]) for isa in native.isas() if features.issuperset(isa["features"])][-1]
 
 
 def check_isa() -> None:

@@ -47,7 +47,7 @@ RISK = 0.05
 
 CONFIDENCE = f"{1 - RISK:.0%}"
 
-NARROW = 1.1
+NARROW_INTERVAL = 1.1
 """Ratio of the bounds of an interval that more rounds would hardly make narrower."""
 
 INTERRUPTED = 3.0
@@ -95,7 +95,7 @@ class Comparison:
         """
         if self.doubt:
             return False
-        return not self.low <= threshold <= self.high or self.high <= NARROW * self.low
+        return not self.low <= threshold <= self.high or self.high <= NARROW_INTERVAL * self.low
 
 
 def compare(

@@ -34,7 +34,7 @@ from sparseinfer.timing.clock import Clock, Watch
 from sparseinfer.timing.conditions import conditions
 from sparseinfer.timing.measure import Comparison, compare, nothing
 
-__all__ = ["Cache", "Problem", "Tuner", "cache_folder", "describe_machine", "read_text"]
+__all__ = ["Cache", "ProblemKey", "Tuner", "cache_folder", "describe_machine", "read_text"]
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ ATTEMPTS = 2
 MOST_MS = 1e9
 MOST_ROUNDS = 1_000_000
 
-Problem = Mapping[str, Any]
+ProblemKey = Mapping[str, Any]
 """What is compared, as JSON has it. `label` begins the file's name; it says nothing else."""
 
 Calls = tuple[Callable[[], object], Callable[[], object]]
@@ -98,14 +98,14 @@ class Cache:
     _writable: bool = True
 
     def path(
-        self, machine: Mapping[str, Any], problem: Problem, conditions: Mapping[str, Any]
+        self, machine: Mapping[str, Any], problem: ProblemKey, conditions: Mapping[str, Any]
     ) -> Path:
         """The file of a comparison."""
         label = re.sub(r"[^A-Za-z0-9.]+", "-", str(problem["label"]))[:60].strip("-.")
         return self.folder / f"{label}-{_digest(_key(machine, problem, conditions))}.json"
 
     def read(
-        self, machine: Mapping[str, Any], problem: Problem, conditions: Mapping[str, Any]
+        self, machine: Mapping[str, Any], problem: ProblemKey, conditions: Mapping[str, Any]
     ) -> Comparison | None:
         """The comparison that was kept for this problem on such a machine under equal conditions.
 
@@ -121,7 +121,7 @@ class Cache:
             return None
 
     def write(
-        self, machine: Mapping[str, Any], problem: Problem, conditions: Mapping[str, Any],
+        self, machine: Mapping[str, Any], problem: ProblemKey, conditions: Mapping[str, Any],
         comparison: Comparison,
     ) -> None:  # fmt: skip
         """Keep a comparison, in place of any other of the same key."""
@@ -144,7 +144,7 @@ class Cache:
 class _Entry:
     """A comparison of this conversion; `fresh` tells that it was measured now."""
 
-    problem: Problem
+    problem: ProblemKey
     conditions: Mapping[str, Any]
     comparison: Comparison
     lasts: bool
@@ -173,7 +173,7 @@ class Tuner:
     clock: Clock = field(default_factory=Clock)
     watch: Watch = field(init=False)
     _known: dict[str, _Entry] = field(default_factory=dict)
-    _distrusted: list[Problem] = field(default_factory=list)
+    _distrusted: list[ProblemKey] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.clock)
@@ -193,7 +193,7 @@ class Tuner:
         """How many comparisons of this conversion are in doubt."""
         return sum(bool(entry.comparison.doubt) for entry in self._known.values())
 
-    def recall(self, problem: Problem, threshold: float | None = None) -> Comparison | None:
+    def recall(self, problem: ProblemKey, threshold: float | None = None) -> Comparison | None:
         """The comparison of this problem from this conversion or the cache, None where none is.
 
         One that was made under other conditions than those of now is none, nor is one that ended
@@ -215,7 +215,7 @@ class Tuner:
         return found
 
     def keep(
-        self, problem: Problem, comparison: Comparison, threshold: float | None = None
+        self, problem: ProblemKey, comparison: Comparison, threshold: float | None = None
     ) -> None:
         """Remember a comparison that was measured now; `flush` writes it, if it is any good."""
         self.measured += 1
@@ -224,13 +224,13 @@ class Tuner:
         lasts = comparison.lasts(self.threshold if threshold is None else threshold)
         self._known[_digest(_key({}, problem, now))] = _Entry(problem, now, comparison, lasts, True)
 
-    def doubt(self, problem: Problem, why: str) -> None:
+    def doubt(self, problem: ProblemKey, why: str) -> None:
         """Note that the comparison of this problem is not to be believed: it is not written."""
         for entry in self._known.values():
             if entry.problem == problem and not entry.comparison.doubt:
                 entry.comparison = replace(entry.comparison, doubt=why)
 
-    def forget(self, problem: Problem) -> None:
+    def forget(self, problem: ProblemKey) -> None:
         """Have this problem measured anew the next time, whatever the cache has."""
         self._distrusted.append(problem)
         self._known = {key: entry for key, entry in self._known.items() if entry.problem != problem}
@@ -245,7 +245,7 @@ class Tuner:
 
     def compare(
         self,
-        problem: Problem,
+        problem: ProblemKey,
         make: Callable[[], Calls],
         budget_s: float,
         threshold: float | None = None,
@@ -299,6 +299,7 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
         >>> sorted(describe_machine())[:3]
         ['caches', 'cpu', 'features']
     """
+    target = machine.target_facts(machine.HOST)
     found: dict[str, Any] = {
         "processor": platform.machine(),
         "cpu": machine.cpu_model(),
@@ -306,6 +307,7 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
         "caches": machine.cache_sizes(),
         "isa": machine.selected_isa(),
         "kernels": native.source_hash(),
+        "target": {fact: target[fact] for fact in ("name", "features", "l1", "l2")},
         "threads_backend": native.threads_backend(),
         "sparseinfer": native.version(),
         "torch": torch.__version__,
@@ -323,7 +325,7 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def _key(
-    machine: Mapping[str, Any], problem: Problem, conditions: Mapping[str, Any]
+    machine: Mapping[str, Any], problem: ProblemKey, conditions: Mapping[str, Any]
 ) -> dict[str, Any]:
     return {"machine": dict(machine), "conditions": dict(conditions), "problem": dict(problem)}
 

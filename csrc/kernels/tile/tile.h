@@ -141,7 +141,8 @@ struct TileKernels {
   // Copies runs of columns of one row to the contiguous destination they share, leaving out what lies between them.
   // src may be read, and dst written, up to a vector past a run, but never past the end of the last.
   void (*store_runs)(const float* src, float* dst, const ColumnRun* runs, int64_t count);
-  // In order: a vector past its end, dst may be overwritten. src is read only where it is copied from, or between.
+  // Copies the rows in ascending order, each of which may overwrite dst up to a vector past its end. src is read only
+  // where it is copied from, or between.
   void (*copy_rows)(const RowCopy&);
   // In place. RELU and RELU6 are clamps, done in the tile.
   void (*activate)(float* data, int64_t count, si_activation activation);

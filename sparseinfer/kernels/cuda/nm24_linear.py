@@ -9,13 +9,51 @@ import torch
 from torch import Tensor
 
 from sparseinfer.kernels.activations import ACTIVATIONS, check_choice
-from sparseinfer.kernels.cuda import library, unsupported_reasons
+from sparseinfer.kernels.cuda import library
 from sparseinfer.kernels.cuda.stream import CHUNK_COLUMNS, TILE_ROWS, UNIT_BYTES
+from sparseinfer.kernels.limits import cuda_reasons
+from sparseinfer.kernels.row import Problem, Row
 
-__all__ = ["new_workspace", "nm24_linear", "workspace_bytes"]
+__all__ = ["MAX_TOKENS", "ROW", "limits", "new_workspace", "nm24_linear", "workspace_bytes"]
+
+MAX_TOKENS = 64
+"""The largest N of a call: past it the dense product is bound by arithmetic, not by memory."""
 
 _VALUE_TYPES = {torch.float16: 1, torch.bfloat16: 2}
 _INVALID = -1
+
+
+def limits(problem: Problem) -> list[str]:
+    """Why the kernel cannot run such a problem here; empty when it can.
+
+    Example:
+        >>> limits(Problem("linear", "nm", dtype=torch.float16))[-1]
+        'expected a CUDA device, got cpu; try moving the module with .cuda()'
+    """
+    reasons = library.missing_reasons()
+    n, m = problem.n, problem.m
+    if (n, m) not in ((1, 4), (2, 4)):
+        reasons.append(f"expected 1:4 or 2:4 weights, got {n}:{m}; try packing with n=2, m=4")
+    if problem.dtype not in _VALUE_TYPES:
+        got = str(problem.dtype).removeprefix("torch.")
+        reasons.append(f"expected input of float16 or bfloat16, got {got}; try input.half()")
+    if problem.N > MAX_TOKENS:
+        reasons.append(f"expected at most {MAX_TOKENS} tokens, got {problem.N}; try dense")
+    return reasons + cuda_reasons(problem.device)
+
+
+def _unproven(problem: Problem) -> list[str]:
+    """Why the row runs nothing yet, whatever `limits` says."""
+    return [
+        "expected a kernel that a GPU has proven, got one that has only been compiled and "
+        "emulated; try nm.linear.triton"
+    ]
+
+
+ROW = Row(
+    "nm.linear.mma_sp", "nm", "linear", ("float16", "bfloat16"), isa="mma_sp", device="cuda",
+    refuses=_unproven,
+)  # fmt: skip
 
 
 def workspace_bytes(m: int, n: int, k: int, multiprocessors: int) -> int:
@@ -84,7 +122,7 @@ def nm24_linear(
 
     Raises:
         RuntimeError: the tensors are on different devices, types or shapes do not fit each other,
-            `unsupported_reasons` names the device or the library, or CUDA refuses the launch.
+            `limits` names the device or the library, or CUDA refuses the launch.
         ValueError: the activation is unknown, or `stream` or `workspace` is not contiguous 1-D
             uint8 of the size and alignment that the shape asks for.
 
@@ -94,7 +132,7 @@ def nm24_linear(
         >>> y = nm24_linear(x, stream, None, 8, "none", workspace=workspace)  # doctest: +SKIP
     """
     tokens = check_call(x, stream, bias, out_features, activation, workspace)
-    if reasons := unsupported_reasons(x.device, x.dtype, n=2, m=4, tokens=tokens):
+    if reasons := limits(Problem("linear", "nm", x.device, x.dtype, N=tokens)):
         raise RuntimeError(f"nm.linear.mma_sp cannot run this problem: {'; '.join(reasons)}")
     y = torch.empty((*x.shape[:-1], out_features), dtype=x.dtype, device=x.device)
     if y.numel() == 0:

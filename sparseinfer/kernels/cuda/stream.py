@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparseinfer.kernels.triton import NmMeta
+from sparseinfer.kernels.triton.nm_planes import NmMeta
 
 __all__ = ["CHUNK_COLUMNS", "TILE_ROWS", "UNIT_BYTES", "weight_stream"]
 

@@ -22,9 +22,10 @@ import triton
 import triton.language as tl
 
 from sparseinfer.kernels.contract import conv_output_shape
-from sparseinfer.kernels.triton import block_reasons
+from sparseinfer.kernels.row import Problem
 from sparseinfer.kernels.triton.activate import activate
-from sparseinfer.kernels.triton.bsr_grid import BsrMeta
+from sparseinfer.kernels.triton.arguments import check_conv
+from sparseinfer.kernels.triton.bsr_grid import BsrMeta, bsr_limits
 
 
 # Pixels change with the batch: specialised on, 1 and the multiples of 16 would compile anew.
@@ -200,7 +201,7 @@ def bsr_conv(
     Raises:
         RuntimeError: devices, types, rank, channels, kernel size or bias do not fit; sizes are none
             that a convolution has; the padding mode is not zeros, groups is not 1, or
-            `block_reasons` names the device.
+            `bsr_limits` names the device.
         ValueError: the activation or padding mode is unknown, or `packed` does not hold the
             sections `meta` describes, aligned to their type.
 
@@ -219,7 +220,12 @@ def bsr_conv(
     shape = conv_output_shape(
         x, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode, activation
     )
-    _check(x, packed, bias, out_channels, kernel_size, groups, padding_mode, meta)
+    check_conv(
+        "bsr.conv.triton", x, packed, bias, out_channels, kernel_size, groups, padding_mode,
+        held=(meta.out_features, meta.channels, meta.kernel, meta.groups), dtype=meta.dtype,
+        reasons=bsr_limits(Problem("conv", "bsr", x.device, x.dtype, groups=groups)),
+        interpreted=INTERPRETED,
+    )  # fmt: skip
     starts, columns, values = meta.sections(packed)
     y = torch.empty(shape, dtype=x.dtype, device=x.device)
     if y.numel() == 0:
@@ -268,54 +274,3 @@ def bsr_conv(
             num_stages=config.num_stages,
         )
     return y
-
-
-def _check(
-    x: torch.Tensor,
-    packed: torch.Tensor,
-    bias: torch.Tensor | None,
-    out_channels: int,
-    kernel_size: Sequence[int],
-    groups: int,
-    padding_mode: str,
-    meta: BsrMeta,
-) -> None:
-    tensors = {"input": x, "packed weight": packed} | ({} if bias is None else {"bias": bias})
-    if len({t.device for t in tensors.values()}) > 1:
-        got = ", ".join(f"{t.device} ({name})" for name, t in tensors.items())
-        raise RuntimeError(
-            "Expected all tensors to be on the same device, but got "
-            f"{got}; try input.to('{packed.device}')"
-        )
-    if x.dtype != meta.dtype:
-        raise RuntimeError(
-            f"Input type ({x.dtype}) and weight type ({meta.dtype}) should be the same; "
-            f"try input.to({meta.dtype})"
-        )
-    given = (out_channels, x.shape[1] // groups, (1, *kernel_size)[-2:], groups)
-    held = (meta.out_features, meta.channels, meta.kernel, meta.groups)
-    if given != held:
-        raise RuntimeError(
-            "expected a packed weight of (outputs, channels of a group, kernel, groups) "
-            f"{given}, got {held}; try the weight that this layer was built with"
-        )
-    if bias is not None and (bias.dtype != x.dtype or tuple(bias.shape) != (out_channels,)):
-        raise RuntimeError(
-            f"expected a bias of {x.dtype} and shape ({out_channels},), got {bias.dtype} and "
-            f"{tuple(bias.shape)}; try one value of the input's type for each output channel"
-        )
-    reasons = block_reasons(x.device, x.dtype, groups=groups)
-    if padding_mode != "zeros":
-        reasons.append(f"expected padding_mode zeros, got {padding_mode}; try padding the input")
-    if reasons:
-        raise RuntimeError(f"bsr.conv.triton cannot run this problem: {'; '.join(reasons)}")
-    if packed.dtype != torch.uint8 or packed.dim() != 1 or not packed.is_contiguous():
-        raise ValueError(
-            f"expected the packed weight as contiguous 1-D uint8, got {packed.dim()}-D "
-            f"{packed.dtype} of strides {packed.stride()}; try the buffer of formats.pack"
-        )
-    if not INTERPRETED and x.device.type != "cuda":
-        raise RuntimeError(
-            "expected TRITON_INTERPRET=1 in the environment before the kernels were first used, "
-            f"got it afterwards with tensors on {x.device}; try setting it when Python starts"
-        )

@@ -1,4 +1,4 @@
-"""What a `bsr` packed buffer holds and where, for the kernels that read it; no Triton here."""
+"""What a `bsr` packed buffer holds and where, and what its kernels cannot run; no Triton here."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseinfer.kernels.triton import DEFAULT_SMS, VALUE_TYPES
-from sparseinfer.kernels.triton.arguments import section
+from sparseinfer.formats.handles import DEFAULT_SMS
+from sparseinfer.formats.value_types import VALUE_TYPES
+from sparseinfer.kernels.row import Problem
+from sparseinfer.kernels.triton import float_limits
+from sparseinfer.kernels.triton.arguments import require_format, section
 
-__all__ = ["BsrMeta"]
+__all__ = ["BsrMeta", "bsr_limits"]
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,7 @@ class BsrMeta:
             >>> BsrMeta.from_info(formats.info(formats.pack(torch.eye(40), "bsr", block=16))).blocks
             3
         """
-        if info["format"] != "bsr":
-            raise ValueError(
-                f"expected a packed buffer in the bsr format, got {info['format']}; "
-                "try packing the weight with format='bsr'"
-            )
+        require_format(info, "bsr")
         height, width = (1, 1, *info["shape"][2:])[-2:]
         return cls(
             out_features=int(info["m"]),
@@ -101,3 +100,19 @@ class BsrMeta:
             section(packed, self.columns, self.blocks, torch.int32),
             section(packed, self.values, self.blocks * self.block**2, self.dtype),
         )
+
+
+def bsr_limits(problem: Problem) -> list[str]:
+    """Why the `bsr` rows cannot run such a problem; empty when they can.
+
+    Example:
+        >>> bsr_limits(Problem("conv", "bsr", torch.device("cuda"), groups=2))[-1]
+        'expected groups=1, got groups=2: a block would read one group; try format="panel" on a CPU'
+    """
+    reasons = float_limits(problem)
+    if problem.groups != 1:
+        reasons.append(
+            f"expected groups=1, got groups={problem.groups}: a block would read one group; "
+            'try format="panel" on a CPU'
+        )
+    return reasons

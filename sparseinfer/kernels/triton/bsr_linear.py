@@ -23,10 +23,10 @@ import torch
 import triton
 import triton.language as tl
 
-from sparseinfer.kernels.triton import block_reasons
+from sparseinfer.kernels.row import Problem
 from sparseinfer.kernels.triton.activate import activate
 from sparseinfer.kernels.triton.arguments import check_linear
-from sparseinfer.kernels.triton.bsr_grid import BsrMeta
+from sparseinfer.kernels.triton.bsr_grid import BsrMeta, bsr_limits
 from sparseinfer.kernels.triton.split_sum import split_sum, steps_per_split
 
 
@@ -241,7 +241,7 @@ def bsr_linear(
         activation,
         shape=(meta.out_features, meta.in_features),
         dtype=meta.dtype,
-        reasons=block_reasons(x.device, x.dtype),
+        reasons=bsr_limits(Problem("linear", "bsr", x.device, x.dtype)),
         interpreted=INTERPRETED,
     )
     rows, columns, values = meta.sections(packed)

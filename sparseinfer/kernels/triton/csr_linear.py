@@ -20,10 +20,17 @@ import torch
 import triton
 import triton.language as tl
 
-from sparseinfer.kernels.triton import csr_reasons
+from sparseinfer.kernels.row import Problem
 from sparseinfer.kernels.triton.activate import activate
 from sparseinfer.kernels.triton.arguments import check_linear, section
-from sparseinfer.kernels.triton.csr_rows import ALIGN, SLICE_ROWS, CsrMeta, CsrRows, csr_rows
+from sparseinfer.kernels.triton.csr_rows import (
+    ALIGN,
+    SLICE_ROWS,
+    CsrMeta,
+    CsrRows,
+    csr_limits,
+    csr_rows,
+)
 
 
 @triton.jit
@@ -189,7 +196,7 @@ def csr_linear(
     Raises:
         RuntimeError: the tensors are on different devices; x is 0-dimensional or its last dimension
             is not K; `out_features` is not the packed M; the bias's type is not x's or its shape is
-            not [M]; `csr_reasons` names the device or the type; TRITON_INTERPRET was set after the
+            not [M]; `csr_limits` names the device or the type; TRITON_INTERPRET was set after the
             first use.
         ValueError: the activation is unknown, or `packed` is not a contiguous 1-D uint8 buffer that
             holds the sections `meta` describes, aligned to their type.
@@ -208,7 +215,7 @@ def csr_linear(
     check_linear(
         "csr.linear.triton", x, packed, bias, out_features, activation,
         shape=(meta.out_features, meta.in_features), dtype=x.dtype,
-        reasons=csr_reasons(x.device, x.dtype), interpreted=INTERPRETED,
+        reasons=csr_limits(Problem("linear", "csr", x.device, x.dtype)), interpreted=INTERPRETED,
     )  # fmt: skip
     starts = section(packed, meta.rows, meta.out_features + 1, torch.int32)
     columns = section(packed, meta.columns, meta.nnz, torch.int32)

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseinfer.kernels.triton import DEFAULT_SMS
+from sparseinfer.formats.handles import DEFAULT_SMS
+from sparseinfer.kernels.row import Problem
+from sparseinfer.kernels.triton import float_limits
+from sparseinfer.kernels.triton.arguments import require_format
 from sparseinfer.kernels.triton.derived import Derived
 
-__all__ = ["ALIGN", "SLICE_ROWS", "CsrMeta", "CsrRows", "csr_rows"]
+__all__ = ["ALIGN", "SLICE_ROWS", "CsrMeta", "CsrRows", "csr_kept", "csr_limits", "csr_rows"]
 
 ALIGN = 8
 """Entries that a row's storage is a multiple of: sixteen bytes of half-precision values."""
@@ -55,16 +58,32 @@ class CsrMeta:
             >>> CsrMeta.from_info(formats.info(formats.pack(torch.eye(8), "csr"))).nnz
             8
         """
-        if info["format"] != "csr":
-            raise ValueError(
-                f"expected a packed buffer in the csr format, got {info['format']}; "
-                "try packing the weight with format='csr'"
-            )
+        require_format(info, "csr")
         at = info["sections"]
         return cls(
             out_features=int(info["m"]), in_features=int(info["k"]), nnz=int(info["nnz"]),
             rows=int(at["rows"]), columns=int(at["columns"]), values=int(at["values"]), sms=sms,
         )  # fmt: skip
+
+
+def csr_limits(problem: Problem) -> list[str]:
+    """Why the `csr` rows cannot run such a problem; empty when they can.
+
+    Example:
+        >>> csr_limits(Problem("linear", "csr", torch.device("cuda"), torch.float64))[-1]
+        'expected input of float32, float16 or bfloat16, got float64; try input.float()'
+    """
+    return float_limits(problem)
+
+
+def csr_kept(numel: int, nnz: int, dtype: torch.dtype, tokens: int) -> int:
+    """Bytes of `CsrRows`: narrow columns, and values in the type of x.
+
+    Example:
+        >>> csr_kept(64, 8, torch.float16, tokens=1)
+        32
+    """
+    return nnz * (2 + dtype.itemsize)
 
 
 @dataclass(frozen=True)

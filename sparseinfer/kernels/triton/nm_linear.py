@@ -24,10 +24,11 @@ import torch
 import triton
 import triton.language as tl
 
-from sparseinfer.kernels.triton import NmMeta, unsupported_reasons
+from sparseinfer.kernels.row import Problem
 from sparseinfer.kernels.triton.activate import activate
 from sparseinfer.kernels.triton.arguments import check_linear, section
 from sparseinfer.kernels.triton.nm_lanes import HALF, bytes_read, lane_plane
+from sparseinfer.kernels.triton.nm_planes import NmMeta, nm_limits
 from sparseinfer.kernels.triton.nm_vector import nm_vector_kernel
 from sparseinfer.kernels.triton.split_sum import split_sum, steps_per_split
 
@@ -233,7 +234,7 @@ def nm_linear(
     Raises:
         RuntimeError: the tensors are on different devices; x is 0-dimensional, its type is not the
             packed values', or its last dimension is not K; `out_features` is not the packed M; the
-            bias's type is not x's or its shape is not [M]; `unsupported_reasons` names the device
+            bias's type is not x's or its shape is not [M]; `nm_limits` names the device
             or the pattern; TRITON_INTERPRET was set after the first use.
         ValueError: the activation is unknown, or `packed` is not a contiguous 1-D uint8 buffer that
             holds the planes `meta` describes, aligned to their type.
@@ -252,7 +253,8 @@ def nm_linear(
     check_linear(
         "nm.linear.triton", x, packed, bias, out_features, activation,
         shape=(meta.out_features, meta.in_features), dtype=meta.dtype,
-        reasons=unsupported_reasons(x.device, x.dtype, n=meta.n, m=meta.m), interpreted=INTERPRETED,
+        reasons=nm_limits(Problem("linear", "nm", x.device, x.dtype, n=meta.n, m=meta.m)),
+        interpreted=INTERPRETED,
     )  # fmt: skip
     count = meta.n * out_features * meta.groups
     positions = section(packed, meta.positions, count, torch.uint8)

@@ -1,20 +1,18 @@
-"""Packing a weight in the bsr format where it lies, in torch: the native packer's bytes.
-
-A GPU cuts, compares and compacts the blocks. The layout is that of csrc/formats/bsr/LAYOUT.md.
-"""
+"""The bsr format: whole blocks of zeros, for a GPU, which cuts, compares and compacts them."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparseinfer import native
-from sparseinfer.formats.on_device import blob
+from sparseinfer.formats.format import Format, PrunedWeight
+from sparseinfer.formats.on_device import MOST_ELEMENTS, blob, packed_by_host
 from sparseinfer.formats.value_types import VALUE_TYPES
 
-__all__ = ["BLOCKS", "bsr_blob"]
-
-MOST_ELEMENTS = 2**31 - 1
+__all__ = ["BLOCKS", "FORMAT", "block_for", "bsr_blob"]
 
 BLOCKS = (16, 32, 64, 128)
 """Edges of the blocks of a bsr weight."""
@@ -50,9 +48,7 @@ def bsr_blob(
     dense = weight.detach()
     # Torch does not keep the bits of a NaN when it narrows, and finds at most so many non-zeros.
     if dense.numel() > MOST_ELEMENTS or dense.isnan().any():
-        plain = dense.float().cpu().contiguous().numpy()
-        packed = native.pack("bsr", plain, groups, block=block, value_type=value_type)
-        return torch.from_numpy(packed).to(weight.device, copy=True)
+        return packed_by_host("bsr", dense.float(), groups, block=block, value_type=value_type)
     values = dense.to(VALUE_TYPES[value_type])
     if (values.isinf() & dense.isfinite()).any():
         raise ValueError(
@@ -76,3 +72,52 @@ def bsr_blob(
     return blob(
         "bsr", weight, groups, value_type, nnz, (block,), (blocks, 0), (starts, columns, stored)
     )
+
+
+def block_for(sizes: tuple[int, int]) -> int:
+    """The edge of the blocks for a weight whose zeros come in blocks of `sizes`.
+
+    The largest that cuts them evenly: no zero is stored then, and a larger block is read faster.
+    Where none does, the smallest stores the fewest zeros.
+
+    Example:
+        >>> block_for((64, 64)), block_for((32, 96)), block_for((8, 8)), block_for((48, 48))
+        (64, 32, 16, 16)
+    """
+    fitting = [edge for edge in BLOCKS if all(size % edge == 0 for size in sizes)]
+    return max(fitting, default=min(BLOCKS))
+
+
+def _adopted(weight: Tensor, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters for a BSR tensor of torch's, whose blocks are to be the packed ones."""
+    if weight.layout is not torch.sparse_bsr:
+        return dict(params)
+    asked = params.get("block")
+    height, width = weight.values().shape[-2:]
+    if height != width or height not in BLOCKS or (asked is not None and asked != height):
+        raise ValueError(
+            f"expected square blocks of {asked or '16, 32, 64 or 128'} in the BSR weight, got "
+            f"{height}x{width}; try weight.to_dense(), or to_sparse_bsr(64) of it"
+        )
+    return {**params, "block": int(height)}
+
+
+def _params(weight: PrunedWeight) -> dict[str, Any]:
+    if weight.weight is not None and weight.weight.layout is torch.sparse_bsr:
+        return {"block": weight.weight.values().shape[-1]}
+    if weight.pattern is not None and weight.kind == "block":
+        return {"block": block_for(weight.pattern.sizes)}
+    return {}
+
+
+def _suits(weight: PrunedWeight) -> bool:
+    pattern = weight.pattern
+    return pattern is not None and weight.kind == "block" and min(pattern.sizes) >= min(BLOCKS)
+
+
+FORMAT = Format(
+    "bsr", options=("block",), narrow="kept", on_device=bsr_blob, adopted=_adopted,
+    gpu_ops=("linear", "conv"), suits=_suits,
+    gains_from="whole blocks of {0}x{0} and more".format(min(BLOCKS)),  # what tensor cores take
+    params=_params,
+)  # fmt: skip
