@@ -308,7 +308,7 @@ typedef struct si_node_info {
   const char* format; /* of its packed weight; "" without */
   int64_t nnz;        /* of the packed weight */
   int64_t weights;    /* elements of the dense weight */
-  int64_t multiply_adds;
+  int64_t multiply_adds; /* of kept weights; of a pooling, its additions or comparisons */
   int32_t runs; /* 0: its output is its operand as it stands */
 } si_node_info;
 

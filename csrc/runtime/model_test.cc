@@ -1,7 +1,8 @@
 // Models: what they compute, what they take of memory, and which files they refuse.
 #include <algorithm>
 #include <cmath>
-#include <functional>
+#include <fstream>
+#include <iterator>
 
 #include "kernels/scalar/scalar.h"
 #include "testing/model_file.h"
@@ -144,6 +145,27 @@ void test_network() {
   SI_CHECK(seconds[0] > 0.0 && out == y);
 }
 
+// The file of an earlier build: still read, and what it gives.
+void test_golden(const char* write_to) {
+  const std::string name = "/small_network_v1.sinf";
+  if (write_to != nullptr) {
+    const AlignedBytes file = small_network().bytes();
+    std::ofstream out(write_to + name, std::ios::binary);
+    out.write(reinterpret_cast<const char*>(file.data()), static_cast<std::streamsize>(file.size()));
+    SI_CHECK(out.good());
+    return;
+  }
+  std::ifstream in(SI_SOURCE_DIR "/csrc/runtime/golden" + name, std::ios::binary);
+  const std::string content((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  const AlignedBytes old(reinterpret_cast<const uint8_t*>(content.data()), content.size());
+  const AlignedBytes now = small_network().bytes();
+  const OpenModel old_model = open(old), model = open(now);
+  if (!SI_CHECK(old_model != nullptr && model != nullptr)) return;
+  Random random;
+  const std::vector<float> x = random.tensor(4 * 81, false);
+  SI_CHECK(run(old_model.get(), x, 12) == run(model.get(), x, 12));
+}
+
 // Arenas no larger than what lives at once: a chain needs two of its tensors, in-place steps one.
 void test_memory() {
   ModelFile chain;
@@ -223,7 +245,8 @@ void test_contexts() {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  test_golden(argc == 3 && std::string(argv[1]) == "--write-golden" ? argv[2] : nullptr);
   test_results();
   test_residual();
   test_network();

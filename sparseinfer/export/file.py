@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sparseinfer.export.errors import Missing, UnsupportedOperators
 from sparseinfer.export.graph import Graph, Node, Value
-from sparseinfer.formats.packed import kblock_for, pack
+from sparseinfer.formats.packed import pack
+from sparseinfer.formats.panel import kblock_for
 from sparseinfer.kernels.activations import ACTIVATIONS
 from sparseinfer.native import seal_model
 

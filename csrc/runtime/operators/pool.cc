@@ -39,6 +39,9 @@ si_status check_pool(const si_model& model, Node* node) {
   }
   SI_TRY(check_output(model, *node, dims, 4));
   node->isa = widest_tile_kernels();
+  // The rows of each window, and then its columns.
+  const int64_t line = node->params[0] * x.dims[3] + node->params[1] * dims[3];
+  node->multiply_adds = dims[0] * dims[1] * dims[2] * line;
   return SI_OK;
 }
 
