@@ -13,100 +13,44 @@ namespace {
 
 // Floats of a strip's padded rows: they and the output rows stay in the nearest cache.
 constexpr int64_t kStripFloats = 4096;
-// Floats after a strip, so that a block of vectors may be read at its last element, and a copy may write past it.
-constexpr int64_t kSlack = 64;
 
-// The executable specification, of one channel.
-void scalar_depthwise(const DepthwiseArgs& args, const float* x, const float* w, float bias, float* y) {
-  for (int64_t r = 0; r < args.oh; ++r)
-    for (int64_t c = 0; c < args.ow; ++c) {
-      float sum = bias;
-      for (int64_t i = 0; i < args.kernel[0]; ++i)
-        for (int64_t j = 0; j < args.kernel[1]; ++j) {
-          const int64_t row = r * args.stride[0] - args.padding[0] + i,
-                        column = c * args.stride[1] - args.padding[1] + j;
-          if (row < 0 || row >= args.h || column < 0 || column >= args.w) continue;
-          sum += w[i * args.kernel[1] + j] * x[row * args.w + column];
-        }
-      y[r * args.ow + c] = scalar_activation(sum, args.activation);
-    }
+// The executable specification.
+void scalar_depthwise(const DepthwiseArgs& args, const DepthwiseJob& job) {
+  const int64_t kh = args.kernel[0], kw = args.kernel[1];
+  for (int64_t channel = 0; channel < job.channels; ++channel)
+    for (int64_t r = 0; r < args.oh; ++r)
+      for (int64_t c = 0; c < args.ow; ++c) {
+        float sum = job.bias != nullptr ? job.bias[channel] : 0.0f;
+        for (int64_t i = 0; i < kh; ++i)
+          for (int64_t j = 0; j < kw; ++j) {
+            const int64_t row = r * args.stride[0] - args.padding[0] + i;
+            const int64_t column = c * args.stride[1] - args.padding[1] + j;
+            if (row < 0 || row >= args.h || column < 0 || column >= args.w) continue;
+            sum += job.weights[(channel * kh + i) * kw + j] * job.x[(channel * args.h + row) * args.w + column];
+          }
+        job.y[(channel * args.oh + r) * args.ow + c] = scalar_activation(sum, args.activation);
+      }
 }
 
-// One channel, strip by strip, through a padded copy.
-class Channel {
- public:
-  Channel(const TileKernels& isa, const DepthwiseArgs& args)
-      : isa_(isa),
-        args_(args),
-        kernel_(args.kernel[0]),
-        stride_(args.stride[0]),
-        pitch_((padded_columns() + stride_ - 1) / stride_),
-        rows_(std::clamp<int64_t>((kStripFloats / (pitch_ * stride_) - kernel_) / stride_ + 1,
-                                  std::min<int64_t>(4, args.oh), args.oh)),
-        plane_(((rows_ - 1) * stride_ + kernel_) * pitch_) {}
-
-  int64_t scratch_floats() const { return stride_ * plane_ + kSlack; }
-
-  // `spill`: floats after y that are written later by the same thread.
-  void run(const float* x, const float* w, float bias, float* y, int64_t spill, float* scratch) const {
-    const Clamp clamp = clamp_of(args_.activation);
-    DepthwiseJob job{};
-    job.x = scratch;
-    job.pitch = pitch_;
-    job.phase = plane_;
-    job.columns = args_.ow;
-    job.kernel = static_cast<int>(kernel_);
-    job.stride = static_cast<int>(stride_);
-    job.weights = w;
-    job.bias = bias;
-    job.low = clamp.low;
-    job.high = clamp.high;
-    for (int64_t first = 0; first < args_.oh; first += rows_) {
-      job.rows = std::min(rows_, args_.oh - first);
-      job.y = y + first * args_.ow;
-      job.spill = (args_.oh - first - job.rows) * args_.ow + spill;
-      copy(x, first * stride_ - args_.padding[0], (job.rows - 1) * stride_ + kernel_, scratch);
-      isa_.depthwise(job);
-    }
-    if (!is_clamp(args_.activation)) isa_.activate(y, args_.oh * args_.ow, args_.activation);
-  }
-
- private:
-  int64_t padded_columns() const { return (args_.ow - 1) * args_.stride[1] + args_.kernel[1]; }
-
-  // Rows [top, top + rows) of x, between zeros, to the scratch: a plane for each phase, holding columns that many
-  // apart. In order, because a copy may write up to a vector past its end.
-  void copy(const float* x, int64_t top, int64_t rows, float* scratch) const {
-    const int64_t above = std::clamp<int64_t>(-top, 0, rows), below = std::clamp<int64_t>(args_.h - top, above, rows);
-    for (int64_t phase = 0; phase < stride_; ++phase, scratch += plane_) {
-      // Element q of a row is column q * stride + phase - left of x.
-      const int64_t left = args_.padding[1] - phase;
-      const int64_t before = left > 0 ? std::min(pitch_, (left + stride_ - 1) / stride_) : 0;
-      const int64_t from = before * stride_ - left;
-      const int64_t count = from < args_.w ? std::min(pitch_ - before, (args_.w - from - 1) / stride_ + 1) : 0;
-      std::fill(scratch, scratch + above * pitch_, 0.0f);
-      RowCopy job{};
-      job.src = x + (top + above) * args_.w + from;
-      job.src_pitch = args_.w;
-      job.dst = scratch + above * pitch_;
-      job.dst_pitch = pitch_;
-      job.rows = below - above;
-      job.before = before;
-      job.count = count;
-      job.after = pitch_ - before - count;
-      job.step = stride_;
-      isa_.copy_rows(job);
-      std::fill(scratch + below * pitch_, scratch + rows * pitch_, 0.0f);
-    }
-  }
-
-  const TileKernels& isa_;
-  const DepthwiseArgs& args_;
-  const int64_t kernel_, stride_;
-  const int64_t pitch_;  // of the padded rows of a phase
-  const int64_t rows_;   // of the output in a strip
-  const int64_t plane_;  // floats of a phase
-};
+// What all channels have in common.
+DepthwiseJob job_of(const DepthwiseArgs& args) {
+  const Clamp clamp = clamp_of(args.activation);
+  DepthwiseJob job{};
+  job.h = args.h;
+  job.w = args.w;
+  job.oh = args.oh;
+  job.ow = args.ow;
+  job.top = args.padding[0];
+  job.left = args.padding[1];
+  job.kernel = static_cast<int>(args.kernel[0]);
+  job.stride = static_cast<int>(args.stride[0]);
+  job.pitch = std::max(job.left + job.w, (args.ow - 1) * args.stride[1] + args.kernel[1]);
+  job.strip_rows = std::clamp<int64_t>((kStripFloats / job.pitch - job.kernel) / job.stride + 1,
+                                       std::min<int64_t>(4, args.oh), args.oh);
+  job.low = clamp.low;
+  job.high = clamp.high;
+  return job;
+}
 
 bool has_kernel(const DepthwiseArgs& args) {
   const int64_t kernel = args.kernel[0], stride = args.stride[0];
@@ -123,22 +67,31 @@ si_status depthwise(const TileKernels* isa, const DepthwiseArgs& args) {
   const bool scalar = isa == nullptr || !has_kernel(args);
   const int threads =
       isa == nullptr ? args.threads : useful_threads(isa->tuning.threads, args.threads, planes * pixels * taps);
+  const DepthwiseJob job = job_of(args);
   // A few parts a thread, of channels that follow one another.
   const int64_t parts = std::min<int64_t>(planes, threads == 1 ? 1 : 4 * threads);
   return parallel_for(threads, parts, [&](int64_t part) -> si_status {
     const int64_t first = planes * part / parts, last = planes * (part + 1) / parts;
-    float* scratch = nullptr;
-    if (!scalar) SI_TRY(thread_scratch(Scratch::kInput, Channel(*isa, args).scratch_floats(), &scratch));
-    for (int64_t plane = first; plane < last; ++plane) {
+    DepthwiseJob own = job;
+    if (!scalar) {
+      const int64_t floats = 2 * depthwise_strip_floats(job);
+      SI_TRY(thread_scratch(Scratch::kInput, floats, &own.strips));
+      std::fill(own.strips, own.strips + floats, 0.0f);
+    }
+    for (int64_t plane = first; plane < last; plane += own.channels) {
       const int64_t channel = plane % args.channels;
-      const float* x = args.x + plane * image;
-      const float* w = args.weights + channel * taps;
-      const float bias = args.bias != nullptr ? args.bias[channel] : 0.0f;
-      float* y = args.y + plane * pixels;
-      if (scalar)
-        scalar_depthwise(args, x, w, bias, y);
-      else
-        Channel(*isa, args).run(x, w, bias, y, (last - plane - 1) * pixels, scratch);
+      own.channels = std::min(args.channels - channel, last - plane);
+      own.x = args.x + plane * image;
+      own.y = args.y + plane * pixels;
+      own.weights = args.weights + channel * taps;
+      own.bias = args.bias != nullptr ? args.bias + channel : nullptr;
+      own.spill = (last - plane - own.channels) * pixels;
+      if (scalar) {
+        scalar_depthwise(args, own);
+        continue;
+      }
+      isa->depthwise(own);
+      if (!is_clamp(args.activation)) isa->activate(own.y, own.channels * pixels, args.activation);
     }
     return SI_OK;
   });

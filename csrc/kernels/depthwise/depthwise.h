@@ -3,7 +3,7 @@
 //   y[b][c][r][q] = act(bias[c] + sum_{i,j} w[c][i][j] x[b][c][r s - t + i][q s - l + j]), zero outside of x
 //
 // By strips of rows, each copied once between its paddings, so that no tap meets an edge (tile/depthwise_tile.h).
-// x and y are contiguous and do not overlap. Benchmark: `python -m benchmarks.run --suite depthwise`.
+// x and y are contiguous and do not overlap.
 #pragma once
 
 #include "kernels/tile/tile.h"
