@@ -13,6 +13,7 @@ from networks import efficientnet_lite, mlp, mobilenet_v1, mobilenet_v2, prune, 
 from oracle import EPS
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune as torch_prune
 
 import sparseinfer
 from sparseinfer.export import onnxruntime
@@ -150,6 +151,19 @@ def test_converted_models_are_taken() -> None:
     prune(model, 0.9)
     sparse = sparseinfer.convert_to_sparse(model, min_speedup=0)
     check(model, quick(sparse, x), x)
+
+
+def test_masks_are_read_as_they_take_effect() -> None:
+    model, x = SMALL["simple_cnn"]()
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            torch_prune.l1_unstructured(module, "weight", amount=0.9)
+    engine = quick(model, x)
+    with torch.no_grad():
+        assert (engine(x) - model(x)).abs().max() < 1e-5
+    for node in engine.report().nodes:
+        assert node["nnz"] <= 0.11 * node["weights"]
+    assert torch.equal(model[0].weight, model[0].weight_orig * model[0].weight_mask)
 
 
 def test_keywords_and_what_is_fixed(tmp_path: Any) -> None:

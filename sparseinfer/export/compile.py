@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sparseinfer.convert.observe import list_examples
+from sparseinfer.convert.replace import replace
 from sparseinfer.convert.to_dense import to_dense
 from sparseinfer.export.engine import Engine, check_threads
 from sparseinfer.export.file import write_graph
@@ -20,6 +20,9 @@ from sparseinfer.export.onnxruntime import onnxruntime_call
 from sparseinfer.export.passes import optimize
 from sparseinfer.export.report import Race
 from sparseinfer.export.signature import arguments_of, signature_of
+from sparseinfer.layers.attention import SparseMultiheadAttention
+from sparseinfer.layers.linear_conv import SparseLayer
+from sparseinfer.layers.recurrent import SparseRecurrent
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.timing.measure import compare, torch_threads
 
@@ -97,7 +100,8 @@ def compile(
     args, kwargs = tree_map(_plain, examples[0])
     arguments_of(model.forward, args, kwargs)
     with torch.inference_mode(False), torch.no_grad():
-        graph, program = from_torch(to_dense(model), args, kwargs)
+        dense = _dense(model)
+        graph, program = from_torch(dense, args, kwargs)
         optimize(graph)
         _log.debug("%s", graph)
         given, outputs = program.call_spec.in_spec, program.call_spec.out_spec
@@ -105,11 +109,17 @@ def compile(
         signature = signature_of(model.forward, args, in_order, outputs)
         file = write_graph(graph, signature.to_json())
         engine = Engine(file, used)
-        error = _compare(model, engine, args, kwargs) if check else ""
-        races = [_race(name, model, engine, args, kwargs, budget_s) for name in baselines]
+        error = _compare(dense, engine, args, kwargs) if check else ""
+        races = [_race(name, model, dense, engine, args, kwargs, budget_s) for name in baselines]
     for race in races:
         _log.log(logging.WARNING if race.is_slower else logging.INFO, "%s", race)
     return Engine(file, used, races, error)
+
+
+def _dense(model: nn.Module) -> nn.Module:
+    """The model with torch's own layers alone: itself, or a copy where it was converted."""
+    sparse = SparseLayer | SparseRecurrent | SparseMultiheadAttention
+    return to_dense(model) if any(isinstance(m, sparse) for m in model.modules()) else model
 
 
 def _check_model(model: Any) -> None:
@@ -145,7 +155,7 @@ def _compare(model: nn.Module, engine: Engine, args: Any, kwargs: Any) -> str:
     given = _tensors(engine(*args, **kwargs))
     dense = _tensors(model(*args, **kwargs))
     wide_args, wide_kwargs = tree_map(_widened, (args, kwargs))
-    exact = _tensors(copy.deepcopy(to_dense(model)).double()(*wide_args, **wide_kwargs))
+    exact = _tensors(replace(model, {}).double()(*wide_args, **wide_kwargs))
     if [y.shape for y in given] != [y.shape for y in exact]:
         raise RuntimeError(
             f"expected outputs of {[list(y.shape) for y in exact]}, got "
@@ -183,7 +193,13 @@ def _widened(part: Any) -> Any:
 
 
 def _race(
-    name: str, model: nn.Module, engine: Engine, args: Any, kwargs: Any, budget_s: float
+    name: str,
+    model: nn.Module,
+    torch_only: nn.Module,
+    engine: Engine,
+    args: Any,
+    kwargs: Any,
+    budget_s: float,
 ) -> Race:
     with torch_threads(engine.threads):
         if name == "eager":
@@ -191,7 +207,7 @@ def _race(
             dense: Any = lambda: model(*args, **kwargs)  # noqa: E731
         else:
             other = "ONNX Runtime"
-            dense, why = onnxruntime_call(to_dense(model), args, kwargs, engine.threads)
+            dense, why = onnxruntime_call(torch_only, args, kwargs, engine.threads)
         if why:
             return Race(other, None, why)
         return Race(other, compare(dense, lambda: engine(*args, **kwargs), budget_s=budget_s))

@@ -43,6 +43,8 @@ def from_torch(
     with warnings.catch_warnings():
         # Of torch's own, about how it copies its own trees.
         warnings.simplefilter("ignore", FutureWarning)
+        # Masks of torch.nn.utils.prune compute their weight anew at each call, and keep it so.
+        warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
         program = torch.export.export(model, args, kwargs)
         table = torch.export.default_decompositions()
         for whole in _WHOLE:

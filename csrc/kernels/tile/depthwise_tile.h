@@ -8,7 +8,7 @@
 // blocks of rows and columns overlap those before. Stores of rows narrower than a vector spill into what is written
 // next; past `spill` floats after y nothing is written. x must not alias y. Idea: rows that stay in registers while a
 // kernel passes, as in direct convolutions (Zhang, Lo and Lu, "High performance depthwise and pointwise convolutions on
-// mobile devices", AAAI 2020). Benchmark: the report of tests/test_compile.py's mobilenet_v2, `engine.profile`.
+// mobile devices", AAAI 2020).
 //
 // Included by the instruction-set translation units only.
 #pragma once
