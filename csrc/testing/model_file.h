@@ -107,9 +107,9 @@ struct ModelFile {
     header.metadata_bytes = static_cast<uint32_t>(metadata.size());
     std::vector<uint8_t> out;
     const auto add = [&](const void* section, size_t size) {
-      const auto* from = static_cast<const uint8_t*>(section);
-      out.insert(out.end(), from, from + size);
-      out.resize((out.size() + 63) / 64 * 64);
+      const size_t at = out.size();
+      out.resize(at + (size + 63) / 64 * 64);
+      if (size != 0) std::memcpy(out.data() + at, section, size);
     };
     add(&header, sizeof header);
     add(tensors.data(), tensors.size() * sizeof(FileTensor));
