@@ -15,7 +15,6 @@ import datetime
 import gc
 import itertools
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,19 +29,18 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks.cases import CONV, Case, ConvCase, LinearCase, Pattern
+from benchmarks.command import parse_threads, warn_if_busy
 from benchmarks.fit import Calls, Cell, Quality, fit, held_out, judge
+from benchmarks.layer_data import LayerData
 from benchmarks.machine import describe_commit
 from benchmarks.native import pack
-from benchmarks.problems import Problem
-from benchmarks.results import write_text
-from benchmarks.run import BUSY_LOAD, parse_threads
 from benchmarks.suites import COLD_BYTES
-from benchmarks.timing import Contender, Plan, interleave
-from sparseinfer import SparseConv2d, SparseLinear
-from sparseinfer.layers.dense import build_dense
+from sparseinfer.files import write_text
+from sparseinfer.layers.kinds import kind_named
 from sparseinfer.timing import calibration
 from sparseinfer.timing.machine import cache_sizes, cpu_model, selected_isa, usable_cores
 from sparseinfer.timing.rates import TOKENS, Model
+from sparseinfer.timing.rounds import Plan, Rotation, interleave
 
 PLAN = Plan(rounds=9, floor=3, sample=5e-4, least=0.0, budget=0.1)
 QUICK_PLAN = Plan(rounds=3, floor=3, sample=3e-4, least=0.0, budget=0.03)
@@ -116,23 +114,23 @@ def points(*, quick: bool = False) -> Iterator[Point]:
             yield Point(kind, case, pattern)
 
 
-def layers_of(problem: Problem, name: str, copies: int) -> list[nn.Module]:
+def layers_of(data: LayerData, name: str, copies: int) -> list[nn.Module]:
     """Return copies of the drop-in layer of format ``name``; of torch's where it is dense."""
-    case, bias = problem.case, problem.bias
-    kind: type[nn.Module] = SparseLinear
-    dense_kind: type[nn.Module] = nn.Linear
+    case, bias = data.case, data.bias
+    kind = kind_named("linear")
     args: tuple[int, ...] = (case.k, case.m)
     if isinstance(case, ConvCase):
-        kind, dense_kind = SparseConv2d, nn.Conv2d
+        kind = kind_named("conv2d")
         args = (case.c, case.m, case.kernel, case.stride, case.padding)
     if name == "dense":
         with torch.device("meta"):  # where no random number is drawn
-            like = dense_kind(*args)
-        return [build_dense(like, problem.weight.clone(), bias).eval() for _ in range(copies)]
-    packed = pack(case, problem.pattern, name).blob
+            like = kind.sparse.dense_type(*args)
+        biases = {} if bias is None else {"bias": bias}
+        return [kind.rebuild(like, data.weight.clone(), biases).eval() for _ in range(copies)]
+    packed = pack(case, data.pattern, name).blob
     # A sparse weight is smaller: one copy more than as many bytes take.
     copies = 1 if copies == 1 else COLD_BYTES // packed.numel() + 2
-    layers = [kind(*args, packed=packed.clone()) for _ in range(copies)]
+    layers = [kind.sparse(*args, packed=packed.clone()) for _ in range(copies)]
     for layer in layers:
         layer.load_state_dict({"packed": layer.packed, "bias": bias})
     return [layer.eval() for layer in layers]
@@ -148,18 +146,18 @@ def time_point(point: Point, threads: Sequence[int], plan: Plan) -> list[Cell]:
 
     Results are not compared here: the tests and `benchmarks.run` do.
     """
-    case, problem = point.case, Problem(point.case, point.pattern)
+    case, data = point.case, LayerData(point.case, point.pattern)
     names = ("dense", *point.formats)
-    contenders = [
-        Contender(name, [call_of(one, problem.x) for one in layers_of(problem, name, point.copies)])
+    calls = {
+        name: Rotation(name, [call_of(one, data.x) for one in layers_of(data, name, point.copies)])
         for name in names
-    ]
-    density = problem.nnz / problem.weight.numel()
+    }
+    density = data.nnz / data.weight.numel()
     cells = []
     with torch.inference_mode():
         for count in threads:
             torch.set_num_threads(count)
-            taken = interleave(contenders, plan)
+            taken = interleave(calls, plan, collect=False)
             # The lower quartile: what another process takes away is none of the layer's cost.
             seconds = {name: taken.timing(name).seconds.q1 for name in names}
             cells.append(
@@ -248,9 +246,7 @@ def main(
     path = out or calibration.default_path()
     if path is None:
         raise typer.BadParameter("expected --out, as SPARSEINFER_CACHE is off; try --out FILE")
-    load = os.getloadavg()[0] / usable_cores()
-    if load > BUSY_LOAD:
-        console.print(f"[yellow]the machine is busy (load {load:.2f} a core): not to be kept[/]")
+    warn_if_busy(console, usable_cores(), "not to be kept")
     plan = QUICK_PLAN if quick else PLAN
     before = torch.get_num_threads()
     gc.freeze()  # what is loaded stays; looking through it before each timing takes 0.1 s

@@ -29,7 +29,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks.results import write_text
+from sparseinfer.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNTS = ROOT / "benchmarks" / "instructions.json"

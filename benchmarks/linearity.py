@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.plot import COLOURS, MARKERS
 from benchmarks.results import Results, Row
+from sparseinfer.plotting import write_figure
 
 SUITE = "linearity"
 
@@ -98,7 +98,4 @@ def draw(results: Results, path: Path) -> None:
         "and the straight line nearest to it",
         fontsize=10,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    canvas.savefig(partial, format="png")
-    os.replace(partial, path)
+    write_figure(canvas, path)

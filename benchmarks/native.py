@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.cases import Case, ConvCase, Pattern
-from benchmarks.problems import Problem, make_weight
+from benchmarks.layer_data import LayerData, make_weight
 from sparseinfer import _C
 
 
@@ -60,7 +60,7 @@ class NativeRun:
     Linear runs channel-major: x[K][N] to y[M][N]. Convolution runs on NCHW.
     """
 
-    problem: Problem
+    data: LayerData
     threads: int
     row: int = -1
     """Row id; -1 is the best usable row of the format."""
@@ -68,12 +68,12 @@ class NativeRun:
     y: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        case = self.problem.case
+        case = self.data.case
         if isinstance(case, ConvCase):
-            self.x = self.problem.x.contiguous()
+            self.x = self.data.x.contiguous()
             self.y = torch.empty(1, case.m, case.out_size, case.out_size)
         else:
-            self.x = self.problem.x.t().contiguous()
+            self.x = self.data.x.t().contiguous()
             self.y = torch.empty(case.m, case.n)
 
     def call(self, packed: Packed) -> Callable[[], object]:
@@ -81,7 +81,7 @@ class NativeRun:
 
         It keeps the packed weight and this object alive.
         """
-        case, bias = self.problem.case, self.problem.bias
+        case, bias = self.data.case, self.data.bias
         addresses = (
             self.x.data_ptr(),
             self.y.data_ptr(),
@@ -109,4 +109,4 @@ class NativeRun:
         """Run once on a NaN-filled output and return it in the shape dense PyTorch returns."""
         self.y.fill_(float("nan"))
         self.call(packed)()
-        return self.y if isinstance(self.problem.case, ConvCase) else self.y.t()
+        return self.y if isinstance(self.data.case, ConvCase) else self.y.t()

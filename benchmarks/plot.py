@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from benchmarks.results import Results, Row, geometric_mean
+from sparseinfer.plotting import write_figure
 
 # Okabe and Ito's palette: told apart by readers with any colour vision.
 COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#000000", "#CC79A7", "#E69F00")
@@ -28,6 +28,9 @@ LABEL_INCHES = 0.19
 
 Curve = list[tuple[float, float]]
 """Points (sparsity, speed-up), by sparsity."""
+
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+"""Speed-ups that are marked."""
 
 
 def work_cut(sparsity: float) -> float:
@@ -135,14 +138,18 @@ def _panel(
         )
 
 
-def _scales(axes: Axes, sparsities: Sequence[float], lowest: float, highest: float) -> None:
+def set_scales(
+    axes: Axes, sparsities: Sequence[float], lowest: float, highest: float, left: float = 0.93
+) -> None:
+    """Lay out axes of speed-up over sparsity, both logarithmic; `left` is where the latter begins,
+    in times of the work that is cut."""
     cuts = [work_cut(value) for value in sparsities]
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlim(0.93, cuts[-1] * 1.08)
+    axes.set_xlim(left, cuts[-1] * 1.08)
     axes.set_ylim(lowest, highest)
     axes.set_xticks(cuts, [f"{value:.0%}" for value in sparsities])
-    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if lowest < tick < highest]
+    ticks = [tick for tick in TICKS if lowest < tick < highest]
     axes.set_yticks(ticks, [f"{tick:g}x" for tick in ticks])
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_locator(NullLocator())
@@ -177,7 +184,7 @@ def draw(results: Results, groups: Sequence[str], suites: Sequence[str], path: P
                            bottom=0.55 / canvas.get_figheight(), hspace=0.2)  # fmt: skip
     all_axes = canvas.subplots(len(threads), 1, squeeze=False)[:, 0]
     for axes, count, curves in zip(all_axes, threads, panels, strict=True):
-        _scales(axes, sparsities, lowest, highest)
+        set_scales(axes, sparsities, lowest, highest)
         axes.set_title(f"{count} thread{'s' if count > 1 else ''}", loc="left", fontsize=11)
         axes.set_ylabel("times faster than dense")
         panel_inches = axes.get_position().height * canvas.get_figheight()
@@ -190,7 +197,4 @@ def draw(results: Results, groups: Sequence[str], suites: Sequence[str], path: P
         "zeros cut"
     )
     canvas.suptitle(title, fontsize=10, x=0.02, ha="left", y=0.99, va="top")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    canvas.savefig(partial, format="png")
-    os.replace(partial, path)
+    write_figure(canvas, path)

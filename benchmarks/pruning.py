@@ -9,9 +9,6 @@ network too. Accuracies are on test images that no choice looked at.
 from __future__ import annotations
 
 import copy
-import datetime
-import json
-import shlex
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -25,16 +22,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.machine import describe_commit, describe_machine, describe_versions
 from benchmarks.pruning_network import CLASSIFIER, STEM, SmallResNet
-from benchmarks.results import write_text
+from benchmarks.record import Record, shown
 from sparseinfer.demo.data import Dataset, load
 from sparseinfer.demo.training import accuracy, logits
 from sparseinfer.prune import PolynomialDecay, Pruner, Random, taylor
 from sparseinfer.prune.lottery import Training, lottery_ticket
 from sparseinfer.prune.recover import fine_tune, reestimate_batchnorm
 
-SCHEMA = 1
 BATCH = 128
 DENSE_RATE, FINE_TUNE_RATE = 3e-3, 1e-3
 SPARSITY = 0.9
@@ -52,7 +47,7 @@ TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """Training images, seeds, and epochs of dense training, of a method, of a lottery round."""
 
     images: int
@@ -62,12 +57,12 @@ class Plan:
     lottery: int
 
 
-FULL = Plan(images=10_000, seeds=3, dense=5, tune=3, lottery=3)
-QUICK = Plan(images=500, seeds=1, dense=2, tune=1, lottery=1)
+FULL = TrainingPlan(images=10_000, seeds=3, dense=5, tune=3, lottery=3)
+QUICK = TrainingPlan(images=500, seeds=1, dense=2, tune=1, lottery=1)
 
 
 @dataclass
-class Row:
+class MethodRow:
     """One method with one seed: zeros of the layers it pruned and accuracy as fractions."""
 
     method: str
@@ -79,7 +74,7 @@ class Row:
 
 
 @dataclass
-class Check:
+class Statement:
     """A statement about the means over seeds, its two sides, and whether it holds."""
 
     name: str
@@ -88,26 +83,21 @@ class Check:
     holds: bool
 
 
-@dataclass
-class Results:
+@dataclass(kw_only=True)
+class PruningResults(Record):
     """Everything one run writes."""
 
-    date: str
-    command: str
-    commit: dict[str, Any]
-    versions: dict[str, Any]
-    machine: dict[str, Any]
-    settings: dict[str, Any]
-    complete: bool = False
-    rows: list[Row] = field(default_factory=list)
+    PROGRAM = "benchmarks.pruning"
+
+    rows: list[MethodRow] = field(default_factory=list)
     summary: dict[str, dict[str, float]] = field(default_factory=dict)
-    checks: list[Check] = field(default_factory=list)
+    checks: list[Statement] = field(default_factory=list)
 
 
 class Bench:
     """The methods on one seed's data and dense network."""
 
-    def __init__(self, data: Dataset, plan: Plan, seed: int) -> None:
+    def __init__(self, data: Dataset, plan: TrainingPlan, seed: int) -> None:
         self.data, self.plan, self.seed = data, plan, seed
         torch.manual_seed(seed)
         self.dense: nn.Module = SmallResNet(data.image_size)
@@ -218,13 +208,13 @@ def sparsity_of(model: nn.Module) -> float:
     return zeros / sum(weight.numel() for weight in weights)
 
 
-def measure(bench: Bench, name: str, method: Callable[[], nn.Module]) -> Row:
+def measure(bench: Bench, name: str, method: Callable[[], nn.Module]) -> MethodRow:
     """Run a method and test what it returns."""
     bench.steps = 0
     start = time.perf_counter()
     model = method().eval()
     outputs = logits(model, bench.data.test_images.contiguous(memory_format=torch.channels_last))
-    return Row(
+    return MethodRow(
         name,
         bench.seed,
         sparsity_of(model),
@@ -234,7 +224,7 @@ def measure(bench: Bench, name: str, method: Callable[[], nn.Module]) -> Row:
     )
 
 
-def summarise(rows: list[Row]) -> dict[str, dict[str, float]]:
+def summarise(rows: list[MethodRow]) -> dict[str, dict[str, float]]:
     """Mean accuracy of each method over seeds, its standard deviation, and the mean sparsity."""
     summary = {}
     for name in dict.fromkeys(row.method for row in rows):
@@ -248,7 +238,7 @@ def summarise(rows: list[Row]) -> dict[str, dict[str, float]]:
     return summary
 
 
-def checks(summary: dict[str, dict[str, float]]) -> list[Check]:
+def checks(summary: dict[str, dict[str, float]]) -> list[Statement]:
     """What is expected of the means: the tolerance, and the orderings that others report."""
     mean = {name: values["accuracy"] for name, values in summary.items()}
     statements = [
@@ -261,35 +251,13 @@ def checks(summary: dict[str, dict[str, float]]) -> list[Check]:
         ("lottery ticket >= random", "lottery ticket", "one-shot random", 0.0),
     ]  # fmt: skip
     return [
-        Check(text, mean[left], mean[right], mean[left] >= mean[right] - slack)
+        Statement(text, mean[left], mean[right], mean[left] >= mean[right] - slack)
         for text, left, right, slack in statements
         if left in mean and right in mean
     ]
 
 
-def to_json(results: Results) -> str:
-    """The result file's text: one row a line."""
-    parts = []
-    for key, value in asdict(results).items():
-        if isinstance(value, list) and value:
-            lines = ",\n".join("    " + json.dumps(_rounded(item)) for item in value)
-            parts.append(f'  "{key}": [\n{lines}\n  ]')
-        else:
-            parts.append(
-                f'  "{key}": ' + json.dumps(_rounded(value), indent=2).replace("\n", "\n  ")
-            )
-    return f'{{\n  "schema": {SCHEMA},\n' + ",\n".join(parts) + "\n}\n"
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return value
-
-
-def show(results: Results, console: Console) -> None:
+def show(results: PruningResults, console: Console) -> None:
     """Print a line a method, and the checks."""
     table = Table("method", title="accuracy, mean over seeds", title_justify="left")
     for heading in ("zeros", "accuracy", "deviation"):
@@ -313,15 +281,9 @@ def main(
     """Compare the ways of pruning by the accuracy they keep, and write a result file."""
     console = Console()
     plan = QUICK if quick else FULL
-    shown = out.name if out.is_absolute() else out.as_posix()
-    words = ["python", "-m", "benchmarks.pruning", "--out", shown, *(["--quick"] if quick else [])]
-    results = Results(
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        command=shlex.join(words),
-        commit=describe_commit(),
-        versions=describe_versions(),
-        machine=describe_machine(),
-        settings={**asdict(plan), "sparsity": SPARSITY, "filters": FILTERS, "rounds": ROUNDS,
+    results = PruningResults.begin(
+        ["--out", shown(out), *(["--quick"] if quick else [])],
+        {**asdict(plan), "sparsity": SPARSITY, "filters": FILTERS, "rounds": ROUNDS,
                   "quick": quick, "threads": torch.get_num_threads()},
     )  # fmt: skip
     try:
@@ -342,7 +304,7 @@ def main(
     finally:
         results.summary = summarise(results.rows)
         results.checks = checks(results.summary)
-        write_text(out, to_json(results))
+        results.write(out)
         show(results, console)
         console.print(f"{len(results.rows)} rows written to {out}")
 

@@ -6,10 +6,6 @@ was checked against float64.
 
 from __future__ import annotations
 
-import datetime
-import os
-import shlex
-import signal
 import sys
 import time
 from pathlib import Path
@@ -18,63 +14,32 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 from rich.table import Column, Table
 
 from benchmarks import isa
-from benchmarks.machine import describe_commit, describe_machine, describe_versions
-from benchmarks.results import Failure, Results, Row, to_json, write_text
+from benchmarks.command import (
+    SAVE_EVERY,
+    end_as_by_ctrl_c,
+    parse_names,
+    parse_threads,
+    progress_bar,
+    warn_if_busy,
+)
+from benchmarks.record import shown
+from benchmarks.results import Failure, Results, Row
 from benchmarks.suites import SUITES, Job, jobs, measure
 from benchmarks.targets import summarise
-from benchmarks.timing import Plan
+from sparseinfer.timing.rounds import Plan
 
 PLAN = Plan()
 QUICK_PLAN = Plan(rounds=5, floor=3, least=0.0, budget=0.25)
-SAVE_EVERY = 10.0
-"""Seconds between two writes of the partial result."""
-
-BUSY_LOAD = 0.3
-"""Load per core above which figures are not to be trusted."""
 
 
-def parse_threads(text: str) -> list[int]:
-    """Return the thread counts in a list such as ``1,2``.
-
-    Raises:
-        typer.BadParameter: an item is not a number above zero.
-    """
-    items = text.split(",")
-    if not all(item.strip().isdigit() and int(item) > 0 for item in items):
-        raise typer.BadParameter(f"expected thread counts such as 1,2, got {text!r}")
-    return [int(item) for item in items]
-
-
-def parse_suites(text: str) -> list[str]:
-    """Return the suites in a list such as ``kernels,cold``; ``all`` is every suite.
-
-    Raises:
-        typer.BadParameter: a suite does not exist.
-    """
-    names = list(SUITES) if text == "all" else text.split(",")
-    for name in names:
-        if name not in SUITES:
-            raise typer.BadParameter(f"expected all or some of {', '.join(SUITES)}, got {name!r}")
-    return names
-
-
-def describe_command(suite: str, threads: str, out: Path, quick: bool, isa: str = "") -> str:
-    """Return the command that repeats the run, without the folders of this machine."""
-    shown = out.name if out.is_absolute() else out.as_posix()
-    words = ["python", "-m", "benchmarks.run", "--suite", suite, "--threads", threads]
-    words += ["--out", shown, *(["--quick"] if quick else []), *(["--isa", isa] if isa else [])]
-    return shlex.join(words)
+def options_of(suite: str, threads: str, out: Path, quick: bool, isa: str = "") -> list[str]:
+    """Return the options that repeat the run, without the folders of this machine."""
+    words = ["--suite", suite, "--threads", threads, "--out", shown(out)]
+    return [*words, *(["--quick"] if quick else []), *(["--isa", isa] if isa else [])]
 
 
 def print_summary(console: Console, results: Results) -> None:
@@ -124,8 +89,16 @@ def run_jobs(
         progress.advance(task)
         if time.monotonic() - saved > SAVE_EVERY:
             results.summary = summarise(results.rows)
-            write_text(out, to_json(results))
+            results.write(out)
             saved = time.monotonic()
+
+
+def finish(results: Results, out: Path, console: Console) -> None:
+    """Sum the rows up, write them, and print the summary."""
+    results.summary = summarise(results.rows)
+    results.write(out)
+    print_summary(console, results)
+    console.print(f"{len(results.rows)} rows written to {out}")
 
 
 def capped(cap: str, console: Console) -> dict[str, str]:
@@ -160,17 +133,13 @@ def main(
 ) -> None:
     """Measure sparseinfer against dense PyTorch and write a result file."""
     console = Console()
-    counts, names = parse_threads(threads), parse_suites(suite)
+    counts, names = parse_threads(threads), parse_names(suite, SUITES)
     said = capped(cap, console) if cap else None
     plan = QUICK_PLAN if quick else PLAN
     todo = [(job, count) for job in jobs(names, quick=quick) for count in counts]
-    results = Results(
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        command=describe_command(suite, threads, out, quick, cap),
-        commit=describe_commit(),
-        versions=describe_versions(),
-        machine=describe_machine(),
-        settings={
+    results = Results.begin(
+        options_of(suite, threads, out, quick, cap),
+        {
             "suites": names,
             "threads": counts,
             "quick": quick,
@@ -180,23 +149,11 @@ def main(
             "budget_seconds": plan.budget,
         },
     )
-    load = os.getloadavg()[0] / results.machine["cores"]
-    if load > BUSY_LOAD:
-        console.print(
-            f"[yellow]the machine is busy (load {load:.2f} a core): ratios will spread[/]"
-        )
-    # A request to end is taken like Ctrl-C: what was measured is written.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    warn_if_busy(console, results.machine["cores"])
+    end_as_by_ctrl_c()
     before = torch.get_num_threads()
     try:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as progress:
+        with progress_bar(console) as progress:
             run_jobs(todo, plan, results, out, progress)
         results.complete = not results.failures
     except KeyboardInterrupt:
@@ -204,10 +161,7 @@ def main(
         raise typer.Exit(130) from None
     finally:
         torch.set_num_threads(before)
-        results.summary = summarise(results.rows)
-        write_text(out, to_json(results))
-        print_summary(console, results)
-        console.print(f"{len(results.rows)} rows written to {out}")
+        finish(results, out, console)
     if results.failures:
         raise typer.Exit(1)
 

@@ -14,12 +14,12 @@ from torch import nn
 
 from benchmarks import cases
 from benchmarks.cases import Case, ConvCase, LinearCase, Pattern
+from benchmarks.layer_data import LayerData
 from benchmarks.native import NativeRun, Packed, best_row, pack
-from benchmarks.problems import Problem
 from benchmarks.results import Row, make_row
-from benchmarks.timing import Contender, Plan, interleave
 from sparseinfer import _C
 from sparseinfer.layers.linear_conv import SparseConv2d, SparseLinear
+from sparseinfer.timing.rounds import Plan, Rotation, interleave
 
 COLD_BYTES = 128 * 2**20
 """Rotated copies of a weight exceed this, four times the last-level cache of a common server."""
@@ -35,7 +35,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Contender:
     """What takes part in a measurement: the calls to time, and how to get a result to verify."""
 
     name: str
@@ -50,81 +50,79 @@ class Candidate:
 BFLOAT16_UNIT = 2.0**-9
 
 
-def _dense(problem: Problem, copies: int = 1) -> Candidate:
-    x, bias = problem.x, problem.bias
-    weights = [problem.weight, *(problem.weight.clone() for _ in range(copies - 1))]
+def _dense(data: LayerData, copies: int = 1) -> Contender:
+    x, bias = data.x, data.bias
+    weights = [data.weight, *(data.weight.clone() for _ in range(copies - 1))]
 
     def call_with(weight: torch.Tensor) -> Callable[[], torch.Tensor]:
-        return lambda: problem.dense(x, weight, bias)
+        return lambda: data.dense(x, weight, bias)
 
     calls = [call_with(weight) for weight in weights]
-    return Candidate("dense", calls, calls[0])
+    return Contender("dense", calls, calls[0])
 
 
 def _kernel(
-    problem: Problem, threads: int, format_name: str = "panel", name: str = "kernel",
+    data: LayerData, threads: int, format_name: str = "panel", name: str = "kernel",
     copies: int = 1, value_type: str = "float32",
-) -> Candidate:  # fmt: skip
-    packed = pack(problem.case, problem.pattern, format_name, value_type)
-    run = NativeRun(problem, threads)
+) -> Contender:  # fmt: skip
+    packed = pack(data.case, data.pattern, format_name, value_type)
+    run = NativeRun(data, threads)
     every: list[Packed] = [packed, *(packed.copy() for _ in range(copies - 1))]
-    return Candidate(
+    return Contender(
         name,
         [run.call(one) for one in every],
         lambda: run.result(packed),
-        best_row(format_name, problem.case),
+        best_row(format_name, data.case),
         packed.blob.numel(),
         BFLOAT16_UNIT if value_type == "bfloat16" else 0.0,
     )
 
 
-def _kernels(problem: Problem, threads: int) -> list[Candidate]:
-    return [_dense(problem), _kernel(problem, threads)]
+def _kernels(data: LayerData, threads: int) -> list[Contender]:
+    return [_dense(data), _kernel(data, threads)]
 
 
-def _module(problem: Problem, threads: int) -> list[Candidate]:
-    case = problem.case
+def _module(data: LayerData, threads: int) -> list[Contender]:
+    case = data.case
     dense: nn.Linear | nn.Conv2d
     if isinstance(case, ConvCase):
         dense = nn.Conv2d(case.c, case.m, case.kernel, case.stride, case.padding)
     else:
         dense = nn.Linear(case.k, case.m)
-    dense.load_state_dict({"weight": problem.weight, "bias": problem.bias})
+    dense.load_state_dict({"weight": data.weight, "bias": data.bias})
     dense.eval()
     kind = SparseConv2d if isinstance(dense, nn.Conv2d) else SparseLinear
     sparse = kind.from_dense(copy.deepcopy(dense), format="panel", kblock=case.kblock)
 
     def call_of(module: nn.Module) -> Callable[[], torch.Tensor]:
-        x = problem.x
+        x = data.x
         return lambda: module(x)
 
-    kernel = _kernel(problem, threads)
+    kernel = _kernel(data, threads)
     return [
-        Candidate("dense", [call_of(dense)], call_of(dense)),
+        Contender("dense", [call_of(dense)], call_of(dense)),
         kernel,
-        Candidate("module", [call_of(sparse)], call_of(sparse), kernel.kernel, kernel.packed_bytes),
+        Contender("module", [call_of(sparse)], call_of(sparse), kernel.kernel, kernel.packed_bytes),
     ]
 
 
-def _cold(problem: Problem, threads: int) -> list[Candidate]:
-    candidates = [_dense(problem, COLD_BYTES // problem.dense_bytes + 1)]
+def _cold(data: LayerData, threads: int) -> list[Contender]:
+    contenders = [_dense(data, COLD_BYTES // data.dense_bytes + 1)]
     for name, value_type in (("kernel", "float32"), ("kernel, bfloat16", "bfloat16")):
-        packed = pack(problem.case, problem.pattern, "panel", value_type)
+        packed = pack(data.case, data.pattern, "panel", value_type)
         # One copy more than fill the limit: a copy has left the cache when its turn is back.
         copies = COLD_BYTES // packed.blob.numel() + 2
-        candidates.append(
-            _kernel(problem, threads, name=name, copies=copies, value_type=value_type)
-        )
-    return candidates
+        contenders.append(_kernel(data, threads, name=name, copies=copies, value_type=value_type))
+    return contenders
 
 
-def _torch_csr(problem: Problem) -> Candidate:
-    x = problem.x.t().contiguous()
+def _torch_csr(data: LayerData) -> Contender:
+    x = data.x.t().contiguous()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        weight = problem.weight.to_sparse_csr()
+        weight = data.weight.to_sparse_csr()
     size = weight.values().nbytes + weight.col_indices().nbytes + weight.crow_indices().nbytes
-    return Candidate(
+    return Contender(
         "torch.sparse_csr",
         [lambda: weight @ x],
         lambda: (weight @ x).t(),
@@ -139,20 +137,20 @@ def _runs_here(format_name: str, case: Case) -> bool:
     )
 
 
-def _packed_formats(problem: Problem, threads: int) -> list[Candidate]:
-    candidates = [_dense(problem)]
+def _packed_formats(data: LayerData, threads: int) -> list[Contender]:
+    contenders = [_dense(data)]
     for format_name in ("panel", "csr", "nm"):
-        fits = format_name != "nm" or problem.pattern.n_of_m is not None
-        if fits and _runs_here(format_name, problem.case):
-            candidates.append(_kernel(problem, threads, format_name, name=format_name))
-    return candidates
+        fits = format_name != "nm" or data.pattern.n_of_m is not None
+        if fits and _runs_here(format_name, data.case):
+            contenders.append(_kernel(data, threads, format_name, name=format_name))
+    return contenders
 
 
-def _formats(problem: Problem, threads: int) -> list[Candidate]:
-    candidates = _packed_formats(problem, threads)
-    if isinstance(problem.case, LinearCase):
-        candidates.append(_torch_csr(problem))
-    return candidates
+def _formats(data: LayerData, threads: int) -> list[Contender]:
+    contenders = _packed_formats(data, threads)
+    if isinstance(data.case, LinearCase):
+        contenders.append(_torch_csr(data))
+    return contenders
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ class Suite:
 
     cases: Sequence[Case]
     patterns: Sequence[Pattern]
-    candidates: Callable[[Problem, int], list[Candidate]]
+    contenders: Callable[[LayerData, int], list[Contender]]
     with_bias: bool = True
 
 
@@ -194,9 +192,9 @@ def jobs(names: Sequence[str], *, quick: bool = False) -> Iterator[Job]:
 
 
 @lru_cache(maxsize=1)
-def _problem(case: Case, pattern: Pattern, with_bias: bool) -> Problem:
+def _data_of(case: Case, pattern: Pattern, with_bias: bool) -> LayerData:
     """Share data and float64 reference between the thread counts of a job."""
-    return Problem(case, pattern, with_bias=with_bias)
+    return LayerData(case, pattern, with_bias=with_bias)
 
 
 def measure(job: Job, threads: int, plan: Plan) -> list[Row]:
@@ -207,17 +205,17 @@ def measure(job: Job, threads: int, plan: Plan) -> list[Row]:
     """
     suite = SUITES[job.suite]
     torch.set_num_threads(threads)
-    problem = _problem(job.case, job.pattern, suite.with_bias)
-    candidates = suite.candidates(problem, threads)
+    data = _data_of(job.case, job.pattern, suite.with_bias)
+    contenders = suite.contenders(data, threads)
     with torch.inference_mode():
-        for candidate in candidates:
-            problem.verify(candidate.name, candidate.result(), candidate.unit)
-        contenders = [Contender(candidate.name, candidate.calls) for candidate in candidates]
-        comparison = interleave(contenders, plan)
-    dense, *others = candidates
+        for contender in contenders:
+            data.verify(contender.name, contender.result(), contender.unit)
+        calls = {one.name: Rotation(one.name, one.calls) for one in contenders}
+        found = interleave(calls, plan, collect=False)
+    dense, *others = contenders
     return [
         make_row(
-            comparison,
+            found,
             other.name,
             suite=job.suite,
             group=job.case.group
@@ -230,11 +228,11 @@ def measure(job: Job, threads: int, plan: Plan) -> list[Row]:
             n=job.case.n,
             pattern=job.pattern.name,
             sparsity=job.pattern.sparsity,
-            nnz=problem.nnz,
+            nnz=data.nnz,
             threads=threads,
             promised=cases.promised(job.case),
             kernel=other.kernel,
-            dense_bytes=problem.dense_bytes,
+            dense_bytes=data.dense_bytes,
             packed_bytes=other.packed_bytes,
             copies=(len(dense.calls), len(other.calls)),
         )

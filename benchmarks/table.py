@@ -14,7 +14,9 @@ import typer
 from benchmarks.linearity import draw as draw_linearity
 from benchmarks.linearity import lines_of
 from benchmarks.plot import draw
-from benchmarks.results import Results, Row, from_json, geometric_mean, write_text
+from benchmarks.record import counted
+from benchmarks.results import Results, Row, geometric_mean
+from sparseinfer.files import write_text
 
 GROUPS = (
     "linear N>=128",
@@ -141,22 +143,16 @@ def speedup_tables(results: Results) -> str:
 
 def introduction(results: Results, threads: Sequence[int]) -> str:
     """Return the sentences that say what the figures are and where they come from."""
-    machine, versions, commit = results.machine, results.versions, results.commit
-    counts = " / ".join(f"{count} thread{'s' if count > 1 else ''}" for count in threads)
-    source = f"commit {commit['hash'][:10]}" if commit["hash"] else "no commit"
-    if commit["dirty"]:
-        source += " with changes"
+    versions = results.versions
     text = (
         f"Times faster than dense PyTorch {versions['torch']} "
-        f"({versions['torch_cpu_capability']}), float32, {counts}, on {machine['cpu']}, "
-        f"{machine['cores']} cores, {machine['os']}. Below 1 is slower. Medians of interleaved "
+        f"({versions['torch_cpu_capability']}), float32, {counted(threads)}, "
+        f"on {results.place}. Below 1 is slower. Medians of interleaved "
         f"rounds, geometric means over a group's cases; in nine figures of ten the middle half of "
         f"the rounds lies within {spread(results.rows):.0%} of the median. Every result was "
-        f"checked against float64 first. {results.date[:10]}, {source}: `{results.command}`."
+        f"checked against float64 first. {results.source}"
     )
-    if results.settings["quick"] or not results.complete:
-        text += " **A partial or quick run: not for quoting.**"
-    return text
+    return text + results.reservation
 
 
 def spread(rows: Sequence[Row]) -> float:
@@ -265,7 +261,7 @@ def main(
     """Turn a result file into the README's tables and a plot of speed-up against sparsity."""
     from sparseinfer.kernels.registry import rows
 
-    results = from_json(results_file.read_text(encoding="utf-8"))
+    results = Results.read(results_file)
     speedups, support = (
         speedup_tables(results),
         support_table([row for row in rows() if not row.off]),

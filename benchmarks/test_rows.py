@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from benchmarks.cases import Case, ConvCase, LinearCase, Pattern
+from benchmarks.layer_data import LayerData
 from benchmarks.native import NativeRun, pack
-from benchmarks.problems import Problem
 from sparseinfer import _C
 
 CASES: tuple[Case, ...] = (
@@ -62,10 +62,10 @@ def test_row(row: int, case: Case, benchmark: Any) -> None:
     if facts["reasons"]:
         pytest.skip("; ".join(facts["reasons"]))
     pattern = TWO_OF_FOUR if facts["format"] == "nm" else RANDOM
-    problem = Problem(case, pattern)
+    data = LayerData(case, pattern)
     packed = pack(case, pattern, facts["format"])
-    run = NativeRun(problem, THREADS, row)
-    problem.verify(facts["name"], run.result(packed))
+    run = NativeRun(data, THREADS, row)
+    data.verify(facts["name"], run.result(packed))
     benchmark.group = label(case, pattern)
     benchmark(run.call(packed))
 
@@ -75,8 +75,8 @@ def test_row(row: int, case: Case, benchmark: Any) -> None:
 @pytest.mark.parametrize("pattern", [RANDOM, TWO_OF_FOUR], ids=lambda pattern: pattern.name)
 def test_dense(pattern: Pattern, case: Case, benchmark: Any) -> None:
     """Dense PyTorch on the same problem."""
-    problem = Problem(case, pattern)
+    data = LayerData(case, pattern)
     benchmark.group = label(case, pattern)
     with torch.inference_mode():
-        result = benchmark(problem.dense, problem.x, problem.weight, problem.bias)
-    problem.verify("dense", result)
+        result = benchmark(data.dense, data.x, data.weight, data.bias)
+    data.verify("dense", result)

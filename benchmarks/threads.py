@@ -11,10 +11,8 @@ A thread of the process that comes or goes while operators alternate is a failur
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import os
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +23,14 @@ import typer
 from rich.console import Console
 
 from benchmarks.cases import Case, ConvCase, LinearCase, Pattern
-from benchmarks.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.command import parse_threads, warn_if_busy
+from benchmarks.layer_data import LayerData
 from benchmarks.native import Packed, best_row, pack
-from benchmarks.problems import Problem
-from benchmarks.results import Failure, Results, Row, make_row, to_json, write_text
-from benchmarks.run import BUSY_LOAD, PLAN, QUICK_PLAN, parse_threads, print_summary
-from benchmarks.targets import summarise
-from benchmarks.timing import Contender, Plan, interleave
+from benchmarks.record import shown
+from benchmarks.results import Failure, Results, Row, make_row
+from benchmarks.run import PLAN, QUICK_PLAN, finish
 from sparseinfer import SparseConv2d, SparseLinear
+from sparseinfer.timing.rounds import Plan, interleave
 
 SUITE = "threads"
 PATTERN = Pattern(0.9)
@@ -45,6 +43,12 @@ TURNS = 8
 """Calls of each operator in one sample."""
 
 Call = Callable[[], object]
+
+
+class ThreadResults(Results):
+    """What this program writes: rows and all as those of `benchmarks.run`."""
+
+    PROGRAM = "benchmarks.threads"
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,13 @@ def torch_operators() -> list[TorchOperator]:
     ]
 
 
-def sparse_layer(case: Case) -> tuple[Problem, Packed, Call]:
-    """Return the case's problem, its packed weight, and a call of the drop-in layer.
+def sparse_layer(case: Case) -> tuple[LayerData, Packed, Call]:
+    """Return the case's data, its packed weight, and a call of the drop-in layer.
 
     Raises:
         WrongResultError: the layer's result is beyond the rounding bound.
     """
-    problem = Problem(case, PATTERN)
+    data = LayerData(case, PATTERN)
     packed = pack(case, PATTERN, "panel")
     layer: SparseLinear | SparseConv2d
     if isinstance(case, ConvCase):
@@ -85,9 +89,9 @@ def sparse_layer(case: Case) -> tuple[Problem, Packed, Call]:
         )
     else:
         layer = SparseLinear(case.k, case.m, packed=packed.blob)
-    layer.load_state_dict({"packed": packed.blob, "bias": problem.bias})
-    problem.verify("layer", layer(problem.x))
-    return problem, packed, lambda: layer(problem.x)
+    layer.load_state_dict({"packed": packed.blob, "bias": data.bias})
+    data.verify("layer", layer(data.x))
+    return data, packed, lambda: layer(data.x)
 
 
 def apart(first: Call, second: Call) -> Call:
@@ -160,16 +164,13 @@ def measure(operator: TorchOperator, case: Case, threads: int, plan: Plan) -> tu
     """
     torch.set_num_threads(threads)
     with torch.inference_mode():
-        problem, packed, ours = sparse_layer(case)
+        data, packed, ours = sparse_layer(case)
         alternating = in_turns(operator.call, ours)
         changed = threads_changed(alternating)
-        contenders = [
-            Contender("apart", [apart(operator.call, ours)]),
-            Contender("in turns", [alternating]),
-        ]
-        comparison = interleave(contenders, plan)
+        calls = {"apart": apart(operator.call, ours), "in turns": alternating}
+        found = interleave(calls, plan, collect=False)
     row = make_row(
-        comparison,
+        found,
         "in turns",
         baseline="apart",
         suite=SUITE,
@@ -181,11 +182,11 @@ def measure(operator: TorchOperator, case: Case, threads: int, plan: Plan) -> tu
         n=case.n,
         pattern=PATTERN.name,
         sparsity=PATTERN.sparsity,
-        nnz=problem.nnz,
+        nnz=data.nnz,
         threads=threads,
         promised=False,
         kernel=best_row("panel", case),
-        dense_bytes=problem.dense_bytes,
+        dense_bytes=data.dense_bytes,
         packed_bytes=packed.blob.numel(),
         copies=(1, 1),
     )
@@ -203,15 +204,9 @@ def main(
     console = Console()
     counts = parse_threads(threads)
     plan = QUICK_PLAN if quick else PLAN
-    shown = out.name if out.is_absolute() else out.as_posix()
-    words = ["python", "-m", "benchmarks.threads", "--threads", threads, "--out", shown]
-    results = Results(
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        command=shlex.join([*words, *(["--quick"] if quick else [])]),
-        commit=describe_commit(),
-        versions=describe_versions(),
-        machine=describe_machine(),
-        settings={
+    results = ThreadResults.begin(
+        ["--threads", threads, "--out", shown(out), *(["--quick"] if quick else [])],
+        {
             "suites": [SUITE],
             "threads": counts,
             "quick": quick,
@@ -219,11 +214,7 @@ def main(
             "turns": TURNS,
         },
     )
-    load = os.getloadavg()[0] / results.machine["cores"]
-    if load > BUSY_LOAD:
-        console.print(
-            f"[yellow]the machine is busy (load {load:.2f} a core): ratios will spread[/]"
-        )
+    warn_if_busy(console, results.machine["cores"])
     before = torch.get_num_threads()
     try:
         for count, operator, case in itertools.product(counts, torch_operators(), OURS):
@@ -242,10 +233,7 @@ def main(
     finally:
         torch.set_num_threads(before)
     results.complete = not results.failures
-    results.summary = summarise(results.rows)
-    write_text(out, to_json(results))
-    print_summary(console, results)
-    console.print(f"{len(results.rows)} rows written to {out}")
+    finish(results, out, console)
     if results.failures:
         raise typer.Exit(1)
 

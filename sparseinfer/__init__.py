@@ -18,7 +18,8 @@ load_sparse_into            such a checkpoint into a model
 pack, unpack                a weight as a packed buffer, and back
 SparseLinear                the sparse layers, by the dense ones whose place they take:
 SparseConv1d, SparseConv2d, SparseConvTranspose1d, SparseConvTranspose2d,
-SparseLSTM, SparseGRU, SparseRNN, SparseMultiheadAttention
+SparseLSTM, SparseGRU, SparseRNN, SparseLSTMCell, SparseGRUCell, SparseRNNCell,
+SparseMultiheadAttention
 scratch_bytes, release_scratch   memory that the kernels keep between calls, and giving it back
 sparseinfer.prune           pruning while training: Pruner, schedules, criteria, sensitivity
 
@@ -50,10 +51,13 @@ __all__ = [
     "SparseConvTranspose1d",
     "SparseConvTranspose2d",
     "SparseGRU",
+    "SparseGRUCell",
     "SparseLSTM",
+    "SparseLSTMCell",
     "SparseLinear",
     "SparseMultiheadAttention",
     "SparseRNN",
+    "SparseRNNCell",
     "UnsupportedOperators",
     "__version__",
     "compile",

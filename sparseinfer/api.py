@@ -3,7 +3,8 @@
 from sparseinfer.checkpoints import load_sparse, load_sparse_into, save_sparse
 from sparseinfer.checkpoints.load_converted import load_converted
 from sparseinfer.convert.conversion import convert_to_sparse
-from sparseinfer.convert.report import LayerReport, Report, report
+from sparseinfer.convert.layer_report import LayerReport
+from sparseinfer.convert.model_report import Report, report
 from sparseinfer.convert.to_dense import to_dense
 from sparseinfer.export.compile import compile
 from sparseinfer.export.engine import Engine, load_engine
@@ -11,6 +12,7 @@ from sparseinfer.export.errors import UnsupportedOperators
 from sparseinfer.formats.packed import pack, unpack
 from sparseinfer.kernels.scratch import release_scratch, scratch_bytes
 from sparseinfer.layers.attention import SparseMultiheadAttention
+from sparseinfer.layers.cells import SparseGRUCell, SparseLSTMCell, SparseRNNCell
 from sparseinfer.layers.linear_conv import SparseConv1d, SparseConv2d, SparseLinear
 from sparseinfer.layers.recurrent import SparseGRU, SparseLSTM, SparseRNN
 from sparseinfer.layers.transposed import SparseConvTranspose1d, SparseConvTranspose2d
@@ -27,10 +29,13 @@ __all__ = [
     "SparseConvTranspose1d",
     "SparseConvTranspose2d",
     "SparseGRU",
+    "SparseGRUCell",
     "SparseLSTM",
+    "SparseLSTMCell",
     "SparseLinear",
     "SparseMultiheadAttention",
     "SparseRNN",
+    "SparseRNNCell",
     "UnsupportedOperators",
     "__version__",
     "compile",

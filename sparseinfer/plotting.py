@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["name_lines", "need_matplotlib"]
+from sparseinfer.files import write_bytes
+
+__all__ = ["name_lines", "need_matplotlib", "write_figure"]
 
 
 def need_matplotlib() -> None:
@@ -39,3 +44,24 @@ def name_lines(axis: Any, lines: Sequence[Any], names: Sequence[str], **options:
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_parse_math(False)
         text.set_text(name)
+
+
+def write_figure(figure: Any, path: str | os.PathLike[str], kind: str = "png") -> None:
+    """Write a figure of matplotlib whole, as a file of this kind, and its folder if there is none.
+
+    Raises:
+        ValueError: matplotlib writes no such files.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from matplotlib.figure import Figure
+        >>> path = Path(tempfile.mkdtemp(), "plots", "empty.png")
+        >>> write_figure(Figure(), path)
+        >>> path.read_bytes()[1:4]
+        b'PNG'
+    """
+    stream = io.BytesIO()
+    figure.savefig(stream, format=kind)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, stream.getvalue())

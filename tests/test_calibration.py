@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from benchmarks import calibrate
 from benchmarks.cases import ConvCase
 from benchmarks.fit import Calls, Cell, fit, held_out, judge, modelled, solve
-from sparseinfer.layers.kinds import KINDS
+from sparseinfer.layers.kinds import KINDS, kind_named
 from sparseinfer.timing import builtin_rates, calibration, cost, rates
 from sparseinfer.timing.rates import CLASSES, CONTENDERS, CONVOLUTIONS, Model, class_of, parse
 
@@ -56,17 +56,18 @@ def test_every_number_of_tokens_has_a_class_of_its_own() -> None:
 
 
 def test_every_kind_of_layer_has_its_classes_and_an_estimate() -> None:
-    for kind in KINDS:
+    for kind in (kind for kind in KINDS if kind.assumed_n):
         names = class_of(kind.name, 256, 512, 1, 32e6)
         assert names == (("linear 1",) if kind.op == "linear" else CONVOLUTIONS)
-        worst = cost.worst_estimate(kind.name, 256, 512, 0.1, 2)
-        assert worst.N in cost.ASSUMED_N[kind.name]
+        worst = kind.worst_estimate(256, 512, 0.1, 2)
+        assert worst.N in kind.assumed_n
         assert 0 < worst.dense_call_ms < worst.dense_ms
 
 
 def test_a_recurrence_has_to_gain_on_one_thread_too() -> None:
-    for kind, density in itertools.product(cost.RECURRENT, (0.05, 0.5, 1.0)):
-        speedups = [cost.worst_estimate(kind, 2048, 1024, density, n).speedup for n in (1, 2, 4)]
+    recurrent = [kind for kind in KINDS if kind.steps]
+    for kind, density in itertools.product(recurrent, (0.05, 0.5, 1.0)):
+        speedups = [kind.worst_estimate(2048, 1024, density, n).speedup for n in (1, 2, 4)]
         assert speedups == sorted(speedups, reverse=True)
 
 
@@ -78,7 +79,7 @@ def test_a_convolution_of_unknown_geometry_gets_the_least_favourable_estimate() 
 
 
 def test_only_a_gain_beyond_the_error_of_the_model_counts() -> None:
-    worst = cost.worst_estimate("linear", 768, 768, 0.1)
+    worst = kind_named("linear").worst_estimate(768, 768, 0.1)
     assert worst.N == 1
     at_one = cost.estimate(768, 768, 1, 0.1)
     assert worst.dense_ms == at_one.dense_ms
@@ -188,10 +189,10 @@ def test_layers_that_are_timed_compute_the_same() -> None:
     ):
         for pattern in (calibrate.Pattern(0.5), calibrate.Pattern.n_m(2, 4)):
             point = calibrate.Point(kind, case, pattern)
-            problem = calibrate.Problem(case, pattern)
+            data = calibrate.LayerData(case, pattern)
             for name in ("dense", *point.formats):
-                (layer,) = calibrate.layers_of(problem, name, 1)
-                problem.verify(name, layer(problem.x))
+                (layer,) = calibrate.layers_of(data, name, 1)
+                data.verify(name, layer(data.x))
 
 
 def test_cold_layers_outgrow_any_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,9 +200,9 @@ def test_cold_layers_outgrow_any_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     point = calibrate.Point(
         "linear 1 memory", calibrate.LinearCase(64, 64, 1), calibrate.Pattern(0.9)
     )
-    problem = calibrate.Problem(point.case, point.pattern)
+    data = calibrate.LayerData(point.case, point.pattern)
     for name, tensor in (("dense", "weight"), ("panel", "packed")):
-        layers = calibrate.layers_of(problem, name, point.copies)
+        layers = calibrate.layers_of(data, name, point.copies)
         tensors = [layer.state_dict()[tensor] for layer in layers]
         assert sum(one.nbytes for one in tensors) > 2**16
         assert len({one.data_ptr() for one in tensors}) == len(tensors)

@@ -18,7 +18,7 @@ from sparseinfer.checkpoints import Recipe, load_sparse, prune_state_dict, save_
 from sparseinfer.checkpoints.facts import inspect_checkpoint
 from sparseinfer.checkpoints.sensitivity import magnitude_errors
 from sparseinfer.commands.output import size_text
-from sparseinfer.timing.cost import worst_estimate
+from sparseinfer.layers.kinds import kind_named
 
 
 def run(capsys, *arguments):
@@ -82,7 +82,7 @@ def test_inspect_tells_of_every_tensor(capsys, tmp_path):
     assert not rows["fc.bias"]["prunable"] and "one dimension" in rows["fc.bias"]["reason"]
     threads = torch.get_num_threads()
     density = 1 - rows["fc.weight"]["sparsity"]
-    gain = worst_estimate("linear", 256, 512, density, threads).speedup
+    gain = kind_named("linear").worst_estimate(256, 512, density, threads).speedup
     assert rows["fc.weight"]["gain"] == pytest.approx(gain)
     elements = sum(tensor.numel() for tensor in state.values())
     assert found["totals"]["elements"] == elements

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize, prune
 
 import sparseinfer
 from sparseinfer import SparseConv2d, SparseLinear, api, convert_to_sparse, formats, report
+from sparseinfer.layers.kinds import kind_named
 from sparseinfer.layers.linear_conv import SparseLayer
 from sparseinfer.timing import cost, tuning
 from sparseinfer.timing.measure import compare
@@ -133,9 +134,9 @@ def test_the_cost_model_errs_to_the_dense_side(path: Path) -> None:
     rows = [row for row in json.loads(path.read_text())["rows"] if row["contender"] == "module"]
     assert rows
     for row in rows:
-        kind = "linear" if row["op"] == "linear" else "conv2d"
+        kind = kind_named("linear" if row["op"] == "linear" else "conv2d")
         density = 1 - row["sparsity"]
-        guess = cost.worst_estimate(kind, row["m"], row["k"], density, row["threads"])
+        guess = kind.worst_estimate(row["m"], row["k"], density, row["threads"])
         assert guess.speedup < 1.05 or row["speedup"]["q3"] > 1, row["case"]
 
 

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from transformers.pytorch_utils import Conv1D
 
 from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, formats, report
-from sparseinfer.convert.report import LayerReport
+from sparseinfer.convert.layer_report import LayerReport
 from sparseinfer.formats.stand_in import ReadOnly
 from sparseinfer.layers.linear_conv import SparseLayer
 
@@ -200,7 +200,7 @@ def test_a_parametrized_layer_without_a_kernel_is_read_as_it_takes_effect() -> N
 
 
 def test_each_pruned_matrix_of_a_cell_is_listed() -> None:
-    model = nn.ModuleDict({"cell": nn.RNNCell(4, 4)})
+    model = nn.ModuleDict({"cell": nn.RNNCellBase(4, 4, bias=True, num_chunks=1)})
     model["cell"].weight_hh.data[0] = 0.0
     assert list(_layers(model)) == ["cell.weight_hh"]
 

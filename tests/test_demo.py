@@ -8,7 +8,6 @@ import gzip
 import io
 import json
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -18,8 +17,9 @@ from rich.console import Console
 from sparseinfer import demo
 from sparseinfer.demo import data, results, show, training
 from sparseinfer.demo.network import DemoNet
-from sparseinfer.demo.timing import Ratio, race
+from sparseinfer.demo.results import Latency, Ratio
 from sparseinfer.timing.machine import selected_isa
+from sparseinfer.timing.rounds import Rounds
 
 # --- IDX files
 
@@ -139,20 +139,18 @@ def test_too_few_images_are_refused(tmp_path):
 # --- measurements
 
 
-def test_race_tells_a_slow_call_from_a_fast_one():
-    found = race({"slow": lambda: time.sleep(3e-3), "fast": lambda: None}, budget_s=0.05)
-    assert found.latency("slow").median_ms >= 3.0
-    assert found.latency("slow").rounds == len(found.seconds) >= 15
-    assert found.speedup("slow", "fast").median > 10
-    assert found.speedup("fast", "slow").median < 0.1
+def test_latencies_are_milliseconds_and_ratios_those_of_the_rounds():
+    found = Rounds({"a": [2e-3, 4e-3, 6e-3], "b": [1e-3, 1e-3, 2e-3]}, {"a": 1, "b": 1})
+    assert Latency.of(found, "a") == Latency(4.0, 3.0, 5.0, rounds=3)
+    assert Ratio.of(found.speedup("b", over="a")) == Ratio(3.0, 2.5, 3.5)
 
 
 def test_comparison_needs_the_quartiles_on_its_side():
-    assert results.comparison(Ratio(1.5, 1.2, 1.8)) == "faster"
-    assert results.comparison(Ratio(0.7, 0.6, 0.8)) == "slower"
-    assert results.comparison(Ratio(1.5, 0.9, 1.8)) == "even"
-    assert results.comparison(Ratio(0.7, 0.6, 1.1)) == "even"
-    assert results.comparison(Ratio(1.01, 1.005, 1.02)) == "even"
+    assert results.word_of(Ratio(1.5, 1.2, 1.8)) == "faster"
+    assert results.word_of(Ratio(0.7, 0.6, 0.8)) == "slower"
+    assert results.word_of(Ratio(1.5, 0.9, 1.8)) == "even"
+    assert results.word_of(Ratio(0.7, 0.6, 1.1)) == "even"
+    assert results.word_of(Ratio(1.01, 1.005, 1.02)) == "even"
 
 
 def test_stage_prints_plain_lines_where_there_is_no_terminal():

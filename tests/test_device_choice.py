@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +19,13 @@ from oracle import sparse_weight
 from torch import nn
 
 from sparseinfer import SparseLinear, convert_to_sparse, formats, report
-from sparseinfer.convert import conversion, decide
-from sparseinfer.convert.candidates import formats_for, pack_params, platform
-from sparseinfer.convert.decide import Decider
-from sparseinfer.convert.report import describe as report_of
+from sparseinfer.convert.candidates import formats_for, pack_params
+from sparseinfer.convert.conversion import Options, convert
+from sparseinfer.convert.layer_report import Candidate
+from sparseinfer.convert.platform import Platform
+from sparseinfer.convert.reasons import memory_choice
 from sparseinfer.convert.scan import scan
+from sparseinfer.kernels import dispatch
 from sparseinfer.timing import device_time, tuning
 from sparseinfer.timing.clock import Clock
 from sparseinfer.timing.device_time import (
@@ -30,11 +33,11 @@ from sparseinfer.timing.device_time import (
     UNKNOWN_CACHE_BYTES,
     EventTimer,
     GraphTimer,
-    Rotation,
     cache_bytes,
     capture,
     copies_for,
 )
+from sparseinfer.timing.rounds import Rotation
 
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(),
@@ -72,20 +75,38 @@ class Quiet(Clock):
         return None
 
 
-@pytest.fixture
-def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seconds]:
-    """Lets the CPU pass for a GPU whose clock shows the given seconds."""
+@dataclass(frozen=True)
+class Gpu(Platform):
+    """The CPU that passes for a GPU, whose clock shows the seconds of a table."""
 
-    def install(**seconds: float) -> Seconds:
-        timer = Seconds(**seconds)
-        for module in (decide, conversion):
-            monkeypatch.setattr(module, "platform", lambda device: "cuda")
-        monkeypatch.setattr(conversion, "Clock", Quiet)
-        monkeypatch.setattr(conversion, "timer_for", lambda device, baseline: timer)
-        monkeypatch.setattr(decide, "cache_bytes", lambda device: 40_000)
-        return timer
+    clock: Clock = field(default_factory=Quiet)
+    table: Seconds = field(default_factory=Seconds)
+    refusal: str = ""
+    searched: list[Any] = field(default_factory=list)
+    captured: list[str] = field(default_factory=list)
 
-    return install
+    def kernels_of(self, device: torch.device) -> str:
+        return "cuda"
+
+    def timer(self, device: torch.device, baseline: str) -> Seconds:
+        return self.table
+
+    def cache_bytes(self, device: torch.device) -> int:
+        return 40_000
+
+    def search_algorithm(self, packed: torch.Tensor, *given: Any) -> None:
+        if self.refusal:
+            raise RuntimeError(self.refusal)
+        self.searched.append(given)
+
+    def capture(self, call: Any, device: torch.device) -> Callable[..., object]:
+        kinds = [type(module).__name__ for module in call.func.modules()]
+        self.captured.append("SparseLinear" if "SparseLinear" in kinds else "Linear")
+        return lambda *args: call()
+
+
+def gpu(**seconds: float) -> Gpu:
+    return Gpu(table=Seconds(**seconds))
 
 
 def _linear(density: float = 0.5, nm: tuple[int, int] | None = None, size: int = 64) -> nn.Linear:
@@ -101,11 +122,11 @@ def _blocks(size: int = 64, block: int = 32) -> torch.Tensor:
     return torch.randn(size, size) * kept
 
 
-def _converted(layer: nn.Module, n: int = 8, **options: Any) -> tuple[nn.Module, Any]:
-    x = torch.randn(n, 64)
-    model = convert_to_sparse(
-        nn.Sequential(layer), example_inputs=x, verify=False, **{"cache": False} | options
-    )
+def _converted(
+    layer: nn.Module, platform: Platform, n: int = 8, **options: Any
+) -> tuple[nn.Module, Any]:
+    given = {"example_inputs": torch.randn(n, 64), "verify": False, "cache": False} | options
+    model = convert(nn.Sequential(layer), Options(**given), platform)
     return model[0], report(model).layers[0]
 
 
@@ -134,8 +155,7 @@ def test_formats_follow_the_pattern() -> None:
     assert all(formats_for(layer, "cpu") == (("panel", "csr"), "") for layer in layers)
 
 
-def test_a_convolution_of_2_4_stays_dense_with_its_reason(on_gpu: Callable[..., Any]) -> None:
-    on_gpu(dense=1.0)
+def test_a_convolution_of_2_4_stays_dense_with_its_reason() -> None:
     conv = nn.Conv2d(64, 64, 1)
     conv.weight.data = sparse_weight((64, 64, 1, 1), 1.0, nm=(2, 4))
     plain = nn.Conv2d(64, 64, 1)
@@ -146,10 +166,7 @@ def test_a_convolution_of_2_4_stays_dense_with_its_reason(on_gpu: Callable[..., 
     assert found[0][0] == () and "a 2:4 convolution stays dense on a GPU" in found[0][1]
     assert found[1][0] == () and "skip whole blocks of 16x16 and more" in found[1][1]
     assert found[2] == (("bsr",), "")
-    model = convert_to_sparse(
-        nn.Sequential(conv), example_inputs=torch.randn(1, 64, 4, 4), cache=False
-    )
-    kept = report(model).layers[0]
+    _, kept = _converted(conv, gpu(dense=1.0), example_inputs=torch.randn(1, 64, 4, 4), verify=True)
     assert kept.format == "dense" and "2:4 convolution stays dense" in kept.reason
     assert kept.candidates == []
 
@@ -157,28 +174,24 @@ def test_a_convolution_of_2_4_stays_dense_with_its_reason(on_gpu: Callable[..., 
 # ---- the choice ----------------------------------------------------------------------------------
 
 
-def test_the_faster_format_is_taken(on_gpu: Callable[..., Seconds]) -> None:
+def test_the_faster_format_is_taken() -> None:
     weight = _linear(1.0, nm=(1, 4))
-    on_gpu(dense=2.0, nm=1.0, csr=0.5)
-    sparse, found = _converted(weight)
+    sparse, found = _converted(weight, gpu(dense=2.0, nm=1.0, csr=0.5))
     assert isinstance(sparse, SparseLinear) and sparse.format == "csr"
     assert [tried.format for tried in found.candidates] == ["nm", "csr"]
     assert (found.speedup, found.low, found.timing) == (4.0, 4.0, "measured")
     assert found.candidates[0].speedup == 2.0
-    on_gpu(dense=2.0, nm=0.25, csr=0.5)
-    assert _converted(weight)[0].format == "nm"
+    assert _converted(weight, gpu(dense=2.0, nm=0.25, csr=0.5))[0].format == "nm"
 
 
-def test_dense_stays_where_nothing_wins_and_says_what_memory_it_costs(
-    on_gpu: Callable[..., Seconds],
-) -> None:
-    on_gpu(dense=1.0, csr=1.5)
-    layer, found = _converted(_linear(0.1), n=256)
+def test_dense_stays_where_nothing_wins_and_says_what_memory_it_costs() -> None:
+    slower = gpu(dense=1.0, csr=1.5)
+    layer, found = _converted(_linear(0.1), slower, n=256)
     assert type(layer) is nn.Linear and found.format == "dense"
     assert found.reason.startswith("measured 0.67x (95% sure of 0.67x), less than the 1.05x asked")
     assert "at N = 256 dense tensor cores are hard to beat" in found.reason
     assert "of the memory: formats=['csr'] with min_speedup=0 converts it for that" in found.reason
-    few = _converted(_linear(0.1), n=8)[1]
+    few = _converted(_linear(0.1), slower, n=8)[1]
     assert "tensor cores" not in few.reason and "of the memory" in few.reason
 
 
@@ -192,52 +205,49 @@ def test_memory_counts_what_the_kernels_keep_beside_the_buffer(
 ) -> None:
     dense = _linear(density, nm=(2, 4) if format == "nm" else None, size=512).bfloat16()
     packed = formats.pack(dense.weight.detach(), format).numel()
-    text = decide._memory_choice(
-        _named(dense)[0], decide.Candidate(format, packed_bytes=packed), [tokens]
-    )
+    text = memory_choice(_named(dense)[0], Candidate(format, packed_bytes=packed), [tokens])
     assert text == "" if share is None else f"it would take {share:.0%} of the memory" in text
 
 
-def test_every_device_has_a_timer_and_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_device_has_a_timer() -> None:
+    """The layers and the model lie on the meta device and the CPU, which stand for two GPUs."""
+    asked: list[tuple[torch.device, str]] = []
+
+    class Asked(Gpu):
+        def timer(self, device: torch.device, baseline: str) -> Seconds:
+            asked.append((device, baseline))
+            return self.table
+
+    model = nn.Sequential(_linear(0.1), nn.Linear(64, 64, device="meta"), _linear(0.1))
+    convert(model, Options(), Asked())
+    assert set(asked) == {(torch.device("cpu"), "eager"), (torch.device("meta"), "eager")}
+
+
+def test_every_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, cpu = torch.device("cuda:0"), torch.device("cuda:1"), torch.device("cpu")
     waited: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     tuning.Tuner(1, first, 1.05, others={second, cpu}).synchronize()
     assert waited == [first, second]
-    made: list[decide.Decider] = []
-    layers = _named(_linear(0.1), _linear(0.1))
-    for layer, device in zip(layers, (first, second), strict=True):
-        object.__setattr__(layer, "device", device)
-    monkeypatch.setattr(conversion, "scan", lambda model, examples: layers)
-    monkeypatch.setattr(
-        conversion,
-        "Decider",
-        lambda *args, **options: made.append(Decider(*args, **options)) or made[0],
-    )
-    monkeypatch.setattr(Decider, "decide", lambda self, layer: (None, report_of(layer, reason="")))
-    convert_to_sparse(nn.Sequential(*(layer.module for layer in layers)))
-    timers = {device: timer and timer.device for device, timer in made[0].timers.items()}
-    assert timers == {first: first, second: second}
 
 
-def test_memory_is_a_choice(on_gpu: Callable[..., Seconds]) -> None:
-    on_gpu(dense=1.0, csr=1.5)
-    layer, _ = _converted(_linear(0.1), n=256, min_speedup=0, formats="csr")
+def test_memory_is_a_choice() -> None:
+    slower = gpu(dense=1.0, csr=1.5)
+    layer, _ = _converted(_linear(0.1), slower, n=256, min_speedup=0, formats=["csr"])
     assert isinstance(layer, SparseLinear) and layer.format == "csr"
-    unstructured, _ = _converted(_linear(0.5), n=256, min_speedup=0, formats=["csr"])
+    unstructured, _ = _converted(_linear(0.5), slower, n=256, min_speedup=0, formats=["csr"])
     assert isinstance(unstructured, SparseLinear)
 
 
-def test_a_format_that_cannot_be_packed_says_so(on_gpu: Callable[..., Seconds]) -> None:
-    on_gpu(dense=1.0, csr=0.5)
-    layer, found = _converted(_linear(0.5), formats=["nm"])
+def test_a_format_that_cannot_be_packed_says_so() -> None:
+    layer, found = _converted(_linear(0.5), gpu(dense=1.0, csr=0.5), formats=["nm"])
     assert type(layer) is nn.Linear and found.reason.startswith("nm: ")
 
 
-def test_without_example_inputs_nothing_is_timed(on_gpu: Callable[..., Seconds]) -> None:
-    timer = on_gpu(dense=1.0, nm=0.5)
-    model = convert_to_sparse(nn.Sequential(_linear(1.0, nm=(2, 4))))
-    assert "no cost model" in report(model).layers[0].reason and not timer.seen
+def test_without_example_inputs_nothing_is_timed() -> None:
+    faster = gpu(dense=1.0, nm=0.5)
+    _, found = _converted(_linear(1.0, nm=(2, 4)), faster, example_inputs=None)
+    assert "no cost model" in found.reason and not faster.table.seen
 
 
 @pytest.mark.parametrize(
@@ -274,46 +284,50 @@ def test_blocks_of_a_bsr_tensor_are_its_own() -> None:
 # ---- what a row finds out before its first call --------------------------------------------------
 
 
-def test_rows_search_for_every_n_that_was_seen(
-    on_gpu: Callable[..., Seconds], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    on_gpu(dense=2.0, nm=1.0)
-    prepared: list[Any] = []
-    monkeypatch.setattr(decide, "search_algorithm", lambda packed, *given: prepared.append(given))
+def test_rows_search_for_every_n_that_was_seen() -> None:
+    platform = gpu(dense=2.0, nm=1.0)
     examples = [torch.randn(2, 300, 64), torch.randn(1, 64), torch.randn(2, 300, 64)]
-    convert_to_sparse(
-        nn.Sequential(_linear(1.0, nm=(2, 4))), example_inputs=examples, verify=False, cache=False
-    )
-    assert prepared == [
+    _converted(_linear(1.0, nm=(2, 4)), platform, example_inputs=examples)
+    assert platform.searched == [
         ("linear", torch.float32, 1, True), ("linear", torch.float32, 600, True),
     ]  # fmt: skip
 
 
-def test_what_a_row_refuses_when_it_is_prepared_is_the_reason(
-    on_gpu: Callable[..., Seconds], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any) -> None:
-        raise RuntimeError("cuSPARSELt refuses\nmore")
-
-    on_gpu(dense=2.0, nm=1.0)
-    monkeypatch.setattr(decide, "search_algorithm", refuse)
-    layer, found = _converted(_linear(1.0, nm=(2, 4)))
+def test_what_a_row_refuses_when_it_searches_is_the_reason() -> None:
+    refuses = Gpu(table=Seconds(dense=2.0, nm=1.0), refusal="cuSPARSELt refuses\nmore")
+    layer, found = _converted(_linear(1.0, nm=(2, 4)), refuses)
     assert type(layer) is nn.Linear and found.reason == "nm: cuSPARSELt refuses"
 
 
-def test_rows_are_not_prepared_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decide, "search_algorithm", lambda *_: pytest.fail("prepared"))
-    layer, _ = _converted(_linear(1.0, nm=(2, 4)), n=300, formats="nm", min_speedup=0)
-    assert isinstance(layer, SparseLinear)
+def test_rows_do_not_search_on_a_cpu() -> None:
+    class Cpu(Gpu):
+        def kernels_of(self, device: torch.device) -> str:
+            return device.type
+
+        def timer(self, device: torch.device, baseline: str) -> Any:
+            return None
+
+    cpu = Cpu()
+    layer, _ = _converted(_linear(1.0, nm=(2, 4)), cpu, n=300, formats="nm", min_speedup=0)
+    assert isinstance(layer, SparseLinear) and not cpu.searched
+
+
+def test_the_machine_as_it_is_has_the_row_of_the_call_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(dispatch, "search_algorithm", lambda *given: seen.append(given[1:]))
+    Platform().search_algorithm(torch.zeros(1), "linear", torch.float16, 3, True)
+    assert seen == [("linear", torch.float16, 3, True)]
 
 
 # ---- how it is timed -----------------------------------------------------------------------------
 
 
-def test_copies_exceed_the_cache_on_both_sides(on_gpu: Callable[..., Seconds]) -> None:
-    timer = on_gpu(dense=2.0, csr=1.0)
-    sparse, _ = _converted(_linear(0.1))
-    sides = {turns.name: turns for turns in timer.seen}
+def test_copies_exceed_the_cache_on_both_sides() -> None:
+    platform = gpu(dense=2.0, csr=1.0)
+    sparse, _ = _converted(_linear(0.1), platform)
+    sides = {turns.name: turns for turns in platform.table.seen}
     dense_bytes = 4 * (64 * 64 + 64)
     assert len(sides["dense"].calls) == 2 * 40_000 // dense_bytes + 1
     assert len(sides["csr"].calls) * (sparse.packed.numel() + 4 * 64) > 2 * 40_000
@@ -339,19 +353,17 @@ def test_sizes_of_caches_and_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert copies_for(0, 50 << 20) == MOST_COPIES
 
 
-def test_timings_are_kept_for_the_device_and_the_clock(
-    on_gpu: Callable[..., Seconds], tmp_path: Path
-) -> None:
-    first = on_gpu(dense=2.0, nm=1.0)
-    assert _converted(_linear(1.0, nm=(2, 4)), cache=tmp_path)[1].speedup == 2.0
-    again = on_gpu(dense=2.0, nm=9.0)
-    layer, found = _converted(_linear(1.0, nm=(2, 4)), cache=tmp_path)
-    assert found.speedup == 2.0 and layer.format == "nm" and first.seen and not again.seen
+def test_timings_are_kept_for_the_device_and_the_clock(tmp_path: Path) -> None:
+    first, again = gpu(dense=2.0, nm=1.0), gpu(dense=2.0, nm=9.0)
+    assert _converted(_linear(1.0, nm=(2, 4)), first, cache=tmp_path)[1].speedup == 2.0
+    layer, found = _converted(_linear(1.0, nm=(2, 4)), again, cache=tmp_path)
+    assert found.speedup == 2.0 and layer.format == "nm"
+    assert first.table.seen and not again.table.seen
     (entry,) = map(json.loads, (path.read_text() for path in tmp_path.iterdir()))
     assert entry["problem"]["timed"] == "table"
-    other = on_gpu(dense=2.0, nm=9.0)
-    other.name = "graph"
-    assert _converted(_linear(1.0, nm=(2, 4)), cache=tmp_path)[1].format == "dense" and other.seen
+    again.table.name = "graph"
+    _, found = _converted(_linear(1.0, nm=(2, 4)), again, cache=tmp_path)
+    assert found.format == "dense" and again.table.seen
 
 
 def test_the_machine_of_a_gpu_names_it_and_its_capability(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,35 +377,23 @@ def test_the_machine_of_a_gpu_names_it_and_its_capability(monkeypatch: pytest.Mo
     assert "gpu" not in tuning.describe_machine("cpu")
 
 
-def test_a_baseline_chooses_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = torch.device("cuda")
-    assert conversion.timer_for(torch.device("cpu"), "eager") is None
-    assert type(conversion.timer_for(cuda, "eager")) is EventTimer
-    assert type(conversion.timer_for(cuda, "cuda_graph")) is GraphTimer
-    assert platform(torch.device("cuda:3")) == "cuda"
+def test_a_baseline_chooses_the_clock() -> None:
+    cuda, platform = torch.device("cuda"), Platform()
+    assert platform.timer(torch.device("cpu"), "eager") is None
+    assert type(platform.timer(cuda, "eager")) is EventTimer
+    assert type(platform.timer(cuda, "cuda_graph")) is GraphTimer
+    assert platform.kernels_of(torch.device("cuda:3")) == "cuda"
     with pytest.raises(ValueError, match="expected a model on CUDA for baseline='cuda_graph'"):
         convert_to_sparse(nn.Linear(4, 4), baseline="cuda_graph")
 
 
-def test_a_whole_model_is_compared_as_graphs(
-    on_gpu: Callable[..., Seconds], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from sparseinfer.convert import guarantee
-
-    on_gpu(dense=2.0, nm=1.0)
-    captured: list[str] = []
-
-    def record(call: Any, device: torch.device) -> Any:
-        kinds = [type(module).__name__ for module in call.func.modules()]
-        captured.append("SparseLinear" if "SparseLinear" in kinds else "Linear")
-        return lambda *args: call()
-
-    monkeypatch.setattr(guarantee, "capture", record)
-    model = convert_to_sparse(
-        nn.Sequential(_linear(1.0, nm=(2, 4))), example_inputs=torch.randn(2, 64),
-        baseline="cuda_graph", min_speedup=0, cache=False, budget_s=2.0,
-    )  # fmt: skip
-    assert captured == ["Linear", "SparseLinear"], "each side is captured once"
+def test_a_whole_model_is_compared_as_graphs() -> None:
+    platform = gpu(dense=2.0, nm=1.0)
+    options = Options(
+        torch.randn(2, 64), baseline="cuda_graph", min_speedup=0, cache=False, budget_s=2.0
+    )
+    model = convert(nn.Sequential(_linear(1.0, nm=(2, 4))), options, platform)
+    assert platform.captured == ["Linear", "SparseLinear"], "each side is captured once"
     assert report(model).whole.baseline == "cuda_graph"
 
 

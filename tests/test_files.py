@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +22,7 @@ import sparseinfer
 from sparseinfer import files
 from sparseinfer.checkpoints import Recipe, load_sparse, prune_checkpoint, save_sparse
 from sparseinfer.checkpoints.sensitivity import WeightErrors
-from sparseinfer.convert.report import Report
+from sparseinfer.convert.model_report import Report
 from sparseinfer.files import check_target, staged, staged_folder, sweep, write_bytes, write_text
 from sparseinfer.timing import calibration
 
@@ -303,3 +306,64 @@ def test_every_writer_refuses_devices_and_leaves_nothing(tmp_path, writer):
         write(tmp_path / "pipe.png")
     write(tmp_path / "out.png")
     assert names(tmp_path) == ["out.png", "pipe.png"]
+
+
+# --- who writes
+
+
+STAGED = {
+    "checkpoints/checkpoint.py": {"write_text"},
+    "checkpoints/sparse.py": {"write_text"},
+    "checkpoints/write.py": {"open"},
+    "demo/__init__.py": {"write_bytes"},
+    "files.py": {"write_bytes", "replace"},
+}
+"""What writes into the stage that `sparseinfer.files` gives it, and `sparseinfer.files` itself."""
+
+EXCHANGED = {
+    "peers/engines/deepsparse_cpu.py": {"write_bytes"},
+    "peers/measure.py": {"save"},
+    "peers/worker.py": {"save"},
+}
+"""What hands arrays to another process in a folder that goes with the run."""
+
+OWNERS = ("np", "os")
+
+
+def writers(source):
+    """Names of the calls that write a file by themselves; figures are saved to memory."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute | ast.Name):
+            continue
+        method = isinstance(node.func, ast.Attribute)
+        name = node.func.attr if method else node.func.id
+        owner = node.func.value if method else None
+        if method and name in ("write_text", "write_bytes", "mkstemp"):
+            yield name
+        elif isinstance(owner, ast.Name) and owner.id in OWNERS and name in ("replace", "save"):
+            yield name
+        elif name == "open":
+            texts = [str(own.value) for own in node.args if isinstance(own, ast.Constant)]
+            if any(re.fullmatch("[rbt]*[wxa+][bt+]*", text) for text in texts):
+                yield name
+
+
+@pytest.mark.parametrize(("folder", "known"), [("sparseinfer", STAGED), ("benchmarks", EXCHANGED)])
+def test_every_file_is_written_whole(folder, known):
+    root = Path(__file__).parents[1] / folder
+    found = {}
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root).as_posix()
+        if not name.startswith("tests/") and (own := set(writers(path.read_text("utf-8")))):
+            found[name] = own
+    assert found == known, "write it by sparseinfer.files"
+
+
+def test_a_writer_is_seen():
+    seen = (
+        "open(p, 'w')", "p.open('wb')", "open(p, mode, 'a')", "p.write_text(t)",
+        "p.write_bytes(b)", "os.replace(a, b)", "np.save(p, a)", "tempfile.mkstemp()",
+    )  # fmt: skip
+    assert all(list(writers(line)) for line in seen)
+    assert not [*writers("open(p)"), *writers("p.open('rb')"), *writers("replace(a, b=1)")]
+    assert not list(writers("write_text(p, t); text.replace('a', 'w')"))

@@ -6,7 +6,7 @@ one that can be foreseen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +18,13 @@ from torch.nn.utils import parametrize, prune
 
 from sparseinfer import SparseLinear, convert_to_sparse
 from sparseinfer import report as report_of
-from sparseinfer.convert import conversion, guarantee
-from sparseinfer.convert.guarantee import TOLERANCE, fingerprint
-from sparseinfer.convert.report import LayerReport, Report
+from sparseinfer.convert import guarantee, in_place
+from sparseinfer.convert.conversion import Options, convert
+from sparseinfer.convert.fingerprint import fingerprint
+from sparseinfer.convert.guarantee import TOLERANCE
+from sparseinfer.convert.layer_report import LayerReport
+from sparseinfer.convert.model_report import Report
+from sparseinfer.convert.platform import Platform
 from sparseinfer.timing import clock as clocks
 from sparseinfer.timing import cost, measure, tuning
 
@@ -91,16 +95,16 @@ class Net(nn.Module):
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
     clock.names = {8: "a", 9: "b", 10: "c"}
     clock.dense = dict.fromkeys("abc", 2.0)
     clock.sparse = dict.fromkeys("abc", 1.0)
-    monkeypatch.setattr(conversion, "Clock", lambda: clock)
     CLOCKS.append(clock)
     for cls in (nn.Linear, SparseLinear):
         monkeypatch.setattr(cls, "forward", _timed(clock, cls.forward, cls is SparseLinear))
-    return clock
+    yield clock
+    CLOCKS.pop()
 
 
 def _timed(clock: Clock, forward: Callable[..., Any], is_sparse: bool) -> Callable[..., Any]:
@@ -115,7 +119,8 @@ X = torch.randn(2, 8)
 
 
 def _convert(model: nn.Module, **options: Any) -> tuple[nn.Module, Report]:
-    sparse = convert_to_sparse(model, example_inputs=options.pop("example_inputs", X), **options)
+    given = Options(**{"example_inputs": X} | options)
+    sparse = convert(model, given, Platform(CLOCKS[-1]) if CLOCKS else Platform())
     return sparse, report_of(sparse)
 
 
@@ -249,8 +254,8 @@ def test_a_layer_is_not_blamed_for_noise() -> None:
     """Inside the model only a loss that is sure counts against a layer."""
     shaky = measure.Comparison(1.0, 2.0, 0.5, 0.1, 5.0, 8)
     sure = measure.Comparison(1.0, 2.0, 0.5, 0.4, 0.6, 8)
-    assert list(guarantee._losing({nn.Linear(1, 1): shaky})) == []
-    assert len(guarantee._losing({nn.Linear(1, 1): sure})) == 1
+    assert list(in_place.losing({nn.Linear(1, 1): shaky})) == []
+    assert len(in_place.losing({nn.Linear(1, 1): sure})) == 1
 
 
 def test_within_the_tolerance_is_not_slower(clock: Clock) -> None:
@@ -445,9 +450,9 @@ def test_masks_are_not_held_against_the_dense_model(clock: Clock) -> None:
     model = Net()
     parametrize.register_parametrization(model.a, "weight", Mask())
     applied = 0
-    convert_to_sparse(model, example_inputs=X, verify=False)
+    _convert(model, verify=False)
     without, applied = applied, 0
-    convert_to_sparse(model, example_inputs=X)
+    _convert(model)
     assert applied == without + 1
 
 
@@ -463,7 +468,7 @@ def test_an_error_while_timing_leaves_the_model_as_it_was(clock: Clock, inplace:
 
     model.b.register_forward_pre_hook(fail)
     with pytest.raises(KeyboardInterrupt):
-        convert_to_sparse(model, example_inputs=x, inplace=inplace)
+        _convert(model, example_inputs=x, inplace=inplace)
     assert list(model.children()) == layers and all(type(one) is nn.Linear for one in layers)
     assert model.training and len(model.b._forward_pre_hooks) == 1
 
@@ -486,7 +491,7 @@ def test_random_numbers_are_not_drawn(clock: Clock) -> None:
     drawn = []
     for verify in (False, True):
         torch.manual_seed(1)
-        convert_to_sparse(model, example_inputs=X, verify=verify)
+        _convert(model, verify=verify)
         drawn.append(torch.rand(1))
     assert torch.equal(*drawn)
 

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "sparseinfer"
 FLOORS = (
     ("_C",),
     ("native",),
-    ("files", "plotting", "progress", "switches", "when_imported"),
+    ("codec", "files", "plotting", "progress", "switches", "when_imported"),
     ("timing",),
     ("formats",),
     ("kernels",),

@@ -11,8 +11,10 @@ import torch
 from oracle import sparse_weight
 from torch import nn
 
-from sparseinfer import SparseLinear, convert_to_sparse, report
-from sparseinfer.convert import conversion, guarantee
+from sparseinfer import SparseLinear, report
+from sparseinfer.convert import guarantee
+from sparseinfer.convert.conversion import Options, convert
+from sparseinfer.convert.platform import Platform
 from sparseinfer.convert.plausible import beyond_layers, beyond_zeros, sums_up
 from sparseinfer.convert.scan import scan
 from sparseinfer.timing import clock as clocks
@@ -181,7 +183,6 @@ class Net(nn.Module):
 def _convert(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, dense: Any, folder: Path, **options: Any
 ) -> Any:
-    monkeypatch.setattr(conversion, "Clock", lambda: clock)
     plain, sparse = nn.Linear.forward, SparseLinear.forward
 
     def timed_dense(self: nn.Linear, input: torch.Tensor) -> torch.Tensor:
@@ -195,7 +196,7 @@ def _convert(
     monkeypatch.setattr(nn.Linear, "forward", timed_dense)
     monkeypatch.setattr(SparseLinear, "forward", timed_sparse)
     x = torch.randn(4, 32)
-    return report(convert_to_sparse(Net(), example_inputs=x, cache=folder, threads=2, **options))
+    return report(convert(Net(), Options(x, cache=folder, threads=2, **options), Platform(clock)))
 
 
 def test_a_quiet_machine_is_not_called_busy(

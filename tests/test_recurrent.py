@@ -158,8 +158,6 @@ def test_narrow_types_and_errors() -> None:
         assert sparse(torch.zeros(3, 0, 4))[0].shape == (3, 0, 8)
         with pytest.raises(RuntimeError, match="sequence length to be larger than 0"):
             sparse(torch.zeros(0, 2, 4))
-    with pytest.raises(ValueError, match="proj_size=0"):
-        SparseLSTM.from_dense(nn.LSTM(4, 8, proj_size=3))
     with pytest.raises(TypeError, match=r"expected an nn\.GRU, got LSTM"):
         SparseGRU.from_dense(nn.LSTM(4, 8))
 
@@ -286,13 +284,12 @@ def test_states_that_do_not_fit() -> None:
 
 
 def test_what_stays_dense() -> None:
-    model = nn.ModuleDict({"projected": nn.LSTM(4, 8, proj_size=3), "own": nn.GRU(4, 8)})
+    model = nn.ModuleDict({"own": nn.GRU(4, 8)})
     model.tied = nn.GRU(4, 8)
     model.tied.weight_hh_l0 = model["own"].weight_hh_l0
     for parameter in model.parameters():
         parameter.data.flatten()[::2] = 0
     reasons = {layer.name: layer.reason for layer in report(model).layers}
-    assert "proj_size" in reasons["projected"]
     assert "same Parameter" in reasons["own"] and "same Parameter" in reasons["tied"]
 
 

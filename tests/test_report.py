@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from sparseinfer import LayerReport, Report, SparseLinear, convert_to_sparse, report
-from sparseinfer.convert.report import Whole
+from sparseinfer.convert.model_report import Whole
 
 
 def _model() -> nn.Module:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sparseinfer import _C, convert_to_sparse, formats, report
+from sparseinfer.layers.kinds import kind_named
 from sparseinfer.timing import calibration, cost, machine, tuning
 
 GOLDEN = Path(__file__).parent.parent / "csrc" / "formats" / "panel" / "golden"
@@ -200,7 +201,7 @@ def test_the_rates_of_a_target_decide(target, monkeypatch):
     before = torch.get_num_threads()
     sparse = convert_to_sparse(model, target=target)
     layer, dense = report(sparse).layers
-    guess = cost.worst_estimate("conv2d", 64, 576, layer.nnz / 36864, 16, target=target)
+    guess = kind_named("conv2d").worst_estimate(64, 576, layer.nnz / 36864, 16, target=target)
     assert (layer.timing, layer.sparse_ms) == ("modelled", guess.sparse_ms)
     assert (layer.format, dense.format) == ("panel", "dense")
     assert (report(sparse).threads, torch.get_num_threads()) == (16, before)

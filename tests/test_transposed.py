@@ -26,8 +26,8 @@ from sparseinfer import (
     report,
     save_sparse,
 )
+from sparseinfer.layers.kinds import kind_named
 from sparseinfer.timing import tuning
-from sparseinfer.timing.cost import worst_estimate
 from sparseinfer.timing.measure import Comparison
 
 LAYERS = [
@@ -349,8 +349,8 @@ def test_networks_convert(make: Any, shape: tuple[int, ...]) -> None:
 
 
 def test_the_model_of_the_cost_counts_the_interleaving() -> None:
-    plain = worst_estimate("conv2d", 64, 64, density=0.1)
-    transposed = worst_estimate("convtranspose2d", 64, 64, density=0.1)
+    plain = kind_named("conv2d").worst_estimate(64, 64, density=0.1)
+    transposed = kind_named("convtranspose2d").worst_estimate(64, 64, density=0.1)
     assert transposed.N == 784 and 0 < transposed.speedup < plain.speedup
     model = nn.Sequential(nn.ConvTranspose2d(48, 64, 2, stride=2))
     model[0].weight.data = sparse_weight((48, 64, 2, 2), 0.05)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import os
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +14,7 @@ from benchmarks.gpu import convolutions, correctness, decoder, layers
 from benchmarks.gpu.contest import Budget, copy_bandwidth
 from benchmarks.gpu.rows import MEASURED, REHEARSED, GpuResults, Missing
 from benchmarks.gpu.show import roofline, table
-from benchmarks.machine import describe_commit, describe_machine, describe_versions
-from benchmarks.results import to_json, write_text
+from benchmarks.machine import describe_machine, describe_versions
 from sparseinfer.kernels import registry, triton
 from sparseinfer.timing.device_time import cache_bytes
 
@@ -79,20 +76,18 @@ def main(
     device = torch.device("cpu" if dry_run else "cuda")
     console = Console()
     spent = Budget(budget)
-    options = f"--out {shlex.quote(out.name)} --budget {budget:g}{' --dry-run' * dry_run}"
-    results = GpuResults(
-        REHEARSED if dry_run else MEASURED,
-        datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        f"python -m benchmarks.gpu {options}",
-        describe_commit(),
-        describe_versions() | {"triton_interpret": os.environ.get("TRITON_INTERPRET", "0")},
-        describe_gpu(device),
+    results = GpuResults.begin(
+        ["--out", out.name, "--budget", f"{budget:g}", *(["--dry-run"] if dry_run else [])],
         {"budget_s": budget, "dry_run": dry_run},
+        kind=REHEARSED if dry_run else MEASURED,
+        versions=describe_versions()
+        | {"triton_interpret": os.environ.get("TRITON_INTERPRET", "0")},
+        machine=describe_gpu(device),
     )
     try:
         measure(results, device, spent, tiny=dry_run)
     finally:
-        write_text(out, to_json(results))
+        results.write(out)
     roofline(results, out.with_suffix(".png"))
     console.print(table(results))
     for missing in results.missing:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from benchmarks.gpu.contest import Budget, Build, Case, contest, nbytes
+from benchmarks.gpu.contest import Budget, Build, GpuCase, contest, nbytes
 from benchmarks.gpu.layers import options, pruned
 from benchmarks.gpu.rows import GpuResults, Missing
 from sparseinfer import pack
@@ -30,12 +30,14 @@ def run(device: torch.device, results: GpuResults, budget: Budget, *, tiny: bool
         name = f"{out}x{into}x{size}x{size} on {image}x{image}, batch {batch}"
         pixels = batch * image * image
         k = into * size * size
-        case = Case(
+        case = GpuCase(
             "convolutions", name, out, k, pixels, "block32", SPARSITY,
             (out + into) * pixels * dtype.itemsize,
         )  # fmt: skip
 
-        def work(case: Case = case, into: int = into, size: int = size, image: int = image) -> None:
+        def work(
+            case: GpuCase = case, into: int = into, size: int = size, image: int = image
+        ) -> None:
             contest(
                 case, _contenders(case, into, size, image, batch, dtype, device), device, results
             )
@@ -45,7 +47,7 @@ def run(device: torch.device, results: GpuResults, budget: Budget, *, tiny: bool
 
 
 def _contenders(
-    case: Case, into: int, size: int, image: int, batch: int, dtype: torch.dtype,
+    case: GpuCase, into: int, size: int, image: int, batch: int, dtype: torch.dtype,
     device: torch.device,
 ) -> list[tuple[str, Build]]:  # fmt: skip
     torch.manual_seed(0)

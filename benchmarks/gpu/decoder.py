@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.gpu.contest import Build, Case, contest, nbytes
+from benchmarks.gpu.contest import Build, GpuCase, contest, nbytes
 from benchmarks.gpu.layers import pruned
 from benchmarks.gpu.rows import GpuResults
 from sparseinfer import SparseLinear
@@ -80,7 +80,7 @@ def run(device: torch.device, results: GpuResults, *, tiny: bool) -> None:
 
         return built
 
-    case = Case(
+    case = GpuCase(
         "decoder", f"{layers} layers of width {width}, batch 1, {past} tokens of cache", width,
         width, 1, "2:4", 0.5, 2 * nbytes(x),
     )  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.gpu.contest import Budget, Build, Case, contest, nbytes
+from benchmarks.gpu.contest import Budget, Build, GpuCase, contest, nbytes
 from benchmarks.gpu.rows import GpuResults, Missing
 from sparseinfer import pack
 from sparseinfer.ops.run_linear import linear_cuda
@@ -122,11 +122,11 @@ def run(
     every = itertools.product(tokens, SPARSITIES, shapes or (TINY_SHAPES if tiny else SHAPES))
     for n, (pattern, sparsity), (m, k) in every:
         name = f"{m}x{k} {pattern} {sparsity:.0%} N={n}"
-        case = Case(
+        case = GpuCase(
             "layers", name, m, k, n, pattern, sparsity, (m + k) * n * dtype.itemsize
         )  # fmt: skip
 
-        def work(case: Case = case) -> None:
+        def work(case: GpuCase = case) -> None:
             key = case.m, case.k, case.pattern, case.sparsity
             if key not in weights:
                 torch.manual_seed(0)

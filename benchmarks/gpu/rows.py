@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+
+from benchmarks.record import Record
 
 MEASURED = "measured: medians of interleaved rounds on the GPU"
 REHEARSED = "NOT A MEASUREMENT: tiny shapes in Triton's interpreter, timed by the CPU's clock"
@@ -59,19 +60,14 @@ class Missing:
     why: str
 
 
-@dataclass
-class GpuResults:
+@dataclass(kw_only=True)
+class GpuResults(Record):
     """Everything one run writes. `kind` says whether it is a measurement at all."""
 
+    PROGRAM = "benchmarks.gpu"
+
     kind: str
-    date: str
-    command: str
-    commit: dict[str, Any]
-    versions: dict[str, Any]
-    machine: dict[str, Any]
-    settings: dict[str, Any]
     copy_gb_s: float = 0.0
-    complete: bool = False
     checks: list[Checked] = field(default_factory=list)
     rows: list[Timed] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from benchmarks.gpu.rows import REHEARSED, GpuResults, Timed
 from benchmarks.plot import COLOURS, MARKERS
+from sparseinfer.plotting import write_figure
 
 
 def table(results: GpuResults) -> Table:
@@ -66,4 +67,4 @@ def roofline(results: GpuResults, path: Path) -> None:
     title = f"{machine}, {results.date[:10]}"
     axes.set_title(title if results.kind != REHEARSED else f"{title}: rehearsal, no measurement")
     axes.legend()
-    canvas.savefig(path)
+    write_figure(canvas, path)

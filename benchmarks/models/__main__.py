@@ -5,11 +5,8 @@ Each model is pruned, converted, compared with float64, then timed in turns agai
 
 from __future__ import annotations
 
-import datetime
 import importlib.metadata
 import os
-import shlex
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -17,57 +14,34 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
-from benchmarks.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.command import (
+    end_as_by_ctrl_c,
+    parse_names,
+    parse_sparsities,
+    parse_threads,
+    progress_bar,
+    warn_if_busy,
+)
+from benchmarks.machine import describe_versions
 from benchmarks.models.catalogue import MODELS
 from benchmarks.models.measure import measure, pruned
 from benchmarks.models.packages import MissingPackageError
 from benchmarks.models.rows import ModelFailure, ModelResults, ModelRow, Skipped
 from benchmarks.models.table import console_table, layers_of
 from benchmarks.models.workload import Workload
-from benchmarks.results import to_json, write_text
-from benchmarks.run import BUSY_LOAD, parse_threads
-from benchmarks.timing import Plan
+from benchmarks.record import shown
+from sparseinfer.timing.rounds import Plan
 
 PLAN = Plan(rounds=15, floor=9, least=1.0, budget=20.0)
 QUICK_PLAN = Plan(rounds=5, floor=3, least=0.0, budget=1.0)
 
 
-def parse_models(text: str) -> list[str]:
-    """Return the models in a list such as ``minilm,vit-b16``; ``all`` is every model.
-
-    Raises:
-        typer.BadParameter: a model does not exist.
-    """
-    names = list(MODELS) if text == "all" else text.split(",")
-    for name in names:
-        if name not in MODELS:
-            raise typer.BadParameter(f"expected all or some of {', '.join(MODELS)}, got {name!r}")
-    return names
-
-
-def parse_sparsities(text: str) -> list[float]:
-    """Return the sparsities in a list such as ``0.8,0.9``.
-
-    Raises:
-        typer.BadParameter: an item is not a number from 0 to below 1.
-    """
-    try:
-        values = [float(item) for item in text.split(",")]
-    except ValueError:
-        values = []
-    if not values or not all(0 <= value < 1 for value in values):
-        raise typer.BadParameter(f"expected sparsities such as 0.8,0.9, got {text!r}")
-    return values
-
-
-def describe_command(models: str, sparsity: str, threads: str, out: Path, quick: bool) -> str:
-    """Return the command that repeats the run, without the folders of this machine."""
-    shown = out.name if out.is_absolute() else out.as_posix()
-    words = ["python", "-m", "benchmarks.models", "--models", models, "--sparsity", sparsity]
-    words += ["--threads", threads, "--out", shown, *(["--quick"] if quick else [])]
-    return shlex.join(words)
+def options_of(models: str, sparsity: str, threads: str, out: Path, quick: bool) -> list[str]:
+    """Return the options that repeat the run, without the folders of this machine."""
+    words = ["--models", models, "--sparsity", sparsity, "--threads", threads]
+    return [*words, "--out", shown(out), *(["--quick"] if quick else [])]
 
 
 def describe_model_versions() -> dict[str, object]:
@@ -147,17 +121,14 @@ def main(
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     console = Console()
     names, sparsities, counts = (
-        parse_models(models),
+        parse_names(models, MODELS),
         parse_sparsities(sparsity),
         parse_threads(threads),
     )
     plan = QUICK_PLAN if quick else PLAN
-    results = ModelResults(
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        command=describe_command(models, sparsity, threads, out, quick),
-        commit=describe_commit(),
+    results = ModelResults.begin(
+        options_of(models, sparsity, threads, out, quick),
         versions=describe_model_versions(),
-        machine=describe_machine(),
         settings={
             "models": names,
             "sparsities": sparsities,
@@ -168,26 +139,15 @@ def main(
             "budget_seconds": plan.budget,
         },
     )
-    load = os.getloadavg()[0] / results.machine["cores"]
-    if load > BUSY_LOAD:
-        console.print(
-            f"[yellow]the machine is busy (load {load:.2f} a core): ratios will spread[/]"
-        )
+    warn_if_busy(console, results.machine["cores"])
 
     def save() -> None:
-        write_text(out, to_json(results))
+        results.write(out)
 
-    # A request to end is taken like Ctrl-C: what was measured is written.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_as_by_ctrl_c()
     before = torch.get_num_threads()
     try:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
-        with Progress(*columns, console=console) as progress:
+        with progress_bar(console) as progress:
             run_models(names, sparsities, counts, plan, results, progress, save)
         results.complete = not results.failures and not results.skipped
     except KeyboardInterrupt:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.layer_data import EPS, WrongResultError
 from benchmarks.models.rows import Difference
 from benchmarks.models.workload import Workload, widened
-from benchmarks.problems import EPS, WrongResultError
 
 
 def bound(dense_error: float, largest: float) -> float:

@@ -9,19 +9,14 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import nn
 
 from benchmarks.models.compare import compare
 from benchmarks.models.pruning import prunable, prune
 from benchmarks.models.rows import ModelRow
-from benchmarks.models.workload import Inputs, Workload, channels_last
-from benchmarks.timing import Contender, Plan, interleave
+from benchmarks.models.workload import Workload, channels_last
 from sparseinfer import LayerReport, convert_to_sparse, report
-
-
-def bytes_of(model: nn.Module) -> int:
-    """Return the bytes of all parameters and buffers, shared ones once."""
-    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+from sparseinfer.demo.sizes import bytes_in_memory
+from sparseinfer.timing.rounds import Plan, interleave
 
 
 def pruned(workload: Workload, sparsity: float) -> tuple[Workload, float]:
@@ -46,10 +41,6 @@ def left_dense(workload: Workload, layers: Sequence[LayerReport]) -> dict[str, s
     return left
 
 
-def _contender(name: str, workload: Workload, model: nn.Module, inputs: Inputs) -> Contender:
-    return Contender(name, [partial(workload.run, model, inputs)])
-
-
 def measure(
     name: str, workload: Workload, sparsity: float, zeros: float, threads: int, plan: Plan
 ) -> ModelRow:
@@ -65,14 +56,14 @@ def measure(
     seconds = time.perf_counter() - start
     layers = report(converted).layers
     difference = compare(workload, converted)
-    contenders = [
-        _contender("dense", workload, workload.model, workload.inputs),
-        _contender("converted", workload, converted, workload.inputs),
-    ]
+    calls = {
+        "dense": partial(workload.run, workload.model, workload.inputs),
+        "converted": partial(workload.run, converted, workload.inputs),
+    }
     if workload.images:
-        contenders.append(_contender("channels_last", workload, *channels_last(workload)))
+        calls["channels_last"] = partial(workload.run, *channels_last(workload))
     with torch.inference_mode():
-        seen = interleave(contenders, plan)
+        seen = interleave(calls, plan, collect=False)
     return ModelRow(
         model=name,
         does=workload.does,
@@ -83,15 +74,15 @@ def measure(
         converted_layers=sum(layer.is_sparse for layer in layers),
         left_layers=left_dense(workload, layers),
         conversion_seconds=seconds,
-        dense_bytes=bytes_of(workload.model),
-        converted_bytes=bytes_of(converted),
+        dense_bytes=bytes_in_memory(workload.model),
+        converted_bytes=bytes_in_memory(converted),
         difference=difference,
         rounds=seen.rounds,
         dense=seen.timing("dense"),
         converted=seen.timing("converted"),
-        speedup=seen.speedup("converted", "dense"),
+        speedup=seen.speedup("converted", over="dense"),
         channels_last=seen.timing("channels_last") if workload.images else None,
         speedup_over_channels_last=(
-            seen.speedup("converted", "channels_last") if workload.images else None
+            seen.speedup("converted", over="channels_last") if workload.images else None
         ),
     )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import Any
 
-from benchmarks.results import SCHEMA
-from benchmarks.timing import Quartiles, Timing
+from benchmarks.record import Record
+from sparseinfer.timing.rounds import Quartiles, Timing
 
 SLOWER = 0.97
 """A converted model below this ratio to dense breaks the promise; the rest is noise."""
@@ -84,63 +82,12 @@ class ModelFailure:
     error: str
 
 
-@dataclass
-class ModelResults:
+@dataclass(kw_only=True)
+class ModelResults(Record):
     """Everything one run of `benchmarks.models` writes."""
 
-    date: str
-    command: str
-    commit: dict[str, Any]
-    versions: dict[str, Any]
-    machine: dict[str, Any]
-    settings: dict[str, Any]
-    complete: bool = False
+    PROGRAM = "benchmarks.models"
+
     rows: list[ModelRow] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     failures: list[ModelFailure] = field(default_factory=list)
-
-
-def _timing(value: dict[str, Any] | None) -> Timing | None:
-    if value is None:
-        return None
-    return Timing(Quartiles(**value["seconds"]), value["minimum"], value["inner"])
-
-
-def _row(value: dict[str, Any]) -> ModelRow:
-    over = value["speedup_over_channels_last"]
-    return ModelRow(
-        **{
-            **value,
-            "difference": Difference(**value["difference"]),
-            "dense": _timing(value["dense"]),
-            "converted": _timing(value["converted"]),
-            "channels_last": _timing(value["channels_last"]),
-            "speedup": Quartiles(**value["speedup"]),
-            "speedup_over_channels_last": None if over is None else Quartiles(**over),
-        }
-    )
-
-
-def from_json(text: str) -> ModelResults:
-    """Parse a result file of `benchmarks.models`.
-
-    Raises:
-        ValueError: the text is not JSON, is of another schema, or lacks a field.
-    """
-    data = json.loads(text)
-    schema = data.pop("schema", None) if isinstance(data, dict) else None
-    if schema != SCHEMA:
-        raise ValueError(
-            f"expected a result file of schema {SCHEMA}, got {schema!r}, "
-            "try benchmarks.models again"
-        )
-    try:
-        rows = [_row(row) for row in data.pop("rows")]
-        skipped = [Skipped(**item) for item in data.pop("skipped")]
-        failures = [ModelFailure(**item) for item in data.pop("failures")]
-        return ModelResults(**data, rows=rows, skipped=skipped, failures=failures)
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"expected a result file of benchmarks.models, got one that does not fit it ({error}), "
-            "try benchmarks.models again"
-        ) from error

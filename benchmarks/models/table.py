@@ -12,9 +12,10 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from benchmarks.models.rows import SLOWER, ModelResults, ModelRow, from_json
-from benchmarks.results import write_text
+from benchmarks.models.rows import SLOWER, ModelResults, ModelRow
+from benchmarks.record import counted
 from benchmarks.table import figure, markdown, replace_section, unique
+from sparseinfer.files import write_text
 
 SECTION = "models"
 """Name of the section between marker comments that `--readme` replaces."""
@@ -85,24 +86,17 @@ def lines(rows: Sequence[ModelRow]) -> list[list[str]]:
 
 def introduction(results: ModelResults) -> str:
     """Return the sentences that say what the figures are and where they come from."""
-    machine, versions, commit = results.machine, results.versions, results.commit
+    versions = results.versions
     threads = sorted({row.threads for row in results.rows})
-    counts = " / ".join(f"{count} thread{'s' if count > 1 else ''}" for count in threads)
-    source = f"commit {commit['hash'][:10]}" if commit["hash"] else "no commit"
-    if commit["dirty"]:
-        source += " with changes"
     text = (
         f"Whole models, pruned in one shot by magnitude (so they lose accuracy; times do not "
         f"depend on it), float32, dense PyTorch {versions['torch']} "
-        f"({versions['torch_cpu_capability']}), {counts}, on {machine['cpu']}, {machine['cores']} "
-        f"cores, {machine['os']}. Gain: dense over converted time, medians of interleaved rounds; "
+        f"({versions['torch_cpu_capability']}), {counted(threads)}, "
+        f"on {results.place}. Gain: dense over converted time, medians of interleaved rounds; "
         f"below {SLOWER} it is marked. Every output was compared with float64 first; "
-        f"generated tokens are equal to the dense model's. {results.date[:10]}, {source}: "
-        f"`{results.command}`."
+        f"generated tokens are equal to the dense model's. {results.source}"
     )
-    if results.settings["quick"] or not results.complete:
-        text += " **A partial or quick run: not for quoting.**"
-    return text
+    return text + results.reservation
 
 
 def markdown_section(results: ModelResults) -> str:
@@ -133,7 +127,7 @@ def main(
     readme: Annotated[Path | None, typer.Option(help="file whose section is replaced")] = None,
 ) -> None:
     """Turn a result file of the models into a Markdown table."""
-    section = markdown_section(from_json(results_file.read_text(encoding="utf-8")))
+    section = markdown_section(ModelResults.read(results_file))
     if readme is None:
         print(section)
     else:

@@ -6,12 +6,8 @@ float64. ``--setup`` installs the engines first, each in an environment of its o
 
 from __future__ import annotations
 
-import datetime
 import itertools
-import os
 import re
-import shlex
-import signal
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,26 +16,25 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 
-from benchmarks.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.command import (
+    SAVE_EVERY,
+    end_as_by_ctrl_c,
+    parse_sparsities,
+    parse_threads,
+    progress_bar,
+    warn_if_busy,
+)
 from benchmarks.peers import catalogue
 from benchmarks.peers.catalogue import OPT_IN, PEERS, TARGETS, Peer, Target
 from benchmarks.peers.crew import Crew
 from benchmarks.peers.environments import CACHE, PACKAGES, set_up
 from benchmarks.peers.measure import measure
 from benchmarks.peers.results import PeerResults, PeerRow
-from benchmarks.peers.rounds import TurnPlan
 from benchmarks.peers.table import not_run_list, peers_table
-from benchmarks.results import to_json, write_text
-from benchmarks.run import BUSY_LOAD, SAVE_EVERY, parse_threads
+from benchmarks.peers.turns import TurnPlan
+from benchmarks.record import shown
 
 PLAN = TurnPlan()
 QUICK_PLAN = TurnPlan(rounds=4, floor=2, samples=3, turn=1e-2, budget=0.1)
@@ -91,21 +86,6 @@ def parse_targets(text: str, quick: bool) -> list[Target]:
     return [target for target in TARGETS if target in chosen]
 
 
-def parse_sparsities(text: str) -> list[float]:
-    """Return the sparsities in a list such as ``0.8,0.9``.
-
-    Raises:
-        typer.BadParameter: an item is not a number from 0 to below 1.
-    """
-    try:
-        values = [float(item) for item in text.split(",")]
-    except ValueError:
-        values = []
-    if not values or not all(0 <= value < 1 for value in values):
-        raise typer.BadParameter(f"expected sparsities such as 0.8,0.9, got {text!r}")
-    return values
-
-
 def line_of(target: Target, sparsity: float, threads: int, rows: Sequence[PeerRow]) -> str:
     """Return what was found of one layer in a line: medians in milliseconds, ours first."""
     times = ", ".join(
@@ -139,7 +119,7 @@ def run_targets(
                 progress.console.print(line, highlight=False, soft_wrap=True)
                 progress.advance(task)
                 if time.monotonic() - saved > SAVE_EVERY:
-                    write_text(out, to_json(results))
+                    results.write(out)
                     saved = time.monotonic()
 
 
@@ -177,13 +157,9 @@ def main(
     sparsities = parse_sparsities(sparsity) if sparsity else list(default)
     counts = parse_threads(threads)
     plan = QUICK_PLAN if quick else PLAN
-    results = PeerResults(
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        command=describe_command(cases, peers, sparsity, threads, out, quick, deepsparse),
-        commit=describe_commit(),
-        versions=describe_versions(),
-        machine=describe_machine(),
-        settings={
+    results = PeerResults.begin(
+        options_of(cases, peers, sparsity, threads, out, quick, deepsparse),
+        {
             "peers": [peer.name for peer in chosen],
             "sparsities": sparsities,
             "threads": counts,
@@ -194,44 +170,30 @@ def main(
             "budget_seconds": plan.budget,
         },
     )
-    load = os.getloadavg()[0] / results.machine["cores"]
-    if load > BUSY_LOAD:
-        console.print(
-            f"[yellow]the machine is busy (load {load:.2f} a core): ratios will spread[/]"
-        )
-    # A request to end is taken like Ctrl-C: what was measured is written.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    warn_if_busy(console, results.machine["cores"])
+    end_as_by_ctrl_c()
     try:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
         # Drawn between measurements only: a thread that draws would take part in them.
-        with Progress(*columns, console=console, auto_refresh=False) as progress:
+        with progress_bar(console, auto_refresh=False) as progress:
             run_targets(targets, sparsities, counts, chosen, plan, cache, results, out, progress)
         results.complete = True
     except KeyboardInterrupt:
         console.print("[yellow]interrupted: what was measured is kept[/]")
         raise typer.Exit(130) from None
     finally:
-        write_text(out, to_json(results))
+        results.write(out)
         for text in (peers_table(results), not_run_list(results.not_run)):
             console.print(text, highlight=False, markup=False, soft_wrap=True)
         console.print(f"{len(results.rows)} rows written to {out}")
 
 
-def describe_command(
+def options_of(
     cases: str, peers: str, sparsity: str, threads: str, out: Path, quick: bool, deepsparse: bool
-) -> str:
-    """Return the command that repeats the run, without the folders of this machine."""
-    words = ["python", "-m", "benchmarks.peers", "--cases", cases, "--peers", peers]
-    words += [*(["--sparsity", sparsity] if sparsity else []), "--threads", threads]
-    words += ["--out", out.name if out.is_absolute() else out.as_posix()]
-    words += [*(["--quick"] if quick else []), *(["--deepsparse"] if deepsparse else [])]
-    return shlex.join(words)
+) -> list[str]:
+    """Return the options that repeat the run, without the folders of this machine."""
+    words = ["--cases", cases, "--peers", peers, *(["--sparsity", sparsity] if sparsity else [])]
+    words += ["--threads", threads, "--out", shown(out)]
+    return [*words, *(["--quick"] if quick else []), *(["--deepsparse"] if deepsparse else [])]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.machine import ROOT
 from benchmarks.peers.catalogue import Peer
 from benchmarks.peers.process import PeerError, own_python
+from sparseinfer.files import write_text
 
 CACHE = ROOT / ".cache" / "peers"
 
@@ -66,7 +67,7 @@ def install(folder: Path, packages: Sequence[str]) -> None:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"pip ended with {done.returncode}"]
         raise PeerError(lines[-1])
-    (folder / READY).write_text("\n".join(packages), encoding="utf-8")
+    write_text(folder / READY, "\n".join(packages))
 
 
 def set_up(names: Sequence[str], cache: Path, say: Callable[[str], None]) -> bool:

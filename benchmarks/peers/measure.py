@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from benchmarks.cases import ConvCase, Pattern
+from benchmarks.layer_data import LayerData, WrongResultError
 from benchmarks.peers.catalogue import Peer, Target
 from benchmarks.peers.process import PeerError
 from benchmarks.peers.results import NotRun, PeerRow
-from benchmarks.peers.rounds import Asker, Samples, TurnPlan, Turns, take_turns
+from benchmarks.peers.turns import Asker, Samples, TurnPlan, Turns, take_turns
 from benchmarks.peers.worker import wait_until_quiet
-from benchmarks.problems import Problem, WrongResultError
-from benchmarks.timing import Quartiles
+from sparseinfer.timing.rounds import Quartiles, Rounds
 
 COLD_BYTES = 128 * 2**20
 """Rotated copies of a weight exceed this, four times the last-level cache of a common server."""
@@ -27,12 +27,12 @@ UNIT_ROUNDOFF = {"float32": 0.0, "bfloat16": 2.0**-9, "float16": 2.0**-11}
 """Unit roundoff of the types that a peer may round to beside float32; 0: none."""
 
 
-def request_of(problem: Problem, target: Target, folder: Path) -> dict[str, Any]:
+def request_of(data: LayerData, target: Target, folder: Path) -> dict[str, Any]:
     """Write the layer's arrays to ``folder`` and return the request that prepares it."""
-    assert problem.bias is not None
-    for name, tensor in (("weight", problem.weight), ("bias", problem.bias), ("x", problem.x)):
+    assert data.bias is not None
+    for name, tensor in (("weight", data.weight), ("bias", data.bias), ("x", data.x)):
         np.save(folder / f"{name}.npy", tensor.numpy())
-    case = problem.case
+    case = data.case
     stride, padding = (case.stride, case.padding) if isinstance(case, ConvCase) else (1, 0)
     return {
         "do": "prepare",
@@ -44,7 +44,7 @@ def request_of(problem: Problem, target: Target, folder: Path) -> dict[str, Any]
     }
 
 
-def checked(peer: Peer, asker: Asker, problem: Problem, threads: int, request: dict[str, Any]
+def checked(peer: Peer, asker: Asker, data: LayerData, threads: int, request: dict[str, Any]
             ) -> dict[str, Any]:  # fmt: skip
     """Let a peer prepare the layer, check its result and its settings, and return its answer.
 
@@ -61,7 +61,7 @@ def checked(peer: Peer, asker: Asker, problem: Problem, threads: int, request: d
     unit = UNIT_ROUNDOFF.get(reply["precision"])
     if unit is None or (unit > 0) != (peer.role == "narrow"):
         raise PeerError(f"computes in {reply['precision']}")
-    problem.verify(peer.name, torch.from_numpy(np.load(result, allow_pickle=False)), unit)
+    data.verify(peer.name, torch.from_numpy(np.load(result, allow_pickle=False)), unit)
     return reply
 
 
@@ -85,17 +85,17 @@ def measure(
         plan: how the turns are laid out.
         folder: where arrays are exchanged; what is in it is not overwritten while a peer maps it.
     """
-    problem = Problem(target.case, Pattern(sparsity))
+    data = LayerData(target.case, Pattern(sparsity))
     with tempfile.TemporaryDirectory(dir=folder) as own:
-        return _measure(problem, target, threads, peers, worker_of, plan, Path(own))
+        return _measure(data, target, threads, peers, worker_of, plan, Path(own))
 
 
 def _measure(
-    problem: Problem, target: Target, threads: int, peers: Sequence[Peer],
+    data: LayerData, target: Target, threads: int, peers: Sequence[Peer],
     worker_of: Callable[[Peer], Asker], plan: TurnPlan, folder: Path,
 ) -> tuple[list[PeerRow], list[NotRun]]:  # fmt: skip
-    sparsity = problem.pattern.sparsity
-    request = request_of(problem, target, folder)
+    sparsity = data.pattern.sparsity
+    request = request_of(data, target, folder)
     ready: dict[str, Asker] = {}
     replies: dict[str, dict[str, Any]] = {}
     turns: dict[str, Turns] = {}
@@ -104,7 +104,7 @@ def _measure(
     for peer in asked:
         try:
             worker = worker_of(peer)
-            replies[peer.name] = reply = checked(peer, worker, problem, threads, request)
+            replies[peer.name] = reply = checked(peer, worker, data, threads, request)
         except (PeerError, WrongResultError) as error:
             reasons[peer.name] = str(error)
             continue
@@ -114,20 +114,22 @@ def _measure(
     wait_until_quiet()
     found, dropped = take_turns(ready, turns, threads)
     reasons |= dropped
-    rows = _rows(target, sparsity, threads, problem.nnz, asked, found, replies)
+    rows = _rows(target, sparsity, threads, data.nnz, asked, found, replies)
     return rows, [
         NotRun(target.name, sparsity, threads, name, reason) for name, reason in reasons.items()
     ]
 
 
-def _faster(samples: Samples, other: Samples | None) -> Quartiles | None:
-    return None if other is None else Quartiles.of(samples.ratio_to(other))
+def _faster(rounds: Rounds, name: str, other: str) -> Quartiles | None:
+    """How many times faster than a peer the other one is; None where that did not run."""
+    return rounds.speedup(other, over=name) if other in rounds.samples else None
 
 
 def _rows(
     target: Target, sparsity: float, threads: int, nnz: int, peers: Sequence[Peer],
     found: dict[str, Samples], replies: dict[str, dict[str, Any]],
 ) -> list[PeerRow]:  # fmt: skip
+    rounds = Rounds({name: samples.medians for name, samples in found.items()})
     seconds = {name: Quartiles.of(samples.medians) for name, samples in found.items()}
     dense = [peer.name for peer in peers if peer.role == "dense" and peer.name in found]
     best = min(dense, key=lambda name: seconds[name].median, default="")
@@ -155,8 +157,8 @@ def _rows(
             rounds=len(samples.medians),
             seconds=seconds[peer.name],
             minimum=samples.minimum,
-            ours_faster=_faster(samples, found.get(ours)),
-            best_faster=_faster(samples, found.get(best)),
+            ours_faster=_faster(rounds, peer.name, ours),
+            best_faster=_faster(rounds, peer.name, best),
             is_best=peer.name == best,
         )
         for peer in peers

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from benchmarks.peers.results import PeerResults, PeerRow
-from benchmarks.plot import COLOURS, MARKERS, Curve, spread_labels, work_cut
+from benchmarks.plot import COLOURS, MARKERS, Curve, set_scales, spread_labels, work_cut
 from benchmarks.results import geometric_mean
+from sparseinfer.plotting import write_figure
 
 ROLES = ("ours", "sparse", "narrow")
 """Who has a line: the dense float32 peers are the line at 1."""
@@ -46,20 +45,7 @@ def _panel(
     heights = [point[1] for curve in curves.values() for point in curve]
     lowest, highest = min([*heights, 0.8]) / 1.2, max([*heights, 2.0]) * 1.3
     cuts = [work_cut(value) for value in sparsities]
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlim(cuts[0] / 1.06, cuts[-1] * 1.06)
-    axes.set_ylim(lowest, highest)
-    axes.set_xticks(cuts, [f"{value:.0%}" for value in sparsities])
-    ticks = [
-        tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if lowest < tick < highest
-    ]
-    axes.set_yticks(ticks, [f"{tick:g}x" for tick in ticks])
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_locator(NullLocator())
-    axes.grid(axis="y", color="0.92", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    set_scales(axes, sparsities, lowest, highest, left=cuts[0] / 1.06)
     axes.axhline(1, color="0.25", linewidth=1.2, zorder=1)
     labels = [("best dense fp32", 1.0, "0.25")]
     for peer, curve in curves.items():
@@ -121,7 +107,4 @@ def draw(results: PeerResults, path: Path) -> None:
         "geometric means over the layers that an engine ran",
         fontsize=10, x=0.02, ha="left", y=0.99, va="top",
     )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    canvas.savefig(partial, format="png")
-    os.replace(partial, path)
+    write_figure(canvas, path)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import Any
 
-from benchmarks.results import SCHEMA
-from benchmarks.timing import Quartiles
+from benchmarks.record import Record
+from sparseinfer.timing.rounds import Quartiles
 
 
 @dataclass(frozen=True)
@@ -60,56 +58,17 @@ class NotRun:
     reason: str
 
 
-@dataclass
-class PeerResults:
-    """Everything one run of `benchmarks.peers` writes."""
+@dataclass(kw_only=True)
+class PeerResults(Record):
+    """Everything one run of `benchmarks.peers` writes.
 
-    date: str
-    command: str
-    commit: dict[str, Any]
-    versions: dict[str, Any]
-    machine: dict[str, Any]
-    settings: dict[str, Any]
-    complete: bool = False
-    """Whether every layer asked for was reached; peers that did not run are in ``not_run``."""
+    It is complete where every layer asked for was reached; ``not_run`` has the peers that did not
+    run.
+    """
+
+    PROGRAM = "benchmarks.peers"
+
     peers: dict[str, str] = field(default_factory=dict)
     """Version of each peer that was started."""
     rows: list[PeerRow] = field(default_factory=list)
     not_run: list[NotRun] = field(default_factory=list)
-
-
-def _quartiles(value: dict[str, float] | None) -> Quartiles | None:
-    return None if value is None else Quartiles(**value)
-
-
-def from_json(text: str) -> PeerResults:
-    """Parse a result file of `benchmarks.peers`.
-
-    Raises:
-        ValueError: the text is not JSON, is of another schema, or lacks a field.
-    """
-    data = json.loads(text)
-    schema = data.pop("schema", None) if isinstance(data, dict) else None
-    if schema != SCHEMA:
-        raise ValueError(
-            f"expected a result file of schema {SCHEMA}, got {schema!r}, try benchmarks.peers again"
-        )
-    try:
-        rows = [
-            PeerRow(
-                **{
-                    **row,
-                    "seconds": Quartiles(**row["seconds"]),
-                    "ours_faster": _quartiles(row["ours_faster"]),
-                    "best_faster": _quartiles(row["best_faster"]),
-                }
-            )
-            for row in data.pop("rows")
-        ]
-        not_run = [NotRun(**item) for item in data.pop("not_run")]
-        return PeerResults(**data, rows=rows, not_run=not_run)
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"expected a result file of benchmarks.peers, got one that does not fit it ({error}), "
-            "try benchmarks.peers again"
-        ) from error

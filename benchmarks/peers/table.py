@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from benchmarks.peers.plot import draw
-from benchmarks.peers.results import NotRun, PeerResults, PeerRow, from_json
+from benchmarks.peers.results import NotRun, PeerResults, PeerRow
+from benchmarks.record import counted
 from benchmarks.results import geometric_mean
 from benchmarks.table import figure, folded, markdown, unique
 
@@ -129,28 +130,21 @@ def _headers(sparsities: Sequence[float]) -> list[str]:
 def introduction(results: PeerResults) -> str:
     """Return the sentences that say what the figures are and where they come from."""
     _, threads = axes_of(results)
-    counts = " / ".join(f"{count} thread{'s' if count > 1 else ''}" for count in threads)
-    machine, commit = results.machine, results.commit
-    source = f"commit {commit['hash'][:10]}" if commit["hash"] else "no commit"
-    if commit["dirty"]:
-        source += " with changes"
     versions = ", ".join(unique(results.peers.values()))
     text = (
-        f"Times that sparseinfer's module is faster, batch 1, {counts}, on {machine['cpu']}, "
-        f"{machine['cores']} cores, {machine['os']}. Below 1 it is slower. Geometric means over "
+        f"Times that sparseinfer's module is faster, batch 1, {counted(threads)}, "
+        f"on {results.place}. Below 1 it is slower. Geometric means over "
         "the layers of the ratio within a round, each engine in a process of its own, in turns; "
         f"every result was checked against float64 first. {versions}. "
-        f"{results.date[:10]}, {source}: `{results.command}`."
+        f"{results.source}"
     )
     restless = unique(row.peer for row in results.rows if not row.quiet)
     if restless:
         text += f" Threads of {', '.join(restless)} were still awake in other peers' turns."
-    if results.settings["quick"] or not results.complete:
-        text += " **A partial or quick run: not for quoting.**"
-    return text
+    return text + results.reservation
 
 
-def report(results: PeerResults) -> str:
+def as_markdown(results: PeerResults) -> str:
     """Return everything as Markdown."""
     _, threads = axes_of(results)
     sections = [introduction(results), peers_table(results), groups_table(results)]
@@ -171,8 +165,8 @@ def main(
     plot: Annotated[Path | None, typer.Option(help="PNG file to draw")] = None,
 ) -> None:
     """Print a result file of the peers as Markdown, and draw speed-up against sparsity."""
-    results = from_json(results_file.read_text(encoding="utf-8"))
-    print(report(results))
+    results = PeerResults.read(results_file)
+    print(as_markdown(results))
     if plot is not None:
         draw(results, plot)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.cases import LinearCase
 from benchmarks.peers.catalogue import Peer, Target
-from benchmarks.peers.rounds import TurnPlan
+from benchmarks.peers.turns import TurnPlan
 
 TARGET = Target(LinearCase(24, 16, 3))
 PLAN = TurnPlan(rounds=3, floor=2, sample=1e-5, samples=2, warm=0.0, turn=1e-3, budget=1e-2)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from benchmarks.gpu import contest as contests
 from benchmarks.gpu import correctness, decoder, layers
-from benchmarks.gpu.contest import Budget, Case, contest
+from benchmarks.gpu.contest import Budget, GpuCase, contest
 from benchmarks.gpu.rows import MEASURED, REHEARSED, GpuResults, Timed
 from benchmarks.gpu.show import intensity, roofline, table
 from sparseinfer import unpack
@@ -40,7 +40,10 @@ needs_gpu = pytest.mark.skipif(
 
 
 def _results() -> GpuResults:
-    return GpuResults(REHEARSED, "2026-01-01", "", {}, {}, {}, {}, copy_gb_s=1.0)
+    return GpuResults(
+        kind=REHEARSED, date="2026-01-01", command="", commit={}, versions={}, machine={},
+        settings={}, copy_gb_s=1.0,
+    )  # fmt: skip
 
 
 def _run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -120,7 +123,7 @@ def test_the_cases_are_those_promised() -> None:
 # ---- timing --------------------------------------------------------------------------------------
 
 
-def test_contenders_take_turns_and_failures_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contenders_take_turns_and_failures_are_recorded() -> None:
     seconds = {"dense": 2e-3, "ours": 1e-3}
     order: list[str] = []
 
@@ -128,8 +131,7 @@ def test_contenders_take_turns_and_failures_are_recorded(monkeypatch: pytest.Mon
         order.append(turns.name)
         return seconds[turns.name]
 
-    monkeypatch.setattr(contests, "timers_for", lambda device: [timer])
-    case = Case("layers", "one", 8, 8, 1, "2:4", 0.5, io_bytes=100)
+    case = GpuCase("layers", "one", 8, 8, 1, "2:4", 0.5, io_bytes=100)
     results = _results()
     results.copy_gb_s = 1e-3
 
@@ -139,8 +141,9 @@ def test_contenders_take_turns_and_failures_are_recorded(monkeypatch: pytest.Mon
     def works() -> Any:
         return (lambda: None), 900
 
-    contest(case, [("dense", works), ("broken", broken), ("ours", works)], CPU, results, tokens=1)
-    assert order[2:] == ["dense", "ours", "ours", "dense"]
+    sides = [("dense", works), ("broken", broken), ("ours", works)]
+    contest(case, sides, CPU, results, tokens=1, timers=[timer])
+    assert order[-4:] == ["dense", "ours", "ours", "dense"]
     dense, ours = results.rows
     assert (dense.speedup, ours.speedup, ours.ms, ours.tokens_s) == (1.0, 2.0, 1.0, 1000.0)
     assert ours.gb_s == pytest.approx(1000 / 1e-3 / 1e9) and ours.copy_share == pytest.approx(1.0)
@@ -154,7 +157,7 @@ def test_without_the_dense_side_there_is_no_row() -> None:
         raise RuntimeError("out of memory")
 
     results = _results()
-    contest(Case("layers", "one", 8, 8, 1, "2:4", 0.5, 0), [("dense", broken)], CPU, results)
+    contest(GpuCase("layers", "one", 8, 8, 1, "2:4", 0.5, 0), [("dense", broken)], CPU, results)
     assert not results.rows and len(results.missing) == 1
 
 
@@ -236,7 +239,7 @@ def test_one_layer_on_a_gpu() -> None:
         layers.pruned(torch.randn(1024, 1024, device=device), "2:4", 0.5).bfloat16(), "2:4"
     )
     x = torch.randn(8, 1024, device=device, dtype=torch.bfloat16)
-    case = Case("layers", "one", 1024, 1024, 8, "2:4", 0.5, 0)
+    case = GpuCase("layers", "one", 1024, 1024, 8, "2:4", 0.5, 0)
     contest(case, layers.contenders(weight, x), device, results)
     assert {"dense", "nm"} <= {row.contender for row in results.rows}
     assert {row.timed for row in results.rows if row.contender != "cuSPARSELt"} == {"graph"}

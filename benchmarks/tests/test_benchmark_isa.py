@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks import isa, run
-from benchmarks.results import from_json
+from benchmarks.results import Results
 from sparseinfer import _C
 
 SAID = """\
@@ -87,7 +87,7 @@ def test_without_the_option_nothing_begins_anew(
     out = tmp_path / "out.json"
     done = CliRunner().invoke(application(), ["--suite", "cold", "--out", str(out)])
     assert done.exit_code == 0 and not begun
-    assert from_json(out.read_text()).settings["isa"] is None
+    assert Results.read(out).settings["isa"] is None
 
 
 @pytest.mark.parametrize("name", ["avx512", "AVX2", "sse"])
@@ -98,8 +98,8 @@ def test_other_caps_are_refused(name: str, begun: list[Any]) -> None:
 
 
 def test_the_command_that_is_recorded_has_the_cap() -> None:
-    command = run.describe_command("kernels", "1", Path("out.json"), False, "avx2")
-    assert command.endswith("--out out.json --isa avx2")
+    options = run.options_of("kernels", "1", Path("out.json"), False, "avx2")
+    assert options[-4:] == ["--out", "out.json", "--isa", "avx2"]
 
 
 def test_what_the_libraries_say_is_recorded(
@@ -113,7 +113,7 @@ def test_what_the_libraries_say_is_recorded(
     out = tmp_path / "out.json"
     done = CliRunner().invoke(application(), ["--suite", "cold", "--isa", "avx2", "--out", out])
     assert done.exit_code == 0, done.output
-    results = from_json(out.read_text())
+    results = Results.read(out)
     assert results.settings["isa"] == {
         "sparseinfer": "avx2", "aten": "AVX2", "onednn": "Intel AVX2",
         "onednn_convolution": "jit:avx2", "mkl": AVX2_OF_MKL,

@@ -14,17 +14,17 @@ import typer
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from benchmarks.layer_data import EPS, WrongResultError
 from benchmarks.models import __main__ as command
-from benchmarks.models.catalogue import MODELS
 from benchmarks.models.compare import bound, compare
-from benchmarks.models.measure import bytes_of, left_dense, measure, pruned
+from benchmarks.models.measure import left_dense, measure, pruned
 from benchmarks.models.packages import MissingPackageError, package_file, require
 from benchmarks.models.pruning import prunable, prune, settle_batch_norms
-from benchmarks.models.rows import Skipped, from_json
+from benchmarks.models.rows import ModelResults, Skipped
 from benchmarks.models.workload import Inputs, Workload, channels_last
-from benchmarks.problems import EPS, WrongResultError
-from benchmarks.timing import Plan
 from sparseinfer import convert_to_sparse, report
+from sparseinfer.demo.sizes import bytes_in_memory
+from sparseinfer.timing.rounds import Plan
 
 ONE_ROUND = Plan(rounds=1, floor=1, sample=0.0, least=0.0, budget=0.0)
 
@@ -287,21 +287,10 @@ def test_pruned_layers_that_the_report_does_not_know_count_as_left() -> None:
 
 def test_shared_weights_are_counted_once() -> None:
     model = Babbler()
-    assert bytes_of(model) == 4 * (7 * 16 + 16 * 16 + 16)
+    assert bytes_in_memory(model) == 4 * (7 * 16 + 16 * 16 + 16)
 
 
 # ---- command
-
-
-def test_lists_are_parsed() -> None:
-    assert command.parse_models("all") == list(MODELS)
-    assert command.parse_models("vit-b16,minilm") == ["vit-b16", "minilm"]
-    assert command.parse_sparsities("0.8,0.9") == [0.8, 0.9]
-    with pytest.raises(typer.BadParameter, match="got 'bert'"):
-        command.parse_models("minilm,bert")
-    for text in ("", "90", "1.0", "-0.1", "0.5;0.6", "nan"):
-        with pytest.raises(typer.BadParameter, match="expected sparsities"):
-            command.parse_sparsities(text)
 
 
 def missing() -> Workload:
@@ -341,7 +330,7 @@ def test_one_command_measures_and_writes(app: typer.Typer, tmp_path: Path) -> No
     threads = torch.get_num_threads()
     done = CliRunner().invoke(app, [*words, "--out", str(out)])
     assert done.exit_code == 0, done.output
-    results = from_json(out.read_text())
+    results = ModelResults.read(out)
     found = [(row.model, row.sparsity, row.threads) for row in results.rows]
     assert found == [(m, s, t) for m in ("mlp", "talk") for s in (0.5, 0.8) for t in (1, 2)]
     assert results.complete and not results.skipped and not results.failures
@@ -360,7 +349,7 @@ def test_a_missing_package_is_a_row_and_not_a_failure(app: typer.Typer, tmp_path
     words = ["--models", "missing,mlp", "--sparsity", "0.8", "--threads", "1", "--quick"]
     done = CliRunner().invoke(app, [*words, "--out", str(out)])
     assert done.exit_code == 0, done.output
-    results = from_json(out.read_text())
+    results = ModelResults.read(out)
     assert [row.model for row in results.rows] == ["mlp"]
     assert results.skipped == [
         Skipped("missing", "expected a package, got none, try: pip install it")
@@ -376,7 +365,7 @@ def test_a_model_that_fails_ends_with_status_1_and_the_others_go_on(
     words = ["--models", "broken,mlp", "--sparsity", "0.8", "--threads", "1", "--quick"]
     done = CliRunner().invoke(app, [*words, "--out", str(out)])
     assert done.exit_code == 1
-    results = from_json(out.read_text())
+    results = ModelResults.read(out)
     assert [row.model for row in results.rows] == ["mlp"]
     assert [failure.model for failure in results.failures] == ["broken"]
     assert "RuntimeError" in results.failures[0].error
@@ -388,6 +377,6 @@ def test_an_interrupted_run_keeps_what_it_measured(app: typer.Typer, tmp_path: P
     words = ["--models", "mlp,interrupted,talk", "--sparsity", "0.8", "--threads", "1", "--quick"]
     done = CliRunner().invoke(app, [*words, "--out", str(out)])
     assert done.exit_code == 130
-    results = from_json(out.read_text())
+    results = ModelResults.read(out)
     assert [row.model for row in results.rows] == ["mlp"]
     assert not results.complete

@@ -11,13 +11,13 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from benchmarks import cases, linearity, run, suites, table, targets
+from benchmarks import cases, linearity, suites, table, targets
 from benchmarks.cases import ConvCase, LinearCase, Pattern
-from benchmarks.problems import make_weight
+from benchmarks.layer_data import make_weight
 from benchmarks.results import Results, Row
-from benchmarks.timing import Plan, Quartiles, Timing
 from sparseinfer import report
 from sparseinfer.formats import detect_pattern
+from sparseinfer.timing.rounds import Plan, Quartiles, Timing
 
 FAST = Plan(rounds=3, floor=3, sample=1e-6, least=0.0, budget=0.0)
 SHAPES = ((96, 64), (32, 16, 3, 3))
@@ -125,10 +125,6 @@ def test_work_spans_from_1e5_to_1e8_non_zeros() -> None:
     # Three sizes at least, so that a quick run has a line too.
     quick = {job.case.m for job in suites.jobs(["linearity"], quick=True)}
     assert len(quick) >= 3 and max(quick) < 3200
-
-
-def test_both_suites_can_be_asked_for() -> None:
-    assert run.parse_suites("patterns,linearity") == ["patterns", "linearity"]
 
 
 # ---- what becomes of the rows

@@ -17,6 +17,7 @@ import torch
 from peer_doubles import PLAN, TARGET, fake
 
 from benchmarks.cases import ConvCase, LinearCase, Pattern
+from benchmarks.layer_data import LayerData
 from benchmarks.machine import ROOT
 from benchmarks.peers.catalogue import PEERS, Peer, Target
 from benchmarks.peers.crew import MOST_CRASHES, Crew
@@ -29,8 +30,7 @@ from benchmarks.peers.process import (
     worker_environment,
 )
 from benchmarks.peers.results import PeerRow
-from benchmarks.problems import Problem
-from benchmarks.timing import Quartiles
+from sparseinfer.timing.rounds import Quartiles
 
 CONV = Target(ConvCase(4, 8, 5, 3))
 
@@ -231,10 +231,10 @@ def test_rows_name_the_best_dense_peer_and_the_ratios_to_it(tmp_path: Path) -> N
                     "median": self.median, "minimum": self.median, "cores": 1.0, "quiet": True,
                 }  # fmt: skip
             np.save(request["result"], torch.nn.functional.linear(
-                problem.x, problem.weight, problem.bias).numpy())  # fmt: skip
+                data.x, data.weight, data.bias).numpy())  # fmt: skip
             return {"threads": 1, "precision": "float32", "copies": 1, "seconds": self.median}
 
-    problem = Problem(TARGET.case, Pattern(0.5))
+    data = LayerData(TARGET.case, Pattern(0.5))
     roles = {"ours": "ours", "csr": "sparse"}
     peers = [fake(name, roles.get(name, "dense")) for name in figures]
     rows, _ = measure(TARGET, 0.5, 1, peers, lambda peer: Known(figures[peer.name]), PLAN, tmp_path)

@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks import pruning
-from benchmarks.pruning import Plan, Row, checks, summarise
+from benchmarks.pruning import MethodRow, TrainingPlan, checks, summarise
 from benchmarks.pruning_network import SmallResNet
 from sparseinfer.demo import data
 
@@ -23,7 +23,7 @@ def test_the_network_has_the_size_that_is_promised(side):
 
 def test_means_deviations_and_checks_are_of_the_rows():
     rows = [
-        Row(method, seed, 0.9, value + 0.01 * seed, 10, 1.0)
+        MethodRow(method, seed, 0.9, value + 0.01 * seed, 10, 1.0)
         for method, value in (("dense, trained on", 0.9), ("gradual magnitude", 0.88),
                               ("one-shot magnitude", 0.85), ("one-shot random", 0.86))
         for seed in (0, 1)
@@ -41,7 +41,9 @@ def test_means_deviations_and_checks_are_of_the_rows():
 
 def test_a_small_run_writes_every_method_with_its_sparsity(monkeypatch, tmp_path):
     monkeypatch.setattr(data, "DEBIAN_FASHION_MNIST", tmp_path / "absent")
-    monkeypatch.setattr(pruning, "QUICK", Plan(images=120, seeds=1, dense=1, tune=1, lottery=1))
+    monkeypatch.setattr(
+        pruning, "QUICK", TrainingPlan(images=120, seeds=1, dense=1, tune=1, lottery=1)
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     out = tmp_path / "result.json"

@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 
 from benchmarks import targets, threads
 from benchmarks.cases import ConvCase, LinearCase
-from benchmarks.results import from_json
-from benchmarks.timing import Plan
+from sparseinfer.timing.rounds import Plan
 
 CASES = (LinearCase(64, 48, 40), ConvCase(4, 8, 9, 3))
 
@@ -72,7 +71,7 @@ def test_the_result_file(
     done = CliRunner().invoke(app, ["--threads", "1,2", "--quick", "--out", str(out)])
     assert done.exit_code == status, done.output
     assert torch.get_num_threads() == before
-    results = from_json(out.read_text(encoding="utf-8"))
+    results = threads.ThreadResults.read(out)
     assert results.complete is not bool(changed)
     assert len(results.failures) == (len(results.rows) if changed else 0)
     assert len(results.rows) == 2 * len(CASES)

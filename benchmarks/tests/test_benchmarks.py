@@ -17,20 +17,14 @@ from hypothesis import strategies as st
 
 from benchmarks import cases, machine, plot, run, table, targets
 from benchmarks.cases import ConvCase, LinearCase, Pattern
-from benchmarks.problems import Problem, WrongResultError, make_weight
+from benchmarks.layer_data import LayerData, WrongResultError, make_weight
 from benchmarks.results import (
     Failure,
     Results,
     Row,
-    from_json,
     geometric_mean,
-    to_json,
-    write_text,
 )
-from benchmarks.timing import Quartiles, Timing
-
-RESULT_FILES = sorted((Path(__file__).parents[1] / "results").glob("*.json"))
-
+from sparseinfer.timing.rounds import Quartiles, Timing
 
 # ---- cases and problems
 
@@ -70,16 +64,16 @@ def test_n_of_m_weights_keep_n_in_every_group() -> None:
 
 @pytest.mark.parametrize("case", [LinearCase(8, 16, 5), ConvCase(4, 8, 6, 3, stride=2)])
 def test_verification_accepts_rounding_and_nothing_else(case: cases.Case) -> None:
-    problem = Problem(case, Pattern(0.5))
-    right = problem.dense(problem.x, problem.weight, problem.bias)
-    problem.verify("right", right)
+    data = LayerData(case, Pattern(0.5))
+    right = data.dense(data.x, data.weight, data.bias)
+    data.verify("right", right)
     for wrong in (math.nan, right.flatten()[-1].item() + 1e-4):
         changed = right.clone()
         changed.view(-1)[-1] = wrong
         with pytest.raises(WrongResultError, match=r"1 of \d+ are wrong"):
-            problem.verify("wrong", changed)
+            data.verify("wrong", changed)
     with pytest.raises(WrongResultError, match="expected shape"):
-        problem.verify("short", right[..., :-1])
+        data.verify("short", right[..., :-1])
 
 
 # ---- result files
@@ -118,46 +112,7 @@ def made_up_results(rows: list[Row]) -> Results:
 
 def test_result_files_are_read_as_they_were_written() -> None:
     results = made_up_results([made_up_row(), made_up_row(kernel=None, packed_bytes=None)])
-    assert from_json(to_json(results)) == results
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "[]", "{}", '{"schema": 0}', '{"schema": 1}', '{"schema": 1, "rows": [{}]}'],
-)
-def test_other_files_are_rejected(text: str) -> None:
-    with pytest.raises(ValueError):
-        from_json(text)
-
-
-@pytest.mark.parametrize("path", RESULT_FILES, ids=lambda path: path.name)
-def test_committed_results_parse_and_agree_with_their_summary(path: Path) -> None:
-    results = from_json(path.read_text(encoding="utf-8"))
-    assert results.rows
-    recomputed = targets.summarise(results.rows)
-    assert [(c.name, c.sparsity, c.threads, c.cases) for c in recomputed] == [
-        (c.name, c.sparsity, c.threads, c.cases) for c in results.summary
-    ]
-    for ours, theirs in zip(recomputed, results.summary, strict=True):
-        assert ours.value == pytest.approx(theirs.value, rel=1e-3)
-    if any(row.suite != "threads" for row in results.rows):
-        assert table.speedup_tables(results)
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "results.json"
-    write_text(path, "old")
-
-    def refuse(*_: object) -> None:
-        raise OSError("no")
-
-    monkeypatch.setattr("os.replace", refuse)
-    with pytest.raises(OSError):
-        write_text(path, "new")
-    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
-    assert path.read_text(encoding="utf-8") == "old"
+    assert Results.from_json(results.to_json()) == results
 
 
 def test_machine_description_names_no_host_and_no_path() -> None:
@@ -170,8 +125,8 @@ def test_machine_description_names_no_host_and_no_path() -> None:
 
 
 def test_command_does_not_show_the_folders_of_the_machine(tmp_path: Path) -> None:
-    command = run.describe_command("cold", "1,2", tmp_path / "out.json", quick=True)
-    assert command.endswith("--suite cold --threads 1,2 --out out.json --quick")
+    options = run.options_of("cold", "1,2", tmp_path / "out.json", quick=True)
+    assert options == ["--suite", "cold", "--threads", "1,2", "--out", "out.json", "--quick"]
 
 
 # ---- the summary
@@ -322,18 +277,3 @@ def test_plot_is_a_png(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
     with pytest.raises(ValueError, match="got none"):
         plot.draw(made_up_results([]), table.GROUPS, table.KERNEL_SUITES, tmp_path / "none.png")
-
-
-# ---- the command line
-
-
-@pytest.mark.parametrize("text", ["", "0", "1,", "two", "-1"])
-def test_thread_counts_must_be_numbers(text: str) -> None:
-    with pytest.raises(run.typer.BadParameter, match="expected thread counts"):
-        run.parse_threads(text)
-
-
-def test_suites_must_exist() -> None:
-    assert run.parse_suites("cold,kernels") == ["cold", "kernels"]
-    with pytest.raises(run.typer.BadParameter, match="got 'fast'"):
-        run.parse_suites("fast")

@@ -14,8 +14,8 @@ from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.prunable import Choice, choose
 from sparseinfer.checkpoints.tensors import identity, is_plain
 from sparseinfer.formats.patterns import detect_pattern
+from sparseinfer.layers.kinds import kind_named
 from sparseinfer.progress import track
-from sparseinfer.timing.cost import worst_estimate
 
 __all__ = ["Facts", "TensorFacts", "inspect_checkpoint"]
 
@@ -179,7 +179,7 @@ def _gain(choice: Choice, shape: torch.Size, zeros: int) -> float | None:
         return None
     M, K = shape[0], shape.numel() // shape[0]
     density = 1 - zeros / shape.numel()
-    return worst_estimate(kind, M, K, density, torch.get_num_threads()).speedup
+    return kind_named(kind).worst_estimate(M, K, density, torch.get_num_threads()).speedup
 
 
 def _name(dtype: torch.dtype) -> str:

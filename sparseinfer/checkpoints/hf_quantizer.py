@@ -19,7 +19,7 @@ from sparseinfer.checkpoints.load_converted import empty_layers
 from sparseinfer.convert.pretrained import METHOD, WEIGHTS_FILE, keep_pretrained
 from sparseinfer.convert.replace import replace
 from sparseinfer.convert.to_dense import to_dense
-from sparseinfer.layers.linear_conv import SparseLayer
+from sparseinfer.layers.kinds import packed_layers
 
 __all__ = ["SparseinferConfig", "SparseinferHfQuantizer"]
 
@@ -72,12 +72,11 @@ class SparseinferHfQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         vars(model.config).pop("transformers_weights", None)
-        for name, layer in model.named_modules():
-            if isinstance(layer, SparseLayer):
-                try:
-                    layer.adopt_packed(layer.packed)
-                except ValueError as invalid:
-                    raise ValueError(f"While loading {name}.packed: {invalid}") from invalid
+        for name, layer in packed_layers(model):
+            try:
+                layer.adopt_packed(layer.packed)
+            except ValueError as invalid:
+                raise ValueError(f"While loading {name}.packed: {invalid}") from invalid
         keep_pretrained(model)
         return model
 

@@ -14,12 +14,7 @@ from torch import nn
 from sparseinfer.checkpoints.tied import with_tied
 from sparseinfer.convert.pretrained import keep_pretrained
 from sparseinfer.convert.replace import Replacement, replace
-from sparseinfer.layers.base import SparseLayer
-from sparseinfer.layers.dense import build_dense, effective, rows_first
-from sparseinfer.layers.kinds import kind_of
-from sparseinfer.layers.projections import projections
-from sparseinfer.layers.recurrent import RECURRENT, SparseRecurrent
-from sparseinfer.layers.recurrent_weights import names, rebuild
+from sparseinfer.layers.kinds import Kind, kind_of
 
 __all__ = ["empty_layers", "load_converted"]
 
@@ -90,60 +85,50 @@ def empty_layers(model: nn.Module, names: Container[str]) -> dict[nn.Module, Rep
     """
     swaps: dict[nn.Module, Replacement] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, nn.MultiheadAttention):
-            swaps.update(_empty_projections(name, module, names))
-        elif isinstance(module, nn.RNNBase) and f"{name}.hh_l0.packed".lstrip(".") in names:
-            swaps[module] = _empty_recurrent(module)
-        elif module not in swaps and f"{name}.packed".lstrip(".") in names:
-            layer = _empty(module)
-            if layer is not None:
-                swaps[module] = layer
+        kind, prefix = kind_of(module), f"{name}." if name else ""
+        if kind is None or kind.sparse is None or module in swaps:
+            continue
+        if kind.parts is not None:
+            swaps.update(_empty_parts(prefix, module, kind, names))
+        elif kind.packed_in(module, prefix, names):
+            swaps[module] = _empty(module, kind)
     return swaps
 
 
-def _empty(module: nn.Module) -> SparseLayer | None:
-    """A sparse layer of all zeros in the place of a dense one; None where there is none."""
-    kind = kind_of(module)
-    if kind is None or not issubclass(kind.sparse, SparseLayer):
-        return None
-    weight, bias = rows_first(module), effective(module, "bias")
+def _empty(module: nn.Module, kind: Kind) -> Replacement:
+    """A sparse layer of all zeros in the place of a dense one."""
+    weight = kind.matrix(module)
     assert weight is not None
     zeros = torch.zeros(weight.shape, dtype=torch.float32, device="cpu")
-    of_bias = None if bias is None else zeros.new_zeros(bias.shape, dtype=bias.dtype)
+    biases = {
+        name: zeros.new_zeros(bias.shape, dtype=bias.dtype)
+        for name, bias in kind.effective_biases(module).items()
+    }
     # csr stores any shape; what is loaded brings its own format.
-    layer = kind.sparse.from_dense(build_dense(module, zeros, of_bias), "csr")
+    layer: Replacement = kind.sparse.from_dense(kind.rebuild(module, zeros, biases), "csr")
     return layer.to(weight.device, weight.dtype).train(module.training)
 
 
-def _empty_projections(
-    name: str, attention: nn.MultiheadAttention, entries: Container[str]
+def _empty_parts(
+    prefix: str, module: nn.Module, kind: Kind, entries: Container[str]
 ) -> dict[nn.Module, Replacement]:
-    """Sparse layers of all zeros for those projections that `entries` has packed.
+    """Sparse layers of all zeros for those projections of an attention that `entries` has packed.
 
     The projections of query, key and value are apart where they were when it was saved.
     """
-    prefix = f"{name}." if name else ""
+    assert kind.parts is not None
     separate = any(
-        f"{prefix}{role}_proj.{kind}" in entries for role in "qkv" for kind in ("packed", "weight")
+        f"{prefix}{role}_proj.{stored}" in entries
+        for role in "qkv"
+        for stored in ("packed", "weight")
     )
     found: dict[nn.Module, Replacement] = {}
-    for layer in projections(attention, separate):
-        if f"{prefix}{layer.role}.packed" in entries:
-            empty = _empty(layer)
-            assert empty is not None
-            found[layer] = empty
+    for layer in kind.parts(module, separate):
+        own = kind_of(layer)
+        assert own is not None
+        if own.packed_in(layer, f"{prefix}{layer.role}.", entries):
+            found[layer] = _empty(layer, own)
     return found
-
-
-def _empty_recurrent(module: nn.RNNBase) -> SparseRecurrent:
-    weight = rows_first(module)
-    assert weight is not None
-    zeros = torch.zeros(weight.shape, dtype=torch.float32, device="cpu")
-    gates = zeros.shape[0] // (2 if module.bidirectional else 1)
-    biases = {name: zeros.new_zeros(gates) for name in names(module, "bias")}
-    cls = next(cls for cls in RECURRENT if isinstance(module, cls.dense_type))
-    layer = cls.from_dense(rebuild(module, zeros, biases), "csr")
-    return layer.to(weight.device, weight.dtype).train(module.training)
 
 
 def _read(path: Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +14,7 @@ from torch import Tensor
 from sparseinfer.checkpoints.checkpoint import open_checkpoint
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.prunable import choose
-from sparseinfer.files import write_bytes
-from sparseinfer.plotting import name_lines, need_matplotlib
+from sparseinfer.plotting import name_lines, need_matplotlib, write_figure
 from sparseinfer.progress import track
 
 __all__ = ["SPARSITIES", "WeightErrors", "magnitude_errors", "scan_checkpoint"]
@@ -71,10 +69,7 @@ class WeightErrors:
         shown = order[:_LEGEND_ROWS]
         options = {"fontsize": 7, "title": title, "loc": "upper left"}
         name_lines(axis, lines[: len(shown)], shown, **options)
-        stream = io.BytesIO()
-        figure.savefig(stream, format=kind)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(target, stream.getvalue())
+        write_figure(figure, target, kind)
 
 
 _LEGEND_ROWS = 20

@@ -25,9 +25,7 @@ from sparseinfer.checkpoints.write import write_safetensors
 from sparseinfer.convert.pretrained import METHOD, WEIGHTS_FILE
 from sparseinfer.files import staged, staged_folder
 from sparseinfer.layers.dense import effective
-from sparseinfer.layers.linear_conv import SparseLayer
-from sparseinfer.layers.recurrent import SparseRecurrent
-from sparseinfer.layers.recurrent_weights import names
+from sparseinfer.layers.kinds import kind_of_sparse
 
 __all__ = ["Saved", "load_sparse", "load_sparse_into", "save_sparse"]
 
@@ -242,15 +240,9 @@ def _state_of(model: nn.Module | Mapping[str, Any]) -> dict[str, Any]:
         prefix = f"{name}." if name else ""
         for stored, tensor_name in _changed(module):
             if (module, tensor_name) not in known:
-                weight: Tensor | None
-                if isinstance(module, SparseRecurrent):
-                    weight = getattr(module, tensor_name).detach()
-                elif isinstance(module, SparseLayer):
-                    weight = module.dense_weight()
-                    if "nf" in vars(module):  # it stands for transformers' Conv1D
-                        weight = weight.t().contiguous()
-                else:
-                    weight = effective(module, tensor_name)
+                own: Any = module
+                sparse = kind_of_sparse(module) is not None
+                weight = own.dense_tensor(tensor_name) if sparse else effective(module, tensor_name)
                 assert weight is not None
                 known[module, tensor_name] = weight
             # What a recurrent layer says of its parts goes before what they say.
@@ -265,14 +257,11 @@ def _state_of(model: nn.Module | Mapping[str, Any]) -> dict[str, Any]:
 
 def _changed(module: nn.Module) -> list[tuple[str, str]]:
     """The tensors that take effect in another form than they are stored: stored and plain name."""
-    if isinstance(module, SparseLayer):
-        return [("packed", "weight")]
-    if isinstance(module, SparseRecurrent):
-        return [
-            (f"{name.partition('_')[2]}.{stored}", name)
-            for kind, stored in (("weight", "packed"), ("bias", "bias"))
-            for name in names(module, kind)
-        ]
+    kind = kind_of_sparse(module)
+    if kind is not None:
+        # The parts of an attention tell their own.
+        renames = {} if kind.parts is not None else kind.sparse.renames(module)
+        return [(stored, name) for name, stored in renames.items()]
     if not parametrize.is_parametrized(module):
         return []
     parametrizations: Any = module.parametrizations

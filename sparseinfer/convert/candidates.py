@@ -5,24 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from sparseinfer.convert.scan import Layer
 from sparseinfer.formats.format import PrunedWeight
 from sparseinfer.formats.table import TABLE, format_named
 from sparseinfer.layers.kinds import kind_named
 
-__all__ = ["formats_for", "pack_params", "platform"]
-
-
-def platform(device: torch.device) -> str:
-    """Whose kernels run on a device: `cpu`, `cuda`, or what has none of ours.
-
-    Example:
-        >>> platform(torch.device("cuda:1"))
-        'cuda'
-    """
-    return device.type
+__all__ = ["formats_for", "pack_params"]
 
 
 def formats_for(layer: Layer, device: str) -> tuple[tuple[str, ...], str]:

@@ -5,40 +5,96 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from sparseinfer.convert.candidates import platform
 from sparseinfer.convert.closes_over import held_layers
 from sparseinfer.convert.decide import Decider
 from sparseinfer.convert.guarantee import BASELINES, Guarantee
+from sparseinfer.convert.layer_report import DENSE, LayerReport, describe_sparse
+from sparseinfer.convert.model_report import Report, store
 from sparseinfer.convert.observe import Example, list_examples, observe, separate_attentions
+from sparseinfer.convert.platform import Platform
 from sparseinfer.convert.pretrained import keep_pretrained
 from sparseinfer.convert.proof import check_copy, unproven
 from sparseinfer.convert.reads import weight_reads
 from sparseinfer.convert.replace import Replacement, replace
-from sparseinfer.convert.report import DENSE, LayerReport, Report, describe_sparse, store
 from sparseinfer.convert.review import review
 from sparseinfer.convert.scan import Layer, brief, scan
 from sparseinfer.convert.state import random_state_kept
 from sparseinfer.formats.table import check_format
-from sparseinfer.layers.projections import Projection
+from sparseinfer.layers.projections import called
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.progress import Bar
-from sparseinfer.timing.clock import Clock
-from sparseinfer.timing.device_time import EventTimer, GraphTimer, Timer
 from sparseinfer.timing.machine import HOST, target_facts
 from sparseinfer.timing.measure import torch_threads
 from sparseinfer.timing.tuning import Cache, Tuner, cache_folder
 
-__all__ = ["convert_to_sparse"]
+__all__ = ["Options", "convert", "convert_to_sparse"]
 
 _log = logging.getLogger("sparseinfer.convert")
 
 LAYERS_SHARE = 0.6
 """Of the time to measure; the rest is for the whole model."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `convert_to_sparse`, checked.
+
+    Raises:
+        ValueError: see there.
+    """
+
+    example_inputs: Any = None
+    min_speedup: float = 1.05
+    formats: str | Sequence[str] | None = None
+    inplace: bool = False
+    threads: int | None = None
+    progress: bool | None = None
+    baseline: str = "eager"
+    verify: bool = True
+    budget_s: float = 60.0
+    cache: bool | str | os.PathLike[str] = True
+    value_type: str = "float32"
+    target: str = HOST
+
+    @property
+    def names(self) -> Sequence[str] | None:
+        """The formats to try; None: those that suit."""
+        return (self.formats,) if isinstance(self.formats, str) else self.formats
+
+    def __post_init__(self) -> None:
+        if not self.min_speedup >= 0:
+            raise ValueError(
+                f"expected min_speedup >= 0, got {self.min_speedup}; try min_speedup=1.05"
+            )
+        for name in self.names or ():
+            check_format(name)
+        if self.baseline not in BASELINES:
+            raise ValueError(
+                f"expected a baseline of {', '.join(BASELINES)}, got {self.baseline!r}; "
+                "try baseline='eager'"
+            )
+        if self.value_type not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"expected a value_type of float32 or bfloat16, got {self.value_type!r}; "
+                "try value_type='bfloat16'"
+            )
+        if not self.budget_s > 0:
+            raise ValueError(
+                f"expected budget_s > 0, got {self.budget_s}; try verify=False to measure less"
+            )
+        target_facts(self.target)
+        if self.target != HOST and self.example_inputs is not None:
+            raise ValueError(
+                f"expected no example_inputs for target={self.target!r}, got some: nothing of "
+                "another machine can be measured here; try them on that machine, or the cost model "
+                "without them"
+            )
 
 
 def convert_to_sparse(
@@ -60,14 +116,14 @@ def convert_to_sparse(
     """Replace the pruned linear and convolution layers of a model where sparse ones are faster.
 
     They are `nn.Linear`, `nn.Conv1d`, `nn.Conv2d`, `nn.ConvTranspose1d`, `nn.ConvTranspose2d`,
-    `nn.LSTM`, `nn.GRU`, `nn.RNN` and transformers' `Conv1D`, wherever nested, and the projections
-    of `nn.MultiheadAttention`. With `example_inputs` (a tensor, a tuple of positional arguments, a
-    dict of keyword arguments, or a list of those) each layer is measured against its own dense
-    forward at the input shapes it really meets, and then the whole model against the dense one:
-    layers are taken back until it is not slower. Without example inputs nothing is timed, and the
-    cost model of `sparseinfer.timing.cost` decides. Masks and parametrizations are read as they
-    take effect. Everything else, and every layer that would not get faster, is left alone;
-    `sparseinfer.report` tells why.
+    `nn.LSTM`, `nn.GRU`, `nn.RNN`, their cells and transformers' `Conv1D`, wherever nested, and the
+    projections of `nn.MultiheadAttention`. With `example_inputs` (a tensor, a tuple of positional
+    arguments, a dict of keyword arguments, or a list of those) each layer is measured against its
+    own dense forward at the input shapes it really meets, and then the whole model against the
+    dense one: layers are taken back until it is not slower. Without example inputs nothing is
+    timed, and the cost model of `sparseinfer.timing.cost` decides. Masks and parametrizations are
+    read as they take effect. Everything else, and every layer that would not get faster, is left
+    alone; `sparseinfer.report` tells why.
 
     Args:
         model: the model; layers that are sparse already stay as they are.
@@ -130,89 +186,87 @@ def convert_to_sparse(
             f"expected an nn.Module, got {type(model).__name__}; try the model that "
             "the state_dict belongs to"
         )
+    options = Options(
+        example_inputs, min_speedup, formats, inplace,
+        threads, progress, baseline, verify, budget_s, cache, value_type, target,
+    )  # fmt: skip
+    return convert(model, options, Platform())
+
+
+def convert(model: nn.Module, options: Options, platform: Platform) -> nn.Module:
+    """Do what `convert_to_sparse` says, on a platform.
+
+    Example:
+        >>> convert(nn.Sequential(nn.ReLU()), Options(), Platform())
+        Sequential(
+          (0): ReLU()
+        )
+    """
     _check_eager(model)
     require_model_memory(model)
-    if not min_speedup >= 0:
-        raise ValueError(f"expected min_speedup >= 0, got {min_speedup}; try min_speedup=1.05")
-    names = (formats,) if isinstance(formats, str) else formats
-    for name in names or ():
-        check_format(name)
-    if baseline not in BASELINES:
-        raise ValueError(
-            f"expected a baseline of {', '.join(BASELINES)}, got {baseline!r}; try baseline='eager'"
-        )
-    if value_type not in ("float32", "bfloat16"):
-        raise ValueError(
-            f"expected a value_type of float32 or bfloat16, got {value_type!r}; "
-            "try value_type='bfloat16'"
-        )
-    if not budget_s > 0:
-        raise ValueError(f"expected budget_s > 0, got {budget_s}; try verify=False to measure less")
+    inputs, target = options.example_inputs, options.target
     runs_on = target_facts(target)
-    if target != HOST and example_inputs is not None:
-        raise ValueError(
-            f"expected no example_inputs for target={target!r}, got some: nothing of another "
-            "machine can be measured here; try them on that machine, or the cost model without them"
-        )
-    folder = cache_folder(cache)
-
+    folder = cache_folder(options.cache)
     with (
-        torch_threads(threads) as used,
+        torch_threads(options.threads) as used,
         torch.inference_mode(False),
         torch.no_grad(),
         random_state_kept(model),
     ):
-        if target != HOST and threads is None:
+        if target != HOST and options.threads is None:
             used = runs_on["threads"]
-        layers = scan(
-            model, None if example_inputs is None else separate_attentions(model, example_inputs)
-        )
-        held = held_layers(model, inplace)
+        layers = scan(model, None if inputs is None else separate_attentions(model, inputs))
+        held = held_layers(model, options.inplace)
         for layer in layers:
             if layer.module in held and not layer.blocked:
                 layer.blocked = (
                     f"{held[layer.module]}, a function on the model, would go on calling it"
                 )
-        if example_inputs is None:
+        if inputs is None:
             _leave_what_is_read(model, layers)
         modules = [layer.module for layer in layers if not layer.blocked]
-        seen = None if example_inputs is None else observe(model, modules, example_inputs)
+        seen = None if inputs is None else observe(model, modules, inputs)
         devices = _devices(model, layers)
-        if target != HOST and any(platform(device) == "cuda" for device in devices):
+        if target != HOST and any(platform.kernels_of(device) == "cuda" for device in devices):
             raise ValueError(
                 f"expected a model on the CPU for target={target!r}, got one on CUDA; "
                 "try model.cpu()"
             )
         waits = next((device for device in devices if device.type == "cuda"), devices[0])
-        clock = Clock()
+        clock = platform.clock
         start = clock.wall()
         tuner = Tuner(
-            used, waits, min_speedup, start + budget_s, None if folder is None else Cache(folder),
+            used, waits, options.min_speedup, start + options.budget_s,
+            None if folder is None else Cache(folder),
             others={own.device for own in model.parameters()} - {waits}, clock=clock,
         )  # fmt: skip
-        if baseline == "cuda_graph" and platform(waits) != "cuda":
+        if options.baseline == "cuda_graph" and platform.kernels_of(waits) != "cuda":
             raise ValueError(
                 f"expected a model on CUDA for baseline='cuda_graph', got one on {waits}; "
                 "try model.cuda()"
             )
         guarantee = None
         examples: list[Example] = []
-        if example_inputs is not None:
-            examples = list_examples(example_inputs)
+        if inputs is not None:
+            examples = list_examples(inputs)
             assert seen is not None
-            guarantee = Guarantee(model, examples, tuner, baseline, min_speedup, seen.changes)
+            guarantee = Guarantee(
+                model, examples, tuner, options.baseline, options.min_speedup, seen.changes,
+                platform,
+            )  # fmt: skip
         decider = Decider(
-            min_speedup,
+            options.min_speedup,
             tuner,
-            names,
+            options.names,
             seen,
             channels_last=guarantee is not None and guarantee.baseline == "channels_last",
             layers=len(layers),
-            until=start + LAYERS_SHARE * budget_s,
+            until=start + LAYERS_SHARE * options.budget_s,
             generates=_generates(model),
-            value_type=value_type,
+            value_type=options.value_type,
             target=target,
-            timers={device: timer_for(device, baseline) for device in devices},
+            timers={device: platform.timer(device, options.baseline) for device in devices},
+            platform=platform,
         )
         swaps: dict[nn.Module, Replacement] = {}
         decisions: dict[nn.Module, LayerReport] = {}
@@ -225,18 +279,18 @@ def convert_to_sparse(
                 swaps[layer.module] = sparse
             bar.tick()
 
-        with Bar("converting", len(layers) + 1, progress) as bar:
+        with Bar("converting", len(layers) + 1, options.progress) as bar:
             for layer in layers:
                 decide(layer)
                 bar.advance()
             # A GPU's layers are timed with their weights in memory, the model as it comes.
-            at_hand = platform(waits) == "cpu" and decider.left_s > 0
+            at_hand = platform.kernels_of(waits) == "cpu" and decider.left_s > 0
             if guarantee is not None and tuner.measured and at_hand:
                 review(decider, decisions, guarantee.dense_ms(), decide)
             if guarantee is not None and swaps:
                 assert seen is not None
                 take_back(unproven(model, swaps, seen, examples), swaps, decisions)
-            if guarantee is not None and verify:
+            if guarantee is not None and options.verify:
                 bar.describe("timing the whole model")
                 whole = guarantee.keep(swaps, decisions, bar.tick)
             bar.advance()
@@ -246,16 +300,16 @@ def convert_to_sparse(
         for module, sparse in swaps.items():
             sparse.train(module.training)
         already = describe_sparse(model)
-        result = replace(model, swaps, inplace)
-        if not inplace:
+        result = replace(model, swaps, options.inplace)
+        if not options.inplace:
             missed = check_copy(result, model, swaps, seen, examples)
             if missed:
                 take_back(missed, swaps, decisions)
                 result = replace(model, swaps)
     summary = Report(
-        [*decisions.values(), *already], True, used, str(devices[0]), min_speedup, whole,
+        [*decisions.values(), *already], True, used, str(devices[0]), options.min_speedup, whole,
         tuner.measured, tuner.kept, tuner.watch.share, tuner.clock.load(), tuner.doubted,
-        example_inputs is not None, target,
+        inputs is not None, target,
     )  # fmt: skip
     store(result, summary)
     keep_pretrained(result)
@@ -278,18 +332,6 @@ def take_back(
         layers[module].reason += f"; taken back: {reason}"
 
 
-def timer_for(device: torch.device, baseline: str) -> Timer | None:
-    """What times the layers on `device`: events as an eager model meets them, or graphs.
-
-    Example:
-        >>> timer_for(torch.device("cpu"), "eager") is None
-        True
-    """
-    if platform(device) != "cuda":
-        return None
-    return GraphTimer(device) if baseline == "cuda_graph" else EventTimer(device)
-
-
 def _devices(model: nn.Module, layers: Sequence[Layer]) -> list[torch.device]:
     """Where the layers are, or the model where none of them could be read."""
     found = [layer.device for layer in layers if layer.shape]
@@ -305,7 +347,7 @@ def _leave_what_is_read(model: nn.Module, layers: Sequence[Layer]) -> None:
         _log.warning("did not look for weights that the model's code reads: %s", brief(error))
         return
     for layer in layers:
-        owner = layer.module.owner if isinstance(layer.module, Projection) else layer.module
+        owner = called(layer.module)
         if owner in found and not layer.blocked:
             layer.blocked = (
                 f"{found[owner]} reads its weight, which a sparse layer would unpack every time; "

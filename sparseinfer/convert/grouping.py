@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparseinfer.convert.report import LayerReport
+    from sparseinfer.convert.layer_report import LayerReport
 
 __all__ = ["Row", "group"]
 
@@ -60,7 +60,7 @@ def group(layers: Sequence[LayerReport]) -> list[Row]:
     inputs and reason, but for its figures, are the same.
 
     Example:
-        >>> from sparseinfer.convert.report import LayerReport
+        >>> from sparseinfer.convert.layer_report import LayerReport
         >>> layers = [LayerReport(f"layers.{i}.query", "linear", [8, 8], 64, 0.0, "dense", "dense",
         ...                       256, 0, "it has no zeros") for i in range(12)]
         >>> [row.title for row in group(layers)]

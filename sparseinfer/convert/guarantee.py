@@ -6,42 +6,34 @@ neighbours meet its output in another memory format. So the whole model has the 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
 from sparseinfer.convert.closes_over import holds_compiled
+from sparseinfer.convert.fingerprint import choices_of, distinct, fingerprint, signature
+from sparseinfer.convert.in_place import Put, Swaps, least, losing, time_in_place
+from sparseinfer.convert.layer_report import DENSE, LayerReport
+from sparseinfer.convert.model_report import Whole
 from sparseinfer.convert.observe import Example, run_on
-from sparseinfer.convert.occupancy import bucket
+from sparseinfer.convert.platform import Platform
 from sparseinfer.convert.plausible import beyond_layers
 from sparseinfer.convert.replace import Replacement, lend, replace
-from sparseinfer.convert.report import DENSE, LayerReport, Whole
 from sparseinfer.convert.scan import evaluating
 from sparseinfer.convert.state import Changes, random_state_kept
-from sparseinfer.timing.clock import Watch
-from sparseinfer.timing.device_time import capture
-from sparseinfer.timing.measure import FEWEST, LOOKS, Comparison, conclude, nothing, weigh
+from sparseinfer.timing.measure import FEWEST, LOOKS, Comparison, weigh
+from sparseinfer.timing.rounds import Sample, nothing
 from sparseinfer.timing.tuning import ProblemKey, Tuner
 
-__all__ = ["BASELINES", "TOLERANCE", "Guarantee", "fingerprint"]
+__all__ = ["BASELINES", "TOLERANCE", "Guarantee"]
 
 _log = logging.getLogger(__name__)
-
-Swaps = Mapping[nn.Module, Replacement]
-Put = Callable[[Swaps], nn.Module]
-"""Puts replacements in, see `sparseinfer.convert.replace.lend`."""
-
-_Rounds = dict[nn.Module, list[tuple[float, float]]]
 
 BASELINES = ("eager", "channels_last", "compile", "cuda_graph", "auto")
 
@@ -55,15 +47,9 @@ CHECK_SHARE = 1 / 3
 DENSE_BUDGET_S = 0.05
 """Seconds to find how long the dense model takes at the least."""
 
-IN_PLACE_BUDGET_S = 3.0
-"""Seconds to time the layers inside the model."""
-
 MOST_VERSIONS = 64
 """Of one forward that torch.compile keeps while a subset of the layers is timed: dense and sparse,
 with fixed and with dynamic shapes of each example."""
-
-MOST_EXAMPLES = 4
-"""Distinct examples that the model is timed at: the largest."""
 
 
 class Guarantee:
@@ -84,10 +70,12 @@ class Guarantee:
     def __init__(
         self, model: nn.Module, examples: Sequence[Example], tuner: Tuner, baseline: str,
         min_speedup: float, changes: Changes | None = None,
+        platform: Platform | None = None,
     ) -> None:  # fmt: skip
         self.model = model
         self.changes = changes or Changes([])
-        self.examples = _distinct(examples)
+        self.platform = platform or Platform()
+        self.examples = distinct(examples)
         self.tuner = tuner
         self.required = min(1.0, min_speedup) * (1 - TOLERANCE)
         self._model_key = fingerprint(model)
@@ -144,11 +132,11 @@ class Guarantee:
                     back = {module: f"{verdict}, and the time was spent" for module in swaps}
                 elif not in_place and self.baseline != "cuda_graph":  # a graph has no layers
                     in_place = self._in_place(put, swaps, layers)
-                    back = _losing(in_place)
+                    back = losing(in_place)
                 if not back and worst.speedup >= 1.0:
                     noise = "the machine's noise hides the gain; try again when it is quiet"
                     back = {module: f"{verdict}: {noise}" for module in swaps}
-                back = back or _least(layers, swaps, in_place, verdict)
+                back = back or least(layers, swaps, in_place, verdict)
                 for module, why in back.items():
                     del swaps[module]
                     layers[module].format = DENSE
@@ -174,17 +162,19 @@ class Guarantee:
                 return
             is_sparse = bool(replacements)
             if is_sparse not in graphs:
-                graphs[is_sparse] = capture(partial(module, *args, **kwargs), self.tuner.device)
+                call = partial(module, *args, **kwargs)
+                graphs[is_sparse] = self.platform.capture(call, self.tuner.device)
             current = graphs[is_sparse]
 
         def call() -> object:
             return current(*args, **kwargs)
 
+        choices = choices_of(layers[module] for module in swaps)
         dense = call
         if self.baseline == "channels_last":
             dense = self._call_other(example)
         return self.tuner.compare(
-            self._problem([(example, 1.0)], self.baseline, _choices(swaps, layers)),
+            self._problem([(example, 1.0)], self.baseline, choices),
             lambda: (dense, call),
             self._budget_s(),
             self.required,
@@ -199,7 +189,7 @@ class Guarantee:
         self, put: Put, swaps: Swaps, layers: Mapping[nn.Module, LayerReport]
     ) -> dict[nn.Module, Comparison]:
         """Each layer of `swaps` that the model calls, dense against sparse, over all examples."""
-        choices = _choices(swaps, layers)
+        choices = choices_of(layers[module] for module in swaps)
         problems = {
             module: {
                 **self._problem(self.examples, self.baseline, choices),
@@ -211,70 +201,11 @@ class Guarantee:
         known = {module: self.tuner.recall(problem, 1.0) for module, problem in problems.items()}
         if None not in known.values():
             return {module: found for module, found in known.items() if found is not None}
-        rounds, interrupted = self._rounds_in_place(put, swaps)
-        found = {
-            module: conclude(rounds[module], interrupted[module])
-            for module in swaps
-            if rounds[module] or interrupted[module]
-        }
+        examples = [example for example, _ in self.examples]
+        found = time_in_place(put, swaps, examples, self.tuner, self.changes.restore, self._tick)
         for module, comparison in found.items():
             self.tuner.keep(problems[module], comparison, threshold=1.0)
         return found
-
-    def _rounds_in_place(self, put: Put, swaps: Swaps) -> tuple[_Rounds, _Rounds]:
-        """Seconds that each layer takes a pass over the examples, dense and sparse, by rounds.
-
-        Those in which others had the processor are apart, the second of the two.
-        """
-        clock = self.tuner.clock
-        spent: dict[nn.Module, float] = {}
-        since: dict[nn.Module, float] = {}
-
-        def start(module: nn.Module, args: object) -> None:
-            self.tuner.synchronize()
-            since[module] = clock.wall()
-
-        def stop(module: nn.Module, args: object, output: object) -> None:
-            self.tuner.synchronize()
-            spent[module] = spent.get(module, 0.0) + clock.wall() - since[module]
-
-        def run(replacements: Swaps) -> None:
-            current = put(replacements)
-            for (args, kwargs), _ in self.examples:
-                self.changes.restore()
-                current(*args, **kwargs)
-
-        rounds: _Rounds = {module: [] for module in swaps}
-        interrupted: _Rounds = {module: [] for module in swaps}
-        end = clock.wall() + min(IN_PLACE_BUDGET_S, self.tuner.left_s)
-        with ExitStack() as stack:
-            for module in (*swaps, *swaps.values()):
-                for handle in (
-                    module.register_forward_pre_hook(start),
-                    module.register_forward_hook(stop),
-                ):
-                    stack.callback(handle.remove)
-            for turn in range(LOOKS[-1] + 1):
-                self._tick()
-                spent.clear()
-                watch = Watch(clock)
-                disturbed = False
-                for replacements in ({}, swaps) if turn % 2 else (swaps, {}):
-                    disturbed = watch.run(partial(run, replacements))[1] or disturbed
-                if turn == 0:  # the first one warms up
-                    continue
-                if self.tuner.device.type == "cpu":
-                    self.tuner.watch.add(watch)
-                else:  # the thread waits for the device there
-                    disturbed = False
-                for module, sparse in swaps.items():
-                    # A model may choose among its layers anew at every call.
-                    if module in spent and sparse in spent:
-                        seconds = spent[module], spent[sparse]
-                        (interrupted if disturbed else rounds)[module].append(seconds)
-                if turn >= FEWEST and clock.wall() > end:
-                    break
-        return rounds, interrupted
 
     def dense_ms(self) -> float:
         """Milliseconds of a pass of the dense model, the least of a few, over its examples."""
@@ -318,7 +249,7 @@ class Guarantee:
         return "channels_last" if weigh(parts).low > 1.0 else "eager"
 
     @property
-    def _sample(self) -> Callable[[Callable[[], object], int], float] | None:
+    def _sample(self) -> Sample | None:
         """What times a model whose calls change it or their inputs; None for any other."""
         return self._sample_restored if self.changes else None
 
@@ -395,133 +326,8 @@ class Guarantee:
             "model": self._model_key,
             "baseline": baseline,
             "sparse": choices,
-            "examples": [[*_signature(example), share] for example, share in examples],
+            "examples": [[*signature(example), share] for example, share in examples],
         }
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A hash of what decides how long a model takes, but for the values of its weights.
-
-    That is the class, the printed settings, the plain attributes and the code of every module, that
-    of all methods of its class and of its hooks included, and the shapes, strides and types of its
-    tensors.
-
-    Example:
-        >>> fingerprint(nn.Linear(4, 4)) == fingerprint(nn.Linear(4, 4))
-        True
-    """
-    digest = hashlib.sha256()
-    for name, module in model.named_modules():
-        cls = type(module)
-        digest.update(f"{name} {cls.__module__}.{cls.__qualname__} {module.extra_repr()}".encode())
-        for key, value in sorted(vars(module).items()):
-            if not key.startswith("_"):
-                digest.update(f"{key} {_plain(value)}".encode())
-        for base in cls.__mro__:
-            if not base.__module__.startswith("torch."):
-                for key, member in sorted(vars(base).items()):
-                    digest.update(key.encode())
-                    _digest_code(digest, getattr(member, "__code__", None))
-        _digest_code(digest, getattr(vars(module).get("forward"), "__code__", None))
-        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-            digest.update(getattr(hook, "__qualname__", type(hook).__qualname__).encode())
-            _digest_code(digest, getattr(hook, "__code__", None))
-        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
-                digest.update(f"{key} {_describe(tensor)}".encode())
-    return digest.hexdigest()[:16]
-
-
-def _digest_code(digest: Any, code: Any) -> None:
-    """Add compiled code, with its constants and the functions defined in it."""
-    if code is None:
-        return
-    digest.update(code.co_code + repr(code.co_names).encode())
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            _digest_code(digest, constant)
-        else:
-            digest.update(_plain(constant).encode())
-
-
-def _plain(value: Any) -> str:
-    """A value that decides what a forward does, printed; of others no more than the type."""
-    if value is None or isinstance(value, bool | int | float | str | bytes):
-        return repr(value)
-    if isinstance(value, list | tuple | set | frozenset):
-        return f"{type(value).__name__}({', '.join(sorted(map(_plain, value)))})"
-    if isinstance(value, dict):
-        return str(sorted(f"{key!r}: {_plain(own)}" for key, own in value.items()))
-    if callable(getattr(value, "to_dict", None)):  # the configurations of transformers
-        return f"{type(value).__name__} {_plain(value.to_dict())}"
-    return type(value).__name__
-
-
-def _choices(swaps: Swaps, layers: Mapping[nn.Module, LayerReport]) -> str:
-    """Which layers run sparse, how, and at which inputs: their number, and a hash."""
-    lines = [
-        f"{found.name} {found.format} {sorted(found.params.items())} {found.pattern} "
-        f"{bucket(1 - found.sparsity):g} {found.occupancy} {found.inputs}"
-        for found in (layers[module] for module in swaps)
-    ]
-    digest = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
-    return f"{len(lines)} layers, {digest}"
-
-
-def _losing(in_place: Mapping[nn.Module, Comparison]) -> dict[nn.Module, str]:
-    """The layers that surely lose time inside the model, the worst first."""
-    return {
-        module: f"inside the model it takes {found.sparse_ms:.3g} ms, {found.dense_ms:.3g} ms dense"
-        for module, found in sorted(in_place.items(), key=lambda item: item[1].speedup)
-        if found.high < 1.0
-    }
-
-
-def _least(
-    layers: Mapping[nn.Module, LayerReport], swaps: Iterable[nn.Module],
-    in_place: Mapping[nn.Module, Comparison], verdict: str,
-) -> dict[nn.Module, str]:  # fmt: skip
-    """The half of the layers that save least inside the model, the least first.
-
-    What the projections of an attention save there is not seen, as torch calls no layer for them:
-    what they save alone stands in.
-    """
-    saved = dict.fromkeys(swaps, 0.0)
-    for module in saved:
-        found = in_place.get(module) or layers[module]
-        saved[module] = (found.dense_ms or 0.0) - (found.sparse_ms or 0.0)
-    ordered = sorted(saved, key=lambda module: saved[module])
-    return {
-        module: f"{verdict}, and it saves only {saved[module]:.3g} ms there"
-        for module in ordered[: (len(ordered) + 1) // 2]
-    }
-
-
-def _distinct(examples: Sequence[Example]) -> list[tuple[Example, float]]:
-    """Examples that differ in shapes, the largest of them, and the share that each has."""
-    groups: dict[str, list[Example]] = {}
-    for example in examples:
-        groups.setdefault(json.dumps(_signature(example)), []).append(example)
-    chosen = sorted(groups.values(), key=lambda group: -_elements(group[0]))[:MOST_EXAMPLES]
-    total = sum(map(len, chosen))
-    return [(group[0], len(group) / total) for group in chosen]
-
-
-def _elements(example: Example) -> int:
-    return sum(leaf.numel() for leaf in tree_flatten(example)[0] if isinstance(leaf, Tensor))
-
-
-def _signature(example: Example) -> list[str]:
-    """What of an example decides how long a model takes: shapes and types, and plain values."""
-    leaves, structure = tree_flatten(example)
-    return [*map(_describe, leaves), str(structure)]
-
-
-def _describe(leaf: object) -> str:
-    if isinstance(leaf, Tensor) and not is_lazy(leaf):
-        return f"{leaf.dtype} {list(leaf.shape)} {list(leaf.stride())}"
-    plain = isinstance(leaf, bool | int | float | str | None)
-    return repr(leaf) if plain else type(leaf).__qualname__
 
 
 def _channels_last(leaf: Any) -> Any:

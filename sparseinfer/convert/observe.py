@@ -16,7 +16,8 @@ from torch.utils.hooks import RemovableHandle
 
 from sparseinfer.convert.scan import evaluating
 from sparseinfer.convert.state import Changes, State, random_state_kept
-from sparseinfer.layers.projections import Projection
+from sparseinfer.convert.tree import reads_children
+from sparseinfer.layers.projections import Projection, called
 from sparseinfer.switches import switching
 
 __all__ = [
@@ -96,8 +97,7 @@ def observe(model: nn.Module, layers: Sequence[nn.Module], example_inputs: Any) 
             if isinstance(x, Tensor) and not x.is_nested:
                 inputs[layer][Input(tuple(x.shape), x.stride(), x.dtype)] += 1
 
-        called = layer.owner if isinstance(layer, Projection) else layer
-        return called.register_forward_pre_hook(note, with_kwargs=True)
+        return called(layer).register_forward_pre_hook(note, with_kwargs=True)
 
     changes = run_on(model, examples, [watch(layer) for layer in layers])
     return Observation(inputs, len(examples), changes)
@@ -131,7 +131,7 @@ def separate_attentions(model: nn.Module, example_inputs: Any) -> set[nn.Module]
         if query is not key or key is not value:
             found.add(attention)
 
-    attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+    attentions = [module for module in model.modules() if reads_children(module)]
     if attentions:
         hooks = [m.register_forward_pre_hook(note, with_kwargs=True) for m in attentions]
         run_on(model, examples, hooks)

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from sparseinfer.layers.linear_conv import SparseLayer
+from sparseinfer.layers.kinds import packed_layers
 
 __all__ = [
     "LOADING", "METHOD", "VARIANT", "WEIGHTS_FILE", "forget_pretrained", "keep_pretrained",
@@ -87,9 +87,7 @@ def packed_names(model: nn.Module) -> dict[str, int]:
         {}
     """
     return {
-        f"{name}.packed".lstrip("."): module.packed.numel()
-        for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, SparseLayer)
+        f"{name}.packed".lstrip("."): module.packed.numel() for name, module in packed_layers(model)
     }
 
 

@@ -12,7 +12,7 @@ from sparseinfer.convert.closes_over import holders
 from sparseinfer.convert.observe import Example, Observation, run_on
 from sparseinfer.convert.replace import Replacement, lend
 from sparseinfer.convert.scan import brief
-from sparseinfer.layers.projections import Projection
+from sparseinfer.layers.projections import called
 
 __all__ = ["Proof", "check_copy", "prove", "unproven"]
 
@@ -69,7 +69,7 @@ def prove(model: nn.Module, watched: Iterable[nn.Module], examples: Sequence[Exa
 
 def _called(watched: Iterable[nn.Module]) -> Collection[nn.Module]:
     """The modules to hook: of a projection its attention, as torch calls no layer for it."""
-    return {module.owner if isinstance(module, Projection) else module: None for module in watched}
+    return {called(module): None for module in watched}
 
 
 def unproven(
@@ -122,7 +122,7 @@ def check_copy(
         found = prove(result, (*swaps.values(), *swaps), examples)
         originals = [
             dense for dense in swaps
-            if (dense.owner if isinstance(dense, Projection) else dense) in found.ran
+            if called(dense) in found.ran
         ]  # fmt: skip
         missed = {dense: UNREACHED for dense in _missed(swaps, seen, found)}
         if found.error is not None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
@@ -15,21 +14,15 @@ from sparseinfer.convert.closes_over import Rebinding, rebind_references
 from sparseinfer.convert.scan import brief, evaluating
 from sparseinfer.convert.state import reachable_tensors
 from sparseinfer.layers.adapters import computes_weight
-from sparseinfer.layers.attention import (
-    FAST_PATH_SWITCHES,
-    SparseMultiheadAttention,
-    leave_fast_paths,
-    plain_attention,
-)
-from sparseinfer.layers.dense import build_dense
-from sparseinfer.layers.linear_conv import SparseLayer
-from sparseinfer.layers.projections import Projection, projections
-from sparseinfer.layers.recurrent import SparseRecurrent
-from sparseinfer.layers.recurrent_weights import names
+from sparseinfer.layers.base import SparseLayer
+from sparseinfer.layers.fast_paths import FAST_PATH_SWITCHES, leave_fast_paths
+from sparseinfer.layers.gates import SparseGates
+from sparseinfer.layers.kinds import kind_of
+from sparseinfer.layers.projections import Projection
 
 __all__ = ["HOOKS", "Replacement", "lend", "replace"]
 
-Replacement = SparseLayer | SparseRecurrent
+Replacement = SparseLayer | SparseGates
 
 HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
@@ -87,19 +80,23 @@ def _assemble(swaps: Mapping[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module
         else:
             result[dense] = replacement
     for attention, layers in sparse.items():
+        kind = kind_of(attention)
+        assert kind is not None and kind.parts is not None
         with evaluating(attention):
-            found = projections(attention, separate[attention])
+            found = kind.parts(attention, separate[attention])
         parts = {
             layer.role: (layers.get(layer.role) or _left_dense(layer)).requires_grad_(layer.learns)
             for layer in found
         }
-        result[attention] = SparseMultiheadAttention(attention, parts)
+        result[attention] = kind.sparse(attention, parts)
     return result
 
 
 def _left_dense(layer: Projection) -> nn.Module:
-    bias = None if layer.bias is None else layer.bias.clone()
-    return build_dense(layer, layer.weight.clone(), bias)
+    kind = kind_of(layer)
+    assert kind is not None
+    biases = {name: bias.clone() for name, bias in kind.effective_biases(layer).items()}
+    return kind.rebuild(layer, layer.weight.clone(), biases)
 
 
 def _inplace(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module:
@@ -227,19 +224,15 @@ def _own_hooks(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shared_bias(dense: nn.Module, sparse: nn.Module) -> nn.Parameter | None:
     """The bias of `dense`, which other modules may hold too, where it is a plain Parameter."""
-    if not isinstance(sparse, SparseLayer) or sparse.bias is None:
-        return None
-    return dense._parameters.get("bias")
+    own = sparse._parameters.get("bias")
+    return None if own is None else dense._parameters.get("bias")
 
 
-def _portable(dense: nn.Module, sparse: nn.Module) -> dict[str, Any]:
+def _portable(dense: nn.Module, sparse: Any) -> dict[str, Any]:
     """What the replacement of `dense` takes over: hooks, and attributes a plain layer lacks."""
-    if isinstance(sparse, SparseMultiheadAttention):
-        plain = vars(plain_attention(sparse))
-    else:
-        assert isinstance(sparse, SparseLayer | SparseRecurrent)
-        plain = vars(build_dense(sparse, torch.empty(sparse.weight_shape, device="meta"), None))
-    not_carried = {*_NOT_CARRIED, *(names(dense) if isinstance(dense, nn.RNNBase) else ())}
+    plain, kind = vars(sparse.plain()), kind_of(dense)
+    assert kind is not None
+    not_carried = {*_NOT_CARRIED, *kind.weights(dense)}
     return {
         key: value
         for key, value in vars(dense).items()
@@ -247,11 +240,11 @@ def _portable(dense: nn.Module, sparse: nn.Module) -> dict[str, Any]:
     }
 
 
-def _carry_over(dense: nn.Module, sparse: nn.Module, attributes: Mapping[str, Any]) -> None:
+def _carry_over(dense: nn.Module, sparse: Any, attributes: Mapping[str, Any]) -> None:
     for key in _portable(dense, sparse):
         vars(sparse)[key] = attributes[key]
-    if isinstance(sparse, SparseLayer):  # often packed from a plain layer
-        sparse.computed_by = computes_weight(dense)
+    if computed_by := computes_weight(dense):  # often packed from a plain layer
+        sparse.computed_by = computed_by
     for number, hook in list(sparse._load_state_dict_pre_hooks.items()):
         # weight_norm's renames entries for the parametrization, which is gone. pickle refuses it.
         if getattr(hook, "hook", hook).__module__ == "torch.nn.utils.parametrizations":

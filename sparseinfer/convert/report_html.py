@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sparseinfer.convert.report_tables import cells, remarks
 
 if TYPE_CHECKING:
-    from sparseinfer.convert.report import Report
+    from sparseinfer.convert.model_report import Report
 
 __all__ = ["to_html"]
 
@@ -17,7 +17,7 @@ def to_html(report: Report) -> str:
     """The report as a piece of HTML.
 
     Example:
-        >>> from sparseinfer.convert.report import Report
+        >>> from sparseinfer.convert.model_report import Report
         >>> to_html(Report(layers=[])).startswith("<p><b>The model has no linear")
         True
     """

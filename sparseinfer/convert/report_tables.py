@@ -10,7 +10,7 @@ from sparseinfer.convert.grouping import Row
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sparseinfer.convert.report import Report, Whole
+    from sparseinfer.convert.model_report import Report, Whole
 
 __all__ = ["WIDE", "cells", "narrow", "number", "reasons", "remarks", "wide"]
 
@@ -34,7 +34,7 @@ def cells(report: Report) -> tuple[list[str], list[list[str]], list[list[str]]]:
     """Headings, rows and totals of the table with every column, as plain text.
 
     Example:
-        >>> from sparseinfer.convert.report import Report
+        >>> from sparseinfer.convert.model_report import Report
         >>> cells(Report(layers=[]))[0][:3]
         ['layer', 'weight', 'zeros']
     """
@@ -70,7 +70,7 @@ def wide(report: Report) -> Table:
     """Every column.
 
     Example:
-        >>> from sparseinfer.convert.report import Report
+        >>> from sparseinfer.convert.model_report import Report
         >>> wide(Report(layers=[])).row_count
         1
     """
@@ -95,7 +95,7 @@ def narrow(report: Report, width: int) -> Table:
     """The columns that matter most; `width` is that of the console.
 
     Example:
-        >>> from sparseinfer.convert.report import Report
+        >>> from sparseinfer.convert.model_report import Report
         >>> len(narrow(Report(layers=[]), 80).columns)
         7
     """
@@ -143,7 +143,7 @@ def remarks(report: Report) -> list[tuple[str, list[str]]]:
     """Why layers stay dense, and which ones: those with the same reason together.
 
     Example:
-        >>> from sparseinfer.convert.report import Report
+        >>> from sparseinfer.convert.model_report import Report
         >>> remarks(Report(layers=[]))
         []
     """
@@ -158,7 +158,7 @@ def reasons(report: Report, width: int) -> Table:
     """The `remarks` as a table; `width` is that of the console.
 
     Example:
-        >>> from sparseinfer.convert.report import Report
+        >>> from sparseinfer.convert.model_report import Report
         >>> reasons(Report(layers=[]), 80).row_count
         0
     """

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from torch import nn
 
 from sparseinfer.convert.decide import Decider
+from sparseinfer.convert.layer_report import LayerReport
 from sparseinfer.convert.plausible import apart, sums_up
-from sparseinfer.convert.report import LayerReport
 from sparseinfer.convert.scan import Layer
 
 __all__ = ["review"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,24 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from sparseinfer.convert.blocked import attention_blocked, blocked
+from sparseinfer.convert.tree import Tree
 from sparseinfer.formats.patterns import Pattern, detect_pattern
-from sparseinfer.layers import recurrent_weights
-from sparseinfer.layers.adapters import Padded, adapter_of, qualified_name
-from sparseinfer.layers.dense import (
-    build_dense,
-    by_outputs,
-    conv1d_of_transformers,
-    effective,
-    matrices,
-    owned_parameters,
-    rows_first,
-    unusual_tensors,
-)  # fmt: skip
-from sparseinfer.layers.hooks import touching_hook
-from sparseinfer.layers.kinds import Kind, kind_of
-from sparseinfer.layers.linear_conv import SparseLayer
-from sparseinfer.layers.own_code import COMPUTING, own_code
-from sparseinfer.layers.projections import projections
+from sparseinfer.layers.dense import by_outputs, computed_weight, effective, matrices
+from sparseinfer.layers.kinds import Kind, kind_of, kind_of_sparse
+from sparseinfer.layers.projections import attends_another
 from sparseinfer.layers.quantized import is_quantized, quantized_weights
 
 __all__ = ["Layer", "brief", "evaluating", "scan"]
@@ -38,11 +26,6 @@ _LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
 
 _ALWAYS_LISTED = (nn.Conv3d, nn.Embedding)
 """Without a kernel, and common enough to be asked about even where nothing is pruned."""
-
-_OF_ATTENTION = {
-    "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias", "bias_k",
-    "bias_v", "out_proj", "parametrizations",
-}  # fmt: skip
 
 
 @dataclass
@@ -100,16 +83,17 @@ class Layer:
     def weight(self) -> Tensor:
         """The effective weight, computed anew where the layer is masked or parametrized."""
         with evaluating(self.module):  # spectral_norm changes its state in training mode
-            weight = rows_first(self.module)
+            kind = kind_of(self.module)
+            weight = (computed_weight if kind is None else kind.matrix)(self.module)
         if weight is None:
             raise ValueError(f"expected {self.name} to have a weight, got None; try another layer")
         return weight
 
     def dense(self) -> nn.Module:
         """A plain layer of this weight, and of the biases as they take effect."""
-        recurs = isinstance(self.module, nn.RNNBase)
-        bias = None if recurs else effective(self.module, "bias")
-        return build_dense(self.module, self.weight(), bias)
+        kind = kind_of(self.module)
+        assert kind is not None
+        return kind.rebuild(self.module, self.weight(), kind.effective_biases(self.module))
 
 
 def scan(model: nn.Module, apart: Collection[nn.Module] | None = None) -> list[Layer]:
@@ -125,7 +109,7 @@ def scan(model: nn.Module, apart: Collection[nn.Module] | None = None) -> list[L
         >>> [layer.name for layer in scan(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))]
         ['0']
     """
-    tree = _Tree(model)
+    tree = Tree(model)
     layers = []
     with evaluating(model):
         for module, names in tree.names.items():
@@ -140,16 +124,16 @@ def scan(model: nn.Module, apart: Collection[nn.Module] | None = None) -> list[L
 
 
 def _layers_of(
-    module: nn.Module, names: list[str], tree: _Tree, apart: Collection[nn.Module] | None
+    module: nn.Module, names: list[str], tree: Tree, apart: Collection[nn.Module] | None
 ) -> list[Layer]:
-    if isinstance(module, nn.MultiheadAttention):
-        return _attention(module, tree, apart)
-    if tree.is_out_projection(module) or isinstance(module, SparseLayer):
+    if tree.is_out_projection(module) or kind_of_sparse(module) is not None:
         return []
     kind = kind_of(module)
-    if kind is None:
+    if kind is None or kind.sparse is None:
         return list(_without_kernel(module, names))
-    return [_facts(module, kind.name, names, _blocked(module, kind, tree))]
+    if kind.parts is not None:
+        return _parts(module, kind, tree, apart)
+    return [_facts(module, kind, names, blocked(module, kind, tree))]
 
 
 def brief(error: BaseException) -> str:
@@ -161,45 +145,6 @@ def brief(error: BaseException) -> str:
     """
     said = str(error).strip().splitlines()
     return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
-
-
-class _Tree:
-    """Where the modules and the Parameters of a model are registered."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.names: dict[nn.Module, list[str]] = {}
-        self.parents: dict[nn.Module, list[nn.Module]] = {}
-        self._owners: dict[int, set[nn.Module]] = {}
-        for name, module in model.named_modules(remove_duplicate=False):
-            self.names.setdefault(module, []).append(name)
-            if len(self.names[module]) > 1:
-                continue
-            for child in module.children():
-                self.parents.setdefault(child, []).append(module)
-            for parameter in (*module._parameters.values(), *module._buffers.values()):
-                if parameter is not None:
-                    self._owners.setdefault(id(parameter), set()).add(module)
-
-    def is_out_projection(self, module: nn.Module) -> bool:
-        """Whether an attention that reads this layer's weight is its only parent."""
-        parents = self.parents.get(module, [])
-        return len(parents) == 1 and (
-            isinstance(parents[0], nn.MultiheadAttention) and parents[0].out_proj is module
-        )
-
-    def tied(self, parameters: Iterable[nn.Parameter], within: nn.Module) -> str:
-        """Why parameters of `within` are another module's too; empty where they are not."""
-        inside = set(within.modules())
-        found = {
-            owner
-            for parameter in parameters
-            for owner in self._owners.get(id(parameter), ())
-            if owner not in inside
-        }
-        if not found:
-            return ""
-        named = sorted(f"{self.names[owner][0]} ({type(owner).__name__})" for owner in found)
-        return f"its weight is the same Parameter as that of {', '.join(named)}"
 
 
 @contextmanager
@@ -224,26 +169,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _facts(module: nn.Module, kind: str, names: list[str], blocked: str) -> Layer:
+def _facts(module: nn.Module, kind: Kind, names: list[str], blocked: str) -> Layer:
     try:
-        weight = rows_first(module)
-        for name in _biases(module):
-            effective(module, name)
+        weight = kind.matrix(module)
+        kind.effective_biases(module)  # which may be unreadable too
     except ValueError as error:
         weight, blocked = None, str(error)
     groups = getattr(module, "groups", 1)
     if weight is None:
-        return _unreadable(module, kind, names, blocked or "it has no weight")
+        return _unreadable(module, kind.name, names, blocked or "it has no weight")
     return _weighed(Layer(
-        names, module, kind, tuple(weight.shape), groups, 0, 0, None, weight.dtype, weight.device,
-        blocked,
+        names, module, kind.name, tuple(weight.shape), groups, 0, 0, None, weight.dtype,
+        weight.device, blocked,
     ), weight)  # fmt: skip
-
-
-def _biases(module: nn.Module) -> list[str]:
-    if isinstance(module, nn.RNNBase):
-        return recurrent_weights.names(module, "bias")
-    return ["bias"]
 
 
 def _unreadable(module: nn.Module, kind: str, names: list[str], blocked: str) -> Layer:
@@ -270,98 +208,26 @@ def _weighed(facts: Layer, weight: Tensor) -> Layer:
     return facts
 
 
-def _blocked(module: nn.Module, kind: Kind, tree: _Tree) -> str:
-    base: Any = conv1d_of_transformers(module) or kind.dense
-    if any(name in vars(module) for name in COMPUTING):
-        return "its forward was replaced on the instance"
-    adapter = adapter_of(module)
-    own = own_code(module, base) if adapter is None else _unused_padding(module)
-    if own:
-        return f"its class {qualified_name(module)} {own}"
-    for parent in tree.parents.get(module, []):
-        if isinstance(parent, nn.MultiheadAttention):
-            return f"nn.{type(parent).__name__} reads its weight directly, without calling it"
-    hook = touching_hook(module)
-    if hook:
-        return f"its own hook {hook} touches its weight, or may"
-    names = recurrent_weights.names(module) if isinstance(module, nn.RNNBase) else ["weight"]
-    tied = tree.tied([own for name in names for own in owned_parameters(module, name)], module)
-    if tied:
-        return tied
-    if isinstance(module, nn.RNNBase):
-        if module.proj_size:
-            return "there is no sparse kernel for a layer with proj_size"
-        if any(parameter.is_cuda for parameter in module.parameters()):
-            return "there is no kernel for the steps of a recurrent layer on a GPU"
-    usual = () if adapter is None else adapter.usual
-    unusual = unusual_tensors(module, [*names, *_biases(module), *usual])
-    if unusual:
-        return f"it carries more than weight and bias: {', '.join(unusual)}"
-    return _unused_masks(module, names)
-
-
-def _unused_padding(module: Any) -> str:
-    """A known forward passes by the padding mode of torch's."""
-    mode = getattr(module, "padding_mode", "zeros")
-    if mode == "zeros" or isinstance(module, Padded):
-        return ""
-    return f"has the padding mode {mode}, and a forward that does not use it"
-
-
-def _unused_masks(module: nn.Module, names: Iterable[str]) -> str:
-    """Why a mask beside a plain weight cannot be left out: it would change the weight."""
-    for name in names:
-        mask = module._buffers.get(f"{name}_mask")
-        weight = module._parameters.get(name, module._buffers.get(name))
-        if mask is None or weight is None:
-            continue
-        if mask.shape != weight.shape or not torch.equal(weight * mask.to(weight.dtype), weight):
-            return f"its {name}_mask would change its {name}, and nothing seen applies it"
-    return ""
-
-
-def _attention(
-    attention: nn.MultiheadAttention, tree: _Tree, apart: Collection[nn.Module] | None
+def _parts(
+    attention: Any, kind: Kind, tree: Tree, apart: Collection[nn.Module] | None
 ) -> list[Layer]:
+    """The projections of an attention."""
+    assert kind.parts is not None
     names = tree.names[attention]
-    if apart is None:
-        separate = any(
-            isinstance(parent, nn.TransformerDecoderLayer) and parent.multihead_attn is attention
-            for parent in tree.parents.get(attention, [])
-        )
-    else:
-        separate = attention in apart
-    blocked = _attention_blocked(attention, tree)
+    parents = tree.parents.get(attention, [])
+    separate = attends_another(attention, parents) if apart is None else attention in apart
+    why = attention_blocked(attention, tree)
     try:
-        found = projections(attention, separate)
+        found = kind.parts(attention, separate)
     except ValueError as error:
         return [_unreadable(attention, "linear", _suffixed(names, "in_proj"), str(error))]
-    return [
-        _facts(layer, "linear", _suffixed(names, layer.role), blocked or tree.tied(
-            layer.parameters_read, attention))
-        for layer in found
-    ]  # fmt: skip
-
-
-def _attention_blocked(attention: nn.MultiheadAttention, tree: _Tree) -> str:
-    if "forward" in vars(attention):
-        return "the forward of its attention was replaced on the instance"
-    own = own_code(attention, nn.MultiheadAttention)
-    if own:
-        return f"the class {qualified_name(attention)} of its attention {own}"
-    hook = touching_hook(attention)
-    if hook:
-        return f"the hook {hook} of its attention touches its weight, or may"
-    unusual = [
-        name
-        for name in (*attention._parameters, *attention._buffers, *attention._modules)
-        if name.removesuffix("_orig").removesuffix("_mask") not in _OF_ATTENTION
-    ]
-    if unusual:
-        return f"its attention carries more than torch's: {', '.join(unusual)}"
-    if not tree.is_out_projection(attention.out_proj):
-        return "the out_proj of its attention is registered elsewhere too"
-    return ""
+    layers = []
+    for part in found:
+        own = kind_of(part)
+        assert own is not None
+        blocked = why or tree.tied(part.parameters_read, attention)
+        layers.append(_facts(part, own, _suffixed(names, part.role), blocked))
+    return layers
 
 
 def _without_kernel(module: nn.Module, names: list[str]) -> Iterator[Layer]:

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import nn
-from torch.nn import functional as F
 
+from sparseinfer.convert.model_report import forget
 from sparseinfer.convert.pretrained import forget_pretrained
 from sparseinfer.convert.replace import HOOKS
-from sparseinfer.convert.report import forget
-from sparseinfer.layers.attention import SparseMultiheadAttention
-from sparseinfer.layers.dense import CONV1D_MODULES
-from sparseinfer.layers.linear_conv import SparseLayer, SparseLinear
-from sparseinfer.layers.recurrent import SparseRecurrent
+from sparseinfer.layers.fast_paths import restore_fast_paths
+from sparseinfer.layers.kinds import kind_of_sparse
 from sparseinfer.ops.memory import require_model_memory
 
 __all__ = ["to_dense"]
-
-_Sparse = SparseLayer | SparseRecurrent | SparseMultiheadAttention
 
 _OF_SPARSE = frozenset({
     "weight_shape", "packed_shape", "groups", "activation", "computed_by", "_padding", "_axes",
@@ -88,7 +80,7 @@ def to_dense(model: nn.Module, inplace: bool = False) -> nn.Module:
     result = found.get(result, result)
     forget(result)
     forget_pretrained(result)
-    _restore_fast_paths(result, set(found.values()))
+    restore_fast_paths(result, set(found.values()))
     return result
 
 
@@ -102,21 +94,19 @@ def _copied(model: nn.Module) -> nn.Module:
         ) from refusal
 
 
-def _outermost(model: nn.Module) -> list[_Sparse]:
+def _outermost(model: nn.Module) -> list[Any]:
     """The sparse layers that are no part of another: an attention's projections are."""
-    layers: list[_Sparse] = []
+    layers: list[nn.Module] = []
     inner: set[nn.Module] = set()
     for module in model.modules():
-        if isinstance(module, _Sparse) and module not in inner:
+        if module not in inner and kind_of_sparse(module) is not None:
             layers.append(module)
             inner.update(module.modules())
     return layers
 
 
-def _dense(layer: _Sparse) -> nn.Module:
-    dense: Any = layer.to_dense()
-    if isinstance(layer, SparseLinear) and "nf" in vars(layer) and isinstance(dense, nn.Linear):
-        dense = _conv1d(layer, dense)
+def _dense(layer: Any) -> nn.Module:
+    dense: nn.Module = layer.original()
     biases = [bias for _, bias in _biases(layer, dense)]
     for own in dense.parameters():
         if biases:  # half() and the like reach the biases only
@@ -125,30 +115,14 @@ def _dense(layer: _Sparse) -> nn.Module:
     return dense.train(layer.training)
 
 
-def _conv1d(layer: SparseLinear, linear: nn.Linear) -> nn.Module:
-    """transformers' own layer, which holds its weight transposed."""
-    conv1d = importlib.import_module(CONV1D_MODULES[0]).Conv1D
-    with torch.device("meta"):
-        dense: nn.Module = conv1d(layer.out_features, layer.in_features)
-    dense.register_parameter("weight", nn.Parameter(linear.weight.detach().t().contiguous()))
-    dense.register_parameter("bias", linear.bias)
-    return dense
-
-
-def _biases(layer: nn.Module, dense: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+def _biases(layer: Any, dense: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """The biases that `layer` and its dense counterpart both hold as parameters, by the name that
     they have in the dense one."""
+    renames = layer.renames(layer)
     for name, _ in dense.named_parameters():
-        held: Any = layer
-        kind, _, part = name.partition("_")
-        if isinstance(layer, SparseRecurrent):
-            held, name_in = layer._modules.get(part), kind
-        elif name == "in_proj_bias":
-            held, name_in = layer._modules.get("in_proj"), "bias"
-        else:
-            owner, _, name_in = name.removeprefix("0.").rpartition(".")
-            held = layer.get_submodule(owner)
-        bias = None if held is None else held._parameters.get(name_in)
+        own = name.removeprefix("0.")  # of a layer that an activation follows
+        owner, _, name_in = renames.get(own, own).rpartition(".")
+        bias = layer.get_submodule(owner)._parameters.get(name_in)
         if bias is not None and name_in != "weight":
             yield name, bias
 
@@ -159,22 +133,3 @@ def _carried(layer: nn.Module, dense: nn.Module) -> list[str]:
         key for key in vars(layer)
         if key in HOOKS or (key not in vars(dense) and key not in _OF_SPARSE)
     ]  # fmt: skip
-
-
-def _restore_fast_paths(model: nn.Module, dense: set[nn.Module]) -> None:
-    """Set the switches of torch's transformer layers, which a conversion turned off, as torch's own
-    constructors set them."""
-    holders = [module for module in model.modules() if not dense.isdisjoint(module.modules())]
-    for layer in holders:
-        if isinstance(layer, nn.TransformerEncoderLayer):
-            if layer.activation is F.relu or isinstance(layer.activation, nn.ReLU):
-                layer.activation_relu_or_gelu = 1
-            elif layer.activation is F.gelu or isinstance(layer.activation, nn.GELU):
-                layer.activation_relu_or_gelu = 2
-    for encoder in holders:  # which asks its first layer
-        if isinstance(encoder, nn.TransformerEncoder):
-            first: Any = encoder.layers[0]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of why a layer has no fast path
-                like = nn.TransformerEncoder(first, 0, None, encoder.enable_nested_tensor)
-            encoder.use_nested_tensor = like.use_nested_tensor

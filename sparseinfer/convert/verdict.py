@@ -9,7 +9,7 @@ from sparseinfer.timing.clock import BUSY
 from sparseinfer.timing.measure import CONFIDENCE
 
 if TYPE_CHECKING:
-    from sparseinfer.convert.report import Report, Whole
+    from sparseinfer.convert.model_report import Report, Whole
 
 __all__ = ["outcome", "warning"]
 
@@ -18,7 +18,7 @@ def outcome(whole: Whole) -> str:
     """What converting did to the whole model, as the end of a sentence.
 
     Example:
-        >>> from sparseinfer.convert.report import Whole
+        >>> from sparseinfer.convert.model_report import Whole
         >>> outcome(Whole("eager", 0.02, 2.0, 1.0, 2.0, 1.9, 2.1)).partition(", so ")[2]
         'it got faster.'
     """
@@ -48,7 +48,7 @@ def warning(report: Report) -> str:
     """What made the measurements uncertain and what to do about it; empty where nothing did.
 
     Example:
-        >>> from sparseinfer.convert.report import Report
+        >>> from sparseinfer.convert.model_report import Report
         >>> warning(Report([], True, 2, measured=8, busy=0.43)).partition(":")[0]
         'This machine is busy'
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,21 +14,24 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from sparseinfer.codec import to_text
 from sparseinfer.convert.conversion import convert_to_sparse
-from sparseinfer.convert.report import report
+from sparseinfer.convert.model_report import report
 from sparseinfer.demo import show, training
 from sparseinfer.demo.data import DataError, Dataset, load
 from sparseinfer.demo.network import DemoNet
 from sparseinfer.demo.plot import draw
-from sparseinfer.demo.results import Agreement, Results, Sizes, Speed
-from sparseinfer.demo.timing import Race, bytes_in_memory, race, saved
+from sparseinfer.demo.results import Agreement, Latency, Ratio, Results, Sizes, Speed
+from sparseinfer.demo.sizes import bytes_in_memory, saved
 from sparseinfer.files import check_folder, staged
 from sparseinfer.timing.machine import cpu_model, package_version, selected_isa
 from sparseinfer.timing.measure import torch_threads
+from sparseinfer.timing.rounds import Plan, interleave
 
 __all__ = ["DataError", "Options", "run"]
 
 BATCHES = (1, 32)
+MIN_ROUNDS, MAX_ROUNDS = 15, 400
 # Keeps Fashion-MNIST near two minutes on two cores.
 DEFAULT_TRAIN_IMAGES = 20_000
 # Epochs by the size of the data: small data needs more of them, and they are short.
@@ -79,7 +81,7 @@ def run(options: Options, console: Console) -> Results:
         console.print(line, highlight=False, markup=False)
     console.print(results.verdict, style="bold", highlight=False)
     content = {
-        "demo.json": json.dumps(results.to_dict(), indent=1, allow_nan=False).encode() + b"\n",
+        "demo.json": to_text(results.to_dict(), finite=True).encode(),
         "demo.png": draw(results),
         "pruned.pt": saved(models["pruned"]),
         "converted.pt": saved(models["converted"]),
@@ -230,18 +232,21 @@ def _speed(models: dict[str, nn.Module], images: Tensor, budget_s: float) -> Spe
             )
             inputs = images.contiguous(memory_format=memory_format)
             calls[f"{name}, {layout}"] = partial(model, inputs)
-    found: Race = race(calls, budget_s)
+    plan = Plan(rounds=MAX_ROUNDS, floor=MIN_ROUNDS, least=0.0, budget=budget_s, warm=0)
+    with torch.inference_mode():
+        found = interleave(calls, plan)
+    latency = {name: Latency.of(found, name) for name in calls}
     fastest = {
-        name: min(layouts, key=lambda layout: found.latency(f"{name}, {layout}").median_ms)
+        name: min(layouts, key=lambda layout: latency[f"{name}, {layout}"].median_ms)
         for name in ("dense", "pruned")
     }
     keys = {name: f"{name}, {layout}" for name, layout in fastest.items()}
     keys["converted"] = "converted"
     return Speed(
         batch=len(images),
-        latency={name: found.latency(key) for name, key in keys.items()},
+        latency={name: latency[key] for name, key in keys.items()},
         layout=fastest,
-        over_dense=found.speedup(keys["dense"], "converted"),
-        over_pruned=found.speedup(keys["pruned"], "converted"),
-        all_layouts={name: found.latency(name) for name in found.names},
+        over_dense=Ratio.of(found.speedup("converted", over=keys["dense"])),
+        over_pruned=Ratio.of(found.speedup("converted", over=keys["pruned"])),
+        all_layouts=latency,
     )

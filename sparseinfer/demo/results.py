@@ -5,11 +5,44 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sparseinfer.demo.timing import Latency, Ratio
 from sparseinfer.demo.training import Curve
+from sparseinfer.timing.rounds import Quartiles, Rounds
 
 # A smaller difference is not called one, and neither is one that the quartiles do not bear out.
 NOTABLE = 1.03
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds a call: median and quartiles of the rounds."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    rounds: int
+
+    @staticmethod
+    def of(found: Rounds, name: str) -> Latency:
+        """The latency of one of the calls that took turns."""
+        seconds = found.timing(name).seconds
+        return Latency(1e3 * seconds.median, 1e3 * seconds.q1, 1e3 * seconds.q3, found.rounds)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster one model is than another.
+
+    Median and quartiles of the ratio of the two times of one round.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(figures: Quartiles) -> Ratio:
+        """The ratio of the figures of every round."""
+        return Ratio(figures.median, figures.q1, figures.q3)
 
 
 @dataclass(frozen=True)
@@ -87,7 +120,7 @@ def _verdict_at(speed: Speed) -> str:
     pruned, converted = speed.latency["pruned"].median_ms, speed.latency["converted"].median_ms
     word = {"faster": "got faster", "slower": "did NOT get faster", "even": "is as fast as before"}
     return (
-        f"At batch {speed.batch} it {word[comparison(speed.over_pruned)]}: "
+        f"At batch {speed.batch} it {word[word_of(speed.over_pruned)]}: "
         f"{speed.over_pruned.median:.2f}x ({pruned:.3g} ms to {converted:.3g} ms)."
     )
 
@@ -100,10 +133,10 @@ def gain(ratio: Ratio) -> str:
         '1.50x faster'
     """
     words = {"faster": "faster", "slower": "(slower)", "even": "(even)"}
-    return f"{ratio.median:.2f}x {words[comparison(ratio)]}"
+    return f"{ratio.median:.2f}x {words[word_of(ratio)]}"
 
 
-def comparison(ratio: Ratio) -> str:
+def word_of(ratio: Ratio) -> str:
     """Return "faster", "slower" or "even"."""
     if ratio.median > NOTABLE and ratio.low > 1.0:
         return "faster"

@@ -17,9 +17,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from sparseinfer.convert.report import Report
-from sparseinfer.demo.results import Results, gain
-from sparseinfer.demo.timing import Latency, Ratio
+from sparseinfer.convert.model_report import Report
+from sparseinfer.demo.results import Latency, Ratio, Results, gain
 
 MODELS = ("dense", "pruned", "converted")
 

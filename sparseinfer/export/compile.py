@@ -20,9 +20,7 @@ from sparseinfer.export.onnxruntime import onnxruntime_call
 from sparseinfer.export.passes import optimize
 from sparseinfer.export.report import Race
 from sparseinfer.export.signature import arguments_of, signature_of
-from sparseinfer.layers.attention import SparseMultiheadAttention
-from sparseinfer.layers.linear_conv import SparseLayer
-from sparseinfer.layers.recurrent import SparseRecurrent
+from sparseinfer.layers.kinds import kind_of_sparse
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.timing.measure import compare, torch_threads
 
@@ -118,8 +116,7 @@ def compile(
 
 def _dense(model: nn.Module) -> nn.Module:
     """The model with torch's own layers alone: itself, or a copy where it was converted."""
-    sparse = SparseLayer | SparseRecurrent | SparseMultiheadAttention
-    return to_dense(model) if any(isinstance(m, sparse) for m in model.modules()) else model
+    return to_dense(model) if any(map(kind_of_sparse, model.modules())) else model
 
 
 def _check_model(model: Any) -> None:

@@ -14,12 +14,7 @@ from sparseinfer.layers.fx import Proxy, leaf
 from sparseinfer.layers.linear_conv import SparseLayer, SparseLinear
 from sparseinfer.layers.projections import projections
 
-__all__ = [
-    "FAST_PATH_SWITCHES",
-    "SparseMultiheadAttention",
-    "leave_fast_paths",
-    "plain_attention",
-]
+__all__ = ["SparseMultiheadAttention"]
 
 _TORCHS = {
     "in_proj_weight": ("in_proj", "weight"), "in_proj_bias": ("in_proj", "bias"),
@@ -217,6 +212,26 @@ class SparseMultiheadAttention(nn.Module):
             mask = padding if mask is None else mask + padding
         return mask
 
+    @classmethod
+    def weights(cls, dense: nn.MultiheadAttention) -> list[str]:
+        """Names of the weights that torch's attention holds itself."""
+        if dense._qkv_same_embed_dim:
+            return ["in_proj_weight"]
+        return ["q_proj_weight", "k_proj_weight", "v_proj_weight"]
+
+    @classmethod
+    def renames(cls, layer: nn.Module) -> dict[str, str]:
+        """What a sparse attention calls the tensors of a dense one that it holds as they are."""
+        return {"in_proj_bias": "in_proj.bias"} if "in_proj" in layer._modules else {}
+
+    def plain(self) -> nn.MultiheadAttention:
+        """A dense attention of the same arguments without values, on the meta device."""
+        return nn.MultiheadAttention(
+            self.embed_dim, self.num_heads, self.dropout, self.out_proj.bias is not None,
+            self.bias_k is not None, self.add_zero_attn, self.kdim, self.vdim, self.batch_first,
+            device="meta",
+        )  # fmt: skip
+
     def to_dense(self) -> nn.MultiheadAttention:
         """The torch layer that computes the same.
 
@@ -225,7 +240,7 @@ class SparseMultiheadAttention(nn.Module):
             >>> type(layer.to_dense()).__name__
             'MultiheadAttention'
         """
-        dense = plain_attention(self)
+        dense = self.plain()
 
         def own(tensor: Tensor) -> nn.Parameter:
             return nn.Parameter(tensor.detach().clone())
@@ -238,6 +253,8 @@ class SparseMultiheadAttention(nn.Module):
         if dense.out_proj.bias is not None:
             dense.out_proj.bias = own(self.out_proj.bias)
         return dense.train(self.training)
+
+    original = to_dense
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any],
@@ -335,48 +352,6 @@ class SparseMultiheadAttention(nn.Module):
     def extra_repr(self) -> str:
         text = f"embed_dim={self.embed_dim}, num_heads={self.num_heads}"
         return f"{text}, dropout={self.dropout}, batch_first={self.batch_first}"
-
-
-def plain_attention(like: SparseMultiheadAttention) -> nn.MultiheadAttention:
-    """An `nn.MultiheadAttention` of the same arguments without values, on the meta device.
-
-    Example:
-        >>> layer = SparseMultiheadAttention.from_dense(nn.MultiheadAttention(8, 2))
-        >>> plain_attention(layer).num_heads
-        2
-    """
-    return nn.MultiheadAttention(
-        like.embed_dim, like.num_heads, like.dropout, like.out_proj.bias is not None,
-        like.bias_k is not None, like.add_zero_attn, like.kdim, like.vdim, like.batch_first,
-        device="meta",
-    )  # fmt: skip
-
-
-FAST_PATH_SWITCHES = ("activation_relu_or_gelu", "use_nested_tensor")
-"""Attributes of torch's encoder layers and encoders that `leave_fast_paths` sets."""
-
-
-def leave_fast_paths(model: nn.Module) -> None:
-    """Turn off torch's inference fast paths in transformer layers that hold a sparse layer.
-
-    They compute from dense weights in one C++ call, without calling the layers that hold them. The
-    switches are torch's own; other layers keep their fast path.
-
-    Example:
-        >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-        >>> layer.linear1 = SparseLinear.from_dense(layer.linear1)
-        >>> leave_fast_paths(layer)
-        >>> layer.activation_relu_or_gelu
-        0
-    """
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerEncoder) and any(
-            isinstance(child, SparseLayer) for child in module.modules()
-        ):
-            if isinstance(module, nn.TransformerEncoder):
-                module.use_nested_tensor = False
-            else:
-                module.activation_relu_or_gelu = 0
 
 
 def _check_inputs(query: Tensor, key: Tensor, value: Tensor) -> None:

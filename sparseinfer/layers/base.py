@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Callable, Mapping
-from types import FrameType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -17,7 +14,9 @@ from sparseinfer.formats.stand_in import PackedWeight
 from sparseinfer.formats.table import format_named
 from sparseinfer.kernels.activations import activation_module, check_choice
 from sparseinfer.layers.adapters import computes_weight
-from sparseinfer.layers.dense import build_dense, computed_weight, effective, take_masked
+from sparseinfer.layers.dense import by_outputs, computed_weight, effective
+from sparseinfer.layers.loading import check_type, own_copy, packed_as, take_packed
+from sparseinfer.layers.reads import READS_TO_WARN, called_by_a_module, warn_of_reads
 
 __all__ = ["THREADS_OF_TORCH", "SparseLayer"]
 
@@ -25,9 +24,6 @@ _Layer = TypeVar("_Layer", bound="SparseLayer")
 
 THREADS_OF_TORCH = 0
 """The operators then ask `torch.get_num_threads()` at every call."""
-
-READS_TO_WARN = 3
-"""Unpackings of a weight inside forward calls that are no accident any more."""
 
 
 class SparseLayer(nn.Module):
@@ -129,6 +125,68 @@ class SparseLayer(nn.Module):
         raise NotImplementedError
 
     @classmethod
+    def weights(cls, dense: Any) -> list[str]:
+        """Names of the weights of a dense layer of this kind."""
+        return ["weight"]
+
+    @classmethod
+    def biases(cls, dense: Any) -> list[str]:
+        """Names of the biases that a dense layer of this kind may have."""
+        return ["bias"]
+
+    @classmethod
+    def matrix(cls, dense: Any) -> Tensor | None:
+        """The effective weight of a dense layer, see `sparseinfer.layers.kinds.Kind.matrix`."""
+        return computed_weight(dense)
+
+    @classmethod
+    def rebuild(cls, like: Any, matrix: Tensor, biases: Mapping[str, Tensor]) -> nn.Module:
+        """A plain dense layer, see `sparseinfer.layers.kinds.Kind.rebuild`."""
+        with torch.device("meta"):
+            dense = cls._plain(like, matrix, "bias" in biases)
+        for name, tensor in {"weight": matrix, **biases}.items():
+            setattr(dense, name, nn.Parameter(tensor, requires_grad=False))
+        return dense.train(like.training)
+
+    @classmethod
+    def _plain(cls, like: Any, weight: Tensor, bias: bool) -> nn.Module:
+        """A dense layer with the arguments of `like` (dense or sparse), on the default device."""
+        raise NotImplementedError
+
+    @classmethod
+    def tokens(cls, dense: Any, shape: Sequence[int]) -> int:
+        """N of an input of a plain layer: tokens, or the output pixels of a convolution."""
+        weight = dense.weight
+        shape_only = cls.rebuild(dense, torch.empty_like(weight, device="meta"), {})
+        y = shape_only(torch.empty(shape, dtype=weight.dtype, device="meta"))
+        return y.numel() // by_outputs(dense, weight).shape[0]  # type: ignore[no-any-return]
+
+    @classmethod
+    def refuses(cls, dense: Any) -> str:
+        """Why no sparse layer can take the place of this one; empty where one can."""
+        return ""
+
+    @classmethod
+    def renames(cls, layer: Any) -> dict[str, str]:
+        """What a state_dict of a sparse layer calls the tensors of a dense one, where it differs.
+
+        `layer` is either.
+        """
+        return {"weight": "packed"}
+
+    def plain(self) -> nn.Module:
+        """A dense layer of the same arguments without bias and values, on the meta device."""
+        return self.rebuild(self, torch.empty(self.weight_shape, device="meta"), {})
+
+    def original(self) -> nn.Module:
+        """`to_dense`, by the class that this layer was converted from."""
+        return self.to_dense()
+
+    def dense_tensor(self, name: str) -> Tensor:
+        """A weight as a state_dict of the class that this layer was converted from holds it."""
+        return self.dense_weight()
+
+    @classmethod
     def _arranged(cls, layer: nn.Module, weight: Tensor) -> Tensor:
         """The weight of a dense or sparse `layer` as it is packed, of shape `packed_shape`."""
         return weight
@@ -175,7 +233,7 @@ class SparseLayer(nn.Module):
         self._assign(value)
 
     def _assign(self, value: Any) -> None:
-        packed = self._packed_from(value)
+        packed = packed_as(self, value)
         self._buffers["packed"] = packed.to(self.packed.device)
         self._own_packed()
 
@@ -187,19 +245,10 @@ class SparseLayer(nn.Module):
 
     def _note_read(self) -> None:
         """Count the unpackings inside calls of modules, and warn of them once."""
-        if self._reads >= READS_TO_WARN or not called_by_a_module():
-            return
-        self._reads += 1
-        if self._reads == READS_TO_WARN:
-            warnings.warn(
-                f"expected a sparse layer to be called, got {self._reads} forward calls that "
-                f"compute with the weight of {type(self).__name__}({self._geometry()}) "
-                "themselves: it is unpacked each time, slower than a dense layer; try "
-                "convert_to_sparse with example_inputs, which leaves layers dense that are not "
-                "called, or sparseinfer.to_dense(model)",
-                UserWarning,
-                stacklevel=2,
-            )
+        if self._reads < READS_TO_WARN and called_by_a_module():
+            self._reads += 1
+            if self._reads == READS_TO_WARN:
+                warn_of_reads(f"{type(self).__name__}({self._geometry()})")
 
     def dense_weight(self) -> Tensor:
         """Unpack the float32 weight, in the shape and on the device of the dense layer's.
@@ -224,7 +273,8 @@ class SparseLayer(nn.Module):
         """
         bias = None if self.bias is None else self.bias.detach().clone()
         dtype = self._value_type() if bias is None else bias.dtype
-        dense = build_dense(self, self.dense_weight().to(dtype), bias).requires_grad_()
+        biases = {} if bias is None else {"bias": bias}
+        dense = self.rebuild(self, self.dense_weight().to(dtype), biases).requires_grad_()
         if self.activation == "none":
             return dense
         return nn.Sequential(dense, activation_module(self.activation)).train(self.training)
@@ -287,7 +337,7 @@ class SparseLayer(nn.Module):
             >>> from sparseinfer import SparseLinear, pack
             >>> SparseLinear(4, 4).adopt_packed(pack(torch.eye(4)))
         """
-        packed = _copied(packed)
+        packed = own_copy(packed)
         self._check_packed(packed)
         self._buffers["packed"] = packed
 
@@ -304,7 +354,7 @@ class SparseLayer(nn.Module):
             self._typed = torch.float32 if self.bias is None else self.bias.dtype
         self._own_packed()
         if self._is_real():
-            self._buffers["packed"] = _copied(self.packed)
+            self._buffers["packed"] = own_copy(self.packed)
             open_packed(self.packed)
 
     def _load_from_state_dict(
@@ -317,28 +367,9 @@ class SparseLayer(nn.Module):
         packed in the format that the layer has.
         """
         entries, key = dict(state_dict), f"{prefix}packed"
-        before, source, at = self._buffers["packed"], "packed", len(error_msgs)
-        missing: list[str] = []
-
-        def refuse(invalid: Exception) -> None:
-            error_msgs.insert(at, f"While loading {prefix}{source}: {invalid}")
-
-        try:
-            if key in entries:
-                entries[key] = _copied(entries[key])  # first: what is validated stays as it is
-                _check_type(entries[key])
-            else:
-                for name in ("weight", "bias"):
-                    masked = take_masked(entries, prefix, name)
-                    if masked is not None:
-                        entries[f"{prefix}{name}"] = masked
-                if f"{prefix}weight" in entries:
-                    source = "weight"
-                    entries[key] = self._packed_from(self._loaded(entries.pop(f"{prefix}weight")))
-        except (TypeError, ValueError) as invalid:
-            refuse(invalid)
-            missing.append(key)
-            entries.pop(key, None)
+        before, at = self._buffers["packed"], len(error_msgs)
+        source, refused = take_packed(self, entries, prefix)
+        missing = [key] if refused else []
         if key in entries:
             # The copy that follows needs a buffer of the same length.
             self._buffers["packed"] = torch.empty_like(entries[key], device=self.packed.device)
@@ -348,17 +379,18 @@ class SparseLayer(nn.Module):
         )
         missing_keys += [name for name in found_missing if name not in missing]
         self._own_packed()
-        if key not in entries:
-            return
-        try:
-            # The layer's own copy is what is validated, and so the kernels need not do it again.
-            self._check_packed(self.packed if self._is_real() else entries[key])
-        except (TypeError, ValueError) as invalid:
-            refuse(invalid)
-            self._buffers["packed"] = before
+        if key in entries:
+            try:
+                # The layer's own copy is what is validated, so that the kernels need not do it.
+                self._check_packed(self.packed if self._is_real() else entries[key])
+            except (TypeError, ValueError) as invalid:
+                refused = str(invalid)
+                self._buffers["packed"] = before
+        if refused:
+            error_msgs.insert(at, f"While loading {prefix}{source}: {refused}")
 
     def _check_packed(self, packed: Any) -> None:
-        _check_type(packed)
+        check_type(packed)
         error = self._shape_error(packed)
         if error is not None:
             raise ValueError(error)
@@ -370,63 +402,4 @@ class SparseLayer(nn.Module):
                 f"expected a packed weight, got the one that {self.computed_by} computes its "
                 "weight from; try loading it into the dense model, and convert_to_sparse again"
             )
-        if "nf" in vars(self) and isinstance(weight, Tensor) and weight.dim() == 2:
-            # It stands for transformers' Conv1D, which holds its weight transposed; the attribute
-            # came along from there.
-            return weight.t()
         return weight
-
-    def _packed_from(self, weight: Any) -> Tensor:
-        """Pack a dense weight as this layer's is packed."""
-        if not isinstance(weight, Tensor) or not weight.is_floating_point():
-            got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
-            raise TypeError(f"expected a floating-point weight, got {got}; try weight.float()")
-        if tuple(weight.shape) != self.weight_shape:
-            raise ValueError(
-                f"expected a weight of shape {list(self.weight_shape)}, got {list(weight.shape)}; "
-                "try a weight of the same architecture"
-            )
-        format, dtype = "panel", torch.float32
-        params: dict[str, Any] = {}
-        if self._is_valid():
-            info = self.handle.info
-            format, dtype = self.format, getattr(torch, info["value_type"])
-            row = format_named(format)
-            params = {name: info["params"][name] for name in row.options}
-            if row.narrow == "refused":  # the packer rounds float32
-                dtype, params["value_type"] = torch.float32, info["value_type"]
-        with torch.no_grad():
-            arranged = self._arranged(self, weight.to(dtype))
-            return formats.pack(arranged, format, self.groups, **params)
-
-
-def _check_type(packed: Any) -> None:
-    if not isinstance(packed, Tensor):
-        raise TypeError(
-            f"expected a packed weight as a uint8 tensor, got {type(packed).__name__}; try the "
-            "state_dict of a converted model"
-        )
-    formats.check_buffer(packed)
-
-
-def _copied(packed: Any) -> Any:
-    """A packed weight in memory of this process: itself where it is that already."""
-    if type(packed) is not Tensor or packed.device.type != "cpu" or formats.is_own(packed):
-        return packed
-    with torch.inference_mode(False):
-        return packed.clone()
-
-
-def called_by_a_module() -> bool:
-    """Whether a call of an `nn.Module` is under way in this thread.
-
-    Example:
-        >>> called_by_a_module()
-        False
-    """
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_code is nn.Module._call_impl.__code__:
-            return True
-        frame = frame.f_back
-    return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -11,19 +11,16 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from sparseinfer.formats.torch_sparse import densified
-from sparseinfer.layers import recurrent_weights
-from sparseinfer.layers.adapters import Padded, adapter_of
+from sparseinfer.layers.adapters import adapter_of
 from sparseinfer.layers.hooks import touching_hook
-from sparseinfer.layers.recurrent_weights import rebuild, side_by_side
 
 __all__ = [
-    "CONV1D_MODULES", "build_dense", "by_outputs", "computed_weight", "conv1d_of_transformers",
-    "effective", "ends_of", "matrices", "owned_parameters", "rows_first", "take_masked",
-    "unusual_tensors",
+    "CONV1D", "by_outputs", "class_named", "computed_weight", "effective", "ends_of", "matrices",
+    "owned_parameters", "take_masked", "unusual_tensors",
 ]  # fmt: skip
 
-CONV1D_MODULES = ("transformers.pytorch_utils", "transformers.modeling_utils")
-"""Where transformers defines its Conv1D now, and where it did before 4.19."""
+CONV1D = ("transformers.pytorch_utils.Conv1D", "transformers.modeling_utils.Conv1D")
+"""transformers' linear layer whose weight is transposed: where it is now, and before 4.19."""
 
 
 def effective(layer: nn.Module, name: str) -> Tensor | None:
@@ -113,27 +110,6 @@ def take_masked(entries: dict[str, Any], prefix: str, name: str) -> Tensor | Non
     return (original * mask.to(original.dtype)).detach()
 
 
-def rows_first(layer: nn.Module) -> Tensor | None:
-    """The effective weight as a plain layer of torch holds it; None where there is none.
-
-    Output rows come first, but for transposed convolutions, see `by_outputs`.
-
-    Raises:
-        ValueError: see `effective`.
-
-    Example:
-        >>> rows_first(nn.Linear(4, 8)).shape
-        torch.Size([8, 4])
-    """
-    if isinstance(layer, nn.RNNBase):
-        found = {name: effective(layer, name) for name in recurrent_weights.names(layer)}
-        return side_by_side(layer, {name: w for name, w in found.items() if w is not None})
-    weight = computed_weight(layer)
-    if weight is None or conv1d_of_transformers(layer) is None:
-        return weight
-    return weight.t()
-
-
 def by_outputs(layer: Any, weight: Tensor) -> Tensor:
     """A weight of `layer` with output rows first: a transposed convolution has the inputs first.
 
@@ -147,17 +123,17 @@ def by_outputs(layer: Any, weight: Tensor) -> Tensor:
     return weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
-def conv1d_of_transformers(layer: nn.Module) -> type[nn.Module] | None:
-    """transformers' own class `Conv1D` where `layer` is one; recognised by name, never imported.
+def class_named(layer: nn.Module, names: Collection[str]) -> type[nn.Module] | None:
+    """The class with one of these qualified names that `layer` is of or inherits from; or None.
 
     Example:
-        >>> conv1d_of_transformers(nn.Conv1d(4, 4, 1)) is None
+        >>> class_named(nn.Conv1d(4, 4, 1), CONV1D) is None
         True
     """
-    for cls in type(layer).__mro__:
-        if cls.__qualname__ == "Conv1D" and cls.__module__ in CONV1D_MODULES:
-            return cls
-    return None
+    return next(
+        (cls for cls in type(layer).__mro__ if f"{cls.__module__}.{cls.__qualname__}" in names),
+        None,
+    )
 
 
 def matrices(layer: nn.Module) -> list[str]:
@@ -212,40 +188,3 @@ def unusual_tensors(layer: nn.Module, usual: Sequence[str] = ("weight", "bias"))
     known = {f"{name}{end}" for name in usual for end in ("", "_orig", "_mask")}
     names = (*layer._parameters, *layer._buffers, *layer._modules)
     return [name for name in names if name not in known and name != "parametrizations"]
-
-
-def build_dense(like: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    """A plain layer with the geometry of `like` (dense or sparse), these tensors, no gradients.
-
-    Example:
-        >>> build_dense(nn.Linear(4, 8), torch.ones(8, 4), None)
-        Linear(in_features=4, out_features=8, bias=False)
-    """
-    dense: Any
-    if isinstance(like, nn.RNNBase) or hasattr(like, "flatten_parameters"):
-        biases = recurrent_weights.names(like, "bias") if isinstance(like, nn.RNNBase) else []
-        found = {name: effective(like, name) for name in biases}
-        return rebuild(like, weight, {name: b for name, b in found.items() if b is not None})
-    with torch.device("meta"):
-        if weight.dim() == 2:
-            dense = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
-        elif getattr(like, "transposed", False):
-            transposed = nn.ConvTranspose1d if weight.dim() == 3 else nn.ConvTranspose2d
-            dense = transposed(
-                like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding,
-                like.output_padding, like.groups, bias is not None, like.dilation,
-            )  # fmt: skip
-        else:
-            ends = ends_of(like) if weight.dim() == 4 else None
-            plain = nn.Conv1d if weight.dim() == 3 else nn.Conv2d
-            cls: Any = plain if ends is None else Padded
-            dense = cls(
-                like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding,
-                like.dilation, like.groups, bias is not None, like.padding_mode,
-            )  # fmt: skip
-            if ends is not None:
-                dense.ends = ends
-    dense.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        dense.bias = nn.Parameter(bias, requires_grad=False)
-    return dense.train(like.training)

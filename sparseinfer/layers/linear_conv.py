@@ -1,7 +1,12 @@
-"""Drop-in layers: `nn.Linear`, `nn.Conv1d` and `nn.Conv2d` with a packed weight."""
+"""Drop-in layers: `nn.Linear`, `nn.Conv1d` and `nn.Conv2d` with a packed weight.
+
+transformers' `Conv1D`, a linear layer whose weight is stored transposed, becomes a `SparseLinear`
+too, which has its attribute `nf`.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, TypeVar
 
 import torch
@@ -9,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.common_types import _size_1_t, _size_2_t
 
 from sparseinfer import ops
-from sparseinfer.layers.adapters import SAME, same_padding
+from sparseinfer.layers.adapters import SAME, Padded, same_padding
 from sparseinfer.layers.base import THREADS_OF_TORCH, SparseLayer
-from sparseinfer.layers.dense import ends_of
+from sparseinfer.layers.dense import CONV1D, class_named, ends_of
 from sparseinfer.layers.fx import Proxy, leaf
 
 __all__ = ["SparseConv1d", "SparseConv2d", "SparseLayer", "SparseLinear"]
@@ -67,6 +72,42 @@ class SparseLinear(SparseLayer):
             THREADS_OF_TORCH,
         )  # fmt: skip
 
+    @classmethod
+    def matrix(cls, dense: Any) -> Tensor | None:
+        weight = super().matrix(dense)
+        return weight if weight is None or class_named(dense, CONV1D) is None else weight.t()
+
+    @classmethod
+    def _plain(cls, like: Any, weight: Tensor, bias: bool) -> nn.Module:
+        return nn.Linear(weight.shape[1], weight.shape[0], bias)
+
+    @property
+    def _of_conv1d(self) -> bool:
+        return "nf" in vars(self)
+
+    def original(self) -> nn.Module:
+        linear: Any = self.to_dense()
+        if not self._of_conv1d or self.activation != "none":
+            return linear  # type: ignore[no-any-return]
+        module, _, name = CONV1D[0].rpartition(".")
+        with torch.device("meta"):
+            dense: nn.Module = getattr(importlib.import_module(module), name)(
+                self.out_features, self.in_features
+            )
+        dense.register_parameter("weight", nn.Parameter(linear.weight.detach().t().contiguous()))
+        dense.register_parameter("bias", linear.bias)
+        return dense
+
+    def dense_tensor(self, name: str) -> Tensor:
+        weight = super().dense_tensor(name)
+        return weight.t().contiguous() if self._of_conv1d else weight
+
+    def _loaded(self, weight: Any) -> Any:
+        weight = super()._loaded(weight)
+        if self._of_conv1d and isinstance(weight, Tensor) and weight.dim() == 2:
+            return weight.t()
+        return weight
+
     def _geometry(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
@@ -110,6 +151,13 @@ class _SparseConv(SparseLayer):
         if isinstance(ends, tuple):
             layer._padding = [own + more for own, more in zip(layer._padding, ends, strict=True)]
         return layer
+
+    @classmethod
+    def _plain(cls, like: Any, weight: Tensor, bias: bool) -> nn.Module:
+        return cls.dense_type(
+            like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding,
+            like.dilation, like.groups, bias, like.padding_mode,
+        )  # type: ignore[call-arg]  # fmt: skip
 
     def _options(self) -> tuple[Any, ...]:
         bias = self._parameters["bias"] if "bias" in self._parameters else self.bias
@@ -197,6 +245,18 @@ class SparseConv2d(_SparseConv):
     """
 
     dense_type = nn.Conv2d
+
+    @classmethod
+    def _plain(cls, like: Any, weight: Tensor, bias: bool) -> nn.Module:
+        ends = ends_of(like)
+        if ends is None:
+            return super()._plain(like, weight, bias)
+        dense = Padded(
+            like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding,
+            like.dilation, like.groups, bias, like.padding_mode,
+        )  # fmt: skip
+        dense.ends = ends
+        return dense
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from sparseinfer.layers.dense import conv1d_of_transformers, matrices
+from sparseinfer.layers.dense import CONV1D, class_named, matrices
 
 __all__ = ["COMPUTING", "own_code"]
 
@@ -43,7 +43,7 @@ def own_code(module: nn.Module, base: type[nn.Module]) -> str:
     if foreign and not members:
         # Any torch layer with the same arguments has the same attributes.
         with torch.device("meta"):
-            plain = vars(base(1, 1, 1)) if not conv1d_of_transformers(module) else {"nf", "nx"}
+            plain = {"nf", "nx"} if class_named(module, CONV1D) else vars(base(1, 1, 1))
         masked = {*matrices(module), "weight", "bias"}
         members = [
             name

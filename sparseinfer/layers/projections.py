@@ -6,7 +6,7 @@ gives each such weight a stand-in layer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sparseinfer.layers.dense import effective, owned_parameters
 
-__all__ = ["Projection", "projections"]
+__all__ = ["Projection", "attends_another", "called", "projections"]
 
 _ARGUMENTS = {"k_proj": (1, "key"), "v_proj": (2, "value")}
 """The argument of the attention that a projection reads; the others read the query."""
@@ -98,6 +98,31 @@ def projections(attention: nn.MultiheadAttention, separate: bool) -> list[Projec
     learns = _learn([*read, *owned_parameters(out, "bias")])
     found.append(Projection(attention, "out_proj", separate, weight, bias, read, learns))
     return found
+
+
+def called(layer: nn.Module) -> nn.Module:
+    """The module of the model that is called where `layer` computes: a projection's attention.
+
+    Example:
+        >>> attention = nn.MultiheadAttention(8, 2)
+        >>> called(projections(attention, separate=False)[0]) is attention
+        True
+    """
+    return layer.owner if isinstance(layer, Projection) else layer
+
+
+def attends_another(attention: nn.Module, parents: Iterable[nn.Module]) -> bool:
+    """Whether an attention stands where torch's decoders read keys and values of another sequence.
+
+    Example:
+        >>> layer = nn.TransformerDecoderLayer(8, 2, 16)
+        >>> [attends_another(own, [layer]) for own in (layer.self_attn, layer.multihead_attn)]
+        [False, True]
+    """
+    return any(
+        isinstance(parent, nn.TransformerDecoderLayer) and parent.multihead_attn is attention
+        for parent in parents
+    )
 
 
 def _learn(parameters: list[nn.Parameter]) -> bool:

@@ -1,18 +1,8 @@
-"""Transposed convolutions with a packed weight, run as one ordinary convolution.
-
-With stride s the outputs fall in s phases an axis. Those of one phase are a stride-1 convolution of
-x with the taps that reach it, so the phases become output channels of one packed weight, and
-interleaving the channels gives the output. A tap that a phase lacks is a zero and costs nothing.
-
-Output o = s q + p of phase p takes x[i] w[k] where o + padding = s i + dilation k. With
-dilation k - padding = s e + p that is i = q - e: tap k belongs to phase p at offset e.
-"""
+"""Transposed convolutions with a packed weight, run as one ordinary convolution."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import prod
 from typing import Any, TypeVar
 
@@ -26,59 +16,13 @@ from sparseinfer.formats.handles import open_packed
 from sparseinfer.layers.base import THREADS_OF_TORCH, SparseLayer
 from sparseinfer.layers.dense import by_outputs
 from sparseinfer.layers.fx import Proxy, leaf
+from sparseinfer.layers.phases import axes_of, places
 from sparseinfer.layers.slabs import Slab, slabs_of
 from sparseinfer.ops.memory import require_memory
 
 __all__ = ["SparseConvTranspose1d", "SparseConvTranspose2d"]
 
 _Layer = TypeVar("_Layer", bound="_SparseConvTranspose")
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """How one axis of a transposed convolution falls in phases."""
-
-    kernel: int
-    stride: int
-    padding: int
-    dilation: int
-
-    @property
-    def reach(self) -> int:
-        """Outputs beyond stride * (inputs - 1), without output padding: one at the least input."""
-        return self.dilation * (self.kernel - 1) + 1 - 2 * self.padding
-
-    @property
-    def last(self) -> int:
-        """The largest offset e of a tap; not below 0, so that no input has to be cropped."""
-        return max(0, (self.dilation * (self.kernel - 1) - self.padding) // self.stride)
-
-    @property
-    def first(self) -> int:
-        """The smallest offset e of a tap, low enough that the padding after is not negative."""
-        return min(-self.padding // self.stride, self.rows(1, 0) - 1)
-
-    @property
-    def taps(self) -> int:
-        """Taps of the convolution that computes the phases."""
-        return self.last - self.first + 1
-
-    def place(self, k: int) -> tuple[int, int]:
-        """The phase of tap k, and which tap of that phase's convolution it is."""
-        offset, phase = divmod(self.dilation * k - self.padding, self.stride)
-        return phase, self.last - offset
-
-    def size(self, inputs: int, output_padding: int) -> int:
-        """Outputs for so many inputs."""
-        return (inputs - 1) * self.stride + self.reach + output_padding
-
-    def rows(self, inputs: int, output_padding: int) -> int:
-        """Outputs of each phase; the last of some phases may lie past the end."""
-        return inputs - 1 - -(self.reach + output_padding) // self.stride
-
-    def ends(self, output_padding: int) -> tuple[int, int]:
-        """Padding before and after x that gives `rows` outputs, whatever the inputs."""
-        return self.last, self.rows(1, output_padding) - 1 - self.first
 
 
 _WHOLE_FLOATS = 4 << 20
@@ -100,7 +44,7 @@ class _SparseConvTranspose(SparseLayer):
                 in_channels, out_channels, kernel_size, stride, padding, output_padding, groups,
                 False, dilation, padding_mode,
             )  # type: ignore[call-arg]  # fmt: skip
-        axes = _axes(like)
+        axes = axes_of(like)
         phases = prod(axis.stride for axis in axes)
         packed_shape = (
             phases * out_channels, in_channels // groups, *(axis.taps for axis in axes)
@@ -131,18 +75,25 @@ class _SparseConvTranspose(SparseLayer):
         )  # type: ignore[call-arg, arg-type]  # fmt: skip
 
     @classmethod
+    def _plain(cls, like: Any, weight: Tensor, bias: bool) -> nn.Module:
+        return cls.dense_type(
+            like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding,
+            like.output_padding, like.groups, bias, like.dilation,
+        )  # type: ignore[call-arg]  # fmt: skip
+
+    @classmethod
     def _arranged(cls, layer: Any, weight: Tensor) -> Tensor:
         """[C, M/groups, *kernel] as [groups, phases, M/groups, C/groups, *taps] flattened to rows.
 
         Rows of one phase stand together: those that share a panel then read the same taps of x.
         """
-        axes, groups = _axes(layer), layer.groups
+        axes, groups = axes_of(layer), layer.groups
         dense = by_outputs(layer, weight).unflatten(0, (groups, -1))
         phased = weight.new_zeros(
             groups, *(axis.stride for axis in axes), *dense.shape[1:3],
             *(axis.taps for axis in axes),
         )  # fmt: skip
-        for tap, place in _places(axes):
+        for tap, place in places(axes):
             phased[place] = dense[tap]
         return phased.view(-1, dense.shape[2], *(axis.taps for axis in axes))
 
@@ -151,7 +102,7 @@ class _SparseConvTranspose(SparseLayer):
         phased = weight.view(self.groups, *strides, -1, *weight.shape[1:])
         dense = weight.new_empty(self.weight_shape)
         per_group = dense.view(self.groups, -1, *dense.shape[1:]).transpose(1, 2)
-        for tap, place in _places(self._axes):
+        for tap, place in places(self._axes):
             per_group[tap] = phased[place]
         return dense
 
@@ -409,16 +360,3 @@ class SparseConvTranspose2d(_SparseConvTranspose):
 
 def _needs_gradient(bias: Tensor | None) -> bool:
     return bias is not None and bias.requires_grad
-
-
-def _axes(layer: Any) -> tuple[_Axis, ...]:
-    geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-    return tuple(_Axis(*sizes) for sizes in zip(*geometry, strict=True))
-
-
-def _places(axes: Sequence[_Axis]) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
-    """Indices of every tap of the kernel: in [..., *kernel], and in `_arranged`'s phases."""
-    every = slice(None)
-    for tap in itertools.product(*(range(axis.kernel) for axis in axes)):
-        phases, taps = zip(*(axis.place(k) for axis, k in zip(axes, tap, strict=True)), strict=True)
-        yield (..., *tap), (every, *phases, every, every, *taps)

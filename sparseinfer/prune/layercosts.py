@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from sparseinfer.convert.conversion import convert_to_sparse
+from sparseinfer.convert.model_report import report
 from sparseinfer.convert.observe import observe
-from sparseinfer.convert.report import report
+from sparseinfer.layers.kinds import kind_of
 from sparseinfer.prune.pruner import Pruner
 from sparseinfer.prune.targets import find_targets
 from sparseinfer.switches import switching
@@ -64,7 +65,8 @@ def _outputs(
     for name, module in modules.items():
 
         def note(layer: Any, args: Any, output: Any, name: str = name) -> None:
-            if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            kind = kind_of(layer)
+            if kind is not None and kind.op == "conv" and kind.output_dim == 0:
                 uses[name] += output.numel() / layer.out_channels
             else:
                 uses[name] += args[0].numel() / _inputs(layer)

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparseinfer.files import staged
-from sparseinfer.plotting import name_lines, need_matplotlib
+from sparseinfer.plotting import name_lines, need_matplotlib, write_figure
 from sparseinfer.prune.amounts import check_sparsity
 from sparseinfer.prune.layercosts import layer_costs
 from sparseinfer.prune.pruner import Pruner
@@ -121,8 +120,7 @@ class Sensitivity:
         target = Path(path)
         if not target.suffix:
             target = target.with_name(f"{target.name}.png")
-        with staged([target]) as (unfinished,):
-            figure.savefig(unfinished, format=target.suffix.removeprefix("."))
+        write_figure(figure, target, target.suffix.removeprefix("."))
 
 
 def scan_sensitivity(

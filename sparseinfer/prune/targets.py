@@ -8,17 +8,11 @@ from difflib import get_close_matches
 
 from torch import Tensor, nn
 
+from sparseinfer.layers.kinds import kind_of
 from sparseinfer.prune.names import matches, prefixes
 from sparseinfer.prune.takeover import carried_mask, make_plain, stored_parameter
 
-__all__ = ["PRUNABLE_TYPES", "Target", "by_name", "find_targets", "unwrap"]
-
-PRUNABLE_TYPES: tuple[type[nn.Module], ...] = (
-    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d,
-    nn.ConvTranspose3d, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention,
-)  # fmt: skip
-
-_ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+__all__ = ["Target", "by_name", "find_targets", "unwrap"]
 
 
 @dataclass
@@ -196,34 +190,17 @@ def _unknown(option: str, entry: str | type, found: Sequence[Target]) -> ValueEr
 
 def _weights(module: nn.Module) -> list[tuple[str, int, str | None]]:
     """Attribute, output dimension and bias of each prunable weight that a module itself holds."""
-    if isinstance(module, nn.MultiheadAttention):
-        held = [name for name in _ATTENTION_WEIGHTS if _has(module, name)]
-        return [(name, 0, "in_proj_bias" if name == "in_proj_weight" else None) for name in held]
-    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        names = {name.removesuffix("_orig") for name in module._parameters}
-        parametrized = getattr(module, "parametrizations", {})
-        ordered = sorted(n for n in (*names, *parametrized) if n.startswith("weight_"))
-        return [(name, 0, None) for name in ordered]
-    transposed = isinstance(
-        module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    ) or _is_transposed_linear(module)
-    if isinstance(module, PRUNABLE_TYPES) or _is_transposed_linear(module):
-        grouped = transposed and getattr(module, "groups", 1) != 1
+    kind = kind_of(module)
+    if kind is None:
+        return []
+    names = kind.weights(module)
+    if names == ["weight"]:
+        grouped = kind.output_dim == 1 and getattr(module, "groups", 1) != 1
         bias = "bias" if getattr(module, "bias", None) is not None and not grouped else None
-        return [("weight", int(transposed), bias)]
-    return []
-
-
-def _has(module: nn.Module, name: str) -> bool:
-    parametrized = getattr(module, "parametrizations", {})
-    if f"{name}_orig" in module._parameters or name in parametrized:
-        return True
-    return module._parameters.get(name) is not None
-
-
-def _is_transposed_linear(module: nn.Module) -> bool:
-    # transformers' Conv1D (GPT-2) is a linear layer whose weight is [input, output].
-    return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
+        return [("weight", kind.output_dim, bias)]
+    if kind.parts is None:
+        return [(name, 0, None) for name in sorted(names)]
+    return [(name, 0, "in_proj_bias" if name == "in_proj_weight" else None) for name in names]
 
 
 def _shared(

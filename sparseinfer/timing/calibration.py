@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from sparseinfer.codec import parse_file, to_text
 from sparseinfer.files import write_text
 from sparseinfer.timing.rates import Model, parse
 from sparseinfer.timing.tuning import cache_folder, describe_machine, read_text
@@ -64,21 +65,19 @@ def save(path: Path, model: Model, error: dict[str, Any]) -> None:
         "error": error,
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(entry, indent=1) + "\n")
+    write_text(path, to_text(entry))
 
 
 # By the time of its last change too, so that a new file counts at once and a bad one is told once.
 @lru_cache(maxsize=4)
 def _load(path: Path, changed_ns: int, size: int) -> Model | None:
     try:
-        entry = json.loads(read_text(path))
-        if not isinstance(entry, dict) or entry.get("calibration") != VERSION:
-            raise ValueError(f"expected a calibration of version {VERSION}")
+        entry = parse_file(read_text(path), "calibration", VERSION)
         # Through JSON and back, as tuples become lists.
         if entry.get("machine") != json.loads(json.dumps(describe_machine())):
             raise ValueError("it was made with another processor, torch or build of the kernels")
         return parse(entry.get("model"))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         _log.warning(
             "ignored %s: %s; the built-in cost model decides: try python -m benchmarks.calibrate",
             path, error,

@@ -10,13 +10,14 @@ the dense side; `example_inputs` replaces it by a measurement.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sparseinfer.timing import builtin_rates, calibration
 from sparseinfer.timing.machine import HOST, target_isa
 from sparseinfer.timing.rates import Model, Rates, class_of, parse, work
 
-__all__ = ["ASSUMED_N", "Estimate", "estimate", "has_rates", "predict", "worst_estimate"]
+__all__ = ["Estimate", "estimate", "has_rates", "predict", "worst_estimate"]
 
 INTERLEAVE_CALL_US = 25.0
 INTERLEAVE_NS = 0.7
@@ -26,19 +27,6 @@ FEW_CHANNELS_K = 16
 FEW_CHANNELS_GAIN = 0.5
 """With fewer columns than this (depthwise convolutions, RGB inputs) a row is too short to pay for
 its bookkeeping."""
-
-RECURRENT = ("lstm", "gru", "rnn")
-
-ASSUMED_N = {
-    "linear": (1, 128),
-    "conv1d": (128,),
-    "conv2d": (196,),
-    "convtranspose1d": (256,),
-    "convtranspose2d": (784,),
-    **dict.fromkeys(RECURRENT, (1,)),
-}
-"""N assumed where no input was given: the worse of 1 and 128 tokens, 14 x 14 pixels; twice that
-along each axis where a layer usually doubles it."""
 
 _BUILTIN = parse(builtin_rates.MODEL)
 
@@ -137,25 +125,22 @@ def predict(
 
 
 def worst_estimate(
-    kind: str, M: int, K: int, density: float, threads: int = 1, format: str = "panel",
-    target: str = HOST,
+    kind: str, M: int, K: int, density: float, tokens: Sequence[int], threads: Sequence[int] = (1,),
+    format: str = "panel", target: str = HOST,
 ) -> Estimate:  # fmt: skip
-    """The least favourable estimate over the N that are assumed for a layer of this kind.
+    """The least favourable estimate over several N, and over several numbers of threads.
 
-    The sparse work takes longer by the model's error: only a gain beyond it counts as one. The
-    steps of a recurrence leave little to divide, so that it has to gain on one thread too.
+    The sparse work takes longer by the model's error: only a gain beyond it counts as one.
 
     Raises:
         ValueError: as `estimate`.
 
     Example:
-        >>> worst_estimate("linear", 64, 64, density=0.1).N
+        >>> worst_estimate("linear", 64, 64, density=0.1, tokens=(1, 128)).N
         1
     """
     guesses = (
-        estimate(M, K, n, density, count, format, kind, target)
-        for n in ASSUMED_N[kind]
-        for count in ((1, threads) if kind in RECURRENT else (threads,))
+        estimate(M, K, n, density, count, format, kind, target) for n in tokens for count in threads
     )
     worst = min(guesses, key=lambda guess: guess.speedup)
     doubt = (worst.sparse_ms - worst.sparse_call_ms) * _model(target).error

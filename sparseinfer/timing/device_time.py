@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-__all__ = ["EventTimer", "GraphTimer", "Rotation", "Timer", "cache_bytes", "capture", "copies_for"]
+from sparseinfer.timing.rounds import Rotation
 
-Timer = Callable[[Callable[[], object], int], float]
-"""(call, repeats) -> seconds of one call."""
+__all__ = ["EventTimer", "GraphTimer", "cache_bytes", "capture", "copies_for"]
 
 UNKNOWN_CACHE_BYTES = 128 << 20
 """Where torch does not tell: no cache of a GPU until 2025 is larger."""
@@ -49,28 +48,6 @@ def copies_for(weight_bytes: int, cache: int) -> int:
         (4, 1)
     """
     return min(MOST_COPIES, PAST_CACHE * cache // max(1, weight_bytes) + 1)
-
-
-class Rotation:
-    """Calls of the copies of one layer, in turns: each call of this runs the next.
-
-    `name` says which side of a comparison it is: `dense`, or a format.
-
-    Example:
-        >>> turns = Rotation("dense", [lambda: 1, lambda: 2])
-        >>> turns(), turns(), turns()
-        (1, 2, 1)
-    """
-
-    def __init__(self, name: str, calls: Sequence[Callable[[], object]]) -> None:
-        self.name = name
-        self.calls = calls
-        self._next = 0
-
-    def __call__(self) -> object:
-        call = self.calls[self._next]
-        self._next = (self._next + 1) % len(self.calls)
-        return call()
 
 
 class EventTimer:

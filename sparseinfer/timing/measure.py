@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +13,7 @@ import torch
 
 from sparseinfer.switches import switching
 from sparseinfer.timing.clock import Clock, Watch
+from sparseinfer.timing.rounds import Plan, Rounds, Sample, interleave, nothing, sample_of
 
 __all__ = [
     "CONFIDENCE",
@@ -29,12 +30,6 @@ __all__ = [
 SAMPLE_S = 2e-4
 """A sample repeats a fast call until it lasts this long: long beside the clock's resolution, short
 beside the slice of time that another process takes."""
-
-SLICE_S = 0.02
-"""About the longest time for which a system leaves a processor to others."""
-
-TRIES = 3
-"""Single calls that tell how often a sample repeats one."""
 
 LOOKS = (8, 16, 40, 100)
 """Rounds after which a comparison may end as it is decided; it ends at the last in any case."""
@@ -53,13 +48,6 @@ NARROW_INTERVAL = 1.1
 INTERRUPTED = 3.0
 """A round in which either side took this many times its least was interrupted, and does not count:
 where threads wait for each other, one that lost its core costs milliseconds."""
-
-MOST_INTERRUPTED = 2 * LOOKS[-1]
-"""Interrupted rounds after which a comparison ends, whatever its budget."""
-
-
-def nothing() -> None:
-    """Do nothing: what there is to wait for, or to get ready, where there is neither."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +94,7 @@ def compare(
     threshold: float | None = None,
     synchronize: Callable[[], None] = nothing,
     ready: tuple[Callable[[], None], Callable[[], None]] = (nothing, nothing),
-    sample: Callable[[Callable[[], object], int], float] | None = None,
+    sample: Sample | None = None,
     clock: Clock | None = None,
     watch: Watch | None = None,
     alone: bool = False,
@@ -135,32 +123,32 @@ def compare(
         True
     """
     clock = clock or Clock()
-    start = clock.wall()
-    sides = (dense, sparse)
-    take = sample or partial(_sample, synchronize=synchronize, clock=clock, alone=alone)
-    repeats = []
-    for call, enter in zip(sides, ready, strict=True):
-        enter()
-        repeats.append(_repeats(call, take))
-    rounds: list[tuple[float, float]] = []
-    interrupted: list[tuple[float, float]] = []
-    while True:
-        seconds, disturbed = [0.0, 0.0], False
-        for side in (0, 1) if (len(rounds) + len(interrupted)) % 2 == 0 else (1, 0):
-            ready[side]()
-            work = partial(take, sides[side], repeats[side])
-            seconds[side], hit = (work(), False) if watch is None else watch.run(work)
-            disturbed = disturbed or (hit and not alone)
-        (interrupted if disturbed else rounds).append((seconds[0], seconds[1]))
-        late = clock.wall() - start > budget_s or len(interrupted) == MOST_INTERRUPTED
-        spent = late and len(rounds) + len(interrupted) >= FEWEST
-        if spent or len(rounds) == LOOKS[-1]:
-            return conclude(rounds, interrupted)
-        if disturbed or len(rounds) not in LOOKS:
-            continue
-        result = summarize(rounds)
-        if threshold is not None and not result.low <= threshold <= result.high:
-            return replace(result, early=True)
+    early = None
+
+    def decided(found: Rounds) -> bool:
+        nonlocal early
+        if threshold is None or found.rounds not in LOOKS:
+            return False
+        result = summarize(_pairs(found.samples))
+        if not result.low <= threshold <= result.high:
+            early = replace(result, early=True)
+        return early is not None
+
+    found = interleave(
+        {"dense": dense, "sparse": sparse},
+        Plan(rounds=LOOKS[-1], floor=FEWEST, sample=SAMPLE_S, least=0.0, budget=budget_s, warm=0),
+        clock=clock,
+        sample=sample or partial(sample_of, clock=clock, synchronize=synchronize, alone=alone),
+        ready=dict(zip(("dense", "sparse"), ready, strict=True)),
+        watch=watch,
+        alone=alone,
+        decided=decided,
+    )
+    return early or conclude(_pairs(found.samples), _pairs(found.interrupted))
+
+
+def _pairs(samples: Mapping[str, Sequence[float]]) -> list[tuple[float, float]]:
+    return list(zip(samples["dense"], samples["sparse"], strict=True))
 
 
 def conclude(
@@ -242,31 +230,6 @@ def summarize(rounds: Sequence[tuple[float, float]]) -> Comparison:
     low, high = median_interval(ratios, RISK / len(LOOKS))
     dense_ms, sparse_ms = (1e3 * statistics.median(side) for side in zip(*counted, strict=True))
     return Comparison(dense_ms, sparse_ms, statistics.median(ratios), low, high, len(counted))
-
-
-def _repeats(call: Callable[[], object], take: Callable[[Callable[[], object], int], float]) -> int:
-    call()  # first use: caches, workspaces, thread pools, compiled kernels
-    least = take(call, 1)
-    for _ in range(TRIES - 1):
-        # A short call that was interrupted once would pass for one that needs no repeating.
-        if SAMPLE_S < least < SLICE_S:
-            least = min(least, take(call, 1))
-    return max(1, math.ceil(SAMPLE_S / max(1e-7, least)))
-
-
-def _sample(
-    call: Callable[[], object], repeats: int, synchronize: Callable[[], None], clock: Clock,
-    alone: bool,
-) -> float:  # fmt: skip
-    synchronize()
-    start, ran, preemptions = clock.wall(), clock.thread(), clock.preemptions()
-    for _ in range(repeats):
-        call()
-    synchronize()
-    spent = clock.wall() - start
-    if alone and clock.preemptions() > preemptions:
-        spent = min(spent, clock.thread() - ran)
-    return spent / repeats
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def _channels(shape: tuple[int, ...], sparsity: float, which: str) -> torch.Tens
     return mask
 
 
-class Problem:
+class LayerData:
     """Data of one layer. Linear: x[N, K] token-major; convolution: x[1, C, H, W].
 
     The reference is y64 = W x + b in float64 and the bound on any float32 result is

@@ -1,4 +1,8 @@
-"""The turns of the peers on one layer: A B C A B C ..., one process computing at a time."""
+"""The turns of the peers on one layer, one process computing at a time.
+
+Whose turn it is, and what is made of the figures, `sparseinfer.timing.rounds` says; a worker takes
+the samples of its turn itself, with nothing but NumPy.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,11 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from benchmarks.peers.process import PeerError
+from sparseinfer.timing.rounds import turns
 
 CORES_SLACK = 0.3
 """Cores above the number of threads that a measurement of CPU time may show."""
@@ -70,13 +76,16 @@ class Samples:
     quiet: bool = True
     """Whether the peer's threads went to sleep after every turn."""
 
-    def ratio_to(self, other: Samples) -> list[float]:
-        """Return this peer's time over the other's, for the rounds that both took."""
-        return [a / b for a, b in zip(self.medians, other.medians, strict=False)]
+    def add(self, reply: dict[str, Any]) -> None:
+        """Add what a turn found."""
+        self.medians.append(reply["median"])
+        self.minimum = min(self.minimum, reply["minimum"])
+        self.cores.append(reply["cores"])
+        self.quiet &= reply["quiet"]
 
 
 def take_turns(
-    peers: Mapping[str, Asker], turns: Mapping[str, Turns], threads: int
+    peers: Mapping[str, Asker], layout: Mapping[str, Turns], threads: int
 ) -> tuple[dict[str, Samples], dict[str, str]]:
     """Let every peer take its turns, and return what they found and who fell out, with the reason.
 
@@ -84,24 +93,27 @@ def take_turns(
     """
     found = {name: Samples() for name in peers}
     dropped: dict[str, str] = {}
-    for done in range(max((turn.rounds for turn in turns.values()), default=0)):
-        for name, peer in peers.items():
-            turn = turns[name]
-            if name in dropped or done >= turn.rounds:
+    takers = {name: partial(_ask, peer, layout[name]) for name, peer in peers.items()}
+    rounds = turns(takers)
+    while takers:
+        for name, reply in next(rounds).items():
+            if isinstance(reply, PeerError):
+                dropped[name] = str(reply)
+                del takers[name]
                 continue
-            try:
-                reply = peer.ask(do="time", inner=turn.inner, samples=turn.samples, warm=turn.warm)
-            except PeerError as error:
-                dropped[name] = str(error)
-                continue
-            samples = found[name]
-            samples.medians.append(reply["median"])
-            samples.minimum = min(samples.minimum, reply["minimum"])
-            samples.cores.append(reply["cores"])
-            samples.quiet &= reply["quiet"]
+            found[name].add(reply)
+            if len(found[name].medians) == layout[name].rounds:
+                del takers[name]
     for name, samples in found.items():
         if name not in dropped and statistics.median(samples.cores) > threads + CORES_SLACK:
             dropped[name] = (
                 f"expected at most {threads} busy cores, got {statistics.median(samples.cores):.1f}"
             )
     return {name: one for name, one in found.items() if name not in dropped}, dropped
+
+
+def _ask(peer: Asker, turn: Turns) -> dict[str, Any] | PeerError:
+    try:
+        return peer.ask(do="time", inner=turn.inner, samples=turn.samples, warm=turn.warm)
+    except PeerError as error:
+        return error

@@ -1,10 +1,8 @@
-"""What was decided for every layer of a model, with the numbers behind it."""
+"""What was decided for a model: its layers, how they were timed, and the whole against dense."""
 
 from __future__ import annotations
 
 import io
-import json
-import math
 import os
 import shutil
 import sys
@@ -14,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from sparseinfer.codec import from_data, to_text
 from sparseinfer.convert import report_tables
 from sparseinfer.convert.grouping import Row, group
+from sparseinfer.convert.layer_report import LayerReport, describe, describe_sparse
 from sparseinfer.convert.report_html import to_html
-from sparseinfer.convert.scan import Layer, scan
+from sparseinfer.convert.scan import scan
 from sparseinfer.convert.verdict import outcome, warning
 from sparseinfer.files import write_text
-from sparseinfer.formats.patterns import detect_pattern
-from sparseinfer.layers.dense import by_outputs
-from sparseinfer.layers.linear_conv import SparseLayer
 from sparseinfer.timing.machine import HOST
 from sparseinfer.timing.measure import Comparison
 
@@ -30,95 +27,14 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
-__all__ = ["Candidate", "LayerReport", "Report", "Whole", "describe", "forget", "report", "store"]
+__all__ = ["Report", "Whole", "forget", "report", "store"]
 
 _ATTRIBUTE = "_sparseinfer_report"
-DENSE = "dense"
 
 _DERIVED = ("totals", "sentence", "warning", "rows")
 """What `Report.to_dict` tells beside the fields."""
 
 _UNTIMED = "Nothing was timed: pass example_inputs to have layers and model measured."
-
-
-@dataclass
-class Candidate:
-    """A format tried for a layer: milliseconds a forward pass, bytes, or why it cannot be.
-
-    `speedup` is dense over sparse, within `low` to `high` (see `sparseinfer.timing.measure`) where
-    it was measured. `params` is what the weight was packed with, and `doubt` why the figures are
-    not believed; empty where they are.
-    """
-
-    format: str
-    packed_bytes: int = 0
-    dense_ms: float | None = None
-    sparse_ms: float | None = None
-    speedup: float | None = None
-    low: float | None = None
-    high: float | None = None
-    reason: str = ""
-    params: dict[str, Any] = field(default_factory=dict)
-    doubt: str = ""
-
-    @property
-    def certain(self) -> float:
-        """The speed-up to rely on: the lower bound, the model's guess, or 0 where there is none.
-
-        A gain that is not believed is none.
-        """
-        found = self.low or self.speedup or 0.0
-        return min(1.0, found) if self.doubt else found
-
-
-@dataclass
-class LayerReport:
-    """One layer: its weight, the format chosen, and milliseconds a forward pass of the model.
-
-    `format` is `dense` where the layer was left alone, and `reason` says why it is so in either
-    case. `timing` is `measured`, `modelled` or empty; `inputs` says at which inputs and `N` at how
-    many tokens or pixels. `dense_ms`, `sparse_ms`, `speedup`, `low`, `high` and `params` are those
-    of the best candidate. `occupancy` tells which rows, channels and panels hold non-zeros.
-    """
-
-    name: str
-    kind: str
-    shape: list[int]
-    nnz: int
-    sparsity: float
-    pattern: str
-    format: str
-    dense_bytes: int
-    packed_bytes: int
-    reason: str
-    aliases: list[str] = field(default_factory=list)
-    nonfinite: int = 0
-    timing: str = ""
-    inputs: str = ""
-    N: list[int] = field(default_factory=list)
-    dense_ms: float | None = None
-    sparse_ms: float | None = None
-    speedup: float | None = None
-    low: float | None = None
-    high: float | None = None
-    candidates: list[Candidate] = field(default_factory=list)
-    params: dict[str, Any] = field(default_factory=dict)
-    occupancy: str = ""
-
-    @property
-    def is_sparse(self) -> bool:
-        """Whether the layer runs sparse."""
-        return self.format != DENSE
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the weight as it is kept now."""
-        return self.packed_bytes if self.is_sparse else self.dense_bytes
-
-    @property
-    def ms(self) -> float | None:
-        """Milliseconds as the layer runs now."""
-        return self.sparse_ms if self.is_sparse else self.dense_ms
 
 
 @dataclass
@@ -271,25 +187,20 @@ class Report:
             >>> Report.from_dict(Report(layers=[]).to_dict()) == Report(layers=[])
             True
         """
-        fields = {key: value for key, value in data.items() if key not in _DERIVED}
-        layers = []
-        for layer in fields.pop("layers"):
-            candidates = [Candidate(**candidate) for candidate in layer["candidates"]]
-            layers.append(LayerReport(**{**layer, "candidates": candidates}))
-        whole = fields.pop("whole", None)
-        return cls(layers=layers, whole=None if whole is None else Whole(**whole), **fields)
+        return from_data(cls, {key: own for key, own in data.items() if key not in _DERIVED})
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The report as JSON, written to `path` too where one is given.
 
         Example:
+            >>> import json
             >>> json.loads(Report(layers=[]).to_json())["totals"]["layers"]
             0
         """
-        text = json.dumps(self.to_dict(), indent=1)
+        text = to_text(self.to_dict())
         if path is not None:
-            write_text(path, text + "\n")
-        return text
+            write_text(path, text)
+        return text.rstrip("\n")
 
     def table(self) -> Table:
         """The layers as a rich table with every column."""
@@ -369,49 +280,3 @@ def store(model: nn.Module, result: Report) -> None:
 def forget(model: nn.Module) -> None:
     """Take off the report that a model keeps, where there is one."""
     vars(model).pop(_ATTRIBUTE, None)
-
-
-def describe(layer: Layer, reason: str) -> LayerReport:
-    """The report of a layer that stays dense, before any timing."""
-    return LayerReport(
-        name=layer.name,
-        aliases=layer.names[1:],
-        kind=layer.kind,
-        shape=list(layer.shape),
-        nnz=layer.nnz,
-        sparsity=1.0 - layer.density if layer.numel else 0.0,
-        pattern=str(layer.pattern) if layer.pattern else "unreadable",
-        nonfinite=layer.nonfinite,
-        format=DENSE,
-        dense_bytes=layer.numel * layer.dtype.itemsize,
-        packed_bytes=0,
-        reason=reason,
-    )
-
-
-def describe_sparse(model: nn.Module) -> list[LayerReport]:
-    """The report of the layers of a model that are sparse already."""
-    names: dict[SparseLayer, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, SparseLayer):
-            names.setdefault(module, []).append(name)
-    layers = []
-    for module, found in names.items():
-        shape = list(module.weight_shape)
-        numel = math.prod(shape)
-        layers.append(
-            LayerReport(
-                name=found[0],
-                aliases=found[1:],
-                kind=type(module).dense_type.__name__.lower(),
-                shape=shape,
-                nnz=module.nnz,
-                sparsity=1.0 - module.nnz / numel,
-                pattern=str(detect_pattern(by_outputs(module, module.dense_weight()))),
-                format=module.format,
-                dense_bytes=4 * numel,
-                packed_bytes=module.packed.numel(),
-                reason="it was sparse already",
-            )
-        )
-    return layers
