@@ -43,8 +43,8 @@ const Operator* operator_of(uint32_t id);
 #include "runtime/operators.inc"
 #undef SI_OPERATOR
 
-// Of a row that is copied between paddings, or pooled: scratch holds a few.
-constexpr int64_t kScratchColumns = int64_t{1} << 20;
+// Of a row that is copied between paddings, or pooled: scratch holds up to 26 of them, so that it stays below 20 MB.
+constexpr int64_t kScratchColumns = int64_t{1} << 17;
 
 // ---- What checks share ---------------------------------------------------------------------------------------------
 
