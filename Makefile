@@ -80,14 +80,16 @@ sanitize: $(STAMPS)/tools.stamp ## Run the C++ tests under AddressSanitizer and 
 	ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 $(CTEST) --test-dir build-sanitize
 
 # With CXX=clang++ and no build-sanitize from before, libFuzzer drives it.
-fuzz-native: $(STAMPS)/tools.stamp ## Give mutated packed buffers to the native core, under the same sanitizers (FUZZ_SECONDS)
+fuzz-native: $(STAMPS)/tools.stamp ## Give mutated packed buffers and model files to the native core, under the same sanitizers (FUZZ_SECONDS)
 	cmake -S . -B build-sanitize -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g" \
 	  "-DSPARSEINFER_SANITIZE=address;undefined" $(WERROR_FLAG)
-	cmake --build build-sanitize --target packed_fuzz
+	cmake --build build-sanitize --target packed_fuzz model_fuzz
 	cd build-sanitize && if grep -q '^SPARSEINFER_LIBFUZZER:INTERNAL=1' CMakeCache.txt; then \
-	  mkdir -p corpus && cp ../csrc/formats/*/golden/*.bin corpus && \
-	  ./packed_fuzz -max_total_time=$(FUZZ_SECONDS) -seed=$(FUZZ_SEED) -max_len=65536 -timeout=60 corpus; \
-	else ./packed_fuzz $(FUZZ_SECONDS) $(FUZZ_SEED) ../csrc/formats/*/golden/*.bin; fi
+	  mkdir -p corpus models && cp ../csrc/formats/*/golden/*.bin corpus && cp ../csrc/runtime/golden/*.sinf models && \
+	  ./packed_fuzz -max_total_time=$(FUZZ_SECONDS) -seed=$(FUZZ_SEED) -max_len=65536 -timeout=60 corpus && \
+	  ./model_fuzz -max_total_time=$(FUZZ_SECONDS) -seed=$(FUZZ_SEED) -max_len=65536 -timeout=60 models; \
+	else ./packed_fuzz $(FUZZ_SECONDS) $(FUZZ_SEED) ../csrc/formats/*/golden/*.bin && \
+	  ./model_fuzz $(FUZZ_SECONDS) $(FUZZ_SEED) ../csrc/runtime/golden/*.sinf; fi
 
 # Only what runs on the library's own threads: no OpenMP runtime tells this sanitizer how it synchronises, and it follows
 # no threads into a forked child.

@@ -8,6 +8,8 @@ print(sparseinfer.report(sparse))
 convert_to_sparse           a pruned model in, the same model out, sparse where that is faster
 report                      what was decided for every layer, and why: a Report
 Report, LayerReport         the report, and one layer of it
+compile, load_engine, Engine a pruned model as one plan without Python between its layers; its file
+UnsupportedOperators        what a model holds that an engine has not
 to_dense                    a converted model in, torch's own layers out
 calibrate                   scales of a model's inputs, for convert_to_sparse(..., weights="int8")
 add_fake_quant, remove_fake_quant   a model that learns to stand int8, and back
@@ -44,6 +46,7 @@ def _runs_as_command() -> bool:
 
 
 __all__ = [
+    "Engine",
     "LayerReport",
     "Report",
     "SparseConv1d",
@@ -58,12 +61,15 @@ __all__ = [
     "SparseMultiheadAttention",
     "SparseRNN",
     "SparseRNNCell",
+    "UnsupportedOperators",
     "__version__",
     "add_fake_quant",
     "calibrate",
+    "compile",
     "convert_to_sparse",
     "from_quantized",
     "load_converted",
+    "load_engine",
     "load_sparse",
     "load_sparse_into",
     "pack",

@@ -8,6 +8,9 @@ from sparseinfer.convert.from_quantized import from_quantized
 from sparseinfer.convert.layer_report import LayerReport
 from sparseinfer.convert.model_report import Report, report
 from sparseinfer.convert.to_dense import to_dense
+from sparseinfer.export.compile import compile
+from sparseinfer.export.engine import Engine, load_engine
+from sparseinfer.export.errors import UnsupportedOperators
 from sparseinfer.formats.packed import pack, unpack
 from sparseinfer.kernels.scratch import release_scratch, scratch_bytes
 from sparseinfer.layers.attention import SparseMultiheadAttention
@@ -21,6 +24,7 @@ from sparseinfer.quantize.fake import add_fake_quant, remove_fake_quant
 __version__ = version()
 
 __all__ = [
+    "Engine",
     "LayerReport",
     "Report",
     "SparseConv1d",
@@ -35,12 +39,15 @@ __all__ = [
     "SparseMultiheadAttention",
     "SparseRNN",
     "SparseRNNCell",
+    "UnsupportedOperators",
     "__version__",
     "add_fake_quant",
     "calibrate",
+    "compile",
     "convert_to_sparse",
     "from_quantized",
     "load_converted",
+    "load_engine",
     "load_sparse",
     "load_sparse_into",
     "pack",

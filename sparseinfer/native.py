@@ -1,6 +1,8 @@
 """The native library: this is the only module that imports it."""
 
 from sparseinfer._C import (
+    Context,
+    Model,
     Weights,
     cpu_features,
     formats,
@@ -10,6 +12,7 @@ from sparseinfer._C import (
     rows,
     scratch_bytes,
     seal,
+    seal_model,
     select,
     source_hash,
     targets,
@@ -18,6 +21,8 @@ from sparseinfer._C import (
 )
 
 __all__ = [
+    "Context",
+    "Model",
     "Weights",
     "cpu_features",
     "formats",
@@ -27,6 +32,7 @@ __all__ = [
     "rows",
     "scratch_bytes",
     "seal",
+    "seal_model",
     "select",
     "source_hash",
     "targets",

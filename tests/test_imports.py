@@ -23,6 +23,7 @@ FLOORS = (
     ("convert",),
     ("prune",),
     ("checkpoints",),
+    ("export",),
     ("api",),
     ("demo",),
     ("commands",),

@@ -7,7 +7,7 @@ import pytest
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 
-FLOORS = ("include", "core", "formats", "kernels", "api", "python")
+FLOORS = ("include", "core", "formats", "kernels", "runtime", "api", "python")
 """The folders from the ground up. A file includes files of its own floor and of those below."""
 
 APART = ("cuda", "testing")

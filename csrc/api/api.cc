@@ -301,6 +301,8 @@ si_status si_conv(const si_weights* weights, const si_conv_args* args) {
   SI_TRY(si::row_for_call(*weights, SI_OP_CONV, {call.x_type, call.y_type}, call.row, &row));
   const si::TileKernels* isa = si::tile_kernels(row->isa);
   if (weights->value_type == SI_I8) {
+    SI_REQUIRE(call.residual == nullptr, SI_ERR_UNSUPPORTED,
+               "si_conv: expected no residual with int8 weights, got one; try adding it afterwards");
     call.quantization = &quantization;
     return isa != nullptr ? si::conv_int8(*isa, *weights, call) : si::scalar_conv_int8(*weights, call);
   }

@@ -13,7 +13,18 @@ namespace si {
 constexpr int64_t kScratchFloats = int64_t{1} << 22;
 
 // `slot` tells apart buffers that one thread uses at the same time.
-enum class Scratch { kInput = 0, kOutput = 1, kTaps = 2, kBias = 3, kGates = 4, kRuns = 5, kTile = 6, kCount = 7 };
+enum class Scratch {
+  kInput = 0,
+  kOutput = 1,
+  kTaps = 2,
+  kBias = 3,
+  kGates = 4,
+  kRuns = 5,
+  kColumns = 6,
+  kNamed = 7,
+  kTile = 8,
+  kCount = 9
+};
 
 // 64-byte aligned memory of the calling thread, which only grows: no allocation once warm. Contents are unspecified,
 // and the buffer lasts until the thread's outermost ScratchUse ends. Null, with a message, when memory ends.

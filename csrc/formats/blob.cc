@@ -11,10 +11,15 @@ namespace {
 constexpr char kMagic[8] = {'S', 'P', 'A', 'R', 'S', 'I', 'N', 'F'};
 constexpr size_t kChecksumOffset = offsetof(BlobHeader, checksum);
 
-// FNV-1a over little-endian 64-bit words, with the high half folded down after each: a product carries a change only
-// upwards, so without the fold a sign flipped in two words would cancel. Each step is a bijection of the state, so any
-// change within one word always changes the sum. It finds damage, not malice: the structural checks of each format do
-// that.
+uint64_t blob_checksum(const uint8_t* blob, size_t bytes) {
+  const uint64_t state = checksum_words(kChecksumStart, blob, kChecksumOffset);
+  return checksum_words(state, blob + sizeof(BlobHeader), bytes - sizeof(BlobHeader));
+}
+
+uint64_t round_up(uint64_t value) { return (value + kSectionAlign - 1) / kSectionAlign * kSectionAlign; }
+
+}  // namespace
+
 uint64_t checksum_words(uint64_t state, const uint8_t* data, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 8) {
     uint64_t word;
@@ -24,15 +29,6 @@ uint64_t checksum_words(uint64_t state, const uint8_t* data, size_t bytes) {
   }
   return state;
 }
-
-uint64_t blob_checksum(const uint8_t* blob, size_t bytes) {
-  const uint64_t state = checksum_words(0xcbf29ce484222325ULL, blob, kChecksumOffset);
-  return checksum_words(state, blob + sizeof(BlobHeader), bytes - sizeof(BlobHeader));
-}
-
-uint64_t round_up(uint64_t value) { return (value + kSectionAlign - 1) / kSectionAlign * kSectionAlign; }
-
-}  // namespace
 
 uint64_t SectionPlan::add(uint64_t elements, size_t element_bytes) {
   const uint64_t offset = total_;

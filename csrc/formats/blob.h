@@ -76,6 +76,13 @@ class SectionPlan {
 // Fails with SI_ERR_ARGUMENT unless the shape is one that a blob can hold.
 [[nodiscard]] si_status check_desc(const si_weight_desc& desc, WeightShape* shape);
 
+// FNV-1a over little-endian 64-bit words, with the high half folded down after each: a product carries a change only
+// upwards, so without the fold a sign flipped in two words would cancel. Each step is a bijection of the state, so any
+// change within one word always changes the sum. It finds damage, not malice: the structural checks of each format do
+// that.
+constexpr uint64_t kChecksumStart = 0xcbf29ce484222325ULL;
+uint64_t checksum_words(uint64_t state, const uint8_t* data, size_t bytes);  // bytes: a multiple of 8
+
 struct BlobDeleter {
   void operator()(uint8_t* blob) const { std::free(blob); }
 };

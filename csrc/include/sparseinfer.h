@@ -271,6 +271,7 @@ typedef struct si_conv_args {
   int32_t threads;
   si_value_type x_type, y_type;
   const si_quantization* quantization;
+  const float* residual; /* added before the activation: as y, not overlapping it; or NULL */
 } si_conv_args;
 
 SI_API si_status si_conv_output_size(const si_weights* weights, const si_conv_args* args, int64_t* oh, int64_t* ow);
@@ -300,6 +301,63 @@ typedef struct si_recurrent_args {
 } si_recurrent_args;
 
 SI_API si_status si_recurrent(const si_weights* weights, const si_recurrent_args* args);
+
+/* ---- Models: whole networks (csrc/runtime/FORMAT.md) ------------------------------------------------- */
+
+/* A model file, validated, and planned for the machine that opens it. The file must begin at a multiple of 64 bytes,
+ * and stay alive and unchanged as long as the handle. Handles are immutable: any number of contexts may use one at
+ * once. */
+typedef struct si_model si_model;
+
+typedef struct si_model_info {
+  size_t struct_size;
+  uint64_t bytes; /* of the file */
+  size_t inputs, outputs, nodes;
+  uint64_t arena_bytes;   /* of intermediate results */
+  uint64_t context_bytes; /* that si_context_create takes, the arena among them */
+  const char* metadata;   /* of the writer, not ended by a zero byte; the library does not read it */
+  uint64_t metadata_bytes;
+} si_model_info;
+
+typedef struct si_tensor_info {
+  size_t struct_size;
+  const char* name;
+  si_value_type type;
+  int32_t ndim;
+  int64_t shape[8];
+  uint64_t bytes; /* dense and contiguous; images are [batch][channels][height][width] */
+} si_tensor_info;
+
+typedef struct si_node_info {
+  size_t struct_size;
+  const char* name;   /* the module that it comes from */
+  const char* op;     /* "conv" */
+  const char* format; /* of its packed weight; "" without */
+  int64_t nnz;        /* of the packed weight */
+  int64_t weights;    /* elements of the dense weight */
+  int64_t multiply_adds; /* of kept weights; of a pooling, its additions or comparisons */
+  int32_t runs; /* 0: its output is its operand as it stands */
+} si_node_info;
+
+/* Writes into a file that was laid out by another program what this library computes: the bytes of its arena and the
+ * checksum. The file is validated. */
+SI_API si_status si_model_seal(void* file, size_t bytes);
+SI_API si_status si_model_open(const void* file, size_t bytes, si_model** out);
+SI_API void si_model_close(si_model* model);
+SI_API si_status si_model_describe(const si_model* model, si_model_info* out);
+SI_API si_status si_model_input(const si_model* model, size_t index, si_tensor_info* out);
+SI_API si_status si_model_output(const si_model* model, size_t index, si_tensor_info* out);
+SI_API si_status si_model_node(const si_model* model, size_t index, si_node_info* out);
+
+/* What one caller runs a model with. It lives in `memory`, context_bytes at a multiple of 64 bytes, which is the
+ * caller's to release when no call is under way; there is nothing else to close. */
+typedef struct si_context si_context;
+SI_API si_status si_context_create(const si_model* model, void* memory, size_t bytes, int32_t threads,
+                                   si_context** out);
+/* Runs the model once: `inputs` and `outputs` are arrays of as many pointers as it has, to contiguous tensors that do
+ * not overlap. A context runs one call at a time. Nothing is allocated but the kernels' scratch, at a first call.
+ * `seconds`, unless NULL, gets the time that each node took. */
+SI_API si_status si_context_run(si_context* context, const void* const* inputs, void* const* outputs, double* seconds);
 
 #ifdef __cplusplus
 }

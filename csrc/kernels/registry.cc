@@ -49,6 +49,12 @@ const TileKernels* tile_kernels(Isa isa) {
   return tiles == nullptr ? nullptr : tiles();
 }
 
+const TileKernels* widest_tile_kernels() {
+  for (const Row& row : kRows)
+    if (row.isa != Isa::scalar && *row_reason(row) == '\0') return tile_kernels(row.isa);
+  return nullptr;
+}
+
 const char* row_reason(const Row& row) { return isa_state(row.isa).reason; }
 
 si_status select_row(si_format format, si_op op, size_t* index) {

@@ -63,6 +63,21 @@ struct Conv {
     for (int64_t i = 0; i < count; ++i) isa().store_runs(src, dst, runs + i, 1);
   }
 
+  // Adds the residual to `count` finished elements of y, and applies the activation that waited for it.
+  void add_residual(float* y, int64_t count) const {
+    const Clamp last = clamp_of(args.activation);
+    isa().add(y, y, args.residual + (y - given_y()), count, last.low, last.high);
+    if (!is_clamp(args.activation)) isa().activate(y, count, args.activation);
+  }
+
+  // To a row of y that has just been stored, and is still near.
+  void add_residual(float* y, const Columns& columns, const ColumnRun* runs, int64_t count) const {
+    if (args.residual == nullptr || count == 0) return;
+    const ColumnRun& last = runs[count - 1];
+    if (columns.whole_rows()) return add_residual(y + runs[0].to, last.to + last.length - runs[0].to);
+    for (int64_t i = 0; i < count; ++i) add_residual(y + runs[i].to, runs[i].length);
+  }
+
   // Units [first, last), all of one group, by columns [begin, begin + padded) of `images` images. x.base is the first
   // column of the group's first channel. The weight's K blocks run `kstep` at a time.
   si_status run_tile(int64_t first, int64_t last, XView x, int64_t begin, int64_t padded, const Columns& columns,
@@ -96,14 +111,18 @@ struct Conv {
       job.c = direct ? y + job.row0 * pixels() + columns.first_pixel + begin : scratch;
       job.ldc = direct ? pixels() : padded;
       source.tile(job, kstep);
-      if (!is_clamp(args.activation))
+      if (!is_clamp(args.activation) && args.residual == nullptr)
         for (int64_t m = 0; m < rows; ++m) isa().activate(job.c + m * job.ldc, end - begin, args.activation);
+      if (direct && args.residual != nullptr)
+        for (int64_t m = 0; m < rows; ++m) add_residual(job.c + m * job.ldc, end - begin);
       if (direct) continue;
       for (int64_t image = first_image; image <= last_image; ++image) {
         const int64_t count = columns.runs(begin, end, image, runs);
         for (int64_t m = 0; m < rows; ++m) {
           const int64_t row = order == nullptr ? job.row0 + m : order[job.row0 + m];
-          store(job.c + m * padded, y + (image * M() + row) * pixels(), columns, runs, count);
+          float* const to = y + (image * M() + row) * pixels();
+          store(job.c + m * padded, to, columns, runs, count);
+          add_residual(to, columns, runs, count);
         }
       }
     }
@@ -273,7 +292,7 @@ si_status conv(const TileKernels& isa, const si_weights& weights, const si_conv_
               args,
               bias,
               geometry,
-              clamp_of(args.activation),
+              clamp_of(args.residual != nullptr ? SI_ACT_NONE : args.activation),
               useful_threads(isa.tuning.threads, args.threads, per_pixel * outputs)}
       .run();
 }

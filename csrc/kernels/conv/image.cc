@@ -99,14 +99,14 @@ void ConvImage::fill_plane(const float* x, int64_t first, const Columns& columns
   }
 }
 
-void ConvImage::fill_channel(const float* x, int64_t image_stride, int64_t images, const Buffer<Columns>& columns,
+void ConvImage::fill_channel(const float* x, int64_t image_stride, int64_t images, const Columns* columns,
                              float* dst) const {
   float* const end = dst + channel_;
   for (int64_t plane = 0; plane < vertical_.planes; ++plane)
-    for (const Columns& each : columns) {
+    for (const Columns* each = columns; each != columns + horizontal_.planes; ++each) {
       for (int64_t image = 0; image < images; ++image)
         fill_plane(x + image * image_stride,
-                   strip_.first_row * args_.stride[0] + vertical_.phase(plane) - args_.padding[0], each,
+                   strip_.first_row * args_.stride[0] + vertical_.phase(plane) - args_.padding[0], *each,
                    dst + image * rows_ * pitch_);
       const int64_t used = images * rows_ * pitch_;
       std::fill(dst + used, dst + plane_, 0.0f);
@@ -117,15 +117,16 @@ void ConvImage::fill_channel(const float* x, int64_t image_stride, int64_t image
 
 si_status ConvImage::fill(const float* x, int64_t images, float* scratch) const {
   const int64_t needed = strip_.columns + horizontal_.reach;
-  Buffer<Columns> columns;
-  SI_TRY(columns.allocate(horizontal_.planes));
-  Buffer<int64_t> column_of;
-  if (args_.padding_mode != SI_PAD_ZEROS) SI_TRY(column_of.allocate(horizontal_.planes * needed));
+  Columns* columns = nullptr;
+  SI_TRY(thread_scratch(Scratch::kColumns, horizontal_.planes, &columns));
+  int64_t* column_of = nullptr;
+  if (args_.padding_mode != SI_PAD_ZEROS)
+    SI_TRY(thread_scratch(Scratch::kNamed, horizontal_.planes * needed, &column_of));
   for (int64_t plane = 0; plane < horizontal_.planes; ++plane) {
     const int64_t phase = horizontal_.phase(plane);
     columns[plane] = columns_of(phase);
     if (args_.padding_mode == SI_PAD_ZEROS) continue;
-    int64_t* const named = column_of.data() + plane * needed;
+    int64_t* const named = column_of + plane * needed;
     columns[plane].column = named;
     columns[plane].named = needed;
     for (int64_t j = 0; j < needed; ++j) {

@@ -12,7 +12,7 @@
 //              ow + 1, not ow + 2, for a 3x3 kernel with padding 1: fewer garbage columns.
 #pragma once
 
-#include "core/buffer.h"
+#include "core/scratch.h"
 #include "kernels/conv/geometry.h"
 #include "kernels/tile/tile.h"
 
@@ -80,8 +80,7 @@ class ConvImage {
   static Axis axis_of(int64_t kernel, int64_t stride, int64_t dilation, int64_t outputs, bool apart);
   // Columns of the scratch image that a phase reads.
   Columns columns_of(int64_t phase) const;
-  void fill_channel(const float* x, int64_t image_stride, int64_t images, const Buffer<Columns>& columns,
-                    float* dst) const;
+  void fill_channel(const float* x, int64_t image_stride, int64_t images, const Columns* columns, float* dst) const;
   // One plane of one image, the first of its rows at `first` of the image.
   void fill_plane(const float* x, int64_t first, const Columns& columns, float* dst) const;
 

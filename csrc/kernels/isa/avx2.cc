@@ -9,6 +9,7 @@ namespace {
 
 struct Avx2 {
   using Reg = __m256;
+  using Half = X128;  // of rows that a whole vector would leave mostly empty
   static constexpr int kWidth = 8;
   // 4 x 3 accumulators, 3 vectors of x and a broadcast weight fill the 16 registers.
   static constexpr int kMaxVectors = 3;
@@ -47,11 +48,10 @@ struct Avx2 {
   static SI_INLINE Reg where_less(Reg a, Reg b, Reg yes, Reg no) {
     return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
   }
-  // Of two vectors every second element.
-  static SI_INLINE Reg even(Reg a, Reg b) {
-    const __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
-    return _mm256_castpd_ps(_mm256_permute4x64_pd(pairs, 0xd8));
-  }
+  // Of two vectors every second element, from the first or from the second on.
+  static SI_INLINE Reg even(Reg a, Reg b) { return X256::even(a, b); }
+  static SI_INLINE Reg odd(Reg a, Reg b) { return X256::odd(a, b); }
+  static SI_INLINE void keep(Reg& a) { X256::keep(a); }
   static SI_INLINE float sum(Reg a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));

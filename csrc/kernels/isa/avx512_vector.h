@@ -13,6 +13,7 @@ namespace {
 
 struct Avx512 {
   using Reg = __m512;
+  using Half = X256;  // of rows that a whole vector would leave mostly empty
   static constexpr int kWidth = 16;
   // 4 x 6 accumulators, 6 vectors of x and a broadcast weight: 31 of 32 registers.
   static constexpr int kMaxVectors = 6;
@@ -53,11 +54,17 @@ struct Avx512 {
   static SI_INLINE Reg where_less(Reg a, Reg b, Reg yes, Reg no) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
   }
-  // Of two vectors every second element.
+  // Of two vectors every second element, from the first or from the second on.
   static SI_INLINE Reg even(Reg a, Reg b) {
     const __m512i index = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return _mm512_permutex2var_ps(a, index, b);
   }
+  static SI_INLINE Reg odd(Reg a, Reg b) {
+    const __m512i index = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_permutex2var_ps(a, index, b);
+  }
+  // In a register from here on: compilers load again and again what an instruction can take from memory.
+  static SI_INLINE void keep(Reg& a) { asm("" : "+v"(a)); }
   static SI_INLINE float sum(Reg a) { return _mm512_reduce_add_ps(a); }
 
   static SI_INLINE Reg gather(const float* x, const uint16_t* index) {

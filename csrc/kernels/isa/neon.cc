@@ -8,6 +8,7 @@ namespace {
 
 struct Neon {
   using Reg = float32x4_t;
+  using Half = Neon;  // of short rows: there is none shorter
   static constexpr int kWidth = 4;
   // 4 x 6 accumulators, 6 vectors of x and a broadcast weight: 31 of 32 registers.
   static constexpr int kMaxVectors = 6;
@@ -37,8 +38,11 @@ struct Neon {
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23));
   }
   static SI_INLINE Reg where_less(Reg a, Reg b, Reg yes, Reg no) { return vbslq_f32(vcltq_f32(a, b), yes, no); }
-  // Of two vectors every second element.
+  // Of two vectors every second element, from the first or from the second on.
   static SI_INLINE Reg even(Reg a, Reg b) { return vuzp1q_f32(a, b); }
+  static SI_INLINE Reg odd(Reg a, Reg b) { return vuzp2q_f32(a, b); }
+  // In a register from here on.
+  static SI_INLINE void keep(Reg& a) { asm("" : "+w"(a)); }
   static SI_INLINE float sum(Reg a) { return vaddvq_f32(a); }
 
   // There is no gather: four scalar loads into the lanes.

@@ -25,6 +25,10 @@ struct X128 {
   static SI_INLINE Reg add(Reg a, Reg b) { return _mm_add_ps(a, b); }
   static SI_INLINE Reg max(Reg bound, Reg x) { return _mm_max_ps(bound, x); }
   static SI_INLINE Reg min(Reg bound, Reg x) { return _mm_min_ps(bound, x); }
+  // In a register from here on: compilers load again and again what an instruction can take from memory.
+  static SI_INLINE void keep(Reg& a) { asm("" : "+x"(a)); }
+  static SI_INLINE Reg even(Reg a, Reg b) { return _mm_shuffle_ps(a, b, 0x88); }
+  static SI_INLINE Reg odd(Reg a, Reg b) { return _mm_shuffle_ps(a, b, 0xdd); }
 };
 
 struct X256 {
@@ -40,6 +44,13 @@ struct X256 {
   static SI_INLINE Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
   static SI_INLINE Reg max(Reg bound, Reg x) { return _mm256_max_ps(bound, x); }
   static SI_INLINE Reg min(Reg bound, Reg x) { return _mm256_min_ps(bound, x); }
+  static SI_INLINE void keep(Reg& a) { asm("" : "+x"(a)); }
+  static SI_INLINE Reg even(Reg a, Reg b) {
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88)), 0xd8));
+  }
+  static SI_INLINE Reg odd(Reg a, Reg b) {
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd)), 0xd8));
+  }
 };
 
 }  // namespace

@@ -1,32 +1,8 @@
 #include "kernels/scalar/scalar.h"
 
-#include <cmath>
-
 #include "kernels/conv/geometry.h"
 
 namespace si {
-
-float scalar_activate(float v, si_activation activation) {
-  switch (activation) {
-    case SI_ACT_NONE:
-      return v;
-    case SI_ACT_RELU:
-      return v < 0.0f ? 0.0f : v;
-    case SI_ACT_RELU6:
-      return v < 0.0f ? 0.0f : (v > 6.0f ? 6.0f : v);
-    case SI_ACT_GELU:
-      return 0.5f * v * (1.0f + std::erf(v * 0.7071067811865476f));
-    case SI_ACT_GELU_TANH:
-      return 0.5f * v * (1.0f + std::tanh(0.7978845608028654f * (v + 0.044715f * v * v * v)));
-    case SI_ACT_SILU:
-      return v / (1.0f + std::exp(-v));
-    case SI_ACT_SIGMOID:
-      return 1.0f / (1.0f + std::exp(-v));
-    case SI_ACT_TANH:
-      return std::tanh(v);
-  }
-  return v;
-}
 
 si_status scalar_linear(const si_weights& weights, const si_linear_args& args) {
   const auto* x = static_cast<const float*>(args.x);
@@ -43,7 +19,7 @@ si_status scalar_linear(const si_weights& weights, const si_linear_args& args) {
   for (int64_t m = 0; m < M; ++m)
     for (int64_t n = 0; n < args.n; ++n) {
       float& result = y[m * y_m + n * y_n];
-      result = scalar_activate(result, args.activation);
+      result = scalar_activation(result, args.activation);
     }
   return SI_OK;
 }
@@ -72,7 +48,9 @@ si_status scalar_conv(const si_weights& weights, const si_conv_args& args) {
         }
       }
     });
-    for (int64_t i = 0; i < M * pixels; ++i) y[i] = scalar_activate(y[i], args.activation);
+    const float* residual = args.residual == nullptr ? nullptr : args.residual + b * M * pixels;
+    for (int64_t i = 0; i < M * pixels; ++i)
+      y[i] = scalar_activation(residual == nullptr ? y[i] : y[i] + residual[i], args.activation);
   }
   return SI_OK;
 }

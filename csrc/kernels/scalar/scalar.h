@@ -3,10 +3,9 @@
 #pragma once
 
 #include "formats/weights.h"
+#include "kernels/tile/tile.h"
 
 namespace si {
-
-float scalar_activate(float v, si_activation activation);
 
 [[nodiscard]] si_status scalar_linear(const si_weights& weights, const si_linear_args& args);
 [[nodiscard]] si_status scalar_conv(const si_weights& weights, const si_conv_args& args);
@@ -14,5 +13,11 @@ float scalar_activate(float v, si_activation activation);
 // Of int8 weights; float32 between the sums and the results.
 [[nodiscard]] si_status scalar_linear_int8(const si_weights& weights, const si_linear_args& args);
 [[nodiscard]] si_status scalar_conv_int8(const si_weights& weights, const si_conv_args& args);
+
+// What networks need between those, see network.cc.
+float scalar_activation(float v, si_activation activation);
+void scalar_activate(float* data, int64_t count, si_activation activation);
+void scalar_pool(const PoolJob& job);  // `line` is not used
+void scalar_softmax(const float* x, float* y, int64_t n, int64_t inner);
 
 }  // namespace si

@@ -40,9 +40,9 @@ struct Outputs {
     const auto centred = static_cast<float>(sum - zero_point * view.row_sum[position]);
     const float v = std::fma(centred, view.scale[position] * scale, bias != nullptr ? bias[m] : 0.0f);
     if (type == SI_F32)
-      static_cast<float*>(y)[at] = scalar_activate(v, activation);
+      static_cast<float*>(y)[at] = scalar_activation(v, activation);
     else
-      static_cast<uint8_t*>(y)[at] = quantize(is_clamp(activation) ? v : scalar_activate(v, activation), to);
+      static_cast<uint8_t*>(y)[at] = quantize(is_clamp(activation) ? v : scalar_activation(v, activation), to);
   }
 };
 

@@ -5,9 +5,12 @@
 
 #include "kernels/tile/activation.h"
 #include "kernels/tile/cell.h"
+#include "kernels/tile/depthwise_tile.h"
+#include "kernels/tile/elementwise.h"
 #include "kernels/tile/move.h"
 #include "kernels/tile/narrow_tile.h"
 #include "kernels/tile/panel_tile.h"
+#include "kernels/tile/pool_tile.h"
 #include "kernels/tile/rows_tile.h"
 
 namespace si {
@@ -45,6 +48,12 @@ constexpr TileKernels table_of(Isa isa) {
   kernels.copy_rows = copy_rows<V>;
   kernels.activate = activate<V>;
   kernels.cell = cell<V>;
+  kernels.depthwise = depthwise<V>;
+  kernels.pool = pool<V>;
+  kernels.add = add<V>;
+  kernels.clamp = clamp_all<V>;
+  kernels.sum = sum<V>;
+  kernels.softmax = softmax<V>;
   return kernels;
 }
 

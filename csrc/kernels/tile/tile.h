@@ -71,6 +71,54 @@ struct CellJob {
   int64_t hidden;
 };
 
+// Channels of a depthwise convolution that follow one another, see depthwise_tile.h.
+struct DepthwiseJob {
+  const float* x;  // [channels][h][w]
+  float* y;        // [channels][oh][ow]
+  int64_t channels, h, w, oh, ow;
+  int64_t top, left;     // padding
+  int kernel, stride;    // 3, 5 or 7; 1 or 2
+  int64_t pitch;         // of padded rows
+  int64_t strip_rows;    // of y that are computed from one strip of padded rows
+  float* strips;         // two of depthwise_strip_floats, zero between rows
+  int64_t spill;         // floats after y that may be overwritten
+  const float* weights;  // [channels][kernel][kernel]
+  const float* bias;     // of channels, or null
+  float low, high;
+};
+
+// Those of the padded rows, and what vectors read past them.
+SI_INLINE int64_t depthwise_strip_floats(const DepthwiseJob& job) {
+  return ((job.strip_rows - 1) * job.stride + job.kernel) * job.pitch + 96;
+}
+
+// One channel of a pooling, see pool_tile.h. Pairs are vertical, horizontal.
+struct PoolJob {
+  const float* x;
+  float* y;
+  float* line;  // scratch of pool_line_floats
+  int64_t h, w, oh, ow;
+  int64_t kernel[2], stride[2];
+  int64_t padding[2];  // top and left; less than the kernel
+  bool average;
+  bool count_padding;  // the mean is over the whole window, also where it lies outside of x
+};
+
+SI_INLINE int64_t pool_line_floats(const PoolJob& job) {
+  const int64_t image = job.padding[1] + job.w, windows = (job.ow - 1) * job.stride[1] + job.kernel[1];
+  return (image > windows ? image : windows) + 64;
+}
+
+// How many elements a mean is over.
+SI_INLINE int64_t pool_divisor(const PoolJob& job, int64_t row, int64_t column) {
+  if (job.count_padding) return job.kernel[0] * job.kernel[1];
+  const auto covered = [](int64_t first, int64_t kernel, int64_t size) {
+    return (first + kernel < size ? first + kernel : size) - (first > 0 ? first : 0);
+  };
+  return covered(row * job.stride[0] - job.padding[0], job.kernel[0], job.h) *
+         covered(column * job.stride[1] - job.padding[1], job.kernel[1], job.w);
+}
+
 // The widths of narrow tiles, which hold so many tokens at most.
 constexpr int64_t kNarrowWidths[] = {1, 4, 8, 16, 32};
 constexpr int kNarrowCount = sizeof kNarrowWidths / sizeof kNarrowWidths[0];
@@ -108,6 +156,15 @@ struct TileKernels {
   // In place. RELU and RELU6 are clamps, done in the tile.
   void (*activate)(float* data, int64_t count, si_activation activation);
   void (*cell)(si_cell, const CellJob&);
+  void (*depthwise)(const DepthwiseJob&);
+  void (*pool)(const PoolJob&);
+  // dst = a + b clamped to [low, high]; dst may be a or b.
+  void (*add)(float* dst, const float* a, const float* b, int64_t count, float low, float high);
+  // dst = x clamped; dst may be x.
+  void (*clamp)(float* dst, const float* x, int64_t count, float low, float high);
+  float (*sum)(const float* x, int64_t count);
+  // Over n of [n][inner].
+  void (*softmax)(const float* x, float* y, int64_t n, int64_t inner);
 };
 
 // One function an instruction set; those of other families of processors are not built.

@@ -1,0 +1,127 @@
+// The C API of models: checks every argument and hands over to the runtime.
+#include <sparseinfer.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "api/args.h"
+#include "core/error.h"
+#include "runtime/context.h"
+#include "runtime/operators.h"
+
+namespace {
+
+using si::fail;
+using si::write_result;
+
+si_status describe_tensor(const char* function, const si::Value& value, si_tensor_info* out) {
+  si_tensor_info info{};
+  info.name = value.name;
+  info.type = static_cast<si_value_type>(value.type);
+  info.ndim = value.ndim;
+  std::copy(value.dims, value.dims + si::kMostDims, info.shape);
+  info.bytes = value.bytes;
+  return write_result(function, info, out);
+}
+
+}  // namespace
+
+si_status si_model_seal(void* file, size_t bytes) {
+  si_model model;
+  SI_TRY(si::open_model(file, bytes, false, &model));
+  static_cast<si::FileHeader*>(file)->arena_bytes = model.arena_bytes;
+  static_cast<si::FileHeader*>(file)->checksum = si::file_checksum(model.file);
+  return SI_OK;
+}
+
+si_status si_model_open(const void* file, size_t bytes, si_model** out) {
+  SI_REQUIRE(out != nullptr, SI_ERR_ARGUMENT, "si_model_open: null result");
+  void* const memory = std::malloc(sizeof(si_model));
+  SI_REQUIRE(memory != nullptr, SI_ERR_MEMORY, "out of memory");
+  auto* const model = new (memory) si_model;
+  const si_status status = si::open_model(file, bytes, true, model);
+  if (status == SI_OK)
+    *out = model;
+  else
+    si_model_close(model);
+  return status;
+}
+
+void si_model_close(si_model* model) {
+  if (model == nullptr) return;
+  model->~si_model();
+  std::free(model);
+}
+
+si_status si_model_describe(const si_model* model, si_model_info* out) {
+  SI_REQUIRE(model != nullptr, SI_ERR_ARGUMENT, "si_model_describe: expected a model, got a null handle");
+  const si::FileHeader& header = *model->file.header;
+  si_model_info info{};
+  info.bytes = header.total_bytes;
+  info.inputs = static_cast<size_t>(model->inputs);
+  info.outputs = header.outputs;
+  info.nodes = header.nodes;
+  info.arena_bytes = model->arena_bytes;
+  info.context_bytes = si::context_bytes(*model);
+  info.metadata = model->file.metadata;
+  info.metadata_bytes = header.metadata_bytes;
+  return write_result("si_model_describe", info, out);
+}
+
+si_status si_model_input(const si_model* model, size_t index, si_tensor_info* out) {
+  SI_REQUIRE(model != nullptr, SI_ERR_ARGUMENT, "si_model_input: expected a model, got a null handle");
+  for (const si::Value& value : model->values)
+    if (value.kind == si::kInput && value.offset == index) return describe_tensor("si_model_input", value, out);
+  return fail(SI_ERR_ARGUMENT, "si_model_input: expected an input below ", model->inputs, ", got ", index);
+}
+
+si_status si_model_output(const si_model* model, size_t index, si_tensor_info* out) {
+  SI_REQUIRE(model != nullptr, SI_ERR_ARGUMENT, "si_model_output: expected a model, got a null handle");
+  const uint32_t count = model->file.header->outputs;
+  SI_REQUIRE(index < count, SI_ERR_ARGUMENT, "si_model_output: expected an output below ", count, ", got ", index);
+  return describe_tensor("si_model_output", model->value(model->file.outputs[index]), out);
+}
+
+si_status si_model_node(const si_model* model, size_t index, si_node_info* out) {
+  SI_REQUIRE(model != nullptr, SI_ERR_ARGUMENT, "si_model_node: expected a model, got a null handle");
+  const auto count = static_cast<size_t>(model->nodes.size());
+  SI_REQUIRE(index < count, SI_ERR_ARGUMENT, "si_model_node: expected a node below ", count, ", got ", index);
+  const si::Node& node = model->nodes[static_cast<int64_t>(index)];
+  const si::Value* weight = model->operand(node, 1);
+  si_node_info info{};
+  info.name = node.name;
+  info.op = node.op->name;
+  info.format = "";
+  if (weight != nullptr && weight->packed != nullptr) {
+    info.format = si::format_of(weight->packed->format)->name;
+    info.nnz = weight->packed->nnz;
+    info.weights = weight->packed->shape.M() * weight->packed->shape.K();
+  }
+  info.multiply_adds = node.multiply_adds;
+  info.runs = node.shares ? 0 : 1;
+  return write_result("si_model_node", info, out);
+}
+
+si_status si_context_create(const si_model* model, void* memory, size_t bytes, int32_t threads, si_context** out) {
+  SI_REQUIRE(model != nullptr && out != nullptr, SI_ERR_ARGUMENT, "si_context_create: null pointer");
+  SI_REQUIRE(threads >= 1, SI_ERR_ARGUMENT, "si_context_create: expected threads >= 1, got ", threads);
+  const uint64_t least = si::context_bytes(*model);
+  SI_REQUIRE(memory != nullptr && reinterpret_cast<uintptr_t>(memory) % si::kModelAlign == 0 && bytes >= least,
+             SI_ERR_ARGUMENT, "si_context_create: expected ", least, " bytes at a multiple of ", si::kModelAlign,
+             ", got ", bytes);
+  *out = si::place_context(*model, memory, threads);
+  return SI_OK;
+}
+
+si_status si_context_run(si_context* context, const void* const* inputs, void* const* outputs, double* seconds) {
+  SI_REQUIRE(context != nullptr, SI_ERR_ARGUMENT, "si_context_run: expected a context, got a null handle");
+  const int64_t given = context->model->inputs, taken = context->model->file.header->outputs;
+  SI_REQUIRE(outputs != nullptr && (given == 0 || inputs != nullptr), SI_ERR_ARGUMENT,
+             "si_context_run: expected arrays of inputs and outputs, got a null pointer");
+  for (int64_t i = 0; i < given; ++i)
+    SI_REQUIRE(inputs[i] != nullptr, SI_ERR_ARGUMENT, "si_context_run: expected input ", i, ", got a null pointer");
+  for (int64_t i = 0; i < taken; ++i)
+    SI_REQUIRE(outputs[i] != nullptr, SI_ERR_ARGUMENT, "si_context_run: expected output ", i, ", got a null pointer");
+  return si::run_context(context, inputs, outputs, seconds);
+}

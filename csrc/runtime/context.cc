@@ -1,0 +1,63 @@
+#include "runtime/context.h"
+
+#include <ctime>
+#include <new>
+
+#include "core/scratch.h"
+#include "runtime/operators.h"
+
+namespace si {
+
+namespace {
+
+double now() {
+  std::timespec time{};
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+}  // namespace
+
+uint64_t context_bytes(const si_model& model) {
+  const auto tensors = static_cast<uint64_t>(model.values.size());
+  return aligned(sizeof(si_context)) + aligned(tensors * sizeof(void*)) + model.arena_bytes;
+}
+
+si_context* place_context(const si_model& model, void* memory, int threads) {
+  auto* at = static_cast<uint8_t*>(memory);
+  auto* const context = new (at) si_context{};
+  at += aligned(sizeof(si_context));
+  context->model = &model;
+  context->threads = threads;
+  context->data = reinterpret_cast<void**>(at);
+  context->arena = at + aligned(static_cast<uint64_t>(model.values.size()) * sizeof(void*));
+  for (int64_t i = 0; i < model.values.size(); ++i) {
+    const Value& value = model.values[i];
+    context->data[i] = value.place == Place::kArena      ? context->arena + value.offset
+                       : value.place == Place::kConstant ? const_cast<uint8_t*>(model.values[value.root].data)
+                                                         : nullptr;
+  }
+  return context;
+}
+
+si_status run_context(si_context* context, const void* const* inputs, void* const* outputs, double* seconds) {
+  const si_model& model = *context->model;
+  for (int64_t i = 0; i < model.values.size(); ++i) {
+    const Value& value = model.values[i];
+    if (value.place == Place::kInput) context->data[i] = const_cast<void*>(inputs[value.offset]);
+    if (value.place == Place::kOutput) context->data[i] = outputs[value.offset];
+  }
+  const ScratchUse use;
+  double since = seconds != nullptr ? now() : 0.0;
+  for (int64_t i = 0; i < model.nodes.size(); ++i) {
+    const Node& node = model.nodes[i];
+    if (!node.shares) SI_TRY(node.op->run({model, node, context->data, context->threads}));
+    if (seconds == nullptr) continue;
+    const double end = now();
+    seconds[i] = end - since;
+    since = end;
+  }
+  return SI_OK;
+}
+
+}  // namespace si

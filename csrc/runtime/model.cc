@@ -1,0 +1,169 @@
+#include "runtime/model.h"
+
+#include <cstring>
+
+#include "runtime/operators.h"
+
+namespace si {
+
+namespace {
+
+// The names of tensors, and then those of nodes, follow one another, a zero byte after each.
+class Names {
+ public:
+  explicit Names(const FileView& file) : at_(file.names), end_(file.names + file.header->names_bytes) {}
+
+  [[nodiscard]] si_status next(uint32_t bytes, const char** out) {
+    if (bytes > kMostName) return bad_model("expected a name of at most ", kMostName, " bytes, got ", bytes);
+    if (static_cast<uint64_t>(end_ - at_) <= bytes) return bad_model("its names end early");
+    if (std::memchr(at_, 0, bytes + 1) != at_ + bytes) return bad_model("a name does not end where it should");
+    *out = at_;
+    at_ += bytes + 1;
+    return SI_OK;
+  }
+  [[nodiscard]] si_status done() const { return at_ == end_ ? SI_OK : bad_model("it has more names than it names"); }
+
+ private:
+  const char* at_;
+  const char* const end_;
+};
+
+si_status read_shape(const FileTensor& tensor, uint32_t index, Value* value) {
+  if (tensor.ndim > kMostDims)
+    return bad_model("expected at most ", kMostDims, " dimensions of tensor ", index, ", got ", tensor.ndim);
+  uint64_t elements = 1;
+  value->ndim = static_cast<int32_t>(tensor.ndim);
+  for (uint32_t i = 0; i < kMostDims; ++i) {
+    const uint32_t size = tensor.dims[i];
+    if (i >= tensor.ndim ? size != 0 : size < 1 || size > INT32_MAX)
+      return bad_model("expected dimension ", i, " of tensor ", index, i < tensor.ndim ? " from 1 to 2^31-1" : " 0",
+                       ", got ", size);
+    value->dims[i] = size;
+    if (i >= tensor.ndim) continue;
+    // Elements stay below 2^40, so that nothing that is computed from them wraps.
+    if (elements > (uint64_t{1} << 40) / size) return bad_model("expected at most 2^40 elements in tensor ", index);
+    elements *= size;
+  }
+  value->bytes = elements * sizeof(float);
+  SI_REQUIRE(value->bytes <= SIZE_MAX / 4, SI_ERR_UNSUPPORTED, "expected tensors that fit this machine's ",
+             8 * sizeof(size_t), "-bit addresses, got ", elements, " elements; try a larger machine");
+  return SI_OK;
+}
+
+si_status read_values(si_model* model, Names* names) {
+  const FileView& file = model->file;
+  SI_TRY(model->values.allocate(file.header->tensors));
+  int64_t packed = 0;
+  for (uint32_t i = 0; i < file.header->tensors; ++i) packed += file.tensors[i].type == kPacked;
+  SI_TRY(model->weights.allocate(packed));
+  uint64_t at = file.data;
+  packed = 0;
+  for (uint32_t i = 0; i < file.header->tensors; ++i) {
+    const FileTensor& tensor = file.tensors[i];
+    Value& value = model->values[i];
+    SI_TRY(names->next(tensor.name_bytes, &value.name));
+    if (tensor.type != kFloat32 && tensor.type != kPacked) return bad_model("tensor ", i, " has type ", tensor.type);
+    if (tensor.kind > kComputed) return bad_model("tensor ", i, " is of kind ", tensor.kind);
+    if (tensor.reserved[0] != 0 || tensor.reserved[1] != 0) return bad_model("tensor ", i, " has a reserved word");
+    value.type = static_cast<TensorType>(tensor.type);
+    value.kind = static_cast<TensorKind>(tensor.kind);
+    SI_TRY(read_shape(tensor, i, &value));
+    if (value.kind == kConstant) {
+      value.data = file.bytes() + at;
+      at += aligned(tensor.bytes);
+    }
+    if (value.type == kPacked) {
+      if (value.kind != kConstant) return bad_model("tensor ", i, " is a packed weight and no constant");
+      si_weights* weights = &model->weights[packed++];
+      SI_TRY(open_weights(value.data, static_cast<size_t>(tensor.bytes), weights));
+      bool same = weights->shape.ndim == value.ndim;
+      for (int d = 0; same && d < value.ndim; ++d) same = weights->shape.dims[d] == value.dims[d];
+      if (!same) return bad_model("the packed weight of tensor ", i, " has another shape than the tensor");
+      value.packed = weights;
+      value.bytes = tensor.bytes;
+    } else if (value.kind == kConstant && value.bytes != tensor.bytes) {
+      return bad_model("expected ", value.bytes, " bytes of tensor ", i, ", got ", tensor.bytes);
+    }
+    if (value.kind == kInput) value.offset = static_cast<uint64_t>(model->inputs++);
+  }
+  return SI_OK;
+}
+
+// A tensor is there from its node on, and each is computed once: what `seen` keeps.
+si_status read_nodes(si_model* model, Names* names) {
+  const FileView& file = model->file;
+  SI_TRY(model->nodes.allocate(file.header->nodes));
+  Buffer<uint8_t> seen;
+  SI_TRY(seen.allocate(model->values.size()));
+  for (int64_t i = 0; i < model->values.size(); ++i) seen[i] = model->values[i].kind != kComputed;
+  uint32_t at = 0;
+  for (uint32_t i = 0; i < file.header->nodes; ++i) {
+    const FileNode& record = file.nodes[i];
+    Node& node = model->nodes[i];
+    SI_TRY(names->next(record.name_bytes, &node.name));
+    node.op = operator_of(record.op);
+    SI_REQUIRE(node.op != nullptr, SI_ERR_UNSUPPORTED, "node '", node.name, "' has operator ", record.op,
+               ", which this library does not know; try a newer one");
+    if (record.reserved != 0) return bad_node(node, "expected zero in its reserved word, got ", record.reserved);
+    if (record.activation > SI_ACT_TANH) return bad_node(node, "unknown activation ", record.activation);
+    if (record.operands < node.op->fewest || record.operands > node.op->most)
+      return bad_node(node, "expected ", node.op->fewest, " to ", node.op->most, " operands, got ", record.operands);
+    if (record.operands > file.header->operands - at) return bad_node(node, "its operands end after the file's");
+    node.activation = static_cast<si_activation>(record.activation);
+    node.operands = record.operands;
+    node.operand = file.operands + at;
+    node.params = record.params;
+    node.output = record.output;
+    at += record.operands;
+    for (uint32_t k = 0; k < node.operands; ++k) {
+      const uint32_t tensor = node.operand[k];
+      if (tensor == kNoTensor ? k < node.op->fewest : tensor >= file.header->tensors)
+        return bad_node(node, "expected a tensor as operand ", k, ", got ", tensor);
+      if (tensor != kNoTensor && seen[tensor] == 0)
+        return bad_node(node, "its operand ", k, " is not computed before it");
+    }
+    if (node.output >= file.header->tensors || seen[node.output] != 0)
+      return bad_node(node, "expected an output that nothing else gives, got tensor ", node.output);
+    seen[node.output] = 1;
+    SI_TRY(node.op->check(*model, &node));
+  }
+  if (at != file.header->operands) return bad_model("it has more operands than its nodes");
+  for (int64_t i = 0; i < seen.size(); ++i)
+    if (seen[i] == 0) return bad_model("nothing computes tensor ", i);
+  return SI_OK;
+}
+
+// Each output is computed by a node, and no tensor is two outputs.
+si_status read_outputs(si_model* model) {
+  const FileView& file = model->file;
+  for (uint32_t i = 0; i < file.header->outputs; ++i) {
+    const uint32_t tensor = file.outputs[i];
+    if (tensor >= file.header->tensors || model->values[tensor].kind != kComputed)
+      return bad_model("expected output ", i, " to be a tensor that a node computes, got ", tensor);
+    Value& value = model->values[tensor];
+    if (value.place == Place::kOutput) return bad_model("output ", i, " is an output already");
+    value.place = Place::kOutput;
+    value.offset = i;
+  }
+  return SI_OK;
+}
+
+}  // namespace
+
+si_status open_model(const void* file, size_t bytes, bool sealed, si_model* out) {
+  SI_TRY(read_file(file, bytes, sealed, &out->file));
+  Names names(out->file);
+  SI_TRY(read_values(out, &names));
+  SI_TRY(read_nodes(out, &names));
+  SI_TRY(names.done());
+  for (Value& value : out->values)
+    value.place = value.kind == kInput ? Place::kInput : value.kind == kConstant ? Place::kConstant : Place::kArena;
+  SI_TRY(read_outputs(out));
+  SI_TRY(plan_memory(out));
+  if (sealed && out->arena_bytes != out->file.header->arena_bytes)
+    return bad_model("its header tells an arena of ", out->file.header->arena_bytes, " bytes, its nodes need ",
+                     out->arena_bytes);
+  return SI_OK;
+}
+
+}  // namespace si

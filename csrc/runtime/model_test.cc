@@ -1,0 +1,256 @@
+// Models: what they compute, what they take of memory, and which files they refuse.
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <iterator>
+
+#include "kernels/scalar/scalar.h"
+#include "testing/model_file.h"
+#include "testing/problem.h"
+
+using namespace si::testing;
+
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define SI_COUNTS_ALLOCATIONS 1
+// Every allocation of the process goes through these.
+static std::atomic<long> g_allocations{0};
+extern "C" {
+void* __libc_malloc(size_t);
+void* __libc_calloc(size_t, size_t);
+void* __libc_memalign(size_t, size_t);
+void* malloc(size_t size) {
+  ++g_allocations;
+  return __libc_malloc(size);
+}
+void* calloc(size_t count, size_t size) {
+  ++g_allocations;
+  return __libc_calloc(count, size);
+}
+void* aligned_alloc(size_t alignment, size_t size) {
+  ++g_allocations;
+  return __libc_memalign(alignment, size);
+}
+}
+#endif
+
+namespace {
+
+bool says(const char* part) { return std::strstr(si_last_error(), part) != nullptr; }
+
+si_model_info describe(const si_model* model) {
+  si_model_info info = sized<si_model_info>();
+  SI_CHECK_EQ(si_model_describe(model, &info), SI_OK);
+  return info;
+}
+
+std::vector<float> run(const si_model* model, const std::vector<float>& x, size_t size, int threads = 1) {
+  Runner runner(model, threads);
+  std::vector<float> y(size), second(12);
+  std::vector<void*> outputs{y.data(), second.data()};
+  outputs.resize(describe(model).outputs);
+  SI_CHECK_EQ(runner.run({x.data()}, outputs), SI_OK);
+  return y;
+}
+
+// A linear layer with a fused activation, and a residual block.
+void test_results() {
+  Random random;
+  const std::vector<float> weight = random.weight(20, 30, 0.3, true, 99, 99), bias = random.tensor(20, true);
+  ModelFile file;
+  const uint32_t x = file.input({3, 30}), w = file.packed({20, 30}, weight), b = file.constant({20}, bias);
+  file.outputs = {file.node(1, {x, w, b}, {3, 20}, {}, SI_ACT_RELU)};
+  const AlignedBytes bytes = file.bytes();
+  const OpenModel model = open(bytes);
+  SI_CHECK(model != nullptr);
+  const std::vector<float> in = random.tensor(90, true), y = run(model.get(), in, 60);
+  for (size_t n = 0; n < 3; ++n)
+    for (size_t m = 0; m < 20; ++m) {
+      float sum = bias[m];
+      for (size_t k = 0; k < 30; ++k) sum += weight[m * 30 + k] * in[n * 30 + k];
+      SI_CHECK_EQ(y[n * 20 + m], std::max(sum, 0.0f));
+    }
+}
+
+// A convolution that adds a residual, by every activation, against the two steps.
+void test_residual() {
+  Random random;
+  const struct {
+    uint32_t M, C, size, kernel;
+    int pad;
+  } cases[] = {{8, 4, 9, 3, 1}, {40, 24, 14, 1, 0}, {16, 8, 33, 3, 1}, {5, 3, 30, 1, 0}};
+  for (const auto& c : cases)
+    for (si_activation activation : {SI_ACT_NONE, SI_ACT_RELU, SI_ACT_SILU})
+      for (int threads : {1, 3}) {
+        const int64_t pixels = int64_t{c.size} * c.size, K = c.C * c.kernel * c.kernel;
+        const std::vector<float> weight = random.weight(c.M, K, 0.3, true, 99, 99);
+        ModelFile fused, apart;
+        const std::vector<int32_t> params{1, 1, c.pad, c.pad, c.pad, c.pad, 1, 1};
+        const std::vector<uint32_t> shape{2, c.M, c.size, c.size};
+        for (ModelFile* file : {&fused, &apart}) {
+          const uint32_t x = file->input({2, c.C, c.size, c.size}), more = file->input(shape);
+          const uint32_t w = file->packed({c.M, c.C, c.kernel, c.kernel}, weight);
+          if (file == &fused)
+            file->outputs = {file->node(2, {x, w, si::kNoTensor, more}, shape, params, activation)};
+          else
+            file->outputs = {file->node(4, {file->node(2, {x, w}, shape, params), more}, shape, {}, activation)};
+        }
+        const std::vector<float> x = random.tensor(2 * c.C * pixels, true),
+                                 more = random.tensor(2 * c.M * pixels, true);
+        std::vector<std::vector<float>> y;
+        for (ModelFile* file : {&fused, &apart}) {
+          const AlignedBytes bytes = file->bytes();
+          const OpenModel model = open(bytes);
+          if (!SI_CHECK(model != nullptr)) return;
+          Output out(2 * c.M * pixels, 1);
+          SI_CHECK_EQ(Runner(model.get(), threads).run({x.data(), more.data()}, {out.data()}), SI_OK);
+          out.check_canaries("residual");
+          y.emplace_back(out.data(), out.data() + 2 * c.M * pixels);
+        }
+        SI_CHECK(y[0] == y[1]);
+      }
+}
+
+// The whole of a network: the same with any number of threads, and of plain operations.
+void test_network() {
+  const AlignedBytes file = small_network().bytes();
+  const OpenModel model = open(file);
+  if (!SI_CHECK(model != nullptr)) return;
+  Random random;
+  const std::vector<float> x = random.tensor(4 * 81, false);
+  const std::vector<float> y = run(model.get(), x, 12);
+  SI_CHECK(y == run(model.get(), x, 12, 3));
+  float total = 0.0f;
+  for (float v : y) total += v;
+  SI_CHECK_NEAR(total, 1.0f, 1e-6);
+  const si_model_info info = describe(model.get());
+  SI_CHECK_EQ(info.inputs, size_t{1});
+  SI_CHECK_EQ(info.outputs, size_t{2});
+  SI_CHECK_EQ(info.nodes, size_t{12});
+  SI_CHECK(std::string(info.metadata, info.metadata_bytes) == "{}");
+  si_tensor_info tensor = sized<si_tensor_info>();
+  SI_CHECK_EQ(si_model_input(model.get(), 0, &tensor), SI_OK);
+  SI_CHECK(std::string(tensor.name) == "t0" && tensor.ndim == 4 && tensor.shape[3] == 9);
+  SI_CHECK_EQ(si_model_input(model.get(), 1, &tensor), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_model_output(model.get(), 1, &tensor), SI_OK);
+  SI_CHECK_EQ(si_model_output(model.get(), 2, &tensor), SI_ERR_ARGUMENT);
+  si_node_info node = sized<si_node_info>();
+  SI_CHECK_EQ(si_model_node(model.get(), 0, &node), SI_OK);
+  SI_CHECK(std::string(node.op) == "conv" && std::string(node.format) == "panel" && node.weights == 288);
+  SI_CHECK_EQ(si_model_node(model.get(), 8, &node), SI_OK);
+  SI_CHECK(std::string(node.op) == "reshape" && node.runs == 0);
+  SI_CHECK_EQ(si_model_node(model.get(), 99, &node), SI_ERR_ARGUMENT);
+  double seconds[12] = {};
+  std::vector<float> out(12), logits(12);
+  SI_CHECK_EQ(Runner(model.get(), 1).run({x.data()}, {out.data(), logits.data()}, seconds), SI_OK);
+  SI_CHECK(seconds[0] > 0.0 && out == y);
+}
+
+// The file of an earlier build: still read, and what it gives.
+void test_golden(const char* write_to) {
+  const std::string name = "/small_network_v1.sinf";
+  if (write_to != nullptr) {
+    const AlignedBytes file = small_network().bytes();
+    std::ofstream out(write_to + name, std::ios::binary);
+    out.write(reinterpret_cast<const char*>(file.data()), static_cast<std::streamsize>(file.size()));
+    SI_CHECK(out.good());
+    return;
+  }
+  std::ifstream in(SI_SOURCE_DIR "/csrc/runtime/golden" + name, std::ios::binary);
+  const std::string content((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  const AlignedBytes old(reinterpret_cast<const uint8_t*>(content.data()), content.size());
+  const AlignedBytes now = small_network().bytes();
+  const OpenModel old_model = open(old), model = open(now);
+  if (!SI_CHECK(old_model != nullptr && model != nullptr)) return;
+  Random random;
+  const std::vector<float> x = random.tensor(4 * 81, false);
+  SI_CHECK(run(old_model.get(), x, 12) == run(model.get(), x, 12));
+}
+
+// Arenas no larger than what lives at once: a chain needs two of its tensors, in-place steps one.
+void test_memory() {
+  ModelFile chain;
+  const std::vector<uint32_t> dims{1, 1000};
+  uint32_t at = chain.input(dims);
+  for (int i = 0; i < 6; ++i) at = chain.node(10, {at}, dims, {1});
+  chain.outputs = {at};
+  AlignedBytes file = chain.bytes();
+  SI_CHECK_EQ(describe(open(file).get()).arena_bytes, uint64_t{2 * 4032});
+
+  ModelFile in_place;
+  at = in_place.node(10, {in_place.input(dims)}, dims, {1});
+  for (int i = 0; i < 6; ++i) at = in_place.node(4, {at, at}, dims, {}, SI_ACT_RELU);
+  in_place.outputs = {in_place.node(10, {at}, dims, {1})};
+  file = in_place.bytes();
+  const OpenModel model = open(file);
+  SI_CHECK_EQ(describe(model.get()).arena_bytes, uint64_t{4032});
+  std::vector<float> x(1000, 1.0f), y(1000);
+  SI_CHECK_EQ(Runner(model.get(), 1).run({x.data()}, {y.data()}), SI_OK);
+  SI_CHECK_NEAR(y[7], 1e-3f, 1e-8);
+
+  // What is read again later is not written over, and views of an input or of an output are what they show.
+  ModelFile kept;
+  const uint32_t in = kept.input({2, 3});
+  const uint32_t soft = kept.node(10, {in}, {2, 3}, {1});
+  const uint32_t twice = kept.node(4, {soft, soft}, {2, 3});
+  const uint32_t thrice = kept.node(4, {twice, soft}, {2, 3});
+  const uint32_t view = kept.node(9, {thrice}, {3, 2}), copy = kept.node(9, {in}, {6});
+  kept.outputs = {view, thrice, copy};
+  file = kept.bytes();
+  const OpenModel views = open(file);
+  const std::vector<float> six{1, 1, 1, 2, 2, 2};
+  std::vector<float> a(6), b(6), c(6);
+  SI_CHECK_EQ(Runner(views.get(), 1).run({six.data()}, {a.data(), b.data(), c.data()}), SI_OK);
+  for (size_t i = 0; i < 6; ++i) {
+    SI_CHECK_NEAR(a[i], 1.0f, 1e-6);
+    SI_CHECK_EQ(a[i], b[i]);
+    SI_CHECK_EQ(c[i], six[i]);
+  }
+}
+
+void test_contexts() {
+  const AlignedBytes file = small_network().bytes();
+  const OpenModel model = open(file);
+  const si_model_info info = describe(model.get());
+  const std::vector<uint8_t> zeros(info.context_bytes + 64);
+  const AlignedBytes memory(zeros.data(), zeros.size());
+  si_context* context = nullptr;
+  SI_CHECK_EQ(si_context_create(model.get(), memory.data(), info.context_bytes - 1, 1, &context), SI_ERR_ARGUMENT);
+  SI_CHECK(says(std::to_string(info.context_bytes).c_str()));
+  SI_CHECK_EQ(si_context_create(model.get(), memory.data() + 8, info.context_bytes, 1, &context), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_context_create(model.get(), nullptr, info.context_bytes, 1, &context), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_context_create(model.get(), memory.data(), info.context_bytes, 0, &context), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_context_create(nullptr, memory.data(), info.context_bytes, 1, &context), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_context_create(model.get(), memory.data(), info.context_bytes, 2, &context), SI_OK);
+  std::vector<float> x(4 * 81, 1.0f), y(12), z(12);
+  const void* const inputs[] = {x.data()};
+  void* const outputs[] = {y.data(), z.data()};
+  const void* const no_inputs[] = {nullptr};
+  void* const no_outputs[] = {y.data(), nullptr};
+  SI_CHECK_EQ(si_context_run(context, no_inputs, outputs, nullptr), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_context_run(context, inputs, no_outputs, nullptr), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_context_run(context, nullptr, outputs, nullptr), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_context_run(nullptr, inputs, outputs, nullptr), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_context_run(context, inputs, outputs, nullptr), SI_OK);
+#ifdef SI_COUNTS_ALLOCATIONS
+  // The first calls gave threads their scratch.
+  for (int i = 0; i < 50; ++i) SI_CHECK_EQ(si_context_run(context, inputs, outputs, nullptr), SI_OK);
+  const long before = g_allocations;
+  const si_status status = si_context_run(context, inputs, outputs, nullptr);
+  const long after = g_allocations;
+  SI_CHECK_EQ(status, SI_OK);
+  SI_CHECK_EQ(after, before);
+  SI_CHECK(before > 0);
+#endif
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  test_golden(argc == 3 && std::string(argv[1]) == "--write-golden" ? argv[2] : nullptr);
+  test_results();
+  test_residual();
+  test_network();
+  test_memory();
+  test_contexts();
+  return finish("model_test");
+}

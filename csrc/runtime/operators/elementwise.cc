@@ -1,0 +1,60 @@
+// add, activation and softmax, which has its axis as parameter.
+#include "kernels/network/network.h"
+#include "runtime/operators.h"
+
+namespace si {
+
+namespace {
+
+si_status check_same(const si_model& model, const Node& node) {
+  for (uint32_t i = 0; i < node.operands; ++i) {
+    const Value& x = *model.operand(node, i);
+    SI_TRY(check_float(node, &x, "an operand"));
+    SI_TRY(check_output(model, node, x.dims, x.ndim));
+  }
+  return SI_OK;
+}
+
+}  // namespace
+
+si_status check_add(const si_model& model, Node* node) {
+  node->isa = widest_tile_kernels();
+  SI_TRY(check_params(*node, 0));
+  return check_same(model, *node);
+}
+
+si_status run_add(const Call& call) {
+  return add(call.node.isa, call.input(0), call.input(1), call.output(), call.y().elements(), call.node.activation,
+             call.threads);
+}
+
+si_status check_activation(const si_model& model, Node* node) {
+  node->isa = widest_tile_kernels();
+  SI_TRY(check_params(*node, 0));
+  return check_same(model, *node);
+}
+
+si_status run_activation(const Call& call) {
+  return activation(call.node.isa, call.input(0), call.output(), call.y().elements(), call.node.activation,
+                    call.threads);
+}
+
+si_status check_softmax(const si_model& model, Node* node) {
+  node->isa = widest_tile_kernels();
+  SI_TRY(check_no_activation(*node));
+  SI_TRY(check_params(*node, 1));
+  SI_TRY(check_same(model, *node));
+  const int32_t axis = node->params[0], ndim = model.value(node->output).ndim;
+  return axis >= 0 && axis < ndim ? SI_OK : bad_node(*node, "expected an axis below ", ndim, ", got ", axis);
+}
+
+si_status run_softmax(const Call& call) {
+  const Value& x = call.x();
+  const int32_t axis = call.node.params[0];
+  int64_t outer = 1, inner = 1;
+  for (int i = 0; i < axis; ++i) outer *= x.dims[i];
+  for (int i = axis + 1; i < x.ndim; ++i) inner *= x.dims[i];
+  return softmax(call.node.isa, call.input(0), call.output(), outer, x.dims[axis], inner, call.threads);
+}
+
+}  // namespace si

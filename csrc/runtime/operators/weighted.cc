@@ -1,0 +1,118 @@
+// linear and conv: what the packed formats compute, by the drivers of kernels/.
+#include "kernels/conv/conv.h"
+#include "kernels/linear/linear.h"
+#include "kernels/scalar/scalar.h"
+#include "runtime/operators.h"
+
+namespace si {
+
+namespace {
+
+// The packed weight, and the best row that runs it here.
+si_status check_weight(const si_model& model, si_op op, Node* node) {
+  const Value* weight = model.operand(*node, 1);
+  if (weight->packed == nullptr) return bad_node(*node, "expected a packed weight");
+  const Row* row = nullptr;
+  SI_TRY(row_for_call(*weight->packed, op, {SI_F32, SI_F32}, SI_ROW_BEST, &row));
+  node->isa = tile_kernels(row->isa);
+  SI_TRY(check_float(*node, model.operand(*node, 0), "an x"));
+  SI_TRY(check_bias(*node, model.operand(*node, 2), weight->packed->shape.M()));
+  const Value* residual = model.operand(*node, 3);
+  if (residual == nullptr) return SI_OK;
+  const Value& y = model.value(node->output);
+  SI_TRY(check_float(*node, residual, "a residual"));
+  bool same = residual->ndim == y.ndim;
+  for (int i = 0; same && i < y.ndim; ++i) same = residual->dims[i] == y.dims[i];
+  return same ? SI_OK : bad_node(*node, "expected a residual of the output's shape");
+}
+
+si_linear_args linear_args(const si_model& model, const Node& node) {
+  const Value& x = model.value(node.operand[0]);
+  const WeightShape& shape = model.operand(node, 1)->packed->shape;
+  si_linear_args args{};
+  args.struct_size = sizeof args;
+  args.n = x.elements() / shape.K();
+  args.ldx = shape.K();
+  args.ldy = shape.M();
+  args.layout = SI_TOKEN_MAJOR;
+  args.activation = node.activation;
+  args.row = SI_ROW_BEST;
+  return args;
+}
+
+si_conv_args conv_args(const si_model& model, const Node& node) {
+  const Value& x = model.value(node.operand[0]);
+  const bool flat = x.ndim == 3;  // a signal: an image of one row
+  si_conv_args args{};
+  args.struct_size = sizeof args;
+  args.batch = x.dims[0];
+  args.h = flat ? 1 : x.dims[2];
+  args.w = x.dims[x.ndim - 1];
+  for (int i = 0; i < 2; ++i) args.stride[i] = node.params[i];
+  for (int i = 0; i < 4; ++i) args.padding[i] = node.params[2 + i];
+  for (int i = 0; i < 2; ++i) args.dilation[i] = node.params[6 + i];
+  args.padding_mode = static_cast<si_padding>(node.params[8]);
+  args.activation = node.activation;
+  args.row = SI_ROW_BEST;
+  return args;
+}
+
+}  // namespace
+
+si_status check_linear(const si_model& model, Node* node) {
+  SI_TRY(check_weight(model, SI_OP_LINEAR, node));
+  SI_TRY(check_params(*node, 0));
+  const Value& x = *model.operand(*node, 0);
+  const si_weights& weights = *model.operand(*node, 1)->packed;
+  if (weights.shape.ndim != 2) return bad_node(*node, "expected a weight of 2 dimensions");
+  if (x.ndim < 1 || x.dims[x.ndim - 1] != weights.shape.K())
+    return bad_node(*node, "expected an x of ", weights.shape.K(), " columns");
+  int64_t dims[kMostDims];
+  for (int i = 0; i < x.ndim; ++i) dims[i] = x.dims[i];
+  dims[x.ndim - 1] = weights.shape.M();
+  SI_TRY(check_output(model, *node, dims, x.ndim));
+  node->multiply_adds = weights.nnz * (x.elements() / weights.shape.K());
+  return SI_OK;
+}
+
+si_status run_linear(const Call& call) {
+  const si_weights& weights = *call.model.operand(call.node, 1)->packed;
+  si_linear_args args = linear_args(call.model, call.node);
+  args.x = call.input(0);
+  args.y = call.output();
+  args.bias = call.input(2);
+  args.threads = call.threads;
+  return call.node.isa != nullptr ? linear(*call.node.isa, weights, args) : scalar_linear(weights, args);
+}
+
+si_status check_conv(const si_model& model, Node* node) {
+  SI_TRY(check_weight(model, SI_OP_CONV, node));
+  SI_TRY(check_params(*node, 9));
+  const Value& x = *model.operand(*node, 0);
+  const si_weights& weights = *model.operand(*node, 1)->packed;
+  if (x.ndim != weights.shape.ndim || x.ndim < 3)
+    return bad_node(*node, "expected an x of ", weights.shape.ndim, " dimensions, 3 or 4, got ", x.ndim);
+  ConvGeometry geometry;
+  SI_TRY(conv_geometry(weights.shape, conv_args(model, *node), &geometry));
+  if (x.dims[1] != geometry.channels)
+    return bad_node(*node, "expected ", geometry.channels, " channels, got ", x.dims[1]);
+  const bool flat = x.ndim == 3;
+  if (flat && geometry.oh != 1) return bad_node(*node, "expected one row of the output of a signal");
+  const int64_t dims[] = {x.dims[0], weights.shape.M(), flat ? geometry.ow : geometry.oh, geometry.ow};
+  SI_TRY(check_output(model, *node, dims, x.ndim));
+  node->multiply_adds = weights.nnz * (model.value(node->output).elements() / weights.shape.M());
+  return SI_OK;
+}
+
+si_status run_conv(const Call& call) {
+  const si_weights& weights = *call.model.operand(call.node, 1)->packed;
+  si_conv_args args = conv_args(call.model, call.node);
+  args.x = call.input(0);
+  args.y = call.output();
+  args.bias = call.input(2);
+  args.residual = call.input(3);
+  args.threads = call.threads;
+  return call.node.isa != nullptr ? conv(*call.node.isa, weights, args) : scalar_conv(weights, args);
+}
+
+}  // namespace si

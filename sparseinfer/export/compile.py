@@ -1,0 +1,210 @@
+"""sparseinfer.compile: a model in, one fused plan of all of it out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from sparseinfer.convert.observe import list_examples
+from sparseinfer.convert.replace import replace
+from sparseinfer.convert.to_dense import to_dense
+from sparseinfer.export.engine import Engine, check_threads
+from sparseinfer.export.file import write_graph
+from sparseinfer.export.from_torch import from_torch
+from sparseinfer.export.onnxruntime import onnxruntime_call
+from sparseinfer.export.passes import optimize
+from sparseinfer.export.report import Race
+from sparseinfer.export.signature import arguments_of, signature_of
+from sparseinfer.layers.kinds import kind_of_sparse
+from sparseinfer.ops.memory import require_model_memory
+from sparseinfer.timing.measure import compare, torch_threads
+
+__all__ = ["BASELINES", "compile"]
+
+_log = logging.getLogger("sparseinfer.export")
+
+BASELINES = ("eager", "onnxruntime")
+"""What an engine may be timed against: the model as it was, and ONNX Runtime on all of it."""
+
+EPS = 2.0**-23
+
+MORE = 8
+"""Times the model's own error against float64 that the engine's may be."""
+
+LEAST = 64 * EPS
+"""Of the largest output: an error that is allowed also where the model happens to be exact."""
+
+
+def compile(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    threads: int | None = None,
+    check: bool = True,
+    baselines: Sequence[str] = ("eager",),
+    budget_s: float = 1.0,
+) -> Engine:
+    """Compile a model, pruned or not, into one plan that runs without Python between its layers.
+
+    Batch norms, activations and residual additions become part of the layers before them; pruned
+    weights are stored without their zeros; intermediate results share one arena. The engine takes
+    float32 inputs of the shapes of the example. The model itself stays as it is.
+
+    Args:
+        model: in evaluation mode, on the CPU, in float32; converted ones are taken as well.
+        example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments.
+        threads: with how many the engine runs; None: `torch.get_num_threads()`.
+        check: compare the engine's outputs with the model's: both against the model in float64.
+        baselines: what to time it against, of `BASELINES`, interleaved; the report tells.
+        budget_s: seconds for each of these comparisons.
+
+    Returns:
+        The engine; `engine.report()` tells what it is and how fast it was.
+
+    Raises:
+        TypeError: `model` is no nn.Module, or an example is neither a tensor nor a plain value.
+        ValueError: the model is in training mode, on another device or in another type; there is
+            not one example, or an unknown baseline; threads is less than 1.
+        UnsupportedOperators: a ValueError that lists every operation that the engine has not.
+        RuntimeError: the engine's outputs differ from the model's by more than rounding, or the
+            memory of a parameter was released.
+
+    Source: the arena is planned greedily by size (Pisarchyk and Lee, "Efficient memory management
+    for deep neural net inference", 2020).
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
+        >>> engine = compile(model, torch.zeros(1, 64), budget_s=0.05)
+        >>> [node["op"] for node in engine.report().nodes]
+        ['linear', 'linear']
+    """
+    _check_model(model)
+    used = check_threads(threads)
+    for baseline in baselines:
+        if baseline not in BASELINES:
+            raise ValueError(
+                f"expected baselines of {', '.join(BASELINES)}, got {baseline!r}; try 'eager'"
+            )
+    examples = list_examples(example_inputs)
+    if len(examples) != 1:
+        raise ValueError(
+            f"expected one example of the inputs, got {len(examples)}; try an engine for each shape"
+        )
+    args, kwargs = tree_map(_plain, examples[0])
+    arguments_of(model.forward, args, kwargs)
+    with torch.inference_mode(False), torch.no_grad():
+        dense = _dense(model)
+        graph, program = from_torch(dense, args, kwargs)
+        optimize(graph)
+        _log.debug("%s", graph)
+        given, outputs = program.call_spec.in_spec, program.call_spec.out_spec
+        in_order = {name: kwargs[name] for name in given.child(1).context}
+        signature = signature_of(model.forward, args, in_order, outputs)
+        file = write_graph(graph, signature.to_json())
+        engine = Engine(file, used)
+        error = _compare(dense, engine, args, kwargs) if check else ""
+        races = [_race(name, model, dense, engine, args, kwargs, budget_s) for name in baselines]
+    for race in races:
+        _log.log(logging.WARNING if race.is_slower else logging.INFO, "%s", race)
+    return Engine(file, used, races, error)
+
+
+def _dense(model: nn.Module) -> nn.Module:
+    """The model with torch's own layers alone: itself, or a copy where it was converted."""
+    return to_dense(model) if any(map(kind_of_sparse, model.modules())) else model
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"expected an nn.Module, got {type(model).__name__}; try the model that the state_dict "
+            "belongs to"
+        )
+    require_model_memory(model)
+    if any(module.training for module in model.modules()):
+        raise ValueError("expected a model in evaluation mode, got training mode; try model.eval()")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.device.type != "cpu":
+            raise ValueError(
+                f"expected a model on the CPU, got {name} on {tensor.device}; try model.cpu(), or "
+                "sparseinfer.convert_to_sparse, which runs on a GPU"
+            )
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise ValueError(
+                f"expected a model in float32, got {name} in {tensor.dtype}; try model.float()"
+            )
+
+
+def _plain(part: Any) -> Any:
+    return part.detach() if isinstance(part, Tensor) else part
+
+
+def _compare(model: nn.Module, engine: Engine, args: Any, kwargs: Any) -> str:
+    """Hold the engine's outputs against the model's, and say how close they are.
+
+    Rounding spreads through a network as its layers amplify it, which the model's own error shows.
+    """
+    given = _tensors(engine(*args, **kwargs))
+    dense = _tensors(model(*args, **kwargs))
+    wide_args, wide_kwargs = tree_map(_widened, (args, kwargs))
+    exact = _tensors(replace(model, {}).double()(*wide_args, **wide_kwargs))
+    if [y.shape for y in given] != [y.shape for y in exact]:
+        raise RuntimeError(
+            f"expected outputs of {[list(y.shape) for y in exact]}, got "
+            f"{[list(y.shape) for y in given]}; this is a fault of the export: please report it"
+        )
+    worst = 0.0
+    for y, own, true in zip(given, dense, exact, strict=True):
+        error = (y.double() - true).abs().max().item()
+        allowed = MORE * (own.double() - true).abs().max() + LEAST * true.abs().max()
+        if not error <= allowed:
+            raise RuntimeError(
+                f"expected the engine's outputs within {allowed:.3g} of the model in float64, got "
+                f"{error:.3g}; this is a fault of the export: please report it; try check=False "
+                "to look at the engine"
+            )
+        worst = max(worst, error)
+    return f"outputs within {worst:.2g} of the model in float64"
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(_unnamed(outputs)) if isinstance(leaf, Tensor)]
+
+
+def _unnamed(outputs: Any) -> Any:
+    """Dicts and what is like them as lists: torch's trees know only those that were registered."""
+    if hasattr(outputs, "values") and not isinstance(outputs, Tensor):
+        return [_unnamed(part) for part in outputs.values()]
+    if isinstance(outputs, tuple | list):
+        return [_unnamed(part) for part in outputs]
+    return outputs
+
+
+def _widened(part: Any) -> Any:
+    return part.double() if isinstance(part, Tensor) and part.is_floating_point() else part
+
+
+def _race(
+    name: str,
+    model: nn.Module,
+    torch_only: nn.Module,
+    engine: Engine,
+    args: Any,
+    kwargs: Any,
+    budget_s: float,
+) -> Race:
+    with torch_threads(engine.threads):
+        if name == "eager":
+            other, why = "the model as it was", ""
+            dense: Any = lambda: model(*args, **kwargs)  # noqa: E731
+        else:
+            other = "ONNX Runtime"
+            dense, why = onnxruntime_call(torch_only, args, kwargs, engine.threads)
+        if why:
+            return Race(other, None, why)
+        return Race(other, compare(dense, lambda: engine(*args, **kwargs), budget_s=budget_s))

@@ -1,0 +1,197 @@
+"""A compiled network: what a user calls, saves, loads and looks into."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseinfer.export.profile import Profile, profile_of
+from sparseinfer.export.report import EngineReport, Race
+from sparseinfer.export.signature import Signature
+from sparseinfer.files import write_bytes
+from sparseinfer.native import Context, Model
+
+__all__ = ["Engine", "load_engine"]
+
+ALIGN = 64
+
+
+class Engine:
+    """A network as one plan, called as the model that it was made of.
+
+    It never changes, and any number of threads may call it at once: each call runs in a context of
+    its own, which is kept for later ones. It is made by `sparseinfer.compile` or `load_engine`.
+
+    Example:
+        >>> import sparseinfer
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU()).eval()
+        >>> engine = sparseinfer.compile(model, torch.zeros(2, 8))
+        >>> engine(torch.ones(2, 8)).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(
+        self, file: Tensor, threads: int, races: Sequence[Race] = (), error: str = ""
+    ) -> None:
+        self._file = file
+        self._model = Model(file.data_ptr(), len(file))
+        self._inputs, self._outputs = self._model.inputs, self._model.outputs
+        self._shapes = [torch.Size(tensor["shape"]) for tensor in self._inputs]
+        self._signature = Signature.from_json(self._model.metadata, len(self._outputs))
+        if len(self._signature.tensors) != len(self._inputs):
+            raise ValueError(
+                f"expected a signature of {len(self._inputs)} tensors, got "
+                f"{len(self._signature.tensors)}; try exporting the model again"
+            )
+        self.threads = threads
+        self._races, self._error = list(races), error
+        self._contexts: list[tuple[Context, Tensor]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the network on tensors of the shapes that it was compiled for.
+
+        Raises:
+            TypeError: arguments are missing, or there are some that the model does not take, or one
+                is not a float32 tensor on the CPU.
+            ValueError: a tensor has another shape than the example, or another argument is not what
+                it was there.
+        """
+        outputs, _ = self._run(self._signature.bind(args, kwargs), False)
+        return self._signature.give(outputs)
+
+    def report(self) -> EngineReport:
+        """What the engine is: its nodes, its memory, and how it ran against the model."""
+        return EngineReport(
+            self._model.nodes, len(self._file), self._model.arena_bytes, self.threads,
+            list(self._races), self._error,
+        )  # fmt: skip
+
+    def profile(self, inputs: Any, repeats: int = 20) -> Profile:
+        """Run `repeats` times and tell the least time of each node.
+
+        `inputs` is a tensor, a tuple of positional arguments or a dict of keyword arguments.
+
+        Raises:
+            TypeError, ValueError: as a call.
+            ValueError: repeats is less than 1.
+        """
+        if repeats < 1:
+            raise ValueError(f"expected repeats >= 1, got {repeats}; try 20")
+        kwargs = inputs if isinstance(inputs, dict) else {}
+        args = inputs if isinstance(inputs, tuple) else () if kwargs else (inputs,)
+        tensors = self._signature.bind(args, kwargs)
+        seconds = [self._run(tensors, True)[1] for _ in range(repeats)]
+        return profile_of(self._model.nodes, seconds)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the engine as one file, whole or not at all.
+
+        Raises:
+            OSError: the file cannot be written; what was there is then as it was.
+        """
+        write_bytes(path, self._file.numpy().tobytes())
+
+    def _run(self, tensors: Sequence[Any], timed: bool) -> tuple[list[Tensor], list[float]]:
+        own = [self._taken(index, tensor) for index, tensor in enumerate(tensors)]
+        outputs = [torch.empty(tensor["shape"]) for tensor in self._outputs]
+        try:
+            context, memory = self._contexts.pop()
+        except IndexError:
+            context, memory = self._new_context()
+        try:
+            seconds = context.run(
+                [tensor.data_ptr() for tensor in own],
+                [tensor.data_ptr() for tensor in outputs],
+                timed,
+            )
+        finally:
+            self._contexts.append((context, memory))
+        return outputs, seconds
+
+    def _new_context(self) -> tuple[Context, Tensor]:
+        memory = torch.empty(self._model.context_bytes + ALIGN, dtype=torch.uint8)
+        at = -memory.data_ptr() % ALIGN
+        usable = memory[at:]
+        return Context(self._model, usable.data_ptr(), len(usable), self.threads), usable
+
+    def _taken(self, index: int, tensor: Any) -> Tensor:
+        """An input as the kernels read it: contiguous, which images of other layouts become."""
+        name, shape = self._inputs[index]["name"], self._shapes[index]
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"expected a tensor for {name}, got {type(tensor).__name__}; try torch.as_tensor"
+            )
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            raise TypeError(
+                f"expected float32 on the CPU for {name}, got {tensor.dtype} on {tensor.device}; "
+                "try .float().cpu()"
+            )
+        if tensor.shape != shape:
+            raise ValueError(
+                f"expected {list(shape)} for {name}, got {list(tensor.shape)}; try to compile an "
+                "engine for that shape"
+            )
+        return tensor.detach().contiguous()
+
+
+def load_engine(path: str | os.PathLike[str], *, threads: int | None = None) -> Engine:
+    """Load an engine that `Engine.save` wrote; the file is read whole, and may change afterwards.
+
+    `threads`: with how many it runs; None: `torch.get_num_threads()`. Nothing of a file is run or
+    evaluated but the operators that it names, and all of it is checked first.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a model file, is damaged, or threads is less than 1.
+        RuntimeError: it has operators, or a version, that this library does not know.
+
+    Example:
+        >>> import sparseinfer, tempfile
+        >>> path = Path(tempfile.mkdtemp(), "model.sinf")
+        >>> model = torch.nn.Linear(8, 4).eval()
+        >>> sparseinfer.compile(model, torch.zeros(2, 8)).save(path)
+        >>> load_engine(path)(torch.ones(2, 8)).shape
+        torch.Size([2, 4])
+    """
+    threads = check_threads(threads)
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        memory = torch.empty(size + ALIGN, dtype=torch.uint8)
+        at = -memory.data_ptr() % ALIGN
+        usable = memory[at : at + size]
+        view = usable.numpy()
+        done = 0
+        while done < size and (count := file.readinto(view[done:].data)):
+            done += count
+    if done == 0:
+        raise ValueError(
+            f"{Path(path)}: expected a model file, got an empty one; try saving it again"
+        )
+    try:
+        return Engine(usable[:done], threads)
+    except (ValueError, RuntimeError) as error:
+        raise type(error)(f"{Path(path)}: {error}") from None
+
+
+def check_threads(threads: int | None) -> int:
+    """The number of threads that is meant; None is torch's.
+
+    Raises:
+        ValueError: it is less than 1.
+
+    Example:
+        >>> check_threads(2)
+        2
+    """
+    if threads is None:
+        return torch.get_num_threads()
+    if threads < 1:
+        raise ValueError(
+            f"expected threads >= 1, got {threads}; try threads=None for torch's number"
+        )
+    return threads

@@ -1,0 +1,184 @@
+"""The graph as the bytes of a model file: csrc/runtime/FORMAT.md. The library reads them."""
+
+from __future__ import annotations
+
+import struct
+
+import torch
+from torch import Tensor
+
+from sparseinfer.export.errors import Missing, UnsupportedOperators
+from sparseinfer.export.graph import Graph, Node, Value
+from sparseinfer.formats.packed import pack
+from sparseinfer.formats.panel import kblock_for
+from sparseinfer.kernels.activations import ACTIVATIONS
+from sparseinfer.native import seal_model
+
+__all__ = ["OPERATORS", "write_graph"]
+
+OPERATORS = {
+    "linear": 1, "conv": 2, "depthwise_conv": 3, "add": 4, "activation": 5, "max_pool": 6,
+    "average_pool": 7, "global_average_pool": 8, "reshape": 9, "softmax": 10, "concat": 11,
+}  # fmt: skip
+"""Their numbers in a file (csrc/runtime/operators.inc)."""
+
+ALIGN = 64
+HEADER = struct.Struct("<8s2IQ6IQ72x")
+TENSOR = struct.Struct("<3I8II2IQ")
+NODE = struct.Struct("<6I10i")
+VERSION = 1
+FLOAT32, PACKED = 0, 255
+INPUT, CONSTANT, COMPUTED = 0, 1, 2
+NO_TENSOR = 0xFFFFFFFF
+LONGEST_NAME = 255
+PANEL_MOST_COLUMNS = 65535
+
+
+def write_graph(graph: Graph, metadata: bytes) -> Tensor:
+    """The file of an optimised graph, in memory aligned as the library reads it.
+
+    Raises:
+        UnsupportedOperators: nodes are left that have no number in a file.
+
+    Example:
+        >>> x, y = Value("x", (2,)), Value("y", (2,))
+        >>> graph = Graph([x], [Node("add", "", [x, x], y)], [y])
+        >>> bytes(write_graph(graph, b"")[:8].numpy())
+        b'SINFMODL'
+    """
+    missing = [
+        Missing(node.op, node.name, "no operator of the engine computes it as it stands here")
+        for node in graph.nodes
+        if node.op not in OPERATORS
+    ]
+    if missing:
+        raise UnsupportedOperators(missing)
+    return _File(graph, metadata).write()
+
+
+class _File:
+    def __init__(self, graph: Graph, metadata: bytes) -> None:
+        self.graph = _with_own_outputs(graph)
+        self.metadata = metadata
+        self.numbers: dict[Value, int] = {}
+        self.packed: dict[Value, int] = {}
+        self.tensors: list[bytes] = []
+        self.names: list[bytes] = []
+        self.data: list[Tensor] = []
+
+    def write(self) -> Tensor:
+        for value in self.graph.inputs:
+            self._add(value, INPUT)
+        operands: list[int] = []
+        nodes, node_names = [], []
+        for node in self.graph.nodes:
+            numbers = [self._operand(node, index) for index in range(len(node.inputs))]
+            operands += numbers
+            output = self._add(node.output, COMPUTED)
+            name = _name(node.name)
+            node_names.append(name)
+            nodes.append(NODE.pack(
+                OPERATORS[node.op], list(ACTIVATIONS).index(node.activation), len(numbers), output,
+                len(name), 0, *_params(node),
+            ))  # fmt: skip
+        outputs = [self.numbers[value] for value in self.graph.outputs]
+        names = b"".join(name + b"\0" for name in (*self.names, *node_names))
+        header = HEADER.pack(
+            b"SINFMODL", VERSION, 0, 0, len(self.tensors), len(nodes), len(operands),
+            len(outputs), len(names), len(self.metadata), 0,
+        )  # fmt: skip
+        sections = [
+            header, b"".join(self.tensors), b"".join(nodes), _words(operands), _words(outputs),
+            names, self.metadata,
+        ]  # fmt: skip
+        parts = [torch.frombuffer(bytearray(part), dtype=torch.uint8) for part in sections if part]
+        parts += self.data
+        file = torch.zeros(sum(_aligned(len(part)) for part in parts), dtype=torch.uint8)
+        at = 0
+        for part in parts:
+            file[at : at + len(part)] = part
+            at += _aligned(len(part))
+        file[16:24] = torch.frombuffer(bytearray(struct.pack("<Q", at)), dtype=torch.uint8)
+        seal_model(file.data_ptr(), at)
+        return file
+
+    def _operand(self, node: Node, index: int) -> int:
+        value = node.inputs[index]
+        if value is None:
+            return NO_TENSOR
+        is_packed = index == 1 and node.op in ("linear", "conv")
+        known = self.packed if is_packed else self.numbers
+        if value in known:
+            return known[value]
+        assert value.constant is not None, f"{node} reads {value} before it is computed"
+        if is_packed:
+            return self._add(value, CONSTANT, PACKED, _packed(node, value.constant))
+        elements = value.constant.detach().float().contiguous().reshape(-1).view(torch.uint8)
+        return self._add(value, CONSTANT, FLOAT32, elements)
+
+    def _add(self, value: Value, kind: int, type: int = FLOAT32, data: Tensor | None = None) -> int:
+        number = len(self.tensors)
+        (self.packed if type == PACKED else self.numbers)[value] = number
+        name = _name(value.name)
+        self.names.append(name)
+        dims = (*value.shape, *[0] * (8 - len(value.shape)))
+        size = 0 if data is None else len(data)
+        self.tensors.append(TENSOR.pack(type, kind, len(value.shape), *dims, len(name), 0, 0, size))
+        if data is not None:
+            self.data.append(data)
+        return number
+
+
+def _with_own_outputs(graph: Graph) -> Graph:
+    """Every output of a file is computed by a node of its own: others are copied."""
+    computed = {node.output for node in graph.nodes}
+    nodes, outputs = list(graph.nodes), []
+    for value in graph.outputs:
+        if value not in computed or value in outputs:
+            copy = Value(f"{value.name} out", value.shape)
+            nodes.append(Node("reshape", "", [value], copy))
+            value = copy
+        outputs.append(value)
+    return Graph(graph.inputs, nodes, outputs)
+
+
+def _packed(node: Node, weight: Tensor) -> Tensor:
+    """A weight as the kernels read it: dense ones too, which panel computes as fast as any."""
+    columns = weight[0].numel()
+    if columns > PANEL_MOST_COLUMNS:
+        return pack(weight.float(), "csr", groups=node.attributes.get("groups", 1))
+    if node.op == "conv":
+        return pack(weight.float(), "panel", groups=node.attributes["groups"])
+    x = node.inputs[0]
+    assert x is not None
+    tokens = torch.Size(x.shape[:-1]).numel()
+    return pack(weight.float(), "panel", kblock=kblock_for(tokens))
+
+
+def _params(node: Node) -> list[int]:
+    given = node.attributes
+    params: list[int] = []
+    if node.op == "conv":
+        params = [*given["stride"], *given["padding"], *given["dilation"]]
+    elif node.op == "depthwise_conv":
+        params = [*given["stride"], *given["padding"]]
+    elif node.op in ("max_pool", "average_pool"):
+        params = [*given["kernel"], *given["stride"], *given["padding"]]
+        params += [int(given.get("count_padding", False))]
+    elif node.op in ("softmax", "concat"):
+        params = [given["axis"]]
+    return params + [0] * (10 - len(params))
+
+
+def _name(text: str) -> bytes:
+    """A name as a file has it: UTF-8 without zero bytes, cut where it is too long."""
+    whole = text.replace("\0", " ").encode("utf-8", "replace")[:LONGEST_NAME]
+    return whole.decode("utf-8", "ignore").encode("utf-8")
+
+
+def _words(numbers: list[int]) -> bytes:
+    return struct.pack(f"<{len(numbers)}I", *numbers)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN

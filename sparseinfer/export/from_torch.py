@@ -1,0 +1,160 @@
+"""A torch model as a graph: torch.export and its core ATen decompositions, then `lowering`."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.utils._pytree import tree_any, tree_map
+
+from sparseinfer.export.errors import Missing, UnsupportedOperators
+from sparseinfer.export.graph import Graph, Value
+from sparseinfer.export.lowering import LOWERINGS, Call, Refusal
+
+__all__ = ["from_torch", "graph_of"]
+
+_WHOLE = (torch.ops.aten.linear.default, torch.ops.aten.silu.default, torch.ops.aten.gelu.default)
+"""Operators that torch would cut in smaller ones, and the engine has."""
+
+_STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+
+
+def from_torch(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Graph, torch.export.ExportedProgram]:
+    """The graph of a model in evaluation mode, called with such arguments.
+
+    Raises:
+        UnsupportedOperators: it lists every operation that the engine has not, with its module.
+        torch._dynamo.exc.UserError: torch.export cannot follow the model.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 2), nn.ReLU()).eval()
+        >>> print(from_torch(model, (torch.zeros(1, 4),), {})[0])
+        inputs input[1, 4]
+        linear[1, 2] = linear(input, 0.weight, 0.bias)  # 0
+        relu[1, 2] = relu(activation(linear))  # 1
+        outputs relu[1, 2]
+    """
+    with warnings.catch_warnings():
+        # Of torch's own, about how it copies its own trees.
+        warnings.simplefilter("ignore", FutureWarning)
+        # Masks of torch.nn.utils.prune compute their weight anew at each call, and keep it so.
+        warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
+        program = torch.export.export(model, args, kwargs)
+        table = torch.export.default_decompositions()
+        for whole in _WHOLE:
+            table.pop(whole, None)
+        program = program.run_decompositions(table)
+    return graph_of(program), program
+
+
+def graph_of(program: torch.export.ExportedProgram) -> Graph:
+    """The graph of an exported program whose operators are core ATen ones.
+
+    What only constants go into is computed here, once.
+
+    Raises:
+        UnsupportedOperators: as `from_torch`.
+    """
+    graph = Graph([], [], [])
+    missing: list[Missing] = []
+    known: dict[str, Any] = {}
+    state = {**program.state_dict, **program.constants}
+    for spec in program.graph_signature.input_specs:
+        if isinstance(spec.arg, ConstantArgument):
+            known[spec.arg.name] = spec.arg.value
+        elif spec.kind in _STATE:
+            assert spec.target is not None
+            tensor = state[spec.target].detach()
+            known[spec.arg.name] = Value(
+                spec.target, tuple(tensor.shape), tensor.contiguous(), tensor.dtype
+            )
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            if node.name in known:
+                continue
+            sample = node.meta["val"]
+            value = Value(node.name, tuple(sample.shape), None, sample.dtype)
+            known[node.name] = value
+            graph.inputs.append(value)
+        elif node.op == "call_function":
+            known[node.name] = _lowered(node, known, graph, missing)
+    for output in program.graph_signature.output_specs:
+        if output.kind != OutputKind.USER_OUTPUT:
+            missing.append(Missing(str(output.kind), output.target or "", "it changes its state"))
+        elif isinstance(known.get(output.arg.name), Value):
+            graph.outputs.append(known[output.arg.name])
+    for value in (*graph.inputs, *graph.outputs):
+        if value.dtype != torch.float32:
+            missing.append(Missing(str(value.dtype), value.name, "inputs and outputs are float32"))
+    if missing:
+        raise UnsupportedOperators(missing)
+    return graph
+
+
+def _lowered(node: Any, known: dict[str, Any], graph: Graph, missing: list[Missing]) -> Any:
+    """What a call gives; where it is missing, a value of that shape, to find what else is."""
+    args = tree_map(lambda part: _argument(part, known), tuple(node.args))
+    kwargs = tree_map(lambda part: _argument(part, known), dict(node.kwargs))
+    module = _module_of(node)
+    if node.target is operator.getitem:
+        if isinstance(args[0], tuple):
+            return args[0][args[1]]
+        # Of operators that give several tensors, such as maxima and their places, the first.
+        if args[1] != 0:
+            missing.append(Missing(str(node.args[0].target), module, f"its output {args[1]}"))
+        return args[0]
+    if not tree_any(lambda part: isinstance(part, Value) and part.constant is None, (args, kwargs)):
+        return _folded(node, args, kwargs)
+    sample = node.meta["val"]
+    sample = sample[0] if isinstance(sample, tuple | list) else sample
+    call = Call(graph, node.name, module, args, kwargs, tuple(sample.shape))
+    lowering = LOWERINGS.get(node.target)
+    why = "no operator of the engine computes it"
+    if lowering is not None:
+        try:
+            _check_types(args)
+            return lowering(call)
+        except Refusal as refusal:
+            why = str(refusal)
+    missing.append(Missing(str(node.target), module, why))
+    return Value(node.name, call.shape, None, torch.float32)
+
+
+def _folded(node: Any, args: Any, kwargs: Any) -> Any:
+    """The value of a call that only constants go into."""
+
+    def plain(part: Any) -> Any:
+        return part.constant if isinstance(part, Value) else part
+
+    def named(part: Any) -> Any:
+        if not isinstance(part, Tensor):
+            return part
+        return Value(node.name, tuple(part.shape), part.contiguous(), part.dtype)
+
+    with torch.no_grad():
+        return tree_map(named, node.target(*tree_map(plain, args), **tree_map(plain, kwargs)))
+
+
+def _check_types(args: Any) -> None:
+    def check(part: Any) -> None:
+        if isinstance(part, Value) and part.dtype != torch.float32:
+            raise Refusal(f"expected float32, got {part.dtype} of {part.name}; try model.float()")
+
+    tree_map(check, args)
+
+
+def _argument(part: Any, known: dict[str, Any]) -> Any:
+    return known[part.name] if isinstance(part, torch.fx.Node) else part
+
+
+def _module_of(node: Any) -> str:
+    """The path of the innermost module that a node comes from."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values()]
+    return paths[-1] if paths else ""

@@ -1,0 +1,33 @@
+"""What is done to a graph, a file each, in the order of `PASSES`: each changes it in place."""
+
+from collections.abc import Callable
+
+from sparseinfer.export.graph import Graph
+from sparseinfer.export.passes.activation import fuse_activations
+from sparseinfer.export.passes.batch_norm import fold_batch_norms
+from sparseinfer.export.passes.dead_code import remove_dead_code
+from sparseinfer.export.passes.depthwise import find_depthwise
+from sparseinfer.export.passes.padding import fold_padding
+from sparseinfer.export.passes.residual import fuse_residuals
+
+__all__ = ["PASSES", "optimize"]
+
+PASSES: tuple[Callable[[Graph], None], ...] = (
+    remove_dead_code,
+    fold_padding,
+    fold_batch_norms,
+    find_depthwise,
+    fuse_residuals,
+    fuse_activations,
+    remove_dead_code,
+)
+
+
+def optimize(graph: Graph) -> None:
+    """Run all passes.
+
+    Raises:
+        RuntimeError: a folded batch norm does not compute what it did.
+    """
+    for change in PASSES:
+        change(graph)
