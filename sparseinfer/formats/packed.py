@@ -97,7 +97,8 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
     `[M, C/groups, kw]` or `[M, C/groups, kh, kw]` of a convolution. `params` are the format's:
     `kblock` (panel: columns of a K block, 0 for one block, `BY_SHAPE` and `MANY_TOKENS` for a
     choice; see `kblock_for`), `value_type` (panel: `"bfloat16"` rounds the values, by 2^-9 of each
-    at most, and computes in float32), `n` and `m` (nm), `block` (bsr: edge of the square blocks,
+    at most, and computes in float32; with `g=2` it is packed in pairs, which multiply x in
+    bfloat16), `n` and `m` (nm), `block` (bsr: edge of the square blocks,
     16, 32, 64 or 128), and for each `target`, one of `TARGETS`: the machine that will run the
     weight, by default `"host"`. Its bytes follow from the target and not from the machine that
     packs (panel: the K blocks of `BY_SHAPE` and `MANY_TOKENS`). Returns a one-dimensional uint8

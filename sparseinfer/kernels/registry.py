@@ -42,7 +42,8 @@ class Problem:
     """What a kernel is asked to compute.
 
     `op` is `linear` or `conv`; `format` is the packed format; M, K and N are output rows, input
-    columns of one group, and tokens or pixels; `n`:`m` is the pattern of an nm weight.
+    columns of one group, and tokens or pixels; `n`:`m` is the pattern of an nm weight; `pairs` says
+    that a panel weight is packed in pairs of bfloat16.
 
     Example:
         >>> Problem("linear", "panel", M=64, K=64, N=1).dtype
@@ -59,6 +60,7 @@ class Problem:
     groups: int = 1
     n: int = 2
     m: int = 4
+    pairs: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,11 @@ class Row:
         """
         return self.native_id is None and not self.kernel
 
+    @property
+    def _pairs(self) -> bool:
+        """Whether it reads pairs of bfloat16 alone."""
+        return self.native_id is not None and self.dtype == "bfloat16"
+
     def unsupported_reasons(self, problem: Problem) -> list[str]:
         """Why this row cannot run `problem` on this machine; empty when it can.
 
@@ -126,6 +133,8 @@ class Row:
         if problem.dtype is not getattr(torch, self.dtype):
             got = str(problem.dtype).removeprefix("torch.")
             reasons.append(f"expected {self.dtype}, got {got}; try x.float()")
+        if self._pairs and not problem.pairs:
+            reasons.append("expected pairs of bfloat16, got other values; try pack(..., g=2)")
         return reasons + list(_native_reasons()[self.native_id])
 
     def machine_reasons(self) -> list[str]:
@@ -134,6 +143,7 @@ class Row:
         problem = Problem(
             self.op, self.format, torch.device(self.device),
             getattr(torch, self.dtype.split(",")[0]), M=64, K=64, N=max(1, self.least),
+            pairs=self._pairs,
         )  # fmt: skip
         return self.unsupported_reasons(problem)
 
