@@ -78,11 +78,11 @@ template <class V, class Load, int P, class Dword, class Map>
 SI_INLINE void quads_pattern(QuadSums<V, Load>& sums, const uint16_t* index, const Dword* quad, int count,
                              const Map& map) {
   constexpr int kRows = pattern_rows(P);
-  const auto unit = [&](int u, const Dword* q, int64_t stride, int set) {
+  const auto unit = [&](int u, const Dword* q, int64_t stride, int set) SI_INLINE_LAMBDA {
     quads_unit<V, Load, P>(sums.set[set], index + u * Load::kIndices, q, stride, map);
   };
   // `size` units from `first` on.
-  const auto units = [&](int first, const Dword* q, int size, int64_t stride) {
+  const auto units = [&](int first, const Dword* q, int size, int64_t stride) SI_INLINE_LAMBDA {
     int i = 0;
     for (; i + Load::kSets <= size; i += Load::kSets)
       SI_UNROLL for (int s = 0; s < Load::kSets; ++s) unit(first + i + s, q + i + s, stride, s);
