@@ -15,6 +15,7 @@
 #include "core/target.h"
 #include "formats/weights.h"
 #include "kernels/conv/conv.h"
+#include "kernels/conv/conv_bf16.h"
 #include "kernels/conv/conv_int8.h"
 #include "kernels/linear/linear.h"
 #include "kernels/linear/linear_bf16.h"
@@ -302,7 +303,8 @@ si_status si_conv(const si_weights* weights, const si_conv_args* args) {
     call.quantization = &quantization;
     return isa != nullptr ? si::conv_int8(*isa, *weights, call) : si::scalar_conv_int8(*weights, call);
   }
-  if (weights->panel.pairs()) return si::scalar_conv_bf16(*weights, call);
+  if (weights->panel.pairs())
+    return isa != nullptr ? si::conv_bf16(*isa, *weights, call) : si::scalar_conv_bf16(*weights, call);
   return isa != nullptr ? si::conv(*isa, *weights, call) : si::scalar_conv(*weights, call);
 }
 

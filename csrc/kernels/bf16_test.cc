@@ -18,8 +18,9 @@ struct Case {
   bool channel_major = false, bias = true, integers = false;
   int64_t kept = 1;  // of so many rows one is not zero throughout
   double density = 0.4;
-  // Of a convolution: the image, the kernel, groups, stride and padding along both axes.
-  int64_t h = 0, w = 0, kernel = 1, groups = 1, stride = 1, padding = 0;
+  // Of a convolution: the image, the kernel, groups, stride, padding and dilation along both axes.
+  int64_t h = 0, w = 0, kernel = 1, groups = 1, stride = 1, padding = 0, dilation = 1;
+  si_padding mode = SI_PAD_ZEROS;
 
   bool conv() const { return h > 0; }
   int64_t K() const { return C / groups * kernel * kernel; }
@@ -125,6 +126,14 @@ void check_linear(const Problem& p, Tensor& y, bool& good) {
     }
 }
 
+int64_t source_of(int64_t p, int64_t size, si_padding mode) {
+  if (p >= 0 && p < size) return p;
+  if (mode == SI_PAD_ZEROS) return -1;
+  if (mode == SI_PAD_REPLICATE) return std::clamp<int64_t>(p, 0, size - 1);
+  if (mode == SI_PAD_CIRCULAR) return (p + size) % size;
+  return p < 0 ? -p : 2 * (size - 1) - p;
+}
+
 void check_conv(const Problem& p, Tensor& y, int64_t oh, int64_t ow, bool& good) {
   const Case& c = p.c;
   const int64_t taps = c.kernel * c.kernel;
@@ -135,9 +144,10 @@ void check_conv(const Problem& p, Tensor& y, int64_t oh, int64_t ow, bool& good)
           double sum = p.bias_of(m), absolute = std::abs(sum);
           for (int64_t k = 0; k < c.K(); ++k) {
             const int64_t channel = m / (c.M / c.groups) * (c.C / c.groups) + k / taps;
-            const int64_t row = r * c.stride + k % taps / c.kernel - c.padding;
-            const int64_t column = col * c.stride + k % c.kernel - c.padding;
-            if (row < 0 || row >= c.h || column < 0 || column >= c.w) continue;
+            const int64_t kr = k % taps / c.kernel, kc = k % c.kernel;
+            const int64_t row = source_of(r * c.stride + kr * c.dilation - c.padding, c.h, c.mode);
+            const int64_t column = source_of(col * c.stride + kc * c.dilation - c.padding, c.w, c.mode);
+            if (row < 0 || column < 0) continue;
             const double term = p.weight_of(m, k) * p.x_of(((b * c.C + channel) * c.h + row) * c.w + column);
             sum += term;
             absolute += std::abs(term);
@@ -169,8 +179,9 @@ void run(size_t row, const si_row_info& info, const Problem& p) {
       args.batch = c.N;
       args.h = c.h;
       args.w = c.w;
-      for (int i = 0; i < 2; ++i) args.stride[i] = c.stride, args.dilation[i] = 1;
+      for (int i = 0; i < 2; ++i) args.stride[i] = c.stride, args.dilation[i] = c.dilation;
       for (int64_t& padding : args.padding) padding = c.padding;
+      args.padding_mode = c.mode;
       fill(args);
       SI_CHECK_EQ(si_conv(packed.get(), &args), SI_OK);
       return;
@@ -183,8 +194,9 @@ void run(size_t row, const si_row_info& info, const Problem& p) {
     fill(args);
     SI_CHECK_EQ(si_linear(packed.get(), &args), SI_OK);
   };
-  const int64_t oh = c.conv() ? (c.h + 2 * c.padding - c.kernel) / c.stride + 1 : 0;
-  const int64_t ow = c.conv() ? (c.w + 2 * c.padding - c.kernel) / c.stride + 1 : 0;
+  const int64_t reach = c.dilation * (c.kernel - 1) + 1;
+  const int64_t oh = c.conv() ? (c.h + 2 * c.padding - reach) / c.stride + 1 : 0;
+  const int64_t ow = c.conv() ? (c.w + 2 * c.padding - reach) / c.stride + 1 : 0;
   const int64_t lines = c.channel_major ? c.M : c.N, length = c.channel_major ? c.N : c.M;
   const int64_t size = c.conv() ? c.N * c.M * oh * ow : lines == 0 ? 0 : (lines - 1) * p.ldy + length;
   Tensor y(size, c.y_half), again(size, c.y_half);
@@ -272,7 +284,21 @@ void run_convs(size_t row, const si_row_info& info) {
   add([](Case&) {});
   add([](Case& c) { c.padding = 0; });
   add([](Case& c) { c.stride = 2; });
+  add([](Case& c) { c.stride = 3, c.padding = 2; });
+  add([](Case& c) { c.dilation = 2, c.padding = 2; });
+  add([](Case& c) { c.dilation = 3, c.padding = 4, c.stride = 2; });
   add([](Case& c) { c.groups = 3; });
+  add([](Case& c) { c.groups = 3, c.kernel = 1, c.padding = 0; });
+  add([](Case& c) { c.kernel = 1, c.padding = 0, c.stride = 2; });
+  add([](Case& c) { c.kernel = 1, c.padding = 2; });
+  add([](Case& c) { c.M = 37, c.C = 24, c.h = 15, c.w = 14, c.threads = 3, c.N = 1; });
+  add([](Case& c) { c.M = 37, c.C = 24, c.h = 7, c.w = 7, c.threads = 3, c.N = 5; });
+  add([](Case& c) { c.h = 40, c.w = 70, c.N = 1; });
+  add([](Case& c) { c.h = 70, c.w = 1; });
+  add([](Case& c) { c.h = 1, c.w = 1; });
+  for (int mode = SI_PAD_REFLECT; mode <= SI_PAD_CIRCULAR; ++mode)
+    for (int64_t stride : {1, 2})
+      add([&](Case& c) { c.mode = static_cast<si_padding>(mode), c.stride = stride, c.padding = 2; });
   add([](Case& c) { c.kernel = 1, c.padding = 0, c.h = 7, c.w = 7, c.M = 21, c.C = 40; });
   add([](Case& c) { c.M = 67, c.kept = 3, c.density = 0.9; });
   add([](Case& c) { c.N = 0; });

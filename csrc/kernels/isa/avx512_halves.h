@@ -4,7 +4,7 @@
 // Included by the instruction-set translation units only.
 #pragma once
 
-#include "kernels/isa/avx512_vector.h"
+#include "kernels/isa/avx512_bytes.h"
 #include "kernels/tile/pairs_tile.h"
 
 namespace si {
@@ -133,6 +133,7 @@ constexpr PairKernels pair_kernels_512 = {
     pairs_vector<V>,
     narrow_512<V>,
     transpose_narrow_512<V>,
+    copy_512,
 };
 
 }  // namespace

@@ -98,22 +98,16 @@ struct LinearBf16 {
       job.out.row0 = row0;
       job.out.halves = direct && half_output() ? static_cast<uint16_t*>(y_of(row0, tile.n0)) : nullptr;
       job.out.floats = !direct ? scratch : half_output() ? nullptr : static_cast<float*>(y_of(row0, tile.n0));
-      pairs().tile[width_index(width)](source.weights(), job);
+      pairs().tile[pair_width_index(width)](source.weights(), job);
       if (!direct) finish(scratch, width, row0, rows, tile.n0, valid);
     }
     return SI_OK;
   }
 
-  static int width_index(int64_t columns) {
-    int index = 0;
-    while (index + 1 < kPairWidthCount && columns > kPairWidths[index]) ++index;
-    return index;
-  }
-
   int64_t tiles() const { return (args.n + kMostPairWidth - 1) / kMostPairWidth; }
   PairTile tile(int64_t index) const {
     const int64_t n0 = index * kMostPairWidth;
-    return {n0, kPairWidths[width_index(args.n - n0)]};
+    return {n0, kPairWidths[pair_width_index(args.n - n0)]};
   }
 
   si_status one_token() const {

@@ -6,12 +6,20 @@
 #pragma once
 
 #include "formats/formats.h"
+#include "kernels/tile/bytes.h"
 
 namespace si {
 
 constexpr int64_t kPairWidths[] = {16, 32, 64};
 constexpr int kPairWidthCount = 3;
 constexpr int64_t kMostPairWidth = 64;
+
+// The least width of a tile that holds so many columns, as an index in kPairWidths; the widest where none does.
+SI_INLINE int pair_width_index(int64_t columns) {
+  int index = 0;
+  while (index + 1 < kPairWidthCount && columns > kPairWidths[index]) ++index;
+  return index;
+}
 
 struct PairOutput {
   float* floats;  // output row m at (m - row0) * ldy, of these two the one that is not null
@@ -45,6 +53,8 @@ struct PairKernels {
   // dst[c * pitch + r] = the operand of src[r * ld + c] for r < rows, c < columns; nothing else is written.
   void (*transpose)(const void* src, si_value_type type, int64_t ld, int64_t rows, int64_t columns, uint16_t* dst,
                     int64_t pitch);
+  // As of ByteKernels, by bytes: g = 1, runs of at most 64 bytes, a width of twice the columns.
+  void (*copy)(const ByteCopy&);
 };
 
 }  // namespace si
