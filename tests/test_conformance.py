@@ -31,8 +31,12 @@ GUARD = 128
 
 
 def _rows(op: str) -> list[Any]:
-    """Those of float weights; test_int8_conformance.py has the others."""
-    rows = (row for row in registry.rows() if row.op == op and "int8" not in row.weight_types)
+    """Those of single float values; test_int8_conformance.py and test_bf16.py have the others."""
+    rows = (
+        row
+        for row in registry.rows()
+        if row.op == op and not {"int8", registry.PAIRS} & set(row.weight_types)
+    )
     return [pytest.param(row, id=row.name) for row in rows]
 
 

@@ -15,8 +15,10 @@
 #include "core/target.h"
 #include "formats/weights.h"
 #include "kernels/conv/conv.h"
+#include "kernels/conv/conv_bf16.h"
 #include "kernels/conv/conv_int8.h"
 #include "kernels/linear/linear.h"
+#include "kernels/linear/linear_bf16.h"
 #include "kernels/linear/linear_int8.h"
 #include "kernels/recurrent/recurrent.h"
 #include "kernels/registry.h"
@@ -276,6 +278,8 @@ si_status si_linear(const si_weights* weights, const si_linear_args* args) {
     call.quantization = &quantization;
     return isa != nullptr ? si::linear_int8(*isa, *weights, call) : si::scalar_linear_int8(*weights, call);
   }
+  if (weights->panel.pairs())
+    return isa != nullptr ? si::linear_bf16(*isa, *weights, call) : si::scalar_linear_bf16(*weights, call);
   return isa != nullptr ? si::linear(*isa, *weights, call) : si::scalar_linear(*weights, call);
 }
 
@@ -306,6 +310,8 @@ si_status si_conv(const si_weights* weights, const si_conv_args* args) {
     call.quantization = &quantization;
     return isa != nullptr ? si::conv_int8(*isa, *weights, call) : si::scalar_conv_int8(*weights, call);
   }
+  if (weights->panel.pairs())
+    return isa != nullptr ? si::conv_bf16(*isa, *weights, call) : si::scalar_conv_bf16(*weights, call);
   return isa != nullptr ? si::conv(*isa, *weights, call) : si::scalar_conv(*weights, call);
 }
 
@@ -316,6 +322,8 @@ si_status si_recurrent(const si_weights* weights, const si_recurrent_args* args)
   SI_TRY(check_recurrent(weights, call, empty));
   SI_REQUIRE(weights->value_type != SI_I8, SI_ERR_UNSUPPORTED,
              "si_recurrent: expected a weight of float32 or bfloat16 values, got int8; try float32");
+  SI_REQUIRE(!weights->panel.pairs(), SI_ERR_UNSUPPORTED,
+             "si_recurrent: expected a weight of single values, got pairs of bfloat16; try g of 0");
   const si::Row* row = nullptr;
   SI_TRY(si::row_for_call(*weights, SI_OP_LINEAR, {SI_F32, SI_F32}, call.row, &row));
   return empty ? SI_OK : si::recurrent(si::tile_kernels(row->isa), *weights, call);

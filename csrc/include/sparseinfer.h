@@ -112,7 +112,7 @@ typedef struct si_row_info {
   const char* name; /* "panel.linear.avx512" */
   si_format format;
   si_op op;
-  const char* dtype;     /* "float32" or "int8": what it computes in */
+  const char* dtype;     /* "float32", "int8" or "bfloat16" (pairs of weights): what it multiplies */
   const char* isa;       /* "avx512" */
   const char* reason;    /* why it cannot run on this machine; "" if it can */
   uint32_t x_types;      /* of each si_value_type that it takes, the bit 1 << type */
@@ -163,7 +163,8 @@ typedef struct si_pack_options {
   int32_t block;            /* bsr: edge of the blocks, 16, 32, 64 or 128 */
   const si_target* target;  /* what choices are made for (panel: kblock < 0); NULL: the host */
   const float* scales;      /* I8: M floats, by output row, from 2^-60 to 2^48; NULL: max|w| / 127 of each row */
-  int32_t g;                /* I8: 1 for quads of any columns, 4 of consecutive ones (blocks of 1x4), 0 for a choice */
+  int32_t g;                /* I8: 1 for quads of any columns, 4 of consecutive ones (blocks of 1x4), 0 for a choice;
+                               BF16 in panel: 2 for pairs, whose products are of bfloat16 */
 } si_pack_options;
 
 typedef struct si_weight_info {
@@ -180,7 +181,8 @@ typedef struct si_weight_info {
 
 /* Packs a dense row-major weight. *blob is released by si_free. A weight is zero when it compares equal to 0.0 (so is
  * -0.0); NaN and Inf are kept. As I8 a weight is clamp(rint(w / scale), -128, 127), ties to even, NaN and Inf are
- * refused, and what becomes 0 is dropped; si_unpack gives the product with the scale. */
+ * refused, and what becomes 0 is dropped; si_unpack gives the product with the scale. In pairs of BF16 what is below
+ * 2^-126 is 0 and is dropped. */
 SI_API si_status si_pack(const float* weight, const si_weight_desc* desc, const si_pack_options* options, void** blob,
                          size_t* bytes);
 SI_API void si_free(void* blob);
@@ -234,7 +236,11 @@ typedef struct si_quantization {
   int32_t y_zero_point;
 } si_quantization;
 
-/* y = act(W x + bias). x and y must not overlap. */
+/* y = act(W x + bias). x and y must not overlap.
+ *
+ * Of pairs of BF16 weights x is in F32, and then rounded to BF16, or in BF16, where values below 2^-126 count as 0.
+ * Sums are in F32, each within (K + 2) 2^-23 (|W| |x| + |bias|) + K 2^-126 of the exact one; y is in F32, or rounded to
+ * BF16. */
 typedef struct si_linear_args {
   size_t struct_size;
   const void* x;     /* of x_type */

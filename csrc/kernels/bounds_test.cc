@@ -109,7 +109,7 @@ int main() {
     si_row_info info = sized<si_row_info>();
     SI_CHECK_EQ(si_row(row, &info), SI_OK);
     if (info.op != SI_OP_LINEAR || *info.reason != '\0' || std::strcmp(info.isa, "scalar") == 0) continue;
-    if (computes_int8(info)) continue;
+    if (!computes_float32(info)) continue;
     if (info.format == SI_FORMAT_NM) continue;  // its rows hold half of K
     for (si_layout layout : {SI_TOKEN_MAJOR, SI_CHANNEL_MAJOR}) {
       // Threads that share the packed x: one vector more than a number of whole tiles each.

@@ -15,14 +15,17 @@ constexpr si_op linear = SI_OP_LINEAR, conv = SI_OP_CONV;
 }
 constexpr uint32_t f32 = kTypeF32, f16 = kTypeF16, bf16 = kTypeBF16, i8 = kTypeI8, u8 = kTypeU8;
 
-constexpr char kFloat32[] = "float32", kInt8[] = "int8";
+constexpr char kFloat32[] = "float32", kInt8[] = "int8", kBFloat16[] = "bfloat16";
 
 constexpr Row kRows[] = {
 #define SI_ROW(format, operation, needs, x, weight, y) \
   {#format "." #operation "." #needs, formats::format, operations::operation, Isa::needs, kFloat32, x, weight, y},
 #define SI_INT8_ROW(format, operation, needs, x, weight, y) \
   {#format "." #operation ".int8." #needs, formats::format, operations::operation, Isa::needs, kInt8, x, weight, y},
+#define SI_BF16_ROW(format, operation, needs, x, weight, y) \
+  {#format "." #operation ".bf16." #needs, formats::format, operations::operation, Isa::needs, kBFloat16, x, weight, y},
 #include "kernels/registry.inc"
+#undef SI_BF16_ROW
 #undef SI_INT8_ROW
 #undef SI_ROW
 };
@@ -90,7 +93,7 @@ si_status row_for_call(const si_weights& weights, si_op op, const CallTypes& typ
       SI_REQUIRE(asked == SI_ROW_BEST, SI_ERR_UNSUPPORTED, "row ", row.name, " cannot run: ", row_reason(row));
       continue;
     }
-    if (!takes(row.weight_types, weights.value_type)) continue;
+    if (!takes(row.weight_types, weights.value_type) || (row.dtype == kBFloat16) != weights.panel.pairs()) continue;
     weight_taken = true;
     if (takes(row.x_types, types.x) && takes(row.y_types, types.y)) best = &row;
   }
@@ -99,7 +102,9 @@ si_status row_for_call(const si_weights& weights, si_op op, const CallTypes& typ
   if (size_t any = 0; asked == SI_ROW_BEST) SI_TRY(select_row(weights.format, op, &any));
   SI_REQUIRE(weight_taken, SI_ERR_UNSUPPORTED, "no CPU kernel computes in the value type of this ",
              format_of(weights.format)->name, " weight; expected float32 values");
-  const char* expected = weights.value_type == SI_I8 ? "float32 or uint8" : "float32";
+  const char* expected = weights.value_type == SI_I8 ? "float32 or uint8"
+                         : weights.panel.pairs()     ? "float32 or bfloat16"
+                                                     : "float32";
   return fail(SI_ERR_UNSUPPORTED, "no CPU kernel reads x of ", type_name(types.x), " and writes y of ",
               type_name(types.y), "; expected ", expected, "; try converting them");
 }

@@ -188,21 +188,7 @@ class Weights {
                                        reinterpret_cast<const int32_t*>(x_zero_points),
                                        y_scale,
                                        y_zero_point};
-    si_linear_args args = sized<si_linear_args>();
-    args.x = reinterpret_cast<const void*>(x);
-    args.y = reinterpret_cast<void*>(y);
-    args.bias = reinterpret_cast<const float*>(bias);
-    args.n = n;
-    args.ldx = ldx;
-    args.ldy = ldy;
-    args.layout = channel_major ? SI_CHANNEL_MAJOR : SI_TOKEN_MAJOR;
-    args.activation = activation_of(activation);
-    args.row = row;
-    args.threads = threads;
-    args.x_type = value_type_of(x_type);
-    args.y_type = value_type_of(y_type);
-    args.quantization = &quantization;
-    linear(args);
+    linear_typed(x, y, bias, n, ldx, ldy, channel_major, activation, row, threads, x_type, y_type, &quantization);
   }
 
   void conv_int8(uintptr_t x, uintptr_t y, uintptr_t bias, int64_t batch, int64_t h, int64_t w,
@@ -212,24 +198,23 @@ class Weights {
                  float y_scale, int32_t y_zero_point) const {
     const si_quantization quantization{
         sizeof(si_quantization), x_scale, x_zero_point, nullptr, nullptr, y_scale, y_zero_point};
-    si_conv_args args = sized<si_conv_args>();
-    args.x = reinterpret_cast<const void*>(x);
-    args.y = reinterpret_cast<void*>(y);
-    args.bias = reinterpret_cast<const float*>(bias);
-    args.batch = batch;
-    args.h = h;
-    args.w = w;
-    std::copy(stride.begin(), stride.end(), args.stride);
-    std::copy(padding.begin(), padding.end(), args.padding);
-    std::copy(dilation.begin(), dilation.end(), args.dilation);
-    args.padding_mode = padding_of(padding_mode);
-    args.activation = activation_of(activation);
-    args.row = row;
-    args.threads = threads;
-    args.x_type = value_type_of(x_type);
-    args.y_type = value_type_of(y_type);
-    args.quantization = &quantization;
-    check(without_gil([&] { return si_conv(handle_, &args); }));
+    conv_typed(x, y, bias, batch, h, w, stride, padding, dilation, padding_mode, activation, row, threads, x_type,
+               y_type, &quantization);
+  }
+
+  // Of pairs of bfloat16 weights, by position.
+  void linear_bf16(uintptr_t x, uintptr_t y, uintptr_t bias, int64_t n, int64_t ldx, int64_t ldy, bool channel_major,
+                   const std::string& activation, int32_t row, int32_t threads, const std::string& x_type,
+                   const std::string& y_type) const {
+    linear_typed(x, y, bias, n, ldx, ldy, channel_major, activation, row, threads, x_type, y_type, nullptr);
+  }
+
+  void conv_bf16(uintptr_t x, uintptr_t y, uintptr_t bias, int64_t batch, int64_t h, int64_t w,
+                 std::array<int64_t, 2> stride, std::array<int64_t, 4> padding, std::array<int64_t, 2> dilation,
+                 const std::string& padding_mode, const std::string& activation, int32_t row, int32_t threads,
+                 const std::string& x_type, const std::string& y_type) const {
+    conv_typed(x, y, bias, batch, h, w, stride, padding, dilation, padding_mode, activation, row, threads, x_type,
+               y_type, nullptr);
   }
 
   void recurrent(uintptr_t gates, uintptr_t bias, uintptr_t h, uintptr_t c, uintptr_t y, int64_t steps, int64_t batch,
@@ -257,6 +242,50 @@ class Weights {
   }
 
  private:
+  void linear_typed(uintptr_t x, uintptr_t y, uintptr_t bias, int64_t n, int64_t ldx, int64_t ldy, bool channel_major,
+                    const std::string& activation, int32_t row, int32_t threads, const std::string& x_type,
+                    const std::string& y_type, const si_quantization* quantization) const {
+    si_linear_args args = sized<si_linear_args>();
+    args.x = reinterpret_cast<const void*>(x);
+    args.y = reinterpret_cast<void*>(y);
+    args.bias = reinterpret_cast<const float*>(bias);
+    args.n = n;
+    args.ldx = ldx;
+    args.ldy = ldy;
+    args.layout = channel_major ? SI_CHANNEL_MAJOR : SI_TOKEN_MAJOR;
+    args.activation = activation_of(activation);
+    args.row = row;
+    args.threads = threads;
+    args.x_type = value_type_of(x_type);
+    args.y_type = value_type_of(y_type);
+    args.quantization = quantization;
+    linear(args);
+  }
+
+  void conv_typed(uintptr_t x, uintptr_t y, uintptr_t bias, int64_t batch, int64_t h, int64_t w,
+                  std::array<int64_t, 2> stride, std::array<int64_t, 4> padding, std::array<int64_t, 2> dilation,
+                  const std::string& padding_mode, const std::string& activation, int32_t row, int32_t threads,
+                  const std::string& x_type, const std::string& y_type, const si_quantization* quantization) const {
+    si_conv_args args = sized<si_conv_args>();
+    args.x = reinterpret_cast<const void*>(x);
+    args.y = reinterpret_cast<void*>(y);
+    args.bias = reinterpret_cast<const float*>(bias);
+    args.batch = batch;
+    args.h = h;
+    args.w = w;
+    std::copy(stride.begin(), stride.end(), args.stride);
+    std::copy(padding.begin(), padding.end(), args.padding);
+    std::copy(dilation.begin(), dilation.end(), args.dilation);
+    args.padding_mode = padding_of(padding_mode);
+    args.activation = activation_of(activation);
+    args.row = row;
+    args.threads = threads;
+    args.x_type = value_type_of(x_type);
+    args.y_type = value_type_of(y_type);
+    args.quantization = quantization;
+    check(without_gil([&] { return si_conv(handle_, &args); }));
+  }
+
   si_weights* handle_ = nullptr;
   si_weight_info info_ = sized<si_weight_info>();
 };
@@ -522,6 +551,8 @@ PYBIND11_MODULE(_C, m) {
            py::arg("activation"), py::arg("row"), py::arg("threads"))
       .def("linear_int8", &Weights::linear_int8)
       .def("conv_int8", &Weights::conv_int8)
+      .def("linear_bf16", &Weights::linear_bf16)
+      .def("conv_bf16", &Weights::conv_bf16)
       .def("recurrent", &Weights::recurrent, py::arg("gates"), py::arg("bias"), py::arg("h"), py::arg("c"),
            py::arg("y"), py::arg("steps"), py::arg("batch"), py::arg("step_rows"), py::arg("batch_rows"),
            py::arg("batch_sizes"), py::arg("cell"), py::arg("reverse"), py::arg("row"), py::arg("threads"));

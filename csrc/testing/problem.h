@@ -172,8 +172,10 @@ inline bool check_element(float y, double sum, double absolute, int64_t K, si_ac
   return SI_CHECK_NEAR(y, expected, 1.13 * bound + 4 * eps * (1 + std::abs(sum)));
 }
 
-// Rows of int8 weights have tests of their own: int8_test.cc.
+// Rows of int8 weights, and of pairs of bfloat16, have tests of their own: int8_test.cc, bf16_test.cc.
 inline bool computes_int8(const si_row_info& row) { return std::string(row.dtype) == "int8"; }
+inline bool computes_bf16(const si_row_info& row) { return std::string(row.dtype) == "bfloat16"; }
+inline bool computes_float32(const si_row_info& row) { return std::string(row.dtype) == "float32"; }
 
 inline const char* reason_of(size_t row) {
   si_row_info info = sized<si_row_info>();

@@ -57,7 +57,7 @@ def pack(
     `sparseinfer.quantize.SCHEMES`. `params` are the format's:
     `kblock` (panel: columns of a K block, 0 for one block, `BY_SHAPE` and `MANY_TOKENS` for a
     choice; see `kblock_for`), `g` (int8: 1 for quads of any columns, 4 for blocks of 1x4, 0 for
-    whichever stores fewer), `n` and `m` (nm), `block` (bsr: edge of the square blocks, 16, 32, 64
+    whichever stores fewer; bfloat16: 2 for pairs, which multiply x in bfloat16), `n` and `m` (nm), `block` (bsr: edge of the square blocks, 16, 32, 64
     or 128), and for each `target`, one of `TARGETS`: the machine that will run the
     weight, by default `"host"`. Its bytes follow from the target and not from the machine that
     packs (panel: the K blocks of `BY_SHAPE` and `MANY_TOKENS`). Returns a one-dimensional uint8

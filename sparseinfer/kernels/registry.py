@@ -12,12 +12,12 @@ from functools import lru_cache
 from sparseinfer import native
 from sparseinfer.kernels import cusparselt, triton
 from sparseinfer.kernels.cuda import nm24_linear
-from sparseinfer.kernels.row import Problem, Row
+from sparseinfer.kernels.row import PAIRS, Problem, Row
 from sparseinfer.kernels.triton.bsr_grid import BsrMeta, bsr_limits
 from sparseinfer.kernels.triton.csr_rows import CsrMeta, csr_kept, csr_limits
 from sparseinfer.kernels.triton.nm_planes import NmMeta, nm_kept, nm_limits
 
-__all__ = ["EDGES", "Problem", "Row", "bucket_of", "no_row", "rows", "select"]
+__all__ = ["EDGES", "PAIRS", "Problem", "Row", "bucket_of", "no_row", "rows", "select"]
 
 EDGES = (1, 16, 64, 255)
 """The largest N of every bucket but the last, which is open. A row's limits lie on these edges, so
@@ -64,7 +64,7 @@ def rows() -> tuple[Row, ...]:
             row["isa"],
             "cpu",
             native_id=index,
-            weight_types=tuple(row["weight_types"]),
+            weight_types=(PAIRS,) if row["dtype"] == "bfloat16" else tuple(row["weight_types"]),
         )
         for index, row in enumerate(native.rows())
     )

@@ -12,7 +12,10 @@ import torch
 
 from sparseinfer import native
 
-__all__ = ["Problem", "Row"]
+__all__ = ["PAIRS", "Problem", "Row"]
+
+PAIRS = "pairs of bfloat16"
+"""Values that multiply x in bfloat16; bfloat16 values that stand alone are widened instead."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Problem:
     """What a kernel is asked to compute.
 
     `op` is `linear` or `conv`; `format` is the packed format and `weights` the type of its values,
-    `int8` or `float32`, which stands for all others; `dtype` is the type of x; M, K and N are
+    `int8`, `PAIRS` or `float32`, which stands for all others; `dtype` is the type of x; M, K and N are
     output rows, input columns of one group, and tokens or pixels; `n`:`m` is the pattern of an nm
     weight.
 

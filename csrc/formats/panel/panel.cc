@@ -7,6 +7,7 @@
 #include "core/tuning.h"
 #include "formats/panel/kblock.h"
 #include "formats/panel/order.h"
+#include "formats/panel/pairs.h"
 #include "formats/panel/quads.h"
 #include "formats/values.h"
 
@@ -71,8 +72,10 @@ si_status panel_pack(const float* weight, const WeightShape& shape, const si_pac
   SI_REQUIRE(K <= kPanelMaxK, SI_ERR_ARGUMENT, "expected at most 65535 input columns for the panel format, got ", K,
              "; try the csr format");
   if (type == SI_I8) return quads_pack(weight, shape, options, out);
+  if (type == SI_BF16 && options.g == 2) return pairs_pack(weight, shape, options, out);
   SI_REQUIRE(options.scales == nullptr && options.g == 0, SI_ERR_ARGUMENT,
-             "expected scales and g for int8 values alone, got them with ", type_name(type), "; try value_type int8");
+             "expected scales and g for int8 values, or g of 2 for pairs of bfloat16, got g of ", options.g,
+             options.scales != nullptr ? " and scales with " : " with ", type_name(type), "; try value_type int8");
   const bool automatic = kblock == SI_KBLOCK_AUTO || kblock == SI_KBLOCK_MANY_TOKENS;
   SI_REQUIRE(automatic || (kblock >= 0 && kblock % kPanelGroup == 0 && kblock <= kPanelMaxKBlock), SI_ERR_ARGUMENT,
              "expected kblock to be 0 or a multiple of 16 up to 65536, got ", kblock, "; try 0, which makes one block");
@@ -180,6 +183,7 @@ si_status panel_validate(const BlobHeader& header, const void* blob, size_t byte
   const int64_t K = shape.K();
   const auto type = static_cast<si_value_type>(header.value_type);
   if (type == SI_I8) return quads_validate(header, blob, bytes, out);
+  if (type == SI_BF16 && header.params[kParamGroup] == 2) return pairs_validate(header, blob, bytes, out);
   if (type != SI_F32 && type != SI_BF16) return corrupt("panel: unknown value type ", header.value_type);
   if (header.params[kParamRows] != kPanelRows) return corrupt("panel: unknown R ", header.params[kParamRows]);
   if (header.params[kParamGroup] != 1) return corrupt("panel: unknown g ", header.params[kParamGroup]);

@@ -27,12 +27,17 @@ struct Quad {
   int8_t value[4];
 };
 
+// Two bfloat16 values of one row, those of any two columns of one pattern.
+struct Pair {
+  uint16_t value[2];
+};
+
 // What a panel holds of one K block.
 struct PanelEntry {
   uint32_t column_offset;     // into the indices
   uint32_t value_offset;      // into the values
   uint16_t rows;              // 1 .. R: fewer in the last panel of a group of output rows
-  uint16_t count[kPatterns];  // columns; int8: units, of four indices and a quad a row, or at g = 4 of one index
+  uint16_t count[kPatterns];  // columns; of quads and pairs: units, of as many indices as values, or at g = 4 of one
 };
 static_assert(sizeof(PanelEntry) == 40, "the panel table is part of the file format");
 
@@ -49,13 +54,14 @@ struct PanelView {
   si_value_type value_type;  // F32, BF16 or I8
   const void* value;
   uint64_t columns;  // indices
-  uint64_t values;   // int8: quads
+  uint64_t values;   // quads, pairs
+  int32_t g;         // int8: columns that an index stands for, 1 or 4; bfloat16: 2 in pairs; else 0
   // Of int8 values alone:
-  int32_t g;               // columns that an index stands for: 1 or 4
   const float* scale;      // [M], by position
   const int32_t* row_sum;  // [M], by position: the sum of the row's values
 
-  // The values as what they are: float, BFloat16 or Quad.
+  SI_INLINE bool pairs() const { return value_type == SI_BF16 && g == 2; }
+  // The values as what they are: float, BFloat16, Quad or Pair.
   template <class Value>
   SI_INLINE const Value* value_as() const {
     return static_cast<const Value*>(value);
@@ -71,7 +77,8 @@ struct PanelView {
   SI_INLINE int64_t output_row(int64_t position) const { return order == nullptr ? position : order[position]; }
 };
 
-// Values as float32, as bfloat16 (rounded to the nearest, ties to even), or as int8 with a scale a row (quads.h).
+// Values as float32, as bfloat16 (rounded to the nearest, ties to even), in pairs of those (pairs.h), or as int8 with a
+// scale a row (quads.h).
 [[nodiscard]] si_status panel_pack(const float* weight, const WeightShape& shape, const si_pack_options& options,
                                    OwnedBlob* out);
 // Checks every invariant of the layout; the header has been checked.
@@ -112,13 +119,15 @@ void panel_visit_as(const PanelView& view, int64_t panel, Visit&& visit) {
   }
 }
 
-// Calls visit(k, row in panel, int8 value) for every stored value of a panel of int8 that is not zero.
-template <class Visit>
-void quads_visit(const PanelView& view, int64_t panel, Visit&& visit) {
+// Calls visit(k, row in panel, int8 value, or bits of a bfloat16) for every value of a panel of quads or pairs that is
+// not zero.
+template <class Dword, class Visit>
+void dwords_visit(const PanelView& view, int64_t panel, Visit&& visit) {
+  constexpr int kValues = sizeof(Dword::value) / sizeof(Dword::value[0]);
   const PanelEntry& entry = view.entry_of(0, panel);
   const uint16_t* index = view.index + entry.column_offset;
-  const Quad* value = view.value_as<Quad>() + entry.value_offset;
-  const int indices = view.g == 1 ? 4 : 1;
+  const Dword* value = view.value_as<Dword>() + entry.value_offset;
+  const int indices = view.g == 4 ? 1 : kValues;
   for (int pattern = 1; pattern <= kPatterns; ++pattern) {
     const int count = entry.count[pattern - 1];
     for (int first = 0; first < count; first += kPanelGroup) {
@@ -126,10 +135,10 @@ void quads_visit(const PanelView& view, int64_t panel, Visit&& visit) {
       for (int row = 0; row < kPanelRows; ++row) {
         if (!(pattern >> row & 1)) continue;
         for (int i = 0; i < group; ++i, ++value)
-          for (int j = 0; j < 4; ++j) {
+          for (int j = 0; j < kValues; ++j) {
             if (value->value[j] == 0) continue;
             const int at = (first + i) * indices;
-            visit(static_cast<int64_t>(view.g == 1 ? index[at + j] : index[at] * 4 + j), row, value->value[j]);
+            visit(static_cast<int64_t>(view.g == 4 ? index[at] * 4 + j : index[at + j]), row, value->value[j]);
           }
       }
     }
@@ -143,8 +152,11 @@ template <class Visit>
 void panel_visit(const PanelView& view, int64_t panel, Visit&& visit) {
   if (view.value_type == SI_I8) {
     const float* scale = view.scale + view.row_of(panel);
-    return quads_visit(view, panel, [&](int64_t k, int row, int8_t value) { visit(k, row, value * scale[row]); });
+    return dwords_visit<Quad>(view, panel, [&](int64_t k, int row, int8_t q) { visit(k, row, q * scale[row]); });
   }
+  if (view.pairs())
+    return dwords_visit<Pair>(view, panel,
+                              [&](int64_t k, int row, uint16_t bits) { visit(k, row, bfloat16_to_float(bits)); });
   if (view.value_type == SI_BF16)
     panel_visit_as<BFloat16>(view, panel, visit);
   else

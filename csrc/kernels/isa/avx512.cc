@@ -1,10 +1,14 @@
 // The tile kernels for AVX-512 F, BW, DQ and VL.
-#include "kernels/isa/avx512_vector.h"
+#include "kernels/isa/avx512_halves.h"
 
 namespace si {
 
 const TileKernels* avx512_tile_kernels() {
-  static constexpr TileKernels kernels = table_of<Avx512>(Isa::avx512);
+  static constexpr TileKernels kernels = [] {
+    TileKernels table = table_of<Avx512>(Isa::avx512);
+    table.pairs = &pair_kernels_512<WideHalves512>;
+    return table;
+  }();
   return &kernels;
 }
 

@@ -46,6 +46,7 @@ SI_INLINE void transpose_in_lanes(__m512i (&v)[4]) {
 
 struct Bytes512 {
   using Int = __m512i;
+  using Sum = Int;
   using Floats = __m512;
   static constexpr int kBytes = 64, kInts = 16;
 
@@ -111,6 +112,7 @@ struct Bytes512 {
 
 struct Bytes256 {
   using Int = __m256i;
+  using Sum = Int;
   using Floats = __m256;
   static constexpr int kBytes = 32, kInts = 8;
 

@@ -14,6 +14,10 @@ namespace si {
 [[nodiscard]] si_status scalar_linear_int8(const si_weights& weights, const si_linear_args& args);
 [[nodiscard]] si_status scalar_conv_int8(const si_weights& weights, const si_conv_args& args);
 
+// Of pairs of bfloat16 weights; x and y are float32 or bfloat16.
+[[nodiscard]] si_status scalar_linear_bf16(const si_weights& weights, const si_linear_args& args);
+[[nodiscard]] si_status scalar_conv_bf16(const si_weights& weights, const si_conv_args& args);
+
 // What networks need between those, see network.cc.
 float scalar_activation(float v, si_activation activation);
 void scalar_activate(float* data, int64_t count, si_activation activation);

@@ -16,8 +16,8 @@ template <class Visit>
 void visit_int8(const PanelView& view, Visit&& visit) {
   for (int64_t panel = 0; panel < view.panels; ++panel) {
     const int64_t row = view.row_of(panel);
-    quads_visit(view, panel,
-                [&](int64_t k, int r, int8_t value) { visit(view.output_row(row + r), k, int32_t{value}); });
+    dwords_visit<Quad>(view, panel,
+                       [&](int64_t k, int r, int8_t value) { visit(view.output_row(row + r), k, int32_t{value}); });
   }
 }
 

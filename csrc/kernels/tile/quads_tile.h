@@ -56,30 +56,37 @@ struct Groups {
 
 template <class V, class Load>
 struct QuadSums {
-  typename V::Int set[Load::kSets][kPanelRows][Load::kVectors];
+  typename V::Sum set[Load::kSets][kPanelRows][Load::kVectors];
 };
 
+// One unit, whose dwords stand row after row, `stride` apart.
+template <class V, class Load, int P, class Dword, class Map>
+SI_INLINE void quads_unit(typename V::Sum (&sum)[kPanelRows][Load::kVectors], const uint16_t* index, const Dword* dword,
+                          int64_t stride, const Map& map) {
+  typename V::Int x[Load::kVectors];
+  Load::load(x, index, map);
+  SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
+    if (!(P >> r & 1)) continue;
+    const auto w = V::spread(dword);
+    dword += stride;
+    SI_UNROLL for (int j = 0; j < Load::kVectors; ++j) sum[r][j] = V::dot(sum[r][j], x[j], w);
+  }
+}
+
 // The units of one pattern.
-template <class V, class Load, int P, class Map>
-SI_INLINE void quads_pattern(QuadSums<V, Load>& sums, const uint16_t* index, const Quad* quad, int count,
+template <class V, class Load, int P, class Dword, class Map>
+SI_INLINE void quads_pattern(QuadSums<V, Load>& sums, const uint16_t* index, const Dword* quad, int count,
                              const Map& map) {
-  constexpr int NV = Load::kVectors, kRows = pattern_rows(P);
-  const auto unit = [&](int u, const Quad* q, int64_t stride, typename V::Int(&sum)[kPanelRows][NV]) SI_INLINE_LAMBDA {
-    typename V::Int x[NV];
-    Load::load(x, index + u * Load::kIndices, map);
-    SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
-      if (!(P >> r & 1)) continue;
-      const auto w = V::spread(q);
-      q += stride;
-      SI_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = V::dot(sum[r][j], x[j], w);
-    }
+  constexpr int kRows = pattern_rows(P);
+  const auto unit = [&](int u, const Dword* q, int64_t stride, int set) SI_INLINE_LAMBDA {
+    quads_unit<V, Load, P>(sums.set[set], index + u * Load::kIndices, q, stride, map);
   };
-  // `size` units from `first` on, whose quads stand row after row, `stride` apart.
-  const auto units = [&](int first, const Quad* q, int size, int64_t stride) SI_INLINE_LAMBDA {
+  // `size` units from `first` on.
+  const auto units = [&](int first, const Dword* q, int size, int64_t stride) SI_INLINE_LAMBDA {
     int i = 0;
     for (; i + Load::kSets <= size; i += Load::kSets)
-      SI_UNROLL for (int s = 0; s < Load::kSets; ++s) unit(first + i + s, q + i + s, stride, sums.set[s]);
-    if (Load::kSets > 1 && i < size) unit(first + i, q + i, stride, sums.set[0]);
+      SI_UNROLL for (int s = 0; s < Load::kSets; ++s) unit(first + i + s, q + i + s, stride, s);
+    if (Load::kSets > 1 && i < size) unit(first + i, q + i, stride, 0);
   };
   if (kRows == 1) return units(0, quad, count, 0);
   int u = 0;
@@ -199,8 +206,9 @@ SI_INLINE void gather_quads(const PanelView& view, int64_t panel, const uint8_t*
   }
 }
 
-template <class V, int P>
-SI_INLINE void quads_pattern_vector(typename V::Int (&sum)[kPanelRows], const uint8_t* x, const Quad* quad, int count) {
+template <class V, int P, class Dword>
+SI_INLINE void quads_pattern_vector(typename V::Sum (&sum)[kPanelRows], const uint8_t* x, const Dword* quad,
+                                    int count) {
   int u = 0;
   for (; count - u >= kPanelGroup; u += kPanelGroup) {
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
@@ -215,7 +223,7 @@ SI_INLINE void quads_pattern_vector(typename V::Int (&sum)[kPanelRows], const ui
   SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
     if (!(P >> r & 1)) continue;
     for (int part = 0; part < rest; part += V::kInts)
-      sum[r] = V::dot(sum[r], V::load(x + 4 * (u + part)), V::load_some(quad + part, rest - part));
+      sum[r] = V::dot(sum[r], V::load_some(x + 4 * (u + part), rest - part), V::load_some(quad + part, rest - part));
     quad += rest;
   }
 }

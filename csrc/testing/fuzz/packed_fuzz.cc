@@ -83,6 +83,13 @@ void quantize_call(Args& args, const si_quantization& quantization, Choices& cho
   args.quantization = &quantization;
 }
 
+// Of pairs of bfloat16, and of other weights to be refused: those tensors hold as many halves.
+template <class Args>
+void narrow_call(Args& args, Choices& choices) {
+  args.x_type = choices.chance(2) ? SI_BF16 : SI_F32;
+  args.y_type = choices.chance(2) ? SI_BF16 : SI_F32;
+}
+
 void run_linear(const si_weights* weights, int64_t M, int64_t K, int64_t nnz, bool int8, Choices& choices) {
   const int64_t most = std::min({kMostFloats / M, kMostFloats / K, kMostWork / (nnz + M)});
   const int64_t n = choices.below(std::clamp<int64_t>(most, 1, 200));
@@ -109,7 +116,10 @@ void run_linear(const si_weights* weights, int64_t M, int64_t K, int64_t nnz, bo
   args.threads = static_cast<int32_t>(1 + choices.below(3));
   const std::vector<float> x_scales(choices.chance(2) ? static_cast<size_t>(n) : 0, 0.2f);
   const si_quantization quantization = any_quantization(choices, x_scales);
-  if (int8) quantize_call(args, quantization, choices);
+  if (int8)
+    quantize_call(args, quantization, choices);
+  else if (choices.chance(2))
+    narrow_call(args, choices);
   ran(si_linear(weights, &args));
 }
 
@@ -149,7 +159,10 @@ void run_conv(const si_weights* weights, const si_weight_desc& desc, int64_t nnz
   args.y = y.data();
   args.bias = choices.chance(2) ? bias.data() : nullptr;
   const si_quantization quantization = any_quantization(choices, {});
-  if (int8) quantize_call(args, quantization, choices);
+  if (int8)
+    quantize_call(args, quantization, choices);
+  else if (choices.chance(2))
+    narrow_call(args, choices);
   ran(si_conv(weights, &args));
 }
 
