@@ -56,7 +56,7 @@ def test_bfloat16_values_keep_their_layout() -> None:
 @pytest.mark.parametrize("bad", [{"g": 3}, {"g": 2, "kblock": 16}, {"g": 2, "weights": "float32"}])
 def test_refuses_what_no_layout_has(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
-        pack(_weight(8, 32), **{"value_type": "bfloat16", **bad})
+        pack(_weight(8, 32), **{"weights": "bfloat16", **bad})
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if ".linear." in name])

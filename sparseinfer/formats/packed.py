@@ -48,23 +48,23 @@ def pack(
     """Pack a dense weight, or a sparse one of torch's, into one buffer.
 
     `weight` is float32 (nm and bsr: float16 and bfloat16 too, kept as such; csr: those too, stored
-    as float32, so that a GPU reads the values that they were), `[M, K]` of a linear layer, or
-    `[M, C/groups, kw]` or `[M, C/groups, kh, kw]` of a convolution. `weights` is the type that
-    values are stored in: panel `"float32"`, `"bfloat16"`, which rounds by 2^-9 of each at most and
+    as float32, so that a GPU reads the values that they were), `[M, K]` of a linear layer, or `[M,
+    C/groups, kw]` or `[M, C/groups, kh, kw]` of a convolution. `weights` is the type that values
+    are stored in: panel `"float32"`, `"bfloat16"`, which rounds by 2^-9 of each at most and
     computes in float32, or `"int8"`, by the `scales` `[M]` of output rows (None: the largest
     magnitude of each over 127); nm and bsr `"float32"`, `"float16"` or `"bfloat16"`, by default the
     weight's own. `activations` is what they will be multiplied with, see
-    `sparseinfer.quantize.SCHEMES`. `params` are the format's:
-    `kblock` (panel: columns of a K block, 0 for one block, `BY_SHAPE` and `MANY_TOKENS` for a
-    choice; see `kblock_for`), `g` (int8: 1 for quads of any columns, 4 for blocks of 1x4, 0 for
-    whichever stores fewer; bfloat16: 2 for pairs, which multiply x in bfloat16), `n` and `m` (nm), `block` (bsr: edge of the square blocks, 16, 32, 64
-    or 128), and for each `target`, one of `TARGETS`: the machine that will run the
+    `sparseinfer.quantize.SCHEMES`. `params` are the format's: `kblock` (panel: columns of a K
+    block, 0 for one block, `BY_SHAPE` and `MANY_TOKENS` for a choice; see `kblock_for`), `g` (int8:
+    1 for quads of any columns, 4 for blocks of 1x4, 0 for whichever stores fewer; bfloat16: 2 for
+    pairs, which multiply x in bfloat16), `n` and `m` (nm), `block` (bsr: edge of the square blocks,
+    16, 32, 64 or 128), and for each `target`, one of `TARGETS`: the machine that will run the
     weight, by default `"host"`. Its bytes follow from the target and not from the machine that
     packs (panel: the K blocks of `BY_SHAPE` and `MANY_TOKENS`). Returns a one-dimensional uint8
-    tensor: nm, csr and bsr are packed on the weight's device and stay there, panel is on the
-    CPU. Values equal to 0.0 are dropped (bsr: where all of a block are); NaN and Inf are kept.
-    `torch.sparse` tensors and semi-structured ones are read as the weights they stand for; a
-    BSR one sets `block`.
+    tensor: nm, csr and bsr are packed on the weight's device and stay there, panel is on the CPU.
+    Values equal to 0.0 are dropped (bsr: where all of a block are); NaN and Inf are kept.
+    `torch.sparse` tensors and semi-structured ones are read as the weights they stand for; a BSR
+    one sets `block`.
 
     Raises:
         ValueError: the format is unknown, or cannot store this weight (panel: K > 65535, int8:

@@ -23,9 +23,9 @@ class Problem:
     """What a kernel is asked to compute.
 
     `op` is `linear` or `conv`; `format` is the packed format and `weights` the type of its values,
-    `int8`, `PAIRS` or `float32`, which stands for all others; `dtype` is the type of x; M, K and N are
-    output rows, input columns of one group, and tokens or pixels; `n`:`m` is the pattern of an nm
-    weight.
+    `int8`, `PAIRS` or `float32`, which stands for all others; `dtype` is the type of x; M, K and N
+    are output rows, input columns of one group, and tokens or pixels; `n`:`m` is the pattern of an
+    nm weight.
 
     Example:
         >>> Problem("linear", "panel", M=64, K=64, N=1).dtype
