@@ -39,7 +39,7 @@ si_status scalar_linear_bf16(const si_weights& weights, const si_linear_args& ar
     for (int64_t m = 0; m < M; ++m) sum[m] = args.bias != nullptr ? args.bias[m] : 0.0f;
     visit_weights(weights, [&](int64_t m, int64_t k, float value) { sum[m] += value * x[k]; });
     for (int64_t m = 0; m < M; ++m)
-      store(args.y, args.y_type, m * y_m + n * y_n, scalar_activate(sum[m], args.activation));
+      store(args.y, args.y_type, m * y_m + n * y_n, scalar_activation(sum[m], args.activation));
   }
   return SI_OK;
 }
