@@ -31,7 +31,7 @@ struct NarrowTiles {
 };
 
 template <class V>
-constexpr TileKernels table_of(Isa isa) {
+constexpr TileKernels table_of(Isa isa, const ByteKernels* bytes = nullptr) {
   TileKernels kernels{};
   kernels.width = V::kWidth;
   kernels.max_vectors = V::kMaxVectors;
@@ -39,6 +39,7 @@ constexpr TileKernels table_of(Isa isa) {
   kernels.formats[SI_FORMAT_PANEL] = V::Narrow::panel(panel_tile<V>, panel_vector<V>);
   kernels.formats[SI_FORMAT_CSR] = {csr_tile<V>, csr_vector<V>, {}};
   kernels.formats[SI_FORMAT_NM] = {nm_tile<V>, nm_vector<V>, {}};
+  kernels.bytes = bytes;
   kernels.transpose_in = transpose_in<V>;
   kernels.transpose_out = transpose_out<V>;
   kernels.store_runs = store_runs<V>;
