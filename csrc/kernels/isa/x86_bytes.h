@@ -102,8 +102,7 @@ struct Quartets16x2 {
   static constexpr bool kNatural = false;
   template <class Map>
   static SI_INLINE void load(__m256i (&x)[2], const uint16_t* index, const Map& map) {
-    const auto row = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(map(index[i]))); };
-    const __m128i a = row(0), b = row(1), c = row(2), d = row(3);
+    const __m128i a = row(map(index[0])), b = row(map(index[1])), c = row(map(index[2])), d = row(map(index[3]));
     const __m256i ab =
         _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_unpacklo_epi8(a, b)), _mm_unpackhi_epi8(a, b), 1);
     const __m256i cd =
@@ -111,6 +110,7 @@ struct Quartets16x2 {
     x[0] = _mm256_unpacklo_epi16(ab, cd);
     x[1] = _mm256_unpackhi_epi16(ab, cd);
   }
+  static SI_INLINE __m128i row(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
 };
 
 // Sixteen bytes at a time, for byte_moves.h.

@@ -60,43 +60,57 @@ struct QuadSums {
   typename V::Int set[Load::kSets][kPanelRows][Load::kVectors];
 };
 
-// The units of one pattern, for vectors [kFirst, kLast) of the tile.
-template <class V, class Load, int P, int kFirst, int kLast, class Map>
-SI_INLINE void quads_part(QuadSums<V, Load>& sums, const uint16_t* index, const Quad* quad, int count, const Map& map) {
-  constexpr int NV = Load::kVectors, kRows = pattern_rows(P);
-  // Copies, which stay in registers where the sums of all rows do not.
-  QuadSums<V, Load> here = sums;
-  const auto unit = [&](int u, const Quad* q, int64_t stride, typename V::Int(&sum)[kPanelRows][NV]) {
+// What one pattern's units add to vectors [kFirst, kLast) of the tile. Functions and not lambdas, which GCC leaves out
+// of line, sums and all.
+template <class V, class Load, int P, int kFirst, int kLast>
+struct QuadsPart {
+  static constexpr int NV = Load::kVectors, kRows = pattern_rows(P);
+  using Sums = typename V::Int[kPanelRows][NV];
+
+  template <class Map>
+  static SI_INLINE void unit(Sums& sum, const uint16_t* index, const Quad* q, int64_t stride, const Map& map) {
     typename V::Int x[NV];
-    Load::load(x, index + u * Load::kIndices, map);
+    Load::load(x, index, map);
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
       if (!(P >> r & 1)) continue;
       const auto w = V::spread(q);
       q += stride;
       SI_UNROLL for (int j = kFirst; j < kLast; ++j) sum[r][j] = V::dot(sum[r][j], x[j], w);
     }
-  };
-  // `size` units from `first` on, whose quads stand row after row, `stride` apart.
-  const auto units = [&](int first, const Quad* q, int size, int64_t stride) {
+  }
+
+  // `size` units, whose quads stand row after row, `stride` apart.
+  template <class Map>
+  static SI_INLINE void units(QuadSums<V, Load>& sums, const uint16_t* index, const Quad* q, int size, int64_t stride,
+                              const Map& map) {
     int i = 0;
     for (; i + Load::kSets <= size; i += Load::kSets)
-      SI_UNROLL for (int s = 0; s < Load::kSets; ++s) unit(first + i + s, q + i + s, stride, here.set[s]);
-    if (Load::kSets > 1 && i < size) unit(first + i, q + i, stride, here.set[0]);
-  };
-  if (kRows == 1) {
-    units(0, quad, count, 0);
-  } else {
-    int u = 0;
-    for (; count - u >= kPanelGroup; u += kPanelGroup) units(u, quad + u * kRows, kPanelGroup, kPanelGroup);
-    units(u, quad + u * kRows, count - u, count - u);
+      SI_UNROLL for (int s = 0; s < Load::kSets; ++s)
+          unit(sums.set[s], index + (i + s) * Load::kIndices, q + i + s, stride, map);
+    if (Load::kSets > 1 && i < size) unit(sums.set[0], index + i * Load::kIndices, q + i, stride, map);
   }
-  SI_UNROLL for (int s = 0; s < Load::kSets; ++s) {
-    SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
-      if (!(P >> r & 1)) continue;
-      SI_UNROLL for (int j = kFirst; j < kLast; ++j) sums.set[s][r][j] = here.set[s][r][j];
+
+  template <class Map>
+  static SI_INLINE void pattern(QuadSums<V, Load>& sums, const uint16_t* index, const Quad* quad, int count,
+                                const Map& map) {
+    // Copies, which stay in registers where the sums of all rows do not.
+    QuadSums<V, Load> here = sums;
+    if (kRows == 1) {
+      units(here, index, quad, count, 0, map);
+    } else {
+      int u = 0;
+      for (; count - u >= kPanelGroup; u += kPanelGroup)
+        units(here, index + u * Load::kIndices, quad + u * kRows, kPanelGroup, kPanelGroup, map);
+      units(here, index + u * Load::kIndices, quad + u * kRows, count - u, count - u, map);
+    }
+    SI_UNROLL for (int s = 0; s < Load::kSets; ++s) {
+      SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
+        if (!(P >> r & 1)) continue;
+        SI_UNROLL for (int j = kFirst; j < kLast; ++j) sums.set[s][r][j] = here.set[s][r][j];
+      }
     }
   }
-}
+};
 
 // Where registers do not hold the sums of all rows (V::kMostSums), these stand in memory between patterns, and a
 // pattern of many rows runs twice, each time for half of the vectors.
@@ -105,15 +119,15 @@ SI_INLINE void quads_pattern(QuadSums<V, Load>& sums, const uint16_t* index, con
                              const Map& map) {
   constexpr int NV = Load::kVectors;
   if constexpr (kPanelRows * NV * Load::kSets <= V::kMostSums) {
-    quads_part<V, Load, P, 0, NV>(sums, index, quad, count, map);
+    QuadsPart<V, Load, P, 0, NV>::pattern(sums, index, quad, count, map);
   } else {
     if (count == 0) return;
     constexpr int kPart = pattern_rows(P) * NV <= V::kMostSums ? NV : NV / 2;
     asm volatile("" : "+m"(sums));
-    quads_part<V, Load, P, 0, kPart>(sums, index, quad, count, map);
+    QuadsPart<V, Load, P, 0, kPart>::pattern(sums, index, quad, count, map);
     if constexpr (kPart < NV) {
       asm volatile("" : "+m"(sums));
-      quads_part<V, Load, P, kPart, NV>(sums, index, quad, count, map);
+      QuadsPart<V, Load, P, kPart, NV>::pattern(sums, index, quad, count, map);
     }
   }
 }
