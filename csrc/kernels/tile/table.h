@@ -30,6 +30,19 @@ struct NarrowTiles {
   }
 };
 
+// Of a variant whose rows compute int8 weights alone.
+template <class V>
+constexpr TileKernels bytes_table_of(Isa isa, const ByteKernels* bytes) {
+  TileKernels kernels{};
+  kernels.width = V::kWidth;
+  kernels.max_vectors = V::kMaxVectors;
+  kernels.tuning = tuning_of(isa);
+  kernels.transpose_out = transpose_out<V>;
+  kernels.activate = activate<V>;
+  kernels.bytes = bytes;
+  return kernels;
+}
+
 template <class V>
 constexpr TileKernels table_of(Isa isa, const ByteKernels* bytes = nullptr) {
   TileKernels kernels{};
