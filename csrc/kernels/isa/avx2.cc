@@ -2,8 +2,6 @@
 // the same words of the weights: exact, where vpmaddubsw saturates.
 #include "kernels/isa/avx2_vector.h"
 #include "kernels/isa/x86_bytes.h"
-#include "kernels/tile/byte_moves.h"
-#include "kernels/tile/quads_tile.h"
 
 namespace si {
 namespace {
@@ -18,16 +16,7 @@ struct Words256 : Bytes256 {
   }
 };
 
-constexpr ByteKernels kBytes = {
-    {quads_tile<Words256, Quartets16x2, Words256, Groups<Words256, 2>>,
-     quads_tile<Words256, Quartets<Words256>, Words256, Groups<Words256, 4>>,
-     quads_tile<Words256, Quartets<Words256>, Words256, Groups<Words256, 4>, 2>},
-    quads_vector<Words256>,
-    pack_bytes<ByteLanes>,
-    transpose_bytes_out<ByteLanes>,
-    copy_bytes<ByteLanes>,
-    quantize_bytes<ByteLanes>,
-};
+constexpr ByteKernels kBytes = x86_byte_kernels<Words256>();
 
 }  // namespace
 

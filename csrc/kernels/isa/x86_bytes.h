@@ -5,7 +5,8 @@
 
 #include <immintrin.h>
 
-#include "kernels/tile/bytes.h"
+#include "kernels/tile/byte_moves.h"
+#include "kernels/tile/quads_tile.h"
 
 namespace si {
 namespace {
@@ -143,6 +144,20 @@ struct ByteLanes {
     v[3] = _mm_unpackhi_epi64(b, d);
   }
 };
+
+// V adds the product, with 16 registers.
+template <class V>
+constexpr ByteKernels x86_byte_kernels() {
+  return {
+      {quads_tile<V, Quartets16x2, V, Groups<V, 2>>, quads_tile<V, Quartets<V>, V, Groups<V, 4>>,
+       quads_tile<V, Quartets<V>, V, Groups<V, 4>, 2>},
+      quads_vector<V>,
+      pack_bytes<ByteLanes>,
+      transpose_bytes_out<ByteLanes>,
+      copy_bytes<ByteLanes>,
+      quantize_bytes<ByteLanes>,
+  };
+}
 
 }  // namespace
 }  // namespace si
