@@ -10,3 +10,6 @@
 #else
 #define SI_UNROLL _Pragma("GCC unroll 16")
 #endif
+
+// After the parameters of a lambda that holds an inner loop's accumulators: called, it would keep them in memory.
+#define SI_INLINE_LAMBDA __attribute__((always_inline))

@@ -97,9 +97,11 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
     `[M, C/groups, kw]` or `[M, C/groups, kh, kw]` of a convolution. `params` are the format's:
     `kblock` (panel: columns of a K block, 0 for one block, `BY_SHAPE` and `MANY_TOKENS` for a
     choice; see `kblock_for`), `value_type` (panel: `"bfloat16"` rounds the values, by 2^-9 of each
-    at most, and computes in float32), `n` and `m` (nm), `block` (bsr: edge of the square blocks,
-    16, 32, 64 or 128), and for each `target`, one of `TARGETS`: the machine that will run the
-    weight, by default `"host"`. Its bytes follow from the target and not from the machine that
+    at most, and computes in float32; `"int8"` stores `round(w / scale)`, -128 to 127), `scales` and
+    `g` (int8: float32 `[M]`, by default max|w| / 127 of each row; 1 for quads of any columns, 4 for
+    blocks of 1x4, 0 for whichever stores fewer), `n` and `m` (nm), `block` (bsr: edge of the
+    blocks, 16, 32, 64 or 128), and for each `target`, one of `TARGETS`: the machine that will run
+    the weight, by default `"host"`. Its bytes follow from the target and not from the machine that
     packs (panel: the K blocks of `BY_SHAPE` and `MANY_TOKENS`). Returns a one-dimensional uint8
     tensor: nm, csr and bsr are packed on the weight's device and stay there, panel is on the
     CPU. Values equal to 0.0 are dropped (bsr: where all of a block are); NaN and Inf are kept.
@@ -107,10 +109,10 @@ def pack(weight: Tensor, format: str = "panel", groups: int = 1, **params: Any) 
     BSR one sets `block`.
 
     Raises:
-        ValueError: the format is unknown, or cannot store this weight (panel: K > 65535; nm: a
-            group of m columns with more than n non-zeros; bsr: a BSR tensor whose blocks are not
-            square, of another size than `block`, or of none that the format has), the target is
-            unknown, or torch cannot read a sparse one.
+        ValueError: the format is unknown, or cannot store this weight (panel: K > 65535, int8:
+            NaN or Inf; nm: a group of m columns with more than n non-zeros; bsr: a BSR tensor whose
+            blocks are not square, of another size than `block`, or of none that the format has),
+            the target is unknown, or torch cannot read a sparse one.
         TypeError: the weight has another dtype.
 
     Source: row-pattern panels follow Wilkinson, Cheshmi and Mehri Dehnavi, "Register Tiling for

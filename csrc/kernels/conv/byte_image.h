@@ -6,7 +6,6 @@
 // image is the zero point.
 #pragma once
 
-#include "core/buffer.h"
 #include "core/scratch.h"
 #include "kernels/conv/geometry.h"
 #include "kernels/quantized.h"
@@ -25,10 +24,11 @@ class ByteImage {
   int64_t group_stride() const { return geometry_.group_channels * channel_; }
   // Offsets of the taps of one group, K of them.
   void taps(int32_t* out) const;
-  // Channels [first, last) of image x, whose bytes are quantised by `to` where it is of floats; `row` has room for w
+  // Channels [first, last) of image x, whose bytes are quantised by `to` where it is of floats, in `room` for room()
   // bytes.
-  [[nodiscard]] si_status fill(const ByteKernels& kernels, const void* x, const ToByte& to, int64_t first, int64_t last,
-                               uint8_t* row, uint8_t* out) const;
+  void fill(const ByteKernels& kernels, const void* x, const ToByte& to, int64_t first, int64_t last, uint8_t* room,
+            uint8_t* out) const;
+  int64_t room() const;
 
  private:
   // Taps along one axis: planes are the residues of their positions by the stride, which repeat.
@@ -38,6 +38,17 @@ class ByteImage {
     int64_t plane_of(int64_t tap) const { return tap % planes; }
     int64_t shift_of(int64_t tap) const { return tap * dilation / stride; }
   };
+  // Of the positions of a plane along one axis those inside the image: plane positions first, first + 1, ... stand for
+  // source, source + stride, ...
+  struct Inside {
+    int64_t first, count, source;
+  };
+  static Inside inside(const Axis& axis, int64_t plane, int64_t first, int64_t padding, int64_t length, int64_t size);
+  // Whether rows are copied whole: padding with zeros, and a stride that the kernels know.
+  bool by_rows() const;
+  void fill_rows(const ByteKernels& kernels, const void* x, const ToByte& to, int64_t channel, uint8_t* room,
+                 uint8_t* out) const;
+  void fill_plainly(const void* x, const ToByte& to, int64_t channel, uint8_t* out) const;
   static Axis axis_of(int64_t kernel, int64_t stride, int64_t dilation);
   static int64_t saturated(int64_t a, int64_t b) { return b != 0 && a > kMost / b ? kMost + 1 : a * b; }
 

@@ -53,19 +53,19 @@ struct ConvInt8 {
            std::all_of(args.padding, args.padding + 4, zero);
   }
 
-  // Columns [k0, k1) of one group of a tile's x; k0 is a multiple of 64.
-  si_status pack(const Band& band, int64_t tile, int64_t group, int64_t k0, int64_t k1, uint8_t* to) const {
+  // The x of one group of a tile.
+  void pack(const Band& band, int64_t tile, int64_t group, uint8_t* to) const {
     const int64_t valid = band.tile_pixels(tile), width = kByteWidths[byte_width_index(valid)];
     const int64_t first = tile * kMostByteWidth;
     if (pointwise()) {
       const int64_t at = group * geometry.group_channels * area() + band.first_row * geometry.ow + first;
       const auto* x = static_cast<const uint8_t*>(band.x) + at * element_bytes(args.x_type);
-      kernels().pack({x, area(), args.x_type == SI_F32, false, k0, k1, valid, width, source.g(), &x_rule, false, to});
-      return SI_OK;
+      kernels().pack({x, area(), args.x_type == SI_F32, false, 0, K(), valid, width, source.g(), &x_rule, false, to});
+      return;
     }
     if (band.padded == nullptr) {
-      pack_plainly(band, first, valid, width, group, k0, k1, to);
-      return SI_OK;
+      pack_plainly(band, first, valid, width, group, to);
+      return;
     }
     ByteRun runs[kMostByteWidth];
     int64_t count = 0;
@@ -76,14 +76,12 @@ struct ConvInt8 {
       n += length;
     }
     kernels().copy(
-        {band.bytes + group * band.padded->group_stride(), band.taps, k0, k1, runs, count, width, source.g(), to});
-    return SI_OK;
+        {band.bytes + group * band.padded->group_stride(), band.taps, K(), runs, count, width, source.g(), to});
   }
 
   // Pixel by pixel, where taps lie so far apart that no padded image holds them.
-  void pack_plainly(const Band& band, int64_t first, int64_t valid, int64_t width, int64_t group, int64_t k0,
-                    int64_t k1, uint8_t* to) const {
-    for (int64_t k = k0; k < k1; ++k) {
+  void pack_plainly(const Band& band, int64_t first, int64_t valid, int64_t width, int64_t group, uint8_t* to) const {
+    for (int64_t k = 0; k < K(); ++k) {
       const int64_t channel = group * geometry.group_channels + k / (geometry.kh * geometry.kw);
       const int64_t kr = k / geometry.kw % geometry.kh, kc = k % geometry.kw;
       for (int64_t n = 0; n < valid; ++n) {
@@ -160,8 +158,9 @@ struct ConvInt8 {
       uint8_t* x = nullptr;
       SI_TRY(thread_scratch(Scratch::kTile, (packed_rows() + 4) * kMostByteWidth, &x));
       return run_units(band, tile, 0, source.units(), [&](int64_t group, const uint8_t** out) {
+        pack(band, tile, group, x);
         *out = x;
-        return pack(band, tile, group, 0, K(), x);
+        return SI_OK;
       });
     });
   }
@@ -172,9 +171,9 @@ struct ConvInt8 {
     uint8_t* x = nullptr;
     SI_TRY(thread_scratch(Scratch::kTile, room * groups() * band.tiles(), &x));
     const auto of = [&](int64_t tile, int64_t group) { return x + room * (tile * groups() + group); };
-    // One thread packs a group of one tile: copies write past their rows.
     SI_TRY(parallel_for(threads, band.tiles() * groups(), [&](int64_t item) {
-      return pack(band, item / groups(), item % groups(), 0, K(), of(item / groups(), item % groups()));
+      const int64_t tile = item / groups(), group = item % groups();
+      pack(band, tile, group, of(tile, group));
     }));
     return parallel_for(threads, band.tiles() * threads, [&](int64_t item) -> si_status {
       const int64_t tile = item / threads, part = item % threads;
@@ -196,9 +195,10 @@ struct ConvInt8 {
   si_status fill(const ByteImage& padded, const void* x, uint8_t* bytes, int threads) const {
     const int64_t channels = geometry.channels, parts = std::min<int64_t>(threads, channels);
     return parallel_for(threads, parts, [&](int64_t part) -> si_status {
-      uint8_t* row = nullptr;
-      SI_TRY(thread_scratch(Scratch::kOutput, args.w, &row));
-      return padded.fill(kernels(), x, x_rule, channels * part / parts, channels * (part + 1) / parts, row, bytes);
+      uint8_t* room = nullptr;
+      SI_TRY(thread_scratch(Scratch::kOutput, padded.room(), &room));
+      padded.fill(kernels(), x, x_rule, channels * part / parts, channels * (part + 1) / parts, room, bytes);
+      return SI_OK;
     });
   }
 

@@ -117,30 +117,47 @@ SI_INLINE __mmask16 first_16(int64_t n) {
   return n >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << (n > 0 ? n : 0)) - 1);
 }
 
-// 16 columns from k on of 4 tokens, as bytes: lane l has columns k + 4 l to k + 4 l + 3 of each token in turn. Tokens
-// at or past `valid` and columns past k1 read nothing. The rules of x saturate from below.
-SI_INLINE __m512i four_tokens(const BytePack& job, int64_t n, int64_t k) {
-  const __mmask16 columns = first_16(job.k1 - k);
-  if (!job.floats) {
-    const auto* x = static_cast<const uint8_t*>(job.x) + n * job.ldx + k;
-    const auto token = [&](int i) {
-      return _mm_maskz_loadu_epi8(n + i < job.valid ? columns : static_cast<__mmask16>(0), x + i * job.ldx);
-    };
-    const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(token(0)), token(1), 1);
-    const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(token(2)), token(3), 1);
-    return transpose_dwords_4x4(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+// The rules of a tile's tokens, as vectors want them: read once, used for all of K.
+struct TokenRules {
+  float inverse[kMostByteWidth], high[kMostByteWidth];
+  // Of two tokens each: their zero points as words, in halves of a lane.
+  alignas(16) int64_t zeros[kMostByteWidth];
+
+  explicit TokenRules(const BytePack& job) {
+    for (int64_t n = 0; n < kMostByteWidth; ++n) {
+      const ToByte& to = job.to[job.to_each && n < job.valid ? n : 0];
+      inverse[n] = to.inverse;
+      high[n] = to.high;
+      zeros[n] = 0x0001000100010001 * static_cast<int64_t>(to.zero_point);
+    }
   }
-  const auto* x = static_cast<const float*>(job.x) + n * job.ldx + k;
-  const auto rule = [&](int i) -> const ToByte& { return job.to[job.to_each && n + i < job.valid ? n + i : 0]; };
-  const auto token = [&](int i) {
-    const __mmask16 some = n + i < job.valid ? columns : static_cast<__mmask16>(0);
-    return Bytes512::round_below(_mm512_maskz_loadu_ps(some, x + i * job.ldx), rule(i));
+};
+
+// 16 columns from k on of 4 tokens, as bytes: lane l has columns k + 4 l to k + 4 l + 3 of each token in turn. Tokens
+// at or past `valid` and columns past k1 read nothing.
+SI_INLINE __m512i four_byte_tokens(const BytePack& job, int64_t n, int64_t k) {
+  const __mmask16 columns = first_16(job.k1 - k);
+  const auto* x = static_cast<const uint8_t*>(job.x) + n * job.ldx + k;
+  const auto token = [&](int i) SI_INLINE_LAMBDA {
+    return _mm_maskz_loadu_epi8(n + i < job.valid ? columns : static_cast<__mmask16>(0), x + i * job.ldx);
   };
-  // Each has a half of every lane.
-  const auto two_tokens = [&](int i) {
-    const auto zeros = [&](int at) { return 0x0001000100010001 * static_cast<int64_t>(rule(at).zero_point); };
-    const __m512i zero = _mm512_broadcast_i32x4(_mm_set_epi64x(zeros(i + 1), zeros(i)));
-    return _mm512_adds_epi16(_mm512_packs_epi32(token(i), token(i + 1)), zero);
+  const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(token(0)), token(1), 1);
+  const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(token(2)), token(3), 1);
+  return transpose_dwords_4x4(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+}
+
+// Of floats, whose rules saturate from below.
+SI_INLINE __m512i four_float_tokens(const BytePack& job, const TokenRules& rules, int64_t n, int64_t k) {
+  const __mmask16 columns = first_16(job.k1 - k);
+  const auto* x = static_cast<const float*>(job.x) + n * job.ldx + k;
+  const auto token = [&](int i) SI_INLINE_LAMBDA {
+    const __mmask16 some = n + i < job.valid ? columns : static_cast<__mmask16>(0);
+    const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, x + i * job.ldx), _mm512_set1_ps(rules.inverse[n + i]));
+    return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_set1_ps(rules.high[n + i]), v));
+  };
+  const auto two_tokens = [&](int i) SI_INLINE_LAMBDA {
+    const __m128i zeros = _mm_load_si128(reinterpret_cast<const __m128i*>(rules.zeros + n + i));
+    return _mm512_adds_epi16(_mm512_packs_epi32(token(i), token(i + 1)), _mm512_broadcast_i32x4(zeros));
   };
   return _mm512_packus_epi16(two_tokens(0), two_tokens(2));
 }
@@ -165,11 +182,12 @@ SI_INLINE void store_rows(const __m512i (&v)[4], int64_t rows, uint8_t* dst, int
   }
 }
 
-inline void pack_tokens(const BytePack& job) {
+template <class FourTokens>
+SI_INLINE void pack_tokens(const BytePack& job, const FourTokens& four_tokens) {
   for (int64_t k = job.k0; k < job.k1; k += 16)
     for (int64_t n = 0; n < job.width && n < job.valid; n += 16) {
       __m512i v[4];
-      SI_UNROLL for (int i = 0; i < 4; ++i) v[i] = four_tokens(job, n + 4 * i, k);
+      SI_UNROLL for (int i = 0; i < 4; ++i) v[i] = four_tokens(n + 4 * i, k);
       if (job.g == 1) {
         SI_UNROLL for (int i = 0; i < 4; ++i) v[i] = transpose_bytes_4x4(v[i]);
         transpose_in_lanes(v);
@@ -234,69 +252,126 @@ inline void pack_channels_each(const BytePack& job) {
 }
 
 inline void pack_512(const BytePack& job) {
-  if (job.token_major) return pack_tokens(job);
+  if (job.token_major && job.floats) {
+    const TokenRules rules(job);
+    return pack_tokens(job, [&](int64_t n, int64_t k) SI_INLINE_LAMBDA { return four_float_tokens(job, rules, n, k); });
+  }
+  if (job.token_major)
+    return pack_tokens(job, [&](int64_t n, int64_t k) SI_INLINE_LAMBDA { return four_byte_tokens(job, n, k); });
   if (job.floats && job.to_each) return pack_channels_each(job);
   pack_channels(job);
 }
 
-template <class Copy>
-SI_INLINE void copy_runs(const ByteCopy& job, int64_t k, uint8_t* row) {
-  const uint8_t* from = job.image + job.taps[k];
-  for (int64_t i = 0; i < job.count; ++i) {
-    const ByteRun& run = job.runs[i];
-    for (int64_t j = 0; j < run.length; j += Copy::kBytes) Copy::copy(from + run.from + j, row + run.first + j);
+// Bytes that go from each row of an image to the same place in each row of a tile.
+struct Move {
+  int32_t from, to, size;
+};
+
+template <int kSize>
+SI_INLINE void move_column(const uint8_t* image, const int32_t* taps, int64_t rows, uint8_t* tile, int64_t pitch) {
+  for (int64_t k = 0; k < rows; ++k) __builtin_memcpy(tile + k * pitch, image + taps[k], kSize);
+}
+
+SI_INLINE void move_column(const Move& move, const ByteCopy& job, int64_t k, int64_t rows, uint8_t* tile,
+                           int64_t pitch) {
+  const uint8_t* const image = job.image + move.from;
+  const int32_t* const taps = job.taps + k;
+  uint8_t* const to = tile + move.to;
+  switch (move.size) {
+    case 64:
+      return move_column<64>(image, taps, rows, to, pitch);
+    case 32:
+      return move_column<32>(image, taps, rows, to, pitch);
+    case 16:
+      return move_column<16>(image, taps, rows, to, pitch);
+    case 8:
+      return move_column<8>(image, taps, rows, to, pitch);
+    case 4:
+      return move_column<4>(image, taps, rows, to, pitch);
+    case 2:
+      return move_column<2>(image, taps, rows, to, pitch);
+    default:
+      return move_column<1>(image, taps, rows, to, pitch);
   }
 }
 
-template <class Copy>
-SI_INLINE void copy_rows_of_tile(const ByteCopy& job) {
-  if (job.g == 1) {
-    for (int64_t k = job.k0; k < job.k1; ++k) copy_runs<Copy>(job, k, job.tile + k * job.width);
-    return;
+// The runs as moves of 1 to 64 bytes. What one writes past its run the next ones overwrite; none leaves the row.
+SI_INLINE int moves_of(const ByteCopy& job, Move (&moves)[2 * kMostByteWidth]) {
+  int count = 0;
+  for (int64_t i = 0; i < job.count; ++i) {
+    const auto from = static_cast<int32_t>(job.runs[i].from), to = static_cast<int32_t>(job.runs[i].first);
+    const auto length = static_cast<int32_t>(job.runs[i].length);
+    int32_t size = 1;
+    while (size < length) size *= 2;
+    if (to + size <= job.width) {
+      moves[count++] = {from, to, size};
+      continue;
+    }
+    // Two that overlap.
+    size /= 2;
+    moves[count++] = {from, to, size};
+    moves[count++] = {from + length - size, to + length - size, size};
   }
-  // Rows of a piece are copied first, and interleaved once they have left the store buffer.
+  return count;
+}
+
+inline void copy_512(const ByteCopy& job) {
+  Move moves[2 * kMostByteWidth];
+  const int count = moves_of(job, moves);
+  // Rows of a piece stay in L1 from move to move; those of g = 4 are interleaved from there.
   constexpr int64_t kPiece = 64;
-  alignas(64) uint8_t rows[(kPiece + 4) * 64];
-  for (int64_t first = job.k0; first < job.k1; first += kPiece) {
-    const int64_t last = first + kPiece < job.k1 ? first + kPiece : job.k1;
-    for (int64_t k = first; k < last; ++k) copy_runs<Copy>(job, k, rows + (k - first) * 64);
-    for (int64_t k = first; k < last; k += 4) {
-      const uint8_t* from = rows + (k - first) * 64;
+  alignas(64) uint8_t rows[kPiece * kMostByteWidth];
+  for (int64_t first = 0; first < job.K; first += kPiece) {
+    const int64_t piece = first + kPiece < job.K ? kPiece : job.K - first;
+    uint8_t* const to = job.g == 1 ? job.tile + first * job.width : rows;
+    const int64_t pitch = job.g == 1 ? job.width : kMostByteWidth;
+    for (int i = 0; i < count; ++i) move_column(moves[i], job, first, piece, to, pitch);
+    if (job.g == 1) continue;
+    for (int64_t k = 0; k < piece; k += 4) {
+      const uint8_t* from = rows + k * kMostByteWidth;
       __m512i v[4];
       Bytes512::interleave(Bytes512::load(from), Bytes512::load(from + 64), Bytes512::load(from + 128),
                            Bytes512::load(from + 192), v);
       transpose_lanes(v);
       SI_UNROLL for (int i = 0; i < 4; ++i) {
-        if (16 * i < job.width) _mm512_storeu_si512(job.tile + k * job.width + 64 * i, v[i]);
+        if (16 * i < job.width) _mm512_storeu_si512(job.tile + (first + k) * job.width + 64 * i, v[i]);
       }
     }
   }
 }
 
-struct Copy64 {
-  static constexpr int64_t kBytes = 64;
-  static SI_INLINE void copy(const uint8_t* from, uint8_t* to) { _mm512_storeu_si512(to, _mm512_loadu_si512(from)); }
-};
-struct Copy32 {
-  static constexpr int64_t kBytes = 32;
-  static SI_INLINE void copy(const uint8_t* from, uint8_t* to) { __builtin_memcpy(to, from, 32); }
-};
-struct Copy16 {
-  static constexpr int64_t kBytes = 16;
-  static SI_INLINE void copy(const uint8_t* from, uint8_t* to) { __builtin_memcpy(to, from, 16); }
-};
-struct Copy8 {
-  static constexpr int64_t kBytes = 8;
-  static SI_INLINE void copy(const uint8_t* from, uint8_t* to) { __builtin_memcpy(to, from, 8); }
-};
+// A row in pieces of one length, the last of which overlaps. False where it is shorter.
+template <int kPiece>
+SI_INLINE bool copy_row(const uint8_t* src, uint8_t* dst, int64_t count) {
+  if (count < kPiece) return false;
+  for (int64_t i = 0; i + kPiece <= count; i += kPiece) __builtin_memcpy(dst + i, src + i, kPiece);
+  __builtin_memcpy(dst + count - kPiece, src + count - kPiece, kPiece);
+  return true;
+}
 
-inline void copy_512(const ByteCopy& job) {
-  int64_t longest = 0;
-  for (int64_t i = 0; i < job.count; ++i) longest = job.runs[i].length > longest ? job.runs[i].length : longest;
-  if (longest > 32) return copy_rows_of_tile<Copy64>(job);
-  if (longest > 16) return copy_rows_of_tile<Copy32>(job);
-  if (longest > 8) return copy_rows_of_tile<Copy16>(job);
-  copy_rows_of_tile<Copy8>(job);
+// Every second byte: 16 at a time, the last of which overlap.
+SI_INLINE bool copy_even_row(const uint8_t* src, uint8_t* dst, int64_t count) {
+  if (count < 16) return false;
+  const auto sixteen = [&](int64_t i) {
+    // The last byte of a row may be the last of all.
+    const __m256i pairs = _mm256_maskz_loadu_epi8(0x7fffffff, src + 2 * i);
+    store_16(dst + i, _mm256_cvtepi16_epi8(pairs));
+  };
+  for (int64_t i = 0; i + 16 <= count; i += 16) sixteen(i);
+  sixteen(count - 16);
+  return true;
+}
+
+inline void copy_rows_512(const ByteRows& job) {
+  for (int64_t r = 0; r < job.rows; ++r) {
+    const uint8_t* src = job.src + r * job.src_pitch;
+    uint8_t* dst = job.dst + r * job.dst_pitch;
+    if (job.step == 1 && (copy_row<32>(src, dst, job.count) || copy_row<16>(src, dst, job.count) ||
+                          copy_row<8>(src, dst, job.count) || copy_row<4>(src, dst, job.count)))
+      continue;
+    if (job.step == 2 && copy_even_row(src, dst, job.count)) continue;
+    for (int64_t i = 0; i < job.count; ++i) dst[i] = src[i * job.step];
+  }
 }
 
 inline void transpose_bytes_out_512(const uint8_t* src, int64_t pitch, int64_t rows, int64_t columns, uint8_t* dst,
@@ -309,7 +384,7 @@ inline void transpose_bytes_out_512(const uint8_t* src, int64_t pitch, int64_t r
   for (int64_t m = 0; m < rows; m += 16)
     for (int64_t n = 0; n < columns; n += 16) {
       __m512i v[4];
-      SI_UNROLL for (int i = 0; i < 4; ++i) v[i] = transpose_bytes_4x4(four_tokens(job, m + 4 * i, n));
+      SI_UNROLL for (int i = 0; i < 4; ++i) v[i] = transpose_bytes_4x4(four_byte_tokens(job, m + 4 * i, n));
       transpose_in_lanes(v);
       store_rows(v, columns - n, dst + n * ld + m, ld, rows - m);
     }
@@ -319,6 +394,11 @@ inline void quantize_512(const float* src, int64_t count, const ToByte& to, uint
   int64_t i = 0;
   for (; i + 16 <= count; i += 16)
     Bytes512::store_narrow(dst + i, Bytes512::round_to_byte(_mm512_loadu_ps(src + i), to), to.zero_point);
+  if (i < count && count >= 16) {
+    i = count - 16;
+    Bytes512::store_narrow(dst + i, Bytes512::round_to_byte(_mm512_loadu_ps(src + i), to), to.zero_point);
+    return;
+  }
   for (; i < count; ++i) dst[i] = quantize(src[i], to);
 }
 

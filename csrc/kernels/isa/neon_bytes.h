@@ -100,7 +100,7 @@ struct NeonLanes {
   }
   static SI_INLINE void interleave(Lane (&v)[4]) { NeonBytes::interleave(v[0], v[1], v[2], v[3], v); }
   static SI_INLINE void transpose_dwords(Lane (&v)[4]) {
-    const auto wide = [](Lane a) __attribute__((always_inline)) { return vreinterpretq_s64_s32(a); };
+    const auto wide = [](Lane a) SI_INLINE_LAMBDA { return vreinterpretq_s64_s32(a); };
     const int64x2_t a = wide(vzip1q_s32(v[0], v[1])), b = wide(vzip2q_s32(v[0], v[1]));
     const int64x2_t c = wide(vzip1q_s32(v[2], v[3])), d = wide(vzip2q_s32(v[2], v[3]));
     v[0] = vreinterpretq_s32_s64(vzip1q_s64(a, c));
@@ -120,6 +120,7 @@ constexpr ByteKernels neon_byte_kernels() {
       pack_bytes<NeonLanes>,
       transpose_bytes_out<NeonLanes>,
       copy_bytes<NeonLanes>,
+      copy_byte_rows,
       quantize_bytes<NeonLanes>,
   };
 }

@@ -155,6 +155,7 @@ constexpr ByteKernels x86_byte_kernels() {
       pack_bytes<ByteLanes>,
       transpose_bytes_out<ByteLanes>,
       copy_bytes<ByteLanes>,
+      copy_byte_rows,
       quantize_bytes<ByteLanes>,
   };
 }

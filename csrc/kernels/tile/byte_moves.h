@@ -135,6 +135,7 @@ void transpose_bytes_out(const uint8_t* src, int64_t pitch, int64_t rows, int64_
                       dst + n * ld + m, ld, columns - n, rows - m);
 }
 
+// In order: up to a vector past a run is overwritten by the next, or by the next row.
 template <class B>
 SI_INLINE void copy_byte_runs(const ByteCopy& job, int64_t k, uint8_t* row) {
   const uint8_t* from = job.image + job.taps[k];
@@ -149,14 +150,14 @@ SI_INLINE void copy_byte_runs(const ByteCopy& job, int64_t k, uint8_t* row) {
 template <class B>
 void copy_bytes(const ByteCopy& job) {
   if (job.g == 1) {
-    for (int64_t k = job.k0; k < job.k1; ++k) copy_byte_runs<B>(job, k, job.tile + k * job.width);
+    for (int64_t k = 0; k < job.K; ++k) copy_byte_runs<B>(job, k, job.tile + k * job.width);
     return;
   }
   // Rows of a piece are copied first, and interleaved once they have left the store buffer.
   constexpr int64_t kPiece = 64;
-  uint8_t rows[(kPiece + 4) * kMostByteWidth] = {};
-  for (int64_t first = job.k0; first < job.k1; first += kPiece) {
-    const int64_t last = first + kPiece < job.k1 ? first + kPiece : job.k1;
+  uint8_t rows[(kPiece + 1) * kMostByteWidth] = {};
+  for (int64_t first = 0; first < job.K; first += kPiece) {
+    const int64_t last = first + kPiece < job.K ? first + kPiece : job.K;
     for (int64_t k = first; k < last; ++k) copy_byte_runs<B>(job, k, rows + (k - first) * kMostByteWidth);
     for (int64_t k = first; k < last; k += 4)
       for (int64_t n = 0; n < job.width; n += 16) {
@@ -165,6 +166,17 @@ void copy_bytes(const ByteCopy& job) {
         B::interleave(v);
         SI_UNROLL for (int j = 0; j < 4; ++j) B::store(job.tile + k * job.width + 4 * n + 16 * j, v[j]);
       }
+  }
+}
+
+inline void copy_byte_rows(const ByteRows& job) {
+  for (int64_t r = 0; r < job.rows; ++r) {
+    const uint8_t* src = job.src + r * job.src_pitch;
+    uint8_t* dst = job.dst + r * job.dst_pitch;
+    if (job.step == 1)
+      std::memcpy(dst, src, static_cast<size_t>(job.count));
+    else
+      for (int64_t i = 0; i < job.count; ++i) dst[i] = src[2 * i];
   }
 }
 

@@ -79,17 +79,26 @@ struct ByteRun {
   int64_t first, length, from;
 };
 
-// Brings K rows of columns from an image to a tile: run i of row k from image + taps[k] + runs[i].from on. In order:
-// a vector past its end, a row of the tile may be overwritten, and the image read a vector past each run.
+// Brings K rows of columns from an image to a tile: run i of row k from image + taps[k] + runs[i].from on. The image
+// may be read a vector past each run.
 struct ByteCopy {
   const uint8_t* image;
   const int32_t* taps;
-  int64_t k0, k1;  // k0 is a multiple of 64
+  int64_t K;
   const ByteRun* runs;
   int64_t count;
   int64_t width;
   int32_t g;
   uint8_t* tile;
+};
+
+// dst[r * dst_pitch + i] = src[r * src_pitch + i * step] for i < count, and nothing else; step is 1 or 2.
+struct ByteRows {
+  const uint8_t* src;
+  int64_t src_pitch;
+  uint8_t* dst;
+  int64_t dst_pitch;
+  int64_t rows, count, step;
 };
 
 struct ByteKernels {
@@ -100,6 +109,7 @@ struct ByteKernels {
   // to a multiple of 16.
   void (*transpose_out)(const uint8_t* src, int64_t pitch, int64_t rows, int64_t columns, uint8_t* dst, int64_t ld);
   void (*copy)(const ByteCopy&);
+  void (*copy_rows)(const ByteRows&);
   void (*quantize)(const float* src, int64_t count, const ToByte& to, uint8_t* dst);
 };
 

@@ -60,8 +60,7 @@ struct QuadSums {
   typename V::Int set[Load::kSets][kPanelRows][Load::kVectors];
 };
 
-// What one pattern's units add to vectors [kFirst, kLast) of the tile. Functions and not lambdas, which GCC leaves out
-// of line, sums and all.
+// What one pattern's units add to vectors [kFirst, kLast) of the tile.
 template <class V, class Load, int P, int kFirst, int kLast>
 struct QuadsPart {
   static constexpr int NV = Load::kVectors, kRows = pattern_rows(P);

@@ -64,7 +64,26 @@ int32_t any_row(Choices& choices) {
 
 si_activation any_activation(Choices& choices) { return static_cast<si_activation>(choices.below(SI_ACT_TANH + 1)); }
 
-void run_linear(const si_weights* weights, int64_t M, int64_t K, int64_t nnz, Choices& choices) {
+// Of int8 weights: bytes or floats in and out. Both are computed from tensors of floats, which hold as many bytes.
+si_quantization any_quantization(Choices& choices, const std::vector<float>& x_scales) {
+  si_quantization out{};
+  out.struct_size = sizeof out;
+  out.x_scale = choices.chance(8) ? 0.0f : 0.1f;
+  out.y_scale = choices.chance(8) ? -1.0f : 0.3f;
+  out.x_zero_point = static_cast<int32_t>(choices.below(257));
+  out.y_zero_point = static_cast<int32_t>(choices.below(257));
+  if (!x_scales.empty()) out.x_scales = x_scales.data();
+  return out;
+}
+
+template <class Args>
+void quantize_call(Args& args, const si_quantization& quantization, Choices& choices) {
+  args.x_type = choices.chance(2) ? SI_U8 : SI_F32;
+  args.y_type = choices.chance(2) ? SI_U8 : SI_F32;
+  args.quantization = &quantization;
+}
+
+void run_linear(const si_weights* weights, int64_t M, int64_t K, int64_t nnz, bool int8, Choices& choices) {
   const int64_t most = std::min({kMostFloats / M, kMostFloats / K, kMostWork / (nnz + M)});
   const int64_t n = choices.below(std::clamp<int64_t>(most, 1, 200));
   si_linear_args args{};
@@ -88,10 +107,13 @@ void run_linear(const si_weights* weights, int64_t M, int64_t K, int64_t nnz, Ch
   args.activation = any_activation(choices);
   args.row = any_row(choices);
   args.threads = static_cast<int32_t>(1 + choices.below(3));
+  const std::vector<float> x_scales(choices.chance(2) ? static_cast<size_t>(n) : 0, 0.2f);
+  const si_quantization quantization = any_quantization(choices, x_scales);
+  if (int8) quantize_call(args, quantization, choices);
   ran(si_linear(weights, &args));
 }
 
-void run_conv(const si_weights* weights, const si_weight_desc& desc, int64_t nnz, Choices& choices) {
+void run_conv(const si_weights* weights, const si_weight_desc& desc, int64_t nnz, bool int8, Choices& choices) {
   const int64_t channels = desc.shape[1] * desc.groups, M = desc.shape[0];
   const int64_t kh = desc.ndim == 4 ? desc.shape[2] : 1, kw = desc.shape[desc.ndim - 1];
   si_conv_args args{};
@@ -126,6 +148,8 @@ void run_conv(const si_weights* weights, const si_weight_desc& desc, int64_t nnz
   args.x = x.data();
   args.y = y.data();
   args.bias = choices.chance(2) ? bias.data() : nullptr;
+  const si_quantization quantization = any_quantization(choices, {});
+  if (int8) quantize_call(args, quantization, choices);
   ran(si_conv(weights, &args));
 }
 
@@ -196,8 +220,8 @@ extern "C" __attribute__((visibility("default"))) int LLVMFuzzerTestOneInput(con
   }
   if (M <= kMostFloats && K <= kMostFloats) {
     for (int call = 0; call < 3; ++call) {
-      if (info.desc.groups == 1) run_linear(weights, M, K, info.nnz, choices);
-      if (info.desc.ndim >= 3) run_conv(weights, info.desc, info.nnz, choices);
+      if (info.desc.groups == 1) run_linear(weights, M, K, info.nnz, info.value_type == SI_I8, choices);
+      if (info.desc.ndim >= 3) run_conv(weights, info.desc, info.nnz, info.value_type == SI_I8, choices);
       if (info.desc.ndim == 2) run_recurrent(weights, M, K, info.nnz, choices);
     }
   }
