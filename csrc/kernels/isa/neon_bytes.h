@@ -114,14 +114,14 @@ struct NeonLanes {
 template <class V>
 constexpr ByteKernels neon_byte_kernels() {
   return {
-      {quads_tile<V, Quartets<V>, V, Groups<V, 4>>, quads_tile<V, Quartets<V>, V, Groups<V, 4>, 2>,
-       quads_tile<V, Quartets<V>, V, Groups<V, 4>, 4>},
+      {quads_tile<V, Quartets<V>, V, Groups<V, 4>>, quads_tile<V, Quartets<V>, V, Groups<V, 4>, 2>, nullptr},
       quads_vector<V>,
       pack_bytes<NeonLanes>,
       transpose_bytes_out<NeonLanes>,
       copy_bytes<NeonLanes>,
       copy_byte_rows,
       quantize_bytes<NeonLanes>,
+      32,
   };
 }
 

@@ -149,14 +149,14 @@ struct ByteLanes {
 template <class V>
 constexpr ByteKernels x86_byte_kernels() {
   return {
-      {quads_tile<V, Quartets16x2, V, Groups<V, 2>>, quads_tile<V, Quartets<V>, V, Groups<V, 4>>,
-       quads_tile<V, Quartets<V>, V, Groups<V, 4>, 2>},
+      {quads_tile<V, Quartets16x2, V, Groups<V, 2>>, quads_tile<V, Quartets<V>, V, Groups<V, 4>>, nullptr},
       quads_vector<V>,
       pack_bytes<ByteLanes>,
       transpose_bytes_out<ByteLanes>,
       copy_bytes<ByteLanes>,
       copy_byte_rows,
       quantize_bytes<ByteLanes>,
+      32,
   };
 }
 

@@ -102,7 +102,7 @@ struct ByteRows {
 };
 
 struct ByteKernels {
-  void (*tile[kByteWidthCount])(const si_weights&, const ByteJob&);  // by width
+  void (*tile[kByteWidthCount])(const si_weights&, const ByteJob&);  // by width, up to most_width
   void (*vector)(const si_weights&, const ByteVectorJob&);
   void (*pack)(const BytePack&);
   // dst[n * ld + m] = src[m * pitch + n] for m < rows, n < columns; nothing else is written. Rows of src may be read up
@@ -111,6 +111,8 @@ struct ByteKernels {
   void (*copy)(const ByteCopy&);
   void (*copy_rows)(const ByteRows&);
   void (*quantize)(const float* src, int64_t count, const ToByte& to, uint8_t* dst);
+  // Of the tiles that a call is cut in. Narrow vectors take a narrow one, so that the nearest cache holds its x.
+  int64_t most_width = kMostByteWidth;
 };
 
 }  // namespace si
