@@ -38,13 +38,18 @@ uint64_t detect() {
   const unsigned leaves = a;
   add(b & bit_AVX2, SI_CPU_AVX2);
   add(b & bit_BMI2, SI_CPU_BMI2);
+  // Leaf 7.1, whose first register tells of both; older headers do not name its bits.
+  constexpr unsigned kAvxVnni = 1u << 4, kAvx512Bf16 = 1u << 5;
+  unsigned more = 0, other;
+  if (leaves >= 1 && __get_cpuid_count(7, 1, &more, &other, &other, &other) == 0) more = 0;
+  add(more & kAvxVnni, SI_CPU_AVX_VNNI);
   if ((saved & kAvx512States) != kAvx512States) return features;
   add(b & bit_AVX512F, SI_CPU_AVX512F);
   add(b & bit_AVX512BW, SI_CPU_AVX512BW);
   add(b & bit_AVX512DQ, SI_CPU_AVX512DQ);
   add(b & bit_AVX512VL, SI_CPU_AVX512VL);
   add(c & bit_AVX512VNNI, SI_CPU_AVX512_VNNI);
-  if (leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) add(a & bit_AVX512BF16, SI_CPU_AVX512_BF16);
+  add(more & kAvx512Bf16, SI_CPU_AVX512_BF16);
   return features;
 }
 

@@ -24,6 +24,9 @@ IsaState g_states[kIsaCount] = {
 #undef SI_ISA
 };
 
+// Sets whose kernels no machine has run yet, whatever tests have: on where SPARSEINFER_ISA names one, and nowhere else.
+constexpr Isa kNotRunYet[] = {Isa::avxvnni};
+
 void decide() {
   const uint64_t here = cpu_features();
   for (IsaState& state : g_states) {
@@ -34,6 +37,12 @@ void decide() {
       set_reason(state, "this CPU has no ", state.words);
   }
   const char* cap = std::getenv("SPARSEINFER_ISA");
+  for (const Isa isa : kNotRunYet) {
+    IsaState& state = g_states[static_cast<size_t>(isa)];
+    if (!state.supported || (cap != nullptr && std::strcmp(cap, state.name) == 0)) continue;
+    set_reason(state, "not yet run on any machine: SPARSEINFER_ISA=", state.name, " turns it on");
+    state.supported = false;
+  }
   if (cap == nullptr || *cap == '\0') return;
   const IsaState* named = nullptr;
   for (const IsaState& state : g_states)

@@ -63,6 +63,7 @@ typedef SI_ENUM(si_value_type){SI_F32 = 0, SI_F16 = 1, SI_BF16 = 2, SI_I8 = 3, /
 #define SI_CPU_NEON (UINT64_C(1) << 10)
 #define SI_CPU_FP16 (UINT64_C(1) << 11) /* arithmetic on float16 vectors */
 #define SI_CPU_DOTPROD (UINT64_C(1) << 12)
+#define SI_CPU_AVX_VNNI (UINT64_C(1) << 13) /* of 256 bits, without AVX-512 */
 
 /* "avx512f" for bit 4 of the features, and so on; NULL past the last. */
 SI_API const char* si_feature_name(size_t bit);

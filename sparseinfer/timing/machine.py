@@ -14,7 +14,7 @@ HOST = "host"
 # The features that decide which kernels run, by the names Linux gives them on x86 and on ARM.
 KERNEL_FEATURES = (
     "avx2", "fma", "f16c", "bmi2",
-    "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16",
+    "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "avx_vnni",
     "amx_tile", "amx_bf16", "amx_int8",
     "asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve",
 )  # fmt: skip

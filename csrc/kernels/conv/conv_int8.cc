@@ -17,13 +17,14 @@ struct Band {
   const void* x;  // of the image
   void* y;
   int64_t first_row, rows, columns;
+  int64_t most_width;       // of its tiles
   const ByteImage* padded;  // null where x is read as it stands
   const uint8_t* bytes;
   const int32_t* taps;
 
   int64_t pixels() const { return rows * columns; }
-  int64_t tiles() const { return (pixels() + kMostByteWidth - 1) / kMostByteWidth; }
-  int64_t tile_pixels(int64_t tile) const { return std::min(kMostByteWidth, pixels() - tile * kMostByteWidth); }
+  int64_t tiles() const { return (pixels() + most_width - 1) / most_width; }
+  int64_t tile_pixels(int64_t tile) const { return std::min(most_width, pixels() - tile * most_width); }
 };
 
 struct ConvInt8 {
@@ -56,7 +57,7 @@ struct ConvInt8 {
   // The x of one group of a tile.
   void pack(const Band& band, int64_t tile, int64_t group, uint8_t* to) const {
     const int64_t valid = band.tile_pixels(tile), width = kByteWidths[byte_width_index(valid)];
-    const int64_t first = tile * kMostByteWidth;
+    const int64_t first = tile * band.most_width;
     if (pointwise()) {
       const int64_t at = group * geometry.group_channels * area() + band.first_row * geometry.ow + first;
       const auto* x = static_cast<const uint8_t*>(band.x) + at * element_bytes(args.x_type);
@@ -103,7 +104,7 @@ struct ConvInt8 {
   // Units [first, last), all of one group, by a packed tile.
   si_status run_tile(const Band& band, int64_t tile, int64_t first, int64_t last, const uint8_t* x) const {
     const int64_t valid = band.tile_pixels(tile), width = kByteWidths[byte_width_index(valid)];
-    const int64_t pixel = band.first_row * geometry.ow + tile * kMostByteWidth, size = element_bytes(args.y_type);
+    const int64_t pixel = band.first_row * geometry.ow + tile * band.most_width, size = element_bytes(args.y_type);
     const auto y_of = [&](int64_t position) {
       const int64_t row = source.order() == nullptr ? position : source.order()[position];
       return static_cast<uint8_t*>(band.y) + (row * pixels() + pixel) * size;
@@ -156,7 +157,7 @@ struct ConvInt8 {
   si_status apart(const Band& band, int threads) const {
     return parallel_for(threads, band.tiles(), [&](int64_t tile) -> si_status {
       uint8_t* x = nullptr;
-      SI_TRY(thread_scratch(Scratch::kTile, (packed_rows() + 4) * kMostByteWidth, &x));
+      SI_TRY(thread_scratch(Scratch::kTile, (packed_rows() + 4) * band.most_width, &x));
       return run_units(band, tile, 0, source.units(), [&](int64_t group, const uint8_t** out) {
         pack(band, tile, group, x);
         *out = x;
@@ -167,7 +168,7 @@ struct ConvInt8 {
 
   // Few tiles: threads share the packed x and divide the rows.
   si_status together(const Band& band, int threads) const {
-    const int64_t room = (packed_rows() + 4) * kMostByteWidth;
+    const int64_t room = (packed_rows() + 4) * band.most_width;
     uint8_t* x = nullptr;
     SI_TRY(thread_scratch(Scratch::kTile, room * groups() * band.tiles(), &x));
     const auto of = [&](int64_t tile, int64_t group) { return x + room * (tile * groups() + group); };
@@ -187,7 +188,7 @@ struct ConvInt8 {
   }
 
   si_status run_band(Band& band, int threads) const {
-    const int64_t shared = (packed_rows() + 4) * kMostByteWidth * groups() * band.tiles();
+    const int64_t shared = (packed_rows() + 4) * band.most_width * groups() * band.tiles();
     const bool few = threads > 1 && band.tiles() < 4 * threads && shared <= ByteImage::kMost;
     return few ? together(band, threads) : apart(band, threads);
   }
@@ -207,6 +208,7 @@ struct ConvInt8 {
     band.x = static_cast<const uint8_t*>(args.x) + image * geometry.channels * area() * element_bytes(args.x_type);
     band.y = static_cast<uint8_t*>(args.y) + image * M() * pixels() * element_bytes(args.y_type);
     band.columns = geometry.ow;
+    band.most_width = kernels().most_width;
     if (pointwise()) {
       band.rows = geometry.oh;
       return run_band(band, threads);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/isa/avx512_vector.h"
+#include "kernels/isa/x86_bytes.h"
 
 namespace si {
 namespace {
@@ -48,7 +49,8 @@ struct Bytes512 {
   using Int = __m512i;
   using Sum = Int;
   using Floats = __m512;
-  static constexpr int kBytes = 64, kInts = 16;
+  static constexpr int kBytes = 64, kInts = 16, kMostSums = 16;
+  static constexpr int32_t kOffset = 0;
 
   static SI_INLINE Int load(const void* p) { return _mm512_loadu_si512(p); }
   // n dwords, and zeros.
@@ -108,69 +110,6 @@ struct Bytes512 {
   }
   // From the order of `interleave` to that of the columns.
   static SI_INLINE void natural(Int (&v)[4]) { transpose_lanes(v); }
-};
-
-struct Bytes256 {
-  using Int = __m256i;
-  using Sum = Int;
-  using Floats = __m256;
-  static constexpr int kBytes = 32, kInts = 8;
-
-  static SI_INLINE Int load(const void* p) { return _mm256_loadu_si256(static_cast<const Int*>(p)); }
-  static SI_INLINE void store(void* p, Int a) { _mm256_storeu_si256(static_cast<Int*>(p), a); }
-  static SI_INLINE Floats load_floats(const float* p) { return _mm256_loadu_ps(p); }
-  static SI_INLINE void store_floats(float* p, Floats a) { _mm256_storeu_ps(p, a); }
-  static SI_INLINE Int spread(const Quad* q) {
-    int dword;
-    __builtin_memcpy(&dword, q, sizeof dword);
-    return _mm256_set1_epi32(dword);
-  }
-  static SI_INLINE Int broadcast_int(int32_t a) { return _mm256_set1_epi32(a); }
-  static SI_INLINE Floats broadcast(float a) { return _mm256_set1_ps(a); }
-  static SI_INLINE Int add(Int a, Int b) { return _mm256_add_epi32(a, b); }
-  static SI_INLINE Int sub(Int a, Int b) { return _mm256_sub_epi32(a, b); }
-  static SI_INLINE Int mul(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
-  static SI_INLINE Floats mul(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
-  static SI_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
-  static SI_INLINE Floats max(Floats bound, Floats x) { return _mm256_max_ps(bound, x); }
-  static SI_INLINE Floats min(Floats bound, Floats x) { return _mm256_min_ps(bound, x); }
-  static SI_INLINE Floats to_float(Int a) { return _mm256_cvtepi32_ps(a); }
-
-  static SI_INLINE Int round_to_byte(Floats v, const ToByte& to) {
-    const Floats t = _mm256_max_ps(_mm256_mul_ps(v, _mm256_set1_ps(to.inverse)), _mm256_set1_ps(to.low));
-    return _mm256_cvtps_epi32(_mm256_min_ps(t, _mm256_set1_ps(to.high)));
-  }
-  static SI_INLINE Int round_below(Floats v, const ToByte& to) {
-    const Floats t = _mm256_mul_ps(v, _mm256_set1_ps(to.inverse));
-    return _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(to.high), t));
-  }
-  static SI_INLINE Int pack_bytes(const Int (&v)[4], int32_t zero_point) {
-    const Int zero = _mm256_set1_epi16(static_cast<short>(zero_point));
-    return _mm256_packus_epi16(_mm256_adds_epi16(_mm256_packs_epi32(v[0], v[1]), zero),
-                               _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[3]), zero));
-  }
-  static SI_INLINE void store_narrow(uint8_t* p, Int a, int32_t zero_point) {
-    const Int shifted = _mm256_add_epi32(a, _mm256_set1_epi32(zero_point));
-    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(shifted), _mm256_extracti128_si256(shifted, 1));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
-  }
-
-  static SI_INLINE void interleave(Int a, Int b, Int c, Int d, Int (&x)[4]) {
-    const Int ab0 = _mm256_unpacklo_epi8(a, b), ab1 = _mm256_unpackhi_epi8(a, b);
-    const Int cd0 = _mm256_unpacklo_epi8(c, d), cd1 = _mm256_unpackhi_epi8(c, d);
-    x[0] = _mm256_unpacklo_epi16(ab0, cd0);
-    x[1] = _mm256_unpackhi_epi16(ab0, cd0);
-    x[2] = _mm256_unpacklo_epi16(ab1, cd1);
-    x[3] = _mm256_unpackhi_epi16(ab1, cd1);
-  }
-  static SI_INLINE void natural(Int (&v)[4]) {
-    const Int a = _mm256_permute2x128_si256(v[0], v[1], 0x20), b = _mm256_permute2x128_si256(v[2], v[3], 0x20);
-    const Int c = _mm256_permute2x128_si256(v[0], v[1], 0x31), d = _mm256_permute2x128_si256(v[2], v[3], 0x31);
-    v[0] = a;
-    v[1] = b;
-    v[2] = c;
-    v[3] = d;
-  }
 };
 
 // ---- x into a tile, y out of it ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ namespace {
 struct Halves512 {
   using Int = __m512i;
   using Sum = __m512;
-  static constexpr int kBytes = 64, kInts = 16;
+  static constexpr int kBytes = 64, kInts = 16, kMostSums = 16;
 
   static SI_INLINE Int load(const void* p) { return _mm512_loadu_si512(p); }
   // n dwords, and zeros.

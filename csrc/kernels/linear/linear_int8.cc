@@ -126,10 +126,11 @@ struct LinearInt8 {
     return SI_OK;
   }
 
-  int64_t tiles() const { return (args.n + kMostByteWidth - 1) / kMostByteWidth; }
+  int64_t most_width() const { return bytes().most_width; }
+  int64_t tiles() const { return (args.n + most_width() - 1) / most_width(); }
   ByteTile tile(int64_t index) const {
-    const int64_t n0 = index * kMostByteWidth;
-    return {n0, kByteWidths[byte_width_index(args.n - n0)]};
+    const int64_t n0 = index * most_width();
+    return {n0, kByteWidths[byte_width_index(std::min(args.n - n0, most_width()))]};
   }
 
   si_status one_token() const {
@@ -191,7 +192,7 @@ struct LinearInt8 {
 
   // Few tiles, or none that divides among the threads: these share the packed x and divide the rows of each tile.
   si_status together(int64_t first_tile, int64_t last_tile) const {
-    const int64_t room = packed_rows() * kMostByteWidth, count = last_tile - first_tile;
+    const int64_t room = packed_rows() * most_width(), count = last_tile - first_tile;
     uint8_t* x = nullptr;
     SI_TRY(thread_scratch(Scratch::kInput, room * count, &x));
     constexpr int64_t kSlice = 16;
@@ -211,9 +212,9 @@ struct LinearInt8 {
 
   si_status run() const {
     if (args.n == 1) return one_token();
-    const int64_t full = args.n / kMostByteWidth;
+    const int64_t full = args.n / most_width();
     if (threads == 1 || (full == tiles() && full % threads == 0) || full >= 8 * threads) return apart();
-    const int64_t most = std::max<int64_t>(1, kScratchFloats * 4 / (packed_rows() * kMostByteWidth));
+    const int64_t most = std::max<int64_t>(1, kScratchFloats * 4 / (packed_rows() * most_width()));
     for (int64_t first = 0; first < tiles(); first += most) SI_TRY(together(first, std::min(first + most, tiles())));
     return SI_OK;
   }

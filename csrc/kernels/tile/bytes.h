@@ -79,8 +79,8 @@ struct ByteRun {
   int64_t first, length, from;
 };
 
-// Brings K rows of columns from an image to a tile: run i of row k from image + taps[k] + runs[i].from on. The image may
-// be read a vector past each run.
+// Brings K rows of columns from an image to a tile: run i of row k from image + taps[k] + runs[i].from on. The image
+// may be read a vector past each run.
 struct ByteCopy {
   const uint8_t* image;
   const int32_t* taps;
@@ -102,7 +102,7 @@ struct ByteRows {
 };
 
 struct ByteKernels {
-  void (*tile[kByteWidthCount])(const si_weights&, const ByteJob&);  // by width
+  void (*tile[kByteWidthCount])(const si_weights&, const ByteJob&);  // by width, up to most_width
   void (*vector)(const si_weights&, const ByteVectorJob&);
   void (*pack)(const BytePack&);
   // dst[n * ld + m] = src[m * pitch + n] for m < rows, n < columns; nothing else is written. Rows of src may be read up
@@ -111,6 +111,8 @@ struct ByteKernels {
   void (*copy)(const ByteCopy&);
   void (*copy_rows)(const ByteRows&);
   void (*quantize)(const float* src, int64_t count, const ToByte& to, uint8_t* dst);
+  // Of the tiles that a call is cut in. Narrow vectors take a narrow one, so that the nearest cache holds its x.
+  int64_t most_width = kMostByteWidth;
 };
 
 }  // namespace si

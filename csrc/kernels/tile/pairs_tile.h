@@ -42,15 +42,16 @@ struct InterleavedHalf {
 // do not follow: every second unit goes to sums that are added at the end.
 template <class V, class Load, int P, class Map>
 SI_INLINE void pairs_lone(QuadSums<V, Load>& sums, const uint16_t* index, const Pair* pair, int count, const Map& map) {
+  using Unit = QuadsPart<V, Load, P, 0, Load::kVectors>;
   typename V::Sum other[kPanelRows][Load::kVectors];
   SI_UNROLL for (int r = 0; r < kPanelRows; ++r) SI_UNROLL for (int j = 0; j < Load::kVectors; ++j) other[r][j] =
       V::broadcast(0.0f);
   int u = 0;
   for (; u + 2 <= count; u += 2) {
-    quads_unit<V, Load, P>(sums.set[0], index + 2 * u, pair + u, 0, map);
-    quads_unit<V, Load, P>(other, index + 2 * u + 2, pair + u + 1, 0, map);
+    Unit::unit(sums.set[0], index + 2 * u, pair + u, 0, map);
+    Unit::unit(other, index + 2 * u + 2, pair + u + 1, 0, map);
   }
-  if (u < count) quads_unit<V, Load, P>(sums.set[0], index + 2 * u, pair + u, 0, map);
+  if (u < count) Unit::unit(sums.set[0], index + 2 * u, pair + u, 0, map);
   SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
     if (!(P >> r & 1)) continue;
     SI_UNROLL for (int j = 0; j < Load::kVectors; ++j) sums.set[0][r][j] = V::add(sums.set[0][r][j], other[r][j]);

@@ -9,6 +9,7 @@
 //               products. Of 64 columns dword i of 128-bit lane L of vector j is column 16 L + 4 j + i; the packs that
 //               make bytes of the results undo just that.
 //   Groups      rows of g = 4 as they lie.
+// V::dot multiplies bytes less V::kOffset, which the sums begin with.
 // Source: measured here; the panels are those of panel_tile.h. y must not alias x. Benchmark: `python -m benchmarks.run
 // --suite kernels`.
 //
@@ -59,39 +60,75 @@ struct QuadSums {
   typename V::Sum set[Load::kSets][kPanelRows][Load::kVectors];
 };
 
-// One unit, whose dwords stand row after row, `stride` apart.
-template <class V, class Load, int P, class Dword, class Map>
-SI_INLINE void quads_unit(typename V::Sum (&sum)[kPanelRows][Load::kVectors], const uint16_t* index, const Dword* dword,
-                          int64_t stride, const Map& map) {
-  typename V::Int x[Load::kVectors];
-  Load::load(x, index, map);
-  SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
-    if (!(P >> r & 1)) continue;
-    const auto w = V::spread(dword);
-    dword += stride;
-    SI_UNROLL for (int j = 0; j < Load::kVectors; ++j) sum[r][j] = V::dot(sum[r][j], x[j], w);
-  }
-}
+// What one pattern's units add to vectors [kFirst, kLast) of the tile.
+template <class V, class Load, int P, int kFirst, int kLast>
+struct QuadsPart {
+  static constexpr int NV = Load::kVectors, kRows = pattern_rows(P);
+  using Sums = typename V::Sum[kPanelRows][NV];
 
-// The units of one pattern.
+  template <class Dword, class Map>
+  static SI_INLINE void unit(Sums& sum, const uint16_t* index, const Dword* q, int64_t stride, const Map& map) {
+    typename V::Int x[NV];
+    Load::load(x, index, map);
+    SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
+      if (!(P >> r & 1)) continue;
+      const auto w = V::spread(q);
+      q += stride;
+      SI_UNROLL for (int j = kFirst; j < kLast; ++j) sum[r][j] = V::dot(sum[r][j], x[j], w);
+    }
+  }
+
+  // `size` units, whose quads stand row after row, `stride` apart.
+  template <class Dword, class Map>
+  static SI_INLINE void units(QuadSums<V, Load>& sums, const uint16_t* index, const Dword* q, int size, int64_t stride,
+                              const Map& map) {
+    int i = 0;
+    for (; i + Load::kSets <= size; i += Load::kSets)
+      SI_UNROLL for (int s = 0; s < Load::kSets; ++s)
+          unit(sums.set[s], index + (i + s) * Load::kIndices, q + i + s, stride, map);
+    if (Load::kSets > 1 && i < size) unit(sums.set[0], index + i * Load::kIndices, q + i, stride, map);
+  }
+
+  template <class Dword, class Map>
+  static SI_INLINE void pattern(QuadSums<V, Load>& sums, const uint16_t* index, const Dword* quad, int count,
+                                const Map& map) {
+    // Copies, which stay in registers where the sums of all rows do not.
+    QuadSums<V, Load> here = sums;
+    if (kRows == 1) {
+      units(here, index, quad, count, 0, map);
+    } else {
+      int u = 0;
+      for (; count - u >= kPanelGroup; u += kPanelGroup)
+        units(here, index + u * Load::kIndices, quad + u * kRows, kPanelGroup, kPanelGroup, map);
+      units(here, index + u * Load::kIndices, quad + u * kRows, count - u, count - u, map);
+    }
+    SI_UNROLL for (int s = 0; s < Load::kSets; ++s) {
+      SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
+        if (!(P >> r & 1)) continue;
+        SI_UNROLL for (int j = kFirst; j < kLast; ++j) sums.set[s][r][j] = here.set[s][r][j];
+      }
+    }
+  }
+};
+
+// Where registers do not hold the sums of all rows (V::kMostSums), these stand in memory between patterns, and a
+// pattern of many rows runs twice, each time for half of the vectors.
 template <class V, class Load, int P, class Dword, class Map>
 SI_INLINE void quads_pattern(QuadSums<V, Load>& sums, const uint16_t* index, const Dword* quad, int count,
                              const Map& map) {
-  constexpr int kRows = pattern_rows(P);
-  const auto unit = [&](int u, const Dword* q, int64_t stride, int set) SI_INLINE_LAMBDA {
-    quads_unit<V, Load, P>(sums.set[set], index + u * Load::kIndices, q, stride, map);
-  };
-  // `size` units from `first` on.
-  const auto units = [&](int first, const Dword* q, int size, int64_t stride) SI_INLINE_LAMBDA {
-    int i = 0;
-    for (; i + Load::kSets <= size; i += Load::kSets)
-      SI_UNROLL for (int s = 0; s < Load::kSets; ++s) unit(first + i + s, q + i + s, stride, s);
-    if (Load::kSets > 1 && i < size) unit(first + i, q + i, stride, 0);
-  };
-  if (kRows == 1) return units(0, quad, count, 0);
-  int u = 0;
-  for (; count - u >= kPanelGroup; u += kPanelGroup) units(u, quad + u * kRows, kPanelGroup, kPanelGroup);
-  units(u, quad + u * kRows, count - u, count - u);
+  constexpr int NV = Load::kVectors;
+  if constexpr (kPanelRows * NV * Load::kSets <= V::kMostSums) {
+    QuadsPart<V, Load, P, 0, NV>::pattern(sums, index, quad, count, map);
+  } else {
+    if (count == 0) return;
+    constexpr int kPart = pattern_rows(P) * NV <= V::kMostSums ? NV : NV / 2;
+    asm volatile("" : "+m"(sums));
+    QuadsPart<V, Load, P, 0, kPart>::pattern(sums, index, quad, count, map);
+    if constexpr (kPart < NV) {
+      asm volatile("" : "+m"(sums));
+      QuadsPart<V, Load, P, kPart, NV>::pattern(sums, index, quad, count, map);
+    }
+  }
 }
 
 // What the sums of a row begin with, so that they end with the zero point taken off.
@@ -99,14 +136,14 @@ SI_INLINE int32_t first_sum(int32_t row_sum, int32_t zero_point) {
   return static_cast<int32_t>(0u - static_cast<uint32_t>(zero_point) * static_cast<uint32_t>(row_sum));
 }
 
-// One row of a tile from its sums, which `start` has begun.
+// One row of a block of columns, from `column` of the tile on, from its sums.
 template <class V, class Load>
 SI_INLINE void quads_store(typename V::Int (&sum)[Load::kVectors], const PanelView& view, const ByteOutput& out,
-                           int64_t position) {
+                           int64_t position, int64_t column) {
   constexpr int NV = Load::kVectors;
   const float weight_scale = view.scale[position];
   const auto bias = V::broadcast(out.bias != nullptr ? out.bias[position] : 0.0f);
-  const int64_t at = (position - out.row0) * out.ldy;
+  const int64_t at = (position - out.row0) * out.ldy + column;
   const auto scale = V::broadcast(weight_scale * out.x_scale);
   if constexpr (NV == 4) {
     if (out.bytes != nullptr && out.x_scales == nullptr) {
@@ -129,8 +166,8 @@ SI_INLINE void quads_store(typename V::Int (&sum)[Load::kVectors], const PanelVi
   SI_UNROLL for (int j = 0; j < NV; ++j) {
     auto scale_of = scale;
     if (out.x_scales != nullptr) {
-      sum[j] = V::sub(sum[j], V::mul(row_sum, V::load(out.x_zero_points + V::kInts * j)));
-      scale_of = V::mul(row_scale, V::load_floats(out.x_scales + V::kInts * j));
+      sum[j] = V::sub(sum[j], V::mul(row_sum, V::load(out.x_zero_points + column + V::kInts * j)));
+      scale_of = V::mul(row_scale, V::load_floats(out.x_scales + column + V::kInts * j));
     }
     const auto v = V::fma(V::to_float(sum[j]), scale_of, bias);
     if (out.bytes == nullptr)
@@ -140,29 +177,31 @@ SI_INLINE void quads_store(typename V::Int (&sum)[Load::kVectors], const PanelVi
   }
 }
 
-template <class V, class Load>
+// kBlocks blocks of columns, as many as Load has vectors for, one after the other in each panel.
+template <class V, class Load, int kBlocks>
 void quads_tile_load(const PanelView& given_view, const ByteJob& given_job) {
   constexpr int NV = Load::kVectors;
   // Copies: a store of bytes may change whatever else is in memory, so that it would be read again.
   const PanelView view = given_view;
   const ByteJob job = given_job;
-  const PackedMap<Load::kRowBytes> map{job.x};
   const ByteOutput& out = job.out;
-  const int32_t zero_point = out.x_scales == nullptr ? out.x_zero_point : 0;
+  const int32_t zero_point = (out.x_scales == nullptr ? out.x_zero_point : 0) - V::kOffset;
   for (int64_t panel = job.first; panel < job.last; ++panel) {
     const PanelEntry& entry = view.entry[panel];
     const int rows = entry.rows;
     const int64_t row = view.row_of(panel);
-    QuadSums<V, Load> sums;
-    SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
-      const auto start = V::broadcast_int(r < rows ? first_sum(view.row_sum[row + r], zero_point) : 0);
-      SI_UNROLL for (int j = 0; j < NV; ++j) {
-        sums.set[0][r][j] = start;
-        if (Load::kSets > 1) sums.set[Load::kSets - 1][r][j] = V::broadcast_int(0);
+    for (int block = 0; block < kBlocks; ++block) {
+      const PackedMap<Load::kRowBytes * kBlocks> map{job.x + block * Load::kRowBytes};
+      QuadSums<V, Load> sums;
+      SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
+        const auto start = V::broadcast_int(r < rows ? first_sum(view.row_sum[row + r], zero_point) : 0);
+        SI_UNROLL for (int j = 0; j < NV; ++j) {
+          sums.set[0][r][j] = start;
+          if (Load::kSets > 1) sums.set[Load::kSets - 1][r][j] = V::broadcast_int(0);
+        }
       }
-    }
-    const uint16_t* index = view.index + entry.column_offset;
-    const Quad* quad = view.value_as<Quad>() + entry.value_offset;
+      const uint16_t* index = view.index + entry.column_offset;
+      const Quad* quad = view.value_as<Quad>() + entry.value_offset;
 #define SI_PATTERN(P)                                         \
   {                                                           \
     const int count = entry.count[P - 1];                     \
@@ -170,25 +209,26 @@ void quads_tile_load(const PanelView& given_view, const ByteJob& given_job) {
     index += count * Load::kIndices;                          \
     quad += count * pattern_rows(P);                          \
   }
-    SI_EACH_PATTERN(SI_PATTERN);
+      SI_EACH_PATTERN(SI_PATTERN);
 #undef SI_PATTERN
-    SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
-      if (r >= rows) break;
-      if (Load::kSets > 1)
-        SI_UNROLL for (int j = 0; j < NV; ++j) sums.set[0][r][j] =
-            V::add(sums.set[0][r][j], sums.set[Load::kSets - 1][r][j]);
-      quads_store<V, Load>(sums.set[0][r], view, out, row + r);
+      SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
+        if (r >= rows) break;
+        if (Load::kSets > 1)
+          SI_UNROLL for (int j = 0; j < NV; ++j) sums.set[0][r][j] =
+              V::add(sums.set[0][r][j], sums.set[Load::kSets - 1][r][j]);
+        quads_store<V, Load>(sums.set[0][r], view, out, row + r, int64_t{block} * NV * V::kInts);
+      }
     }
   }
 }
 
-// VOne, VFour: the vectors and the loads of a width at g = 1 and at g = 4.
-template <class VOne, class LoadOne, class VFour, class LoadFour>
+// VOne, VFour: the vectors and the loads of a block at g = 1 and at g = 4.
+template <class VOne, class LoadOne, class VFour, class LoadFour, int kBlocks = 1>
 void quads_tile(const si_weights& weights, const ByteJob& job) {
   if (weights.panel.g == 1)
-    quads_tile_load<VOne, LoadOne>(weights.panel, job);
+    quads_tile_load<VOne, LoadOne, kBlocks>(weights.panel, job);
   else
-    quads_tile_load<VFour, LoadFour>(weights.panel, job);
+    quads_tile_load<VFour, LoadFour, kBlocks>(weights.panel, job);
 }
 
 // ---- One token ----------------------------------------------------------------------------------------------------
@@ -257,7 +297,7 @@ void quads_vector(const si_weights& weights, const ByteVectorJob& job) {
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
       if (r >= entry.rows) break;
       const int64_t position = row + r;
-      const auto start = static_cast<uint32_t>(first_sum(view.row_sum[position], out.x_zero_point));
+      const auto start = static_cast<uint32_t>(first_sum(view.row_sum[position], out.x_zero_point - V::kOffset));
       const auto total = static_cast<int32_t>(static_cast<uint32_t>(V::sum(sum[r])) + start);
       const float bias = out.bias != nullptr ? out.bias[position] : 0.0f;
       const float v = __builtin_fmaf(static_cast<float>(total), view.scale[position] * out.x_scale, bias);

@@ -33,8 +33,21 @@ struct NarrowTiles {
   }
 };
 
+// Of a variant whose rows compute int8 weights alone.
 template <class V>
-constexpr TileKernels table_of(Isa isa) {
+constexpr TileKernels bytes_table_of(Isa isa, const ByteKernels* bytes) {
+  TileKernels kernels{};
+  kernels.width = V::kWidth;
+  kernels.max_vectors = V::kMaxVectors;
+  kernels.tuning = tuning_of(isa);
+  kernels.transpose_out = transpose_out<V>;
+  kernels.activate = activate<V>;
+  kernels.bytes = bytes;
+  return kernels;
+}
+
+template <class V>
+constexpr TileKernels table_of(Isa isa, const ByteKernels* bytes = nullptr) {
   TileKernels kernels{};
   kernels.width = V::kWidth;
   kernels.max_vectors = V::kMaxVectors;
@@ -42,6 +55,7 @@ constexpr TileKernels table_of(Isa isa) {
   kernels.formats[SI_FORMAT_PANEL] = V::Narrow::panel(panel_tile<V>, panel_vector<V>);
   kernels.formats[SI_FORMAT_CSR] = {csr_tile<V>, csr_vector<V>, {}};
   kernels.formats[SI_FORMAT_NM] = {nm_tile<V>, nm_vector<V>, {}};
+  kernels.bytes = bytes;
   kernels.transpose_in = transpose_in<V>;
   kernels.transpose_out = transpose_out<V>;
   kernels.store_runs = store_runs<V>;
