@@ -54,7 +54,8 @@ const TileKernels* tile_kernels(Isa isa) {
 
 const TileKernels* widest_tile_kernels() {
   for (const Row& row : kRows)
-    if (row.isa != Isa::scalar && *row_reason(row) == '\0') return tile_kernels(row.isa);
+    if (row.isa != Isa::scalar && takes(row.weight_types, SI_F32) && *row_reason(row) == '\0')
+      return tile_kernels(row.isa);
   return nullptr;
 }
 

@@ -26,7 +26,8 @@ size_t row_count();
 // Null for the scalar rows, which need no tiles, and where the instruction set is not built in.
 const TileKernels* tile_kernels(Isa isa);
 
-// Those of the best instruction set that runs here; null where the scalar kernels are the only ones.
+// Those of the best instruction set with kernels of float32 that runs here; null where the scalar kernels are the only
+// ones.
 const TileKernels* widest_tile_kernels();
 
 // Why the row cannot run on this machine; "" if it can.

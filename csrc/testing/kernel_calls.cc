@@ -60,6 +60,7 @@ si_status run(const Problem& p) {
                           1,
                           SI_F32,
                           SI_F32,
+                          nullptr,
                           nullptr};
   return si_conv(packed.get(), &args);
 }
