@@ -337,13 +337,13 @@ typedef struct si_tensor_info {
 
 typedef struct si_node_info {
   size_t struct_size;
-  const char* name;   /* the module that it comes from */
-  const char* op;     /* "conv" */
-  const char* format; /* of its packed weight; "" without */
-  int64_t nnz;        /* of the packed weight */
-  int64_t weights;    /* elements of the dense weight */
+  const char* name;      /* the module that it comes from */
+  const char* op;        /* "conv" */
+  const char* format;    /* of its packed weight; "" without */
+  int64_t nnz;           /* of the packed weight */
+  int64_t weights;       /* elements of the dense weight */
   int64_t multiply_adds; /* of kept weights; of a pooling, its additions or comparisons */
-  int32_t runs; /* 0: its output is its operand as it stands */
+  int32_t runs;          /* 0: its output is its operand as it stands */
 } si_node_info;
 
 /* Writes into a file that was laid out by another program what this library computes: the bytes of its arena and the

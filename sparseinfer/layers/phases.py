@@ -74,6 +74,7 @@ def axes_of(layer: Any) -> tuple[Axis, ...]:
     """The axes of a transposed convolution, dense or sparse.
 
     Example:
+        >>> from torch import nn
         >>> len(axes_of(nn.ConvTranspose2d(4, 6, 3)))
         2
     """
@@ -86,6 +87,7 @@ def places(axes: Sequence[Axis]) -> Iterator[tuple[tuple[Any, ...], tuple[Any, .
     `[groups, *phases, M/groups, C/groups, *taps]`.
 
     Example:
+        >>> from torch import nn
         >>> next(places(axes_of(nn.ConvTranspose1d(4, 6, 2, stride=2))))[0]
         (Ellipsis, 0)
     """
