@@ -322,10 +322,11 @@ STAGED = {
 
 EXCHANGED = {
     "peers/engines/deepsparse_cpu.py": {"write_bytes"},
+    "peers/engines/mnn_cpu.py": {"write_bytes"},
     "peers/measure.py": {"save"},
     "peers/worker.py": {"save"},
 }
-"""What hands arrays to another process in a folder that goes with the run."""
+"""What hands arrays and models to another process in a folder that goes with the run."""
 
 OWNERS = ("np", "os")
 
