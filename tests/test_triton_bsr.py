@@ -113,6 +113,7 @@ COMPILED = [  # blocks of 64 are test_compiled_rows.py's
 
 
 @needs_assembler
+@pytest.mark.slow
 @pytest.mark.parametrize(("capability", "dtype", "block"), COMPILED)
 def test_compiles_ahead(compiled: Check, capability: int, dtype: str, block: int) -> None:
     for tokens in (1, 64, 65):

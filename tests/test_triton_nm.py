@@ -179,6 +179,7 @@ needs_assembler = pytest.mark.skipif(
 
 
 @needs_assembler
+@pytest.mark.slow
 @pytest.mark.parametrize(("capability", "dtype", "bucket", "activation", "n"), COMPILED)
 def test_compiles_ahead(
     compiled: Check, capability: int, dtype: str, bucket: int, activation: str, n: int
