@@ -30,7 +30,10 @@ inline const char* type_name(si_value_type type) {
   return "an unknown type";
 }
 
-inline size_t value_bytes(si_value_type type) { return type == SI_F32 ? sizeof(float) : sizeof(uint16_t); }
+inline int64_t element_bytes(si_value_type type) {
+  if (type == SI_I8 || type == SI_U8) return 1;
+  return type == SI_F32 ? 4 : 2;
+}
 
 inline uint32_t encode_value(float weight, si_value_type type) {
   if (type == SI_F16) return float_to_half(weight);

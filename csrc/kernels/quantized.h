@@ -30,15 +30,6 @@ inline ToByte y_to_byte(const si_quantization& q, si_activation activation) {
   return to_byte(q.y_scale, q.y_zero_point, clamp_of(activation));
 }
 
-inline int64_t element_bytes(si_value_type type) { return type == SI_U8 ? 1 : static_cast<int64_t>(sizeof(float)); }
-
-// The least width of a tile that holds so many columns, as an index in kByteWidths; the widest where none does.
-inline int byte_width_index(int64_t columns) {
-  int index = 0;
-  while (index + 1 < kByteWidthCount && columns > kByteWidths[index]) ++index;
-  return index;
-}
-
 // What a tile's results become; where they stand is the driver's. `bias` is by position.
 inline ByteOutput byte_output(const si_quantization& q, si_activation activation, si_value_type y_type,
                               const float* bias) {

@@ -21,7 +21,8 @@ Layout layout_of(const BsrGrid& grid, uint64_t blocks, si_value_type type) {
   Layout layout{};
   layout.row = layout.plan.add(static_cast<uint64_t>(grid.row_blocks) + 1, sizeof(uint32_t));
   layout.column = layout.plan.add(blocks, sizeof(uint32_t));
-  layout.value = layout.plan.add(blocks * static_cast<uint64_t>(grid.block * grid.block), value_bytes(type));
+  layout.value = layout.plan.add(blocks * static_cast<uint64_t>(grid.block * grid.block),
+                                 static_cast<size_t>(element_bytes(type)));
   return layout;
 }
 

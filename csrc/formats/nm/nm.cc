@@ -36,7 +36,7 @@ int32_t channels_in_group(const NmColumns& columns, int32_t m, int64_t of_tap) {
 Layout layout_of(const WeightShape& shape, const NmColumns& columns, int32_t n, int32_t m, si_value_type type) {
   const auto entries = static_cast<uint64_t>(n * shape.M() * columns.taps * groups_in_tap(columns, m));
   Layout layout{};
-  layout.value = layout.plan.add(entries, value_bytes(type));
+  layout.value = layout.plan.add(entries, static_cast<size_t>(element_bytes(type)));
   layout.position = layout.plan.add(entries, sizeof(uint8_t));
   return layout;
 }

@@ -1,7 +1,5 @@
 // Panels whose values stand in dwords: four int8 of one row (quads.h), or two bfloat16 (pairs.h). How their columns
 // fall into units, and what of that is checked. Layout: csrc/formats/panel/LAYOUT.md.
-//
-// The templates are static so that packers of two types share no copy.
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,4 @@
 // How the rows of a weight fall into panels, and the order in which they are packed. For every type of weight.
-//
-// The templates are static so that packers of two types share no copy.
 #pragma once
 
 #include <algorithm>

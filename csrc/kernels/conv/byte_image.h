@@ -18,7 +18,7 @@ class ByteImage {
 
   // Above `kMost`, no more than that. What vectors read past the last channel is counted.
   static constexpr int64_t kMost = kScratchFloats * static_cast<int64_t>(sizeof(float));
-  int64_t bytes() const { return saturated(geometry_.channels, channel_) + kMostByteWidth; }
+  int64_t bytes() const { return saturated(geometry_.channels, channel_) + kMostDwordWidth; }
   int64_t pitch() const { return pitch_; }
   // From group to group.
   int64_t group_stride() const { return geometry_.group_channels * channel_; }

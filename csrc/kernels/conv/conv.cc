@@ -248,11 +248,6 @@ struct Conv {
            source.nnz() >= tuning().conv.apart_column_nnz * source.shape().K() * source.shape().groups;
   }
 
-  bool pointwise() const {
-    return geometry.kh == 1 && geometry.kw == 1 && args.stride[0] == 1 && args.stride[1] == 1 && args.padding[0] == 0 &&
-           args.padding[1] == 0 && args.padding[2] == 0 && args.padding[3] == 0;
-  }
-
   si_status run() const {
     // Small images are computed several at a time, so that a tile is full.
     const int64_t wide = static_cast<int64_t>(isa().width) * isa().max_vectors;
@@ -262,7 +257,7 @@ struct Conv {
     const int64_t passes = (args.batch + images - 1) / images;
     // With a pass for every thread, threads need not divide a pass.
     const bool divide = passes < threads || passes % threads != 0;
-    if (pointwise() && images == 1) {
+    if (is_pointwise(geometry, args) && images == 1) {
       return parallel_for(divide ? 1 : threads, passes,
                           [&](int64_t pass) { return pointwise_pass(pass, divide ? threads : 1); });
     }

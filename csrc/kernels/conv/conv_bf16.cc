@@ -23,8 +23,8 @@ struct HalfBand {
   const int32_t* taps;
 
   int64_t pixels() const { return rows * columns; }
-  int64_t tiles() const { return (pixels() + kMostPairWidth - 1) / kMostPairWidth; }
-  int64_t tile_pixels(int64_t tile) const { return std::min(kMostPairWidth, pixels() - tile * kMostPairWidth); }
+  int64_t tiles() const { return (pixels() + kMostDwordWidth - 1) / kMostDwordWidth; }
+  int64_t tile_pixels(int64_t tile) const { return std::min(kMostDwordWidth, pixels() - tile * kMostDwordWidth); }
 };
 
 struct ConvBf16 {
@@ -38,19 +38,11 @@ struct ConvBf16 {
   int64_t K() const { return source.shape().K(); }
   int64_t area() const { return args.h * args.w; }
   int64_t pixels() const { return geometry.oh * geometry.ow; }
-  static int64_t element_bytes(si_value_type type) { return static_cast<int64_t>(value_bytes(type)); }
-
-  // A 1x1 kernel with stride 1 and no padding reads the image as it stands.
-  bool pointwise() const {
-    const auto zero = [](int64_t padding) { return padding == 0; };
-    return geometry.kh == 1 && geometry.kw == 1 && args.stride[0] == 1 && args.stride[1] == 1 &&
-           std::all_of(args.padding, args.padding + 4, zero);
-  }
 
   // The x of one group of a tile.
   void pack(const HalfBand& band, int64_t tile, int64_t group, uint16_t* to) const {
-    const int64_t valid = band.tile_pixels(tile), width = kPairWidths[pair_width_index(valid)];
-    const int64_t first = tile * kMostPairWidth;
+    const int64_t valid = band.tile_pixels(tile), width = kDwordWidths[dword_width_index(valid)];
+    const int64_t first = tile * kMostDwordWidth;
     if (band.padded == nullptr) {
       const int64_t at = group * geometry.group_channels * area() + first;
       const auto* x = static_cast<const uint8_t*>(band.x) + at * element_bytes(args.x_type);
@@ -60,7 +52,7 @@ struct ConvBf16 {
     }
     // In bytes, and no longer than a vector.
     constexpr int64_t kSize = sizeof(uint16_t), kLongest = 64 / kSize;
-    ByteRun runs[kMostPairWidth];
+    ByteRun runs[kMostDwordWidth];
     int64_t count = 0;
     for (int64_t n = 0; n < valid;) {
       const int64_t row = (first + n) / band.columns, column = (first + n) % band.columns;
@@ -74,8 +66,8 @@ struct ConvBf16 {
 
   // Units [first, last), all of one group, by a packed tile.
   si_status run_tile(const HalfBand& band, int64_t tile, int64_t first, int64_t last, const uint16_t* x) const {
-    const int64_t valid = band.tile_pixels(tile), width = kPairWidths[pair_width_index(valid)];
-    const int64_t pixel = band.first_row * geometry.ow + tile * kMostPairWidth;
+    const int64_t valid = band.tile_pixels(tile), width = kDwordWidths[dword_width_index(valid)];
+    const int64_t pixel = band.first_row * geometry.ow + tile * kMostDwordWidth;
     const auto y_of = [&](int64_t position) {
       const int64_t row = source.order() == nullptr ? position : source.order()[position];
       return static_cast<uint8_t*>(band.y) + (row * pixels() + pixel) * element_bytes(args.y_type);
@@ -99,7 +91,7 @@ struct ConvBf16 {
       const int64_t rows = source.row_of(job.last) - job.out.row0;
       job.out.halves = direct && half ? reinterpret_cast<uint16_t*>(y_of(job.out.row0)) : nullptr;
       job.out.floats = !direct ? scratch : half ? nullptr : reinterpret_cast<float*>(y_of(job.out.row0));
-      kernels().tile[pair_width_index(width)](source.weights(), job);
+      kernels().tile[dword_width_index(width)](source.weights(), job);
       if (direct) continue;
       for (int64_t m = 0; m < rows; ++m) {
         float* const row = scratch + m * width;
@@ -119,7 +111,7 @@ struct ConvBf16 {
     return parallel_for(threads, band.tiles() * parts, [&](int64_t item) -> si_status {
       const int64_t tile = item / parts, part = item % parts;
       uint16_t* x = nullptr;
-      SI_TRY(thread_scratch(Scratch::kTile, (K() + 1) * kMostPairWidth, &x));
+      SI_TRY(thread_scratch(Scratch::kTile, (K() + 1) * kMostDwordWidth, &x));
       const int64_t first = source.split(0, source.units(), part, parts);
       const int64_t last = source.split(0, source.units(), part + 1, parts);
       for (int64_t unit = first; unit < last;) {
@@ -147,7 +139,7 @@ struct ConvBf16 {
     band.x = static_cast<const uint8_t*>(args.x) + image * geometry.channels * area() * element_bytes(args.x_type);
     band.y = static_cast<uint8_t*>(args.y) + image * source.shape().M() * pixels() * element_bytes(args.y_type);
     band.columns = geometry.ow;
-    if (pointwise()) {
+    if (is_pointwise(geometry, args)) {
       band.rows = geometry.oh;
       return run_band(band, threads);
     }

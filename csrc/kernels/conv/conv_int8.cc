@@ -47,18 +47,11 @@ struct ConvInt8 {
   // Rows of bytes of a packed tile of one group.
   int64_t packed_rows() const { return source.g() == 1 ? K() : (K() + 3) / 4 * 4; }
 
-  // A 1x1 kernel with stride 1 and no padding reads the image as it stands.
-  bool pointwise() const {
-    const auto zero = [](int64_t padding) { return padding == 0; };
-    return geometry.kh == 1 && geometry.kw == 1 && args.stride[0] == 1 && args.stride[1] == 1 &&
-           std::all_of(args.padding, args.padding + 4, zero);
-  }
-
   // The x of one group of a tile.
   void pack(const Band& band, int64_t tile, int64_t group, uint8_t* to) const {
-    const int64_t valid = band.tile_pixels(tile), width = kByteWidths[byte_width_index(valid)];
+    const int64_t valid = band.tile_pixels(tile), width = kDwordWidths[dword_width_index(valid)];
     const int64_t first = tile * band.most_width;
-    if (pointwise()) {
+    if (is_pointwise(geometry, args)) {
       const int64_t at = group * geometry.group_channels * area() + band.first_row * geometry.ow + first;
       const auto* x = static_cast<const uint8_t*>(band.x) + at * element_bytes(args.x_type);
       kernels().pack({x, area(), args.x_type == SI_F32, false, 0, K(), valid, width, source.g(), &x_rule, false, to});
@@ -68,7 +61,7 @@ struct ConvInt8 {
       pack_plainly(band, first, valid, width, group, to);
       return;
     }
-    ByteRun runs[kMostByteWidth];
+    ByteRun runs[kMostDwordWidth];
     int64_t count = 0;
     for (int64_t n = 0; n < valid;) {
       const int64_t row = (first + n) / band.columns, column = (first + n) % band.columns;
@@ -103,7 +96,7 @@ struct ConvInt8 {
 
   // Units [first, last), all of one group, by a packed tile.
   si_status run_tile(const Band& band, int64_t tile, int64_t first, int64_t last, const uint8_t* x) const {
-    const int64_t valid = band.tile_pixels(tile), width = kByteWidths[byte_width_index(valid)];
+    const int64_t valid = band.tile_pixels(tile), width = kDwordWidths[dword_width_index(valid)];
     const int64_t pixel = band.first_row * geometry.ow + tile * band.most_width, size = element_bytes(args.y_type);
     const auto y_of = [&](int64_t position) {
       const int64_t row = source.order() == nullptr ? position : source.order()[position];
@@ -126,7 +119,7 @@ struct ConvInt8 {
       job.out.bytes = byte_tiles() ? static_cast<uint8_t*>(c) : nullptr;
       job.out.floats = byte_tiles() ? nullptr : static_cast<float*>(c);
       job.out.ldy = direct ? pixels() : width;
-      kernels().tile[byte_width_index(width)](source.weights(), job);
+      kernels().tile[dword_width_index(width)](source.weights(), job);
       for (int64_t m = 0; m < rows; ++m) {
         if (!is_clamp(args.activation)) isa().activate(job.out.floats + m * job.out.ldy, valid, args.activation);
         if (direct) continue;
@@ -209,7 +202,7 @@ struct ConvInt8 {
     band.y = static_cast<uint8_t*>(args.y) + image * M() * pixels() * element_bytes(args.y_type);
     band.columns = geometry.ow;
     band.most_width = kernels().most_width;
-    if (pointwise()) {
+    if (is_pointwise(geometry, args)) {
       band.rows = geometry.oh;
       return run_band(band, threads);
     }

@@ -1,5 +1,7 @@
 #include "kernels/conv/geometry.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace si {
@@ -52,6 +54,12 @@ si_status conv_geometry(const WeightShape& shape, const si_conv_args& args, Conv
   g.ow = (args.w + args.padding[2] + args.padding[3] - args.dilation[1] * (g.kw - 1) - 1) / args.stride[1] + 1;
   *out = g;
   return SI_OK;
+}
+
+bool is_pointwise(const ConvGeometry& geometry, const si_conv_args& args) {
+  const auto zero = [](int64_t padding) { return padding == 0; };
+  return geometry.kh == 1 && geometry.kw == 1 && args.stride[0] == 1 && args.stride[1] == 1 &&
+         std::all_of(args.padding, args.padding + 4, zero);
 }
 
 int64_t padded_source(int64_t p, int64_t size, si_padding mode) {

@@ -30,7 +30,7 @@ void HalfImage::fill(const PairKernels& kernels, const void* x, int64_t first, i
                      uint16_t* out) const {
   const int64_t w = args_.w, before = args_.padding[2], stride = args_.stride[1];
   const int64_t end = std::min(columns_, before + w);
-  const auto size = static_cast<int64_t>(value_bytes(args_.x_type));
+  const int64_t size = element_bytes(args_.x_type);
   for (int64_t channel = first; channel < last; ++channel)
     for (int64_t r = 0; r < rows_; ++r) {
       uint16_t* const to = out + channel * channel_ + r * pitch_;

@@ -4,11 +4,7 @@
 namespace si {
 
 const TileKernels* avx512_tile_kernels() {
-  static constexpr TileKernels kernels = [] {
-    TileKernels table = table_of<Avx512>(Isa::avx512);
-    table.pairs = &pair_kernels_512<WideHalves512>;
-    return table;
-  }();
+  static constexpr TileKernels kernels = table_of<Avx512>(Isa::avx512, nullptr, &pair_kernels_512<WideHalves512>);
   return &kernels;
 }
 

@@ -120,12 +120,12 @@ SI_INLINE __mmask16 first_16(int64_t n) {
 
 // The rules of a tile's tokens, as vectors want them: read once, used for all of K.
 struct TokenRules {
-  float inverse[kMostByteWidth], high[kMostByteWidth];
+  float inverse[kMostDwordWidth], high[kMostDwordWidth];
   // Of two tokens each: their zero points as words, in halves of a lane.
-  alignas(16) int64_t zeros[kMostByteWidth];
+  alignas(16) int64_t zeros[kMostDwordWidth];
 
   explicit TokenRules(const BytePack& job) {
-    for (int64_t n = 0; n < kMostByteWidth; ++n) {
+    for (int64_t n = 0; n < kMostDwordWidth; ++n) {
       const ToByte& to = job.to[job.to_each && n < job.valid ? n : 0];
       inverse[n] = to.inverse;
       high[n] = to.high;
@@ -243,15 +243,6 @@ inline void pack_channels(const BytePack& job) {
   }
 }
 
-// One scale for each token, channel by channel: rare, and plain.
-inline void pack_channels_each(const BytePack& job) {
-  for (int64_t k = job.k0; k < job.k1; ++k)
-    for (int64_t n = 0; n < job.valid; ++n) {
-      const int64_t at = job.g == 1 ? k * job.width + n : (k / 4 * job.width + n) * 4 + k % 4;
-      job.tile[at] = quantize(static_cast<const float*>(job.x)[k * job.ldx + n], job.to[n]);
-    }
-}
-
 inline void pack_512(const BytePack& job) {
   if (job.token_major && job.floats) {
     const TokenRules rules(job);
@@ -259,7 +250,7 @@ inline void pack_512(const BytePack& job) {
   }
   if (job.token_major)
     return pack_tokens(job, [&](int64_t n, int64_t k) SI_INLINE_LAMBDA { return four_byte_tokens(job, n, k); });
-  if (job.floats && job.to_each) return pack_channels_each(job);
+  if (job.floats && job.to_each) return pack_byte_channels_each(job);
   pack_channels(job);
 }
 
@@ -297,7 +288,7 @@ SI_INLINE void move_column(const Move& move, const ByteCopy& job, int64_t k, int
 }
 
 // The runs as moves of 1 to 64 bytes. What one writes past its run the next ones overwrite; none leaves the row.
-SI_INLINE int moves_of(const ByteCopy& job, Move (&moves)[2 * kMostByteWidth]) {
+SI_INLINE int moves_of(const ByteCopy& job, Move (&moves)[2 * kMostDwordWidth]) {
   int count = 0;
   for (int64_t i = 0; i < job.count; ++i) {
     const auto from = static_cast<int32_t>(job.runs[i].from), to = static_cast<int32_t>(job.runs[i].first);
@@ -317,19 +308,19 @@ SI_INLINE int moves_of(const ByteCopy& job, Move (&moves)[2 * kMostByteWidth]) {
 }
 
 inline void copy_512(const ByteCopy& job) {
-  Move moves[2 * kMostByteWidth];
+  Move moves[2 * kMostDwordWidth];
   const int count = moves_of(job, moves);
   // Rows of a piece stay in L1 from move to move; those of g = 4 are interleaved from there.
   constexpr int64_t kPiece = 64;
-  alignas(64) uint8_t rows[kPiece * kMostByteWidth];
+  alignas(64) uint8_t rows[kPiece * kMostDwordWidth];
   for (int64_t first = 0; first < job.K; first += kPiece) {
     const int64_t piece = first + kPiece < job.K ? kPiece : job.K - first;
     uint8_t* const to = job.g == 1 ? job.tile + first * job.width : rows;
-    const int64_t pitch = job.g == 1 ? job.width : kMostByteWidth;
+    const int64_t pitch = job.g == 1 ? job.width : kMostDwordWidth;
     for (int i = 0; i < count; ++i) move_column(moves[i], job, first, piece, to, pitch);
     if (job.g == 1) continue;
     for (int64_t k = 0; k < piece; k += 4) {
-      const uint8_t* from = rows + k * kMostByteWidth;
+      const uint8_t* from = rows + k * kMostDwordWidth;
       __m512i v[4];
       Bytes512::interleave(Bytes512::load(from), Bytes512::load(from + 64), Bytes512::load(from + 128),
                            Bytes512::load(from + 192), v);

@@ -86,10 +86,6 @@ struct WideHalves512 : Halves512 {
 
 // ---- x into a tile, y out of it ---------------------------------------------------------------------------------
 
-SI_INLINE __mmask16 first_of_16(int64_t n) {
-  return n >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << (n > 0 ? n : 0)) - 1);
-}
-
 // Up to 16 values from element `at` on, the rest zero.
 SI_INLINE __m512 load_some_16(const void* src, si_value_type type, int64_t at, __mmask16 some) {
   if (type == SI_F32) return _mm512_maskz_loadu_ps(some, static_cast<const float*>(src) + at);
@@ -101,13 +97,13 @@ SI_INLINE void store_some_16(uint16_t* p, __m256i values, int64_t count) {
   if (count >= 16)
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), values);
   else
-    _mm256_mask_storeu_epi16(p, first_of_16(count), values);
+    _mm256_mask_storeu_epi16(p, first_16(count), values);
 }
 
 template <class V>
 void narrow_512(const void* src, si_value_type type, int64_t count, uint16_t* dst) {
   for (int64_t i = 0; i < count; i += 16)
-    store_some_16(dst + i, V::narrow(load_some_16(src, type, i, first_of_16(count - i))), count - i);
+    store_some_16(dst + i, V::narrow(load_some_16(src, type, i, first_16(count - i))), count - i);
 }
 
 template <class V>
@@ -115,7 +111,7 @@ void transpose_narrow_512(const void* src, si_value_type type, int64_t ld, int64
                           int64_t pitch) {
   for (int64_t r = 0; r < rows; r += 16)
     for (int64_t c = 0; c < columns; c += 16) {
-      const __mmask16 some = first_of_16(columns - c);
+      const __mmask16 some = first_16(columns - c);
       __m512 v[16];
       SI_UNROLL for (int i = 0; i < 16; ++i) v[i] =
           r + i < rows ? load_some_16(src, type, (r + i) * ld + c, some) : _mm512_setzero_ps();

@@ -22,16 +22,8 @@ struct Bf16Halves512 : Halves512 {
 }  // namespace
 
 const TileKernels* avx512bf16_tile_kernels() {
-  static constexpr TileKernels kernels = [] {
-    TileKernels table{};
-    table.width = Avx512::kWidth;
-    table.max_vectors = Avx512::kMaxVectors;
-    table.tuning = tuning_of(Isa::avx512);
-    table.transpose_out = transpose_out<Avx512>;
-    table.activate = activate<Avx512>;
-    table.pairs = &pair_kernels_512<Bf16Halves512>;
-    return table;
-  }();
+  static constexpr TileKernels kernels =
+      narrow_table_of<Avx512>(Isa::avx512, nullptr, &pair_kernels_512<Bf16Halves512>);
   return &kernels;
 }
 

@@ -45,16 +45,7 @@ constexpr ByteKernels kBytes = {
 }  // namespace
 
 const TileKernels* avx512vnni_tile_kernels() {
-  static constexpr TileKernels kernels = [] {
-    TileKernels table{};
-    table.width = Avx512::kWidth;
-    table.max_vectors = Avx512::kMaxVectors;
-    table.tuning = tuning_of(Isa::avx512);
-    table.transpose_out = transpose_out<Avx512>;
-    table.activate = activate<Avx512>;
-    table.bytes = &kBytes;
-    return table;
-  }();
+  static constexpr TileKernels kernels = narrow_table_of<Avx512>(Isa::avx512, &kBytes, nullptr);
   return &kernels;
 }
 

@@ -6,16 +6,12 @@
 #include "core/parallel.h"
 #include "core/scratch.h"
 #include "formats/panel/pairs.h"
+#include "kernels/linear/dword_tiles.h"
 #include "kernels/source.h"
 
 namespace si {
 
 namespace {
-
-// Columns of a call that are computed together.
-struct PairTile {
-  int64_t n0, width;
-};
 
 struct LinearBf16 {
   const TileSource& source;
@@ -26,6 +22,8 @@ struct LinearBf16 {
   const TileKernels& isa() const { return source.isa(); }
   const PairKernels& pairs() const { return *isa().pairs; }
   int64_t K() const { return source.shape().K(); }
+  int64_t most_width() const { return kMostDwordWidth; }
+  int64_t packed_rows() const { return K(); }
   bool tokens() const { return args.layout == SI_TOKEN_MAJOR; }
   bool in_order() const { return source.order() == nullptr; }
   bool half_output() const { return args.y_type == SI_BF16; }
@@ -40,10 +38,9 @@ struct LinearBf16 {
     const int64_t at = tokens() ? n * args.ldy + row : row * args.ldy + n;
     return static_cast<uint8_t*>(args.y) + at * element_bytes(args.y_type);
   }
-  static int64_t element_bytes(si_value_type type) { return static_cast<int64_t>(value_bytes(type)); }
 
   // Columns [k0, k1) of a tile's x. What lies past its tokens stays as it is.
-  void pack(const PairTile& tile, int64_t k0, int64_t k1, uint16_t* to) const {
+  void pack(const DwordTile& tile, int64_t k0, int64_t k1, uint16_t* to) const {
     const int64_t valid = std::min(tile.width, args.n - tile.n0);
     if (tokens())
       return pairs().transpose(x_of(k0, tile.n0), args.x_type, args.ldx, valid, k1 - k0, to + k0 * tile.width,
@@ -76,7 +73,7 @@ struct LinearBf16 {
   }
 
   // Panels [first, last) by the columns of a tile, whose x is packed.
-  si_status run_tile(int64_t first, int64_t last, const PairTile& tile, const uint16_t* x) const {
+  si_status run_tile(int64_t first, int64_t last, const DwordTile& tile, const uint16_t* x) const {
     const int64_t width = tile.width, valid = std::min(width, args.n - tile.n0);
     const Clamp clamp = clamp_of(args.activation);
     PairJob job{};
@@ -98,16 +95,10 @@ struct LinearBf16 {
       job.out.row0 = row0;
       job.out.halves = direct && half_output() ? static_cast<uint16_t*>(y_of(row0, tile.n0)) : nullptr;
       job.out.floats = !direct ? scratch : half_output() ? nullptr : static_cast<float*>(y_of(row0, tile.n0));
-      pairs().tile[pair_width_index(width)](source.weights(), job);
+      pairs().tile[dword_width_index(width)](source.weights(), job);
       if (!direct) finish(scratch, width, row0, rows, tile.n0, valid);
     }
     return SI_OK;
-  }
-
-  int64_t tiles() const { return (args.n + kMostPairWidth - 1) / kMostPairWidth; }
-  PairTile tile(int64_t index) const {
-    const int64_t n0 = index * kMostPairWidth;
-    return {n0, kPairWidths[pair_width_index(args.n - n0)]};
   }
 
   si_status one_token() const {
@@ -142,43 +133,6 @@ struct LinearBf16 {
       return SI_OK;
     });
   }
-
-  // Tiles by as many threads; each packs its own x.
-  si_status apart() const {
-    return parallel_for(threads, tiles(), [&](int64_t index) -> si_status {
-      const PairTile each_tile = tile(index);
-      uint16_t* x = nullptr;
-      SI_TRY(thread_scratch(Scratch::kInput, K() * each_tile.width, &x));
-      pack(each_tile, 0, K(), x);
-      return run_tile(0, source.units(), each_tile, x);
-    });
-  }
-
-  // Few tiles, or none that divides among the threads: these share the packed x and divide the rows of each tile.
-  si_status together(int64_t first_tile, int64_t last_tile) const {
-    const int64_t room = K() * kMostPairWidth, count = last_tile - first_tile;
-    uint16_t* x = nullptr;
-    SI_TRY(thread_scratch(Scratch::kInput, room * count, &x));
-    SI_TRY(parallel_for(threads, count * threads, [&](int64_t item) {
-      const int64_t index = item / threads, part = item % threads;
-      pack(tile(first_tile + index), K() * part / threads, K() * (part + 1) / threads, x + room * index);
-    }));
-    return parallel_for(threads, count * threads, [&](int64_t item) -> si_status {
-      const int64_t index = item / threads, part = item % threads;
-      const int64_t first = source.split(0, source.units(), part, threads);
-      const int64_t last = source.split(0, source.units(), part + 1, threads);
-      return first < last ? run_tile(first, last, tile(first_tile + index), x + room * index) : SI_OK;
-    });
-  }
-
-  si_status run() const {
-    if (args.n == 1) return one_token();
-    const int64_t full = args.n / kMostPairWidth;
-    if (threads == 1 || (full == tiles() && full % threads == 0) || full >= 8 * threads) return apart();
-    const int64_t most = std::max<int64_t>(1, kScratchFloats * 2 / (K() * kMostPairWidth));
-    for (int64_t first = 0; first < tiles(); first += most) SI_TRY(together(first, std::min(first + most, tiles())));
-    return SI_OK;
-  }
 };
 
 }  // namespace
@@ -191,7 +145,8 @@ si_status linear_bf16(const TileKernels& isa, const si_weights& weights, const s
   SI_TRY(source.ordered_bias(args.bias, &bias));
   // Two products of bfloat16 take about as long as one of float32.
   const int threads = useful_threads(isa.tuning.threads, args.threads, (weights.nnz / 2 + weights.shape.M()) * args.n);
-  return LinearBf16{source, args, bias, threads}.run();
+  const LinearBf16 call{source, args, bias, threads};
+  return args.n == 1 ? call.one_token() : DwordTiles<uint16_t, LinearBf16>(call).run();
 }
 
 }  // namespace si

@@ -5,17 +5,13 @@
 
 #include "core/parallel.h"
 #include "core/scratch.h"
+#include "kernels/linear/dword_tiles.h"
 #include "kernels/quantized.h"
 #include "kernels/source.h"
 
 namespace si {
 
 namespace {
-
-// Columns of a call that are computed together.
-struct ByteTile {
-  int64_t n0, width;
-};
 
 struct LinearInt8 {
   const TileSource& source;
@@ -33,6 +29,7 @@ struct LinearInt8 {
   bool byte_output() const { return args.y_type == SI_U8; }
   // Bytes that are clamped after another activation are floats before it.
   bool byte_tiles() const { return byte_output() && is_clamp(args.activation); }
+  int64_t most_width() const { return bytes().most_width; }
   int64_t packed_rows() const { return source.g() == 1 ? K() : (K() + 3) / 4 * 4; }
 
   // The first element of x of token n, and of y of the row at a position and token n.
@@ -47,9 +44,9 @@ struct LinearInt8 {
   }
 
   // Columns [k0, k1) of a tile's x.
-  void pack(const ByteTile& tile, int64_t k0, int64_t k1, uint8_t* to) const {
+  void pack(const DwordTile& tile, int64_t k0, int64_t k1, uint8_t* to) const {
     const int64_t valid = std::min(tile.width, args.n - tile.n0);
-    ToByte rules[kMostByteWidth];
+    ToByte rules[kMostDwordWidth];
     if (args.x_type == SI_F32)
       for (int64_t n = 0; n < (each() ? valid : 1); ++n) rules[n] = x_to_byte(quantization(), tile.n0 + n);
     bytes().pack({x_of(tile.n0), args.ldx, args.x_type == SI_F32, tokens(), k0, k1, valid, tile.width, source.g(),
@@ -83,10 +80,10 @@ struct LinearInt8 {
   }
 
   // Panels [first, last) by the columns of a tile, whose x is packed.
-  si_status run_tile(int64_t first, int64_t last, const ByteTile& tile, const uint8_t* x) const {
+  si_status run_tile(int64_t first, int64_t last, const DwordTile& tile, const uint8_t* x) const {
     const int64_t width = tile.width, valid = std::min(width, args.n - tile.n0);
-    float scales[kMostByteWidth] = {};
-    int32_t zero_points[kMostByteWidth] = {};
+    float scales[kMostDwordWidth] = {};
+    int32_t zero_points[kMostDwordWidth] = {};
     ByteJob job{};
     job.x = x;
     job.out = output();
@@ -120,17 +117,10 @@ struct LinearInt8 {
       job.out.bytes = byte_tiles() ? static_cast<uint8_t*>(c) : nullptr;
       job.out.floats = byte_tiles() ? nullptr : static_cast<float*>(c);
       job.out.ldy = direct ? args.ldy : width;
-      bytes().tile[byte_width_index(width)](source.weights(), job);
+      bytes().tile[dword_width_index(width)](source.weights(), job);
       if (!direct) finish(floats, packed, width, row0, rows, tile.n0, valid, job.out);
     }
     return SI_OK;
-  }
-
-  int64_t most_width() const { return bytes().most_width; }
-  int64_t tiles() const { return (args.n + most_width() - 1) / most_width(); }
-  ByteTile tile(int64_t index) const {
-    const int64_t n0 = index * most_width();
-    return {n0, kByteWidths[byte_width_index(std::min(args.n - n0, most_width()))]};
   }
 
   si_status one_token() const {
@@ -178,46 +168,6 @@ struct LinearInt8 {
       return SI_OK;
     });
   }
-
-  // Tiles by as many threads; each packs its own x.
-  si_status apart() const {
-    return parallel_for(threads, tiles(), [&](int64_t index) -> si_status {
-      const ByteTile each_tile = tile(index);
-      uint8_t* x = nullptr;
-      SI_TRY(thread_scratch(Scratch::kInput, packed_rows() * each_tile.width, &x));
-      pack(each_tile, 0, K(), x);
-      return run_tile(0, source.units(), each_tile, x);
-    });
-  }
-
-  // Few tiles, or none that divides among the threads: these share the packed x and divide the rows of each tile.
-  si_status together(int64_t first_tile, int64_t last_tile) const {
-    const int64_t room = packed_rows() * most_width(), count = last_tile - first_tile;
-    uint8_t* x = nullptr;
-    SI_TRY(thread_scratch(Scratch::kInput, room * count, &x));
-    constexpr int64_t kSlice = 16;
-    const int64_t slices = (K() + kSlice - 1) / kSlice;
-    const auto at = [&](int64_t slice) { return std::min(K(), slice * kSlice); };
-    SI_TRY(parallel_for(threads, count * threads, [&](int64_t item) {
-      const int64_t index = item / threads, part = item % threads;
-      pack(tile(first_tile + index), at(slices * part / threads), at(slices * (part + 1) / threads), x + room * index);
-    }));
-    return parallel_for(threads, count * threads, [&](int64_t item) -> si_status {
-      const int64_t index = item / threads, part = item % threads;
-      const int64_t first = source.split(0, source.units(), part, threads);
-      const int64_t last = source.split(0, source.units(), part + 1, threads);
-      return first < last ? run_tile(first, last, tile(first_tile + index), x + room * index) : SI_OK;
-    });
-  }
-
-  si_status run() const {
-    if (args.n == 1) return one_token();
-    const int64_t full = args.n / most_width();
-    if (threads == 1 || (full == tiles() && full % threads == 0) || full >= 8 * threads) return apart();
-    const int64_t most = std::max<int64_t>(1, kScratchFloats * 4 / (packed_rows() * most_width()));
-    for (int64_t first = 0; first < tiles(); first += most) SI_TRY(together(first, std::min(first + most, tiles())));
-    return SI_OK;
-  }
 };
 
 }  // namespace
@@ -230,7 +180,8 @@ si_status linear_int8(const TileKernels& isa, const si_weights& weights, const s
   SI_TRY(source.ordered_bias(args.bias, &bias));
   // Four products of bytes take about as long as one of floats.
   const int threads = useful_threads(isa.tuning.threads, args.threads, (weights.nnz / 4 + weights.shape.M()) * args.n);
-  return LinearInt8{source, args, bias, threads}.run();
+  const LinearInt8 call{source, args, bias, threads};
+  return args.n == 1 ? call.one_token() : DwordTiles<uint8_t, LinearInt8>(call).run();
 }
 
 }  // namespace si

@@ -155,14 +155,14 @@ void copy_bytes(const ByteCopy& job) {
   }
   // Rows of a piece are copied first, and interleaved once they have left the store buffer.
   constexpr int64_t kPiece = 64;
-  uint8_t rows[(kPiece + 1) * kMostByteWidth] = {};
+  uint8_t rows[(kPiece + 1) * kMostDwordWidth] = {};
   for (int64_t first = 0; first < job.K; first += kPiece) {
     const int64_t last = first + kPiece < job.K ? first + kPiece : job.K;
-    for (int64_t k = first; k < last; ++k) copy_byte_runs<B>(job, k, rows + (k - first) * kMostByteWidth);
+    for (int64_t k = first; k < last; ++k) copy_byte_runs<B>(job, k, rows + (k - first) * kMostDwordWidth);
     for (int64_t k = first; k < last; k += 4)
       for (int64_t n = 0; n < job.width; n += 16) {
         typename B::Lane v[4];
-        SI_UNROLL for (int j = 0; j < 4; ++j) v[j] = B::load(rows + (k - first + j) * kMostByteWidth + n);
+        SI_UNROLL for (int j = 0; j < 4; ++j) v[j] = B::load(rows + (k - first + j) * kMostDwordWidth + n);
         B::interleave(v);
         SI_UNROLL for (int j = 0; j < 4; ++j) B::store(job.tile + k * job.width + 4 * n + 16 * j, v[j]);
       }

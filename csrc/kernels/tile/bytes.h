@@ -25,9 +25,17 @@ SI_INLINE uint8_t quantize(float v, const ToByte& to) {
   return static_cast<uint8_t>(static_cast<int32_t>(__builtin_nearbyintf(t)) + to.zero_point);
 }
 
-constexpr int64_t kByteWidths[] = {16, 32, 64};
-constexpr int kByteWidthCount = 3;
-constexpr int64_t kMostByteWidth = 64;
+// The widths of tiles, of bytes and of pairs (pairs.h).
+constexpr int64_t kDwordWidths[] = {16, 32, 64};
+constexpr int kDwordWidthCount = 3;
+constexpr int64_t kMostDwordWidth = 64;
+
+// The least width of a tile that holds so many columns, as an index in kDwordWidths; the widest where none does.
+SI_INLINE int dword_width_index(int64_t columns) {
+  int index = 0;
+  while (index + 1 < kDwordWidthCount && columns > kDwordWidths[index]) ++index;
+  return index;
+}
 
 // y = clamp(fma(sum - zero point * row sum, scale of the row * scale of x, bias), low, high), as it is or as a byte.
 struct ByteOutput {
@@ -102,7 +110,7 @@ struct ByteRows {
 };
 
 struct ByteKernels {
-  void (*tile[kByteWidthCount])(const si_weights&, const ByteJob&);  // by width, up to most_width
+  void (*tile[kDwordWidthCount])(const si_weights&, const ByteJob&);  // by width, up to most_width
   void (*vector)(const si_weights&, const ByteVectorJob&);
   void (*pack)(const BytePack&);
   // dst[n * ld + m] = src[m * pitch + n] for m < rows, n < columns; nothing else is written. Rows of src may be read up
@@ -112,7 +120,7 @@ struct ByteKernels {
   void (*copy_rows)(const ByteRows&);
   void (*quantize)(const float* src, int64_t count, const ToByte& to, uint8_t* dst);
   // Of the tiles that a call is cut in. Narrow vectors take a narrow one, so that the nearest cache holds its x.
-  int64_t most_width = kMostByteWidth;
+  int64_t most_width = kMostDwordWidth;
 };
 
 }  // namespace si

@@ -10,17 +10,6 @@
 
 namespace si {
 
-constexpr int64_t kPairWidths[] = {16, 32, 64};
-constexpr int kPairWidthCount = 3;
-constexpr int64_t kMostPairWidth = 64;
-
-// The least width of a tile that holds so many columns, as an index in kPairWidths; the widest where none does.
-SI_INLINE int pair_width_index(int64_t columns) {
-  int index = 0;
-  while (index + 1 < kPairWidthCount && columns > kPairWidths[index]) ++index;
-  return index;
-}
-
 struct PairOutput {
   float* floats;  // output row m at (m - row0) * ldy, of these two the one that is not null
   uint16_t* halves;
@@ -46,7 +35,7 @@ struct PairVectorJob {
 SI_INLINE constexpr int64_t gathered_halves(int64_t K) { return K + 2 * kPatterns + 64; }
 
 struct PairKernels {
-  void (*tile[kPairWidthCount])(const si_weights&, const PairJob&);  // by width
+  void (*tile[kDwordWidthCount])(const si_weights&, const PairJob&);  // by width
   void (*vector)(const si_weights&, const PairVectorJob&);
   // Operands of `count` values of float32 or bfloat16.
   void (*narrow)(const void* src, si_value_type type, int64_t count, uint16_t* dst);

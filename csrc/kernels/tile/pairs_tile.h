@@ -164,7 +164,7 @@ void pairs_vector(const si_weights& weights, const PairVectorJob& job) {
       if (r >= entry.rows) break;
       const int64_t position = row + r;
       const float v = V::sum(sum[r]) + (job.out.bias != nullptr ? job.out.bias[position] : 0.0f);
-      job.out.floats[position - job.out.row0] = v < job.out.low ? job.out.low : v > job.out.high ? job.out.high : v;
+      job.out.floats[position - job.out.row0] = clamp(v, job.out.low, job.out.high);
     }
     uint16_t* const done = here;
     here = next;

@@ -33,9 +33,9 @@ struct NarrowTiles {
   }
 };
 
-// Of a variant whose rows compute int8 weights alone.
+// Of a variant whose rows compute int8 weights alone, or pairs of bfloat16 alone.
 template <class V>
-constexpr TileKernels bytes_table_of(Isa isa, const ByteKernels* bytes) {
+constexpr TileKernels narrow_table_of(Isa isa, const ByteKernels* bytes, const PairKernels* pairs) {
   TileKernels kernels{};
   kernels.width = V::kWidth;
   kernels.max_vectors = V::kMaxVectors;
@@ -43,11 +43,12 @@ constexpr TileKernels bytes_table_of(Isa isa, const ByteKernels* bytes) {
   kernels.transpose_out = transpose_out<V>;
   kernels.activate = activate<V>;
   kernels.bytes = bytes;
+  kernels.pairs = pairs;
   return kernels;
 }
 
 template <class V>
-constexpr TileKernels table_of(Isa isa, const ByteKernels* bytes = nullptr) {
+constexpr TileKernels table_of(Isa isa, const ByteKernels* bytes, const PairKernels* pairs = nullptr) {
   TileKernels kernels{};
   kernels.width = V::kWidth;
   kernels.max_vectors = V::kMaxVectors;
@@ -56,6 +57,7 @@ constexpr TileKernels table_of(Isa isa, const ByteKernels* bytes = nullptr) {
   kernels.formats[SI_FORMAT_CSR] = {csr_tile<V>, csr_vector<V>, {}};
   kernels.formats[SI_FORMAT_NM] = {nm_tile<V>, nm_vector<V>, {}};
   kernels.bytes = bytes;
+  kernels.pairs = pairs;
   kernels.transpose_in = transpose_in<V>;
   kernels.transpose_out = transpose_out<V>;
   kernels.store_runs = store_runs<V>;
