@@ -1,4 +1,4 @@
-"""Types of the native module (csrc/python/bindings.cc)."""
+"""Types of the native module (csrc/python/)."""
 
 from collections.abc import Sequence
 from typing import Any

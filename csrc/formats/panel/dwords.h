@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "formats/panel/order.h"
 
@@ -134,6 +135,48 @@ si_status fill_dwords(const T* value, const WeightShape& shape, int32_t g, const
   return SI_OK;
 }
 
+// The sections of panels of dwords.
+struct DwordsLayout {
+  SectionPlan plan;
+  uint64_t entry, order, index, value;
+  uint64_t scale, row_sum;  // of quads alone
+};
+
+template <class Dword>
+DwordsLayout dwords_layout(const WeightShape& shape, bool ordered, const DwordCounts& counts) {
+  const auto M = static_cast<uint64_t>(shape.M());
+  DwordsLayout layout{};
+  layout.entry = layout.plan.add(static_cast<uint64_t>(panels_per_group(shape) * shape.groups), sizeof(PanelEntry));
+  if (ordered) layout.order = layout.plan.add(M, sizeof(uint32_t));
+  if (std::is_same_v<Dword, Quad>) {
+    layout.scale = layout.plan.add(M, sizeof(float));
+    layout.row_sum = layout.plan.add(M, sizeof(int32_t));
+  }
+  layout.index = layout.plan.add(counts.indices, sizeof(uint16_t));
+  layout.value = layout.plan.add(counts.dwords, sizeof(Dword));
+  return layout;
+}
+
+// A buffer that wants its seal, and of quads what belongs to each row.
+template <class Dword, class T>
+si_status new_dwords(const T* value, const WeightShape& shape, si_value_type type, int32_t g,
+                     const Buffer<uint32_t>& order, bool ordered, const DwordCounts& counts, OwnedBlob* out) {
+  const DwordsLayout layout = dwords_layout<Dword>(shape, ordered, counts);
+  BlobHeader header = make_header(SI_FORMAT_PANEL, shape);
+  header.value_type = static_cast<uint32_t>(type);
+  header.params[kParamRows] = kPanelRows;
+  header.params[kParamGroup] = static_cast<uint32_t>(g);
+  header.params[kParamIndexBits] = 16;
+  header.params[kParamOrder] = ordered ? 1 : 0;
+  header.counts[0] = counts.indices;
+  header.counts[1] = counts.dwords;
+  for (int64_t i = 0; i < shape.M() * shape.K(); ++i) header.nnz += value[i] != 0;
+  SI_TRY(new_blob(header, layout.plan, out));
+  if (ordered) std::copy(order.begin(), order.end(), out->at<uint32_t>(layout.order));
+  return fill_dwords(value, shape, g, order, out->at<PanelEntry>(layout.entry), out->at<uint16_t>(layout.index),
+                     out->at<Dword>(layout.value));
+}
+
 // Checks what the header says of a panel of quads or pairs beside g, and fills in the view but for its sections.
 inline si_status read_dwords_header(const BlobHeader& header, PanelView* out) {
   PanelView view{};
@@ -235,6 +278,31 @@ si_status check_dwords(const PanelView& view) {
     }
   }
   if (index != view.columns || dword != view.values) return corrupt("panel: totals do not match");
+  return SI_OK;
+}
+
+// The view of a buffer of panels whose g is known, and what is wrong with it but for what its rows and values sum up
+// to.
+template <class Dword>
+si_status open_dwords(const BlobHeader& header, const void* blob, size_t bytes, PanelView* out) {
+  PanelView view{};
+  SI_TRY(read_dwords_header(header, &view));
+  const bool ordered = header.params[kParamOrder] == 1;
+  const DwordsLayout layout = dwords_layout<Dword>(view.shape, ordered, {view.columns, view.values});
+  if (layout.plan.total() != bytes) return corrupt("panel: its size does not match its counts");
+  SI_TRY(layout.plan.check_slack(blob));
+  const auto* first = static_cast<const uint8_t*>(blob);
+  view.entry = reinterpret_cast<const PanelEntry*>(first + layout.entry);
+  view.order = ordered ? reinterpret_cast<const uint32_t*>(first + layout.order) : nullptr;
+  view.index = reinterpret_cast<const uint16_t*>(first + layout.index);
+  view.value = first + layout.value;
+  if (std::is_same_v<Dword, Quad>) {
+    view.scale = reinterpret_cast<const float*>(first + layout.scale);
+    view.row_sum = reinterpret_cast<const int32_t*>(first + layout.row_sum);
+  }
+  if (ordered) SI_TRY(check_order(view));
+  SI_TRY(check_dwords<Dword>(view));
+  *out = view;
   return SI_OK;
 }
 

@@ -9,23 +9,6 @@ namespace si {
 
 namespace {
 
-struct QuadsLayout {
-  SectionPlan plan;
-  uint64_t entry, order, scale, row_sum, index, value;
-};
-
-QuadsLayout layout_of(const WeightShape& shape, bool ordered, uint64_t indices, uint64_t quads) {
-  const auto M = static_cast<uint64_t>(shape.M());
-  QuadsLayout layout{};
-  layout.entry = layout.plan.add(static_cast<uint64_t>(panels_per_group(shape) * shape.groups), sizeof(PanelEntry));
-  if (ordered) layout.order = layout.plan.add(M, sizeof(uint32_t));
-  layout.scale = layout.plan.add(M, sizeof(float));
-  layout.row_sum = layout.plan.add(M, sizeof(int32_t));
-  layout.index = layout.plan.add(indices, sizeof(uint16_t));
-  layout.value = layout.plan.add(quads, sizeof(Quad));
-  return layout;
-}
-
 // A weight as int8, row by row, with the scale of each output row.
 struct Quantized {
   Buffer<float> scale;
@@ -86,18 +69,8 @@ si_status quads_pack(const float* weight, const WeightShape& shape, const si_pac
     if (blocks.dwords <= counts.dwords) g = 4, counts = blocks;
   }
 
-  const QuadsLayout layout = layout_of(shape, ordered, counts.indices, counts.dwords);
-  BlobHeader header = make_header(SI_FORMAT_PANEL, shape);
-  header.value_type = SI_I8;
-  header.params[kParamRows] = kPanelRows;
-  header.params[kParamGroup] = static_cast<uint32_t>(g);
-  header.params[kParamIndexBits] = 16;
-  header.params[kParamOrder] = ordered ? 1 : 0;
-  header.counts[0] = counts.indices;
-  header.counts[1] = counts.dwords;
-  for (const int8_t each : quantized.value) header.nnz += each != 0;
-  SI_TRY(new_blob(header, layout.plan, out));
-  if (ordered) std::copy(order.begin(), order.end(), out->at<uint32_t>(layout.order));
+  SI_TRY(new_dwords<Quad>(value, shape, SI_I8, g, order, ordered, counts, out));
+  const DwordsLayout layout = dwords_layout<Quad>(shape, ordered, counts);
   auto* scale = out->at<float>(layout.scale);
   auto* row_sum = out->at<int32_t>(layout.row_sum);
   for (int64_t position = 0; position < M; ++position) {
@@ -105,9 +78,6 @@ si_status quads_pack(const float* weight, const WeightShape& shape, const si_pac
     scale[position] = quantized.scale[row];
     for (int64_t k = 0; k < K; ++k) row_sum[position] += value[row * K + k];
   }
-
-  SI_TRY(fill_dwords(value, shape, g, order, out->at<PanelEntry>(layout.entry), out->at<uint16_t>(layout.index),
-                     out->at<Quad>(layout.value)));
   seal_blob(out->data.get());
   return SI_OK;
 }
@@ -139,22 +109,7 @@ si_status quads_validate(const BlobHeader& header, const void* blob, size_t byte
   const uint32_t g = header.params[kParamGroup];
   if (g != 1 && g != 4) return corrupt("panel: unknown g ", g);
   PanelView view{};
-  SI_TRY(read_dwords_header(header, &view));
-  const bool ordered = header.params[kParamOrder] == 1;
-  const QuadsLayout layout = layout_of(view.shape, ordered, view.columns, view.values);
-  if (layout.plan.total() != bytes) return corrupt("panel: its size does not match its counts");
-  SI_TRY(layout.plan.check_slack(blob));
-
-  const auto* first = static_cast<const uint8_t*>(blob);
-  view.entry = reinterpret_cast<const PanelEntry*>(first + layout.entry);
-  view.order = ordered ? reinterpret_cast<const uint32_t*>(first + layout.order) : nullptr;
-  view.index = reinterpret_cast<const uint16_t*>(first + layout.index);
-  view.value = first + layout.value;
-  view.scale = reinterpret_cast<const float*>(first + layout.scale);
-  view.row_sum = reinterpret_cast<const int32_t*>(first + layout.row_sum);
-  if (ordered) SI_TRY(check_order(view));
-
-  SI_TRY(check_dwords<Quad>(view));
+  SI_TRY(open_dwords<Quad>(header, blob, bytes, &view));
   SI_TRY(check_rows(view, header.nnz));
   *out = view;
   return SI_OK;

@@ -1,0 +1,127 @@
+// Model files and their contexts in Python, all in memory of the caller's.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <sparseinfer.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "python/call.h"
+#include "python/names.h"
+
+namespace py = pybind11;
+
+namespace si::python {
+
+namespace {
+
+py::dict tensor_of(const si_tensor_info& info) {
+  py::dict tensor;
+  py::tuple shape(info.ndim);
+  for (int i = 0; i < info.ndim; ++i) shape[static_cast<size_t>(i)] = info.shape[i];
+  tensor["name"] = info.name;
+  tensor["dtype"] = name_of(info.type);
+  tensor["shape"] = shape;
+  return tensor;
+}
+
+// A model file in memory of the caller's, which outlives it, with one context in memory of its own.
+class Model {
+ public:
+  Model(uintptr_t address, size_t bytes) {
+    check(without_gil([&] { return si_model_open(reinterpret_cast<const void*>(address), bytes, &handle_); }));
+    check(si_model_describe(handle_, &info_));
+  }
+  ~Model() { si_model_close(handle_); }
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+
+  const si_model_info& info() const { return info_; }
+  py::bytes metadata() const { return py::bytes(info_.metadata, info_.metadata_bytes); }
+
+  py::list tensors(bool inputs) const {
+    py::list out;
+    for (size_t i = 0; i < (inputs ? info_.inputs : info_.outputs); ++i) {
+      si_tensor_info tensor = sized<si_tensor_info>();
+      check(inputs ? si_model_input(handle_, i, &tensor) : si_model_output(handle_, i, &tensor));
+      out.append(tensor_of(tensor));
+    }
+    return out;
+  }
+
+  py::list nodes() const {
+    py::list out;
+    for (size_t i = 0; i < info_.nodes; ++i) {
+      si_node_info info = sized<si_node_info>();
+      check(si_model_node(handle_, i, &info));
+      py::dict node;
+      node["name"] = info.name;
+      node["op"] = info.op;
+      node["format"] = info.format;
+      node["nnz"] = info.nnz;
+      node["weights"] = info.weights;
+      node["multiply_adds"] = info.multiply_adds;
+      node["runs"] = info.runs != 0;
+      out.append(node);
+    }
+    return out;
+  }
+
+  si_model* handle() const { return handle_; }
+
+ private:
+  si_model* handle_ = nullptr;
+  si_model_info info_ = sized<si_model_info>();
+};
+
+// One caller's: `address` is memory of the model's context_bytes that outlives it, as the model does.
+class Context {
+ public:
+  Context(const Model& model, uintptr_t address, size_t bytes, int32_t threads)
+      : inputs_(model.info().inputs), outputs_(model.info().outputs), nodes_(model.info().nodes) {
+    check(si_context_create(model.handle(), reinterpret_cast<void*>(address), bytes, threads, &context_));
+  }
+
+  // The seconds of each node where they are asked for, else none.
+  std::vector<double> run(const std::vector<uintptr_t>& inputs, const std::vector<uintptr_t>& outputs, bool timed) {
+    if (inputs.size() != inputs_ || outputs.size() != outputs_)
+      throw py::value_error("expected " + std::to_string(inputs_) + " inputs and " + std::to_string(outputs_) +
+                            " outputs, got " + std::to_string(inputs.size()) + " and " +
+                            std::to_string(outputs.size()));
+    std::vector<double> seconds(timed ? nodes_ : 0);
+    check(without_gil([&] {
+      return si_context_run(context_, reinterpret_cast<const void* const*>(inputs.data()),
+                            reinterpret_cast<void* const*>(outputs.data()), timed ? seconds.data() : nullptr);
+    }));
+    return seconds;
+  }
+
+ private:
+  size_t inputs_, outputs_, nodes_;
+  si_context* context_ = nullptr;
+};
+
+void seal_model(uintptr_t address, size_t bytes) {
+  check(without_gil([&] { return si_model_seal(reinterpret_cast<void*>(address), bytes); }));
+}
+
+}  // namespace
+
+void add_models(py::module_& m) {
+  m.def("seal_model", &seal_model, py::arg("ptr"), py::arg("nbytes"), "Arena and checksum of a model file, in place.");
+  py::class_<Model>(m, "Model")
+      .def(py::init<uintptr_t, size_t>(), py::arg("ptr"), py::arg("nbytes"))
+      .def_property_readonly("inputs", [](const Model& model) { return model.tensors(true); })
+      .def_property_readonly("outputs", [](const Model& model) { return model.tensors(false); })
+      .def_property_readonly("nodes", &Model::nodes)
+      .def_property_readonly("metadata", &Model::metadata)
+      .def_property_readonly("arena_bytes", [](const Model& model) { return model.info().arena_bytes; })
+      .def_property_readonly("context_bytes", [](const Model& model) { return model.info().context_bytes; });
+  py::class_<Context>(m, "Context")
+      .def(py::init<const Model&, uintptr_t, size_t, int32_t>(), py::arg("model"), py::arg("ptr"), py::arg("nbytes"),
+           py::arg("threads"), py::keep_alive<1, 2>())
+      .def("run", &Context::run, py::arg("inputs"), py::arg("outputs"), py::arg("timed") = false);
+}
+
+}  // namespace si::python
