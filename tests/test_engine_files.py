@@ -16,6 +16,7 @@ from sparseinfer.export.engine import Engine, load_engine
 from sparseinfer.export.file import OPERATORS, write_graph
 from sparseinfer.export.from_torch import from_torch
 from sparseinfer.export.signature import Signature
+from sparseinfer.native import seal_model
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,26 +64,54 @@ def test_files_of_others(saved: Path, tmp_path: Path) -> None:
         load_engine(saved, threads=-1)
 
 
+def written(**parts: Any) -> bytes:
+    """A signature as no `Signature` has it."""
+    right = {"parameters": ["x"], "tensors": ["x"], "fixed": {}, "defaults": {}, "outputs": 0}
+    return json.dumps(right | parts).encode()
+
+
 @pytest.mark.parametrize(
     "metadata",
     [
         b"", b"{}", b"[]", b"\xff", b'{"parameters": ["x"]}', b"[" * 100_000, b"1" * 5000,
-        Signature(["x"], ["x"], {}, 1).to_json(),
-        Signature(["x"], ["x"], {}, -1).to_json(),
-        Signature(["x"], ["x"], {}, True).to_json(),
-        Signature(["x"], ["x"], {}, ["set", 0]).to_json(),
-        Signature(["x"], ["x"], {}, []).to_json(),
-        Signature(["x"], ["x", "y"], {}, 0).to_json(),
-        Signature(["x", "y"], ["x", "y"], {}, 0).to_json(),
-        Signature(["x"], [], {}, 0).to_json(),
-        Signature(["x"], ["x"], {"y": [1]}, 0).to_json(),
-        json.dumps({"parameters": [1], "tensors": [1], "fixed": {}, "outputs": 0}).encode(),
+        Signature(["x"], ["x"], {}, {}, 1).to_json(),
+        Signature(["x"], ["x"], {}, {}, -1).to_json(),
+        Signature(["x"], ["x"], {}, {}, True).to_json(),
+        Signature(["x"], ["x"], {}, {}, ["set", 0]).to_json(),
+        Signature(["x"], ["x"], {}, {}, []).to_json(),
+        Signature(["x"], ["x", "y"], {}, {}, 0).to_json(),
+        Signature(["x", "y"], ["x", "y"], {}, {}, 0).to_json(),
+        Signature(["x"], [], {}, {}, 0).to_json(),
+        Signature(["x"], ["x"], {"y": [1]}, {}, 0).to_json(),
+        Signature(["x"], ["x"], {}, {"y": [1]}, 0).to_json(),
+        written(parameters=[1], tensors=[1]),
+        written(parameters="x"),
+        written(tensors={"x": 0}),
+        written(fixed=[]),
+        written(fixed=["ab"]),
+        written(defaults=[]),
+        written(outputs=["tuple", None, 1]),
     ],
 )  # fmt: skip
 def test_signatures_of_others(metadata: bytes) -> None:
     graph, _ = from_torch(nn.Linear(2, 2).eval(), (torch.zeros(1, 2),), {})
     with pytest.raises(ValueError, match=r"expected a (model file with the )?signature"):
         Engine(write_graph(graph, metadata), 1)
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"a\x80", b"\xed\xa0\x80"])
+def test_names_that_are_no_text(name: bytes, saved: Path, tmp_path: Path) -> None:
+    whole = saved.read_bytes()
+    assert whole.count(b"input\0") == 1
+    changed = whole.replace(b"input\0", name.ljust(5, b"_") + b"\0")
+    (tmp_path / "names.sinf").write_bytes(changed)
+    memory = torch.zeros(len(changed) + 64, dtype=torch.uint8)
+    file = memory[-memory.data_ptr() % 64 :][: len(changed)]
+    file[:] = torch.frombuffer(bytearray(changed), dtype=torch.uint8)
+    with pytest.raises(ValueError, match="a name is not UTF-8"):
+        seal_model(file.data_ptr(), len(file))
+    with pytest.raises(ValueError, match=r"names\.sinf: model file is corrupt"):
+        load_engine(tmp_path / "names.sinf")
 
 
 def test_a_failed_save_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

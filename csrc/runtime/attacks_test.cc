@@ -127,6 +127,19 @@ void test_tensors() {
     file.nodes.back().name_bytes = 200;
   });
   tensor("more names", [](ModelFile& file) { file.node_names.emplace_back("more"); });
+  // Bytes that are no UTF-8: a stray one, one that is cut, overlong forms, a surrogate, and past the last code point.
+  for (const char* name : {"\x80", "a\xFF", "\xC3", "\xE2\x82", "\xC3(", "\xC0\xAF", "\xE0\x80\x80", "\xF0\x80\x80\x80",
+                           "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xF8\x88\x80\x80\x80"})
+    tensor("not UTF-8", [name](ModelFile& file) {
+      file.node_names[0] = name;
+      file.nodes[0].name_bytes = static_cast<uint32_t>(std::strlen(name));
+    });
+  for (const char* name : {"", "\xC3\xA9", "\xE2\x82\xAC", "\xED\x9F\xBF", "\xF0\x90\x8D\x88", "\xF4\x8F\xBF\xBF"}) {
+    ModelFile file = small_network();
+    file.node_names[0] = name;
+    file.nodes[0].name_bytes = static_cast<uint32_t>(std::strlen(name));
+    SI_CHECK(open(file.bytes()) != nullptr);
+  }
 }
 
 void test_nodes() {

@@ -8,6 +8,26 @@ namespace si {
 
 namespace {
 
+// Whether bytes are UTF-8 as RFC 3629 has it: no overlong forms, no surrogates, nothing past U+10FFFF.
+bool is_utf8(const char* text, uint32_t bytes) {
+  const auto* at = reinterpret_cast<const uint8_t*>(text);
+  const uint8_t* const end = at + bytes;
+  while (at < end) {
+    const uint32_t lead = *at++;
+    if (lead < 0x80) continue;
+    const int more = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : 1;
+    if (lead < 0xC2 || lead > 0xF4 || end - at < more) return false;
+    uint32_t point = lead & (0x3Fu >> more);
+    for (int i = 0; i < more; ++i, ++at) {
+      if ((*at & 0xC0) != 0x80) return false;
+      point = point << 6 | (*at & 0x3Fu);
+    }
+    constexpr uint32_t kLeast[] = {0, 0x80, 0x800, 0x10000};
+    if (point < kLeast[more] || point > 0x10FFFF || (point >= 0xD800 && point < 0xE000)) return false;
+  }
+  return true;
+}
+
 // The names of tensors, and then those of nodes, follow one another, a zero byte after each.
 class Names {
  public:
@@ -17,6 +37,7 @@ class Names {
     if (bytes > kMostName) return bad_model("expected a name of at most ", kMostName, " bytes, got ", bytes);
     if (static_cast<uint64_t>(end_ - at_) <= bytes) return bad_model("its names end early");
     if (std::memchr(at_, 0, bytes + 1) != at_ + bytes) return bad_model("a name does not end where it should");
+    if (!is_utf8(at_, bytes)) return bad_model("a name is not UTF-8");
     *out = at_;
     at_ += bytes + 1;
     return SI_OK;

@@ -104,7 +104,8 @@ def compile(
         _log.debug("%s", graph)
         given, outputs = program.call_spec.in_spec, program.call_spec.out_spec
         in_order = {name: kwargs[name] for name in given.child(1).context}
-        signature = signature_of(model.forward, args, in_order, outputs)
+        is_tensor = [name is not None for name in program.graph_signature.user_outputs]
+        signature = signature_of(model.forward, args, in_order, outputs, is_tensor)
         file = write_graph(graph, signature.to_json())
         engine = Engine(file, used)
         error = _compare(dense, engine, args, kwargs) if check else ""

@@ -98,7 +98,10 @@ class Engine:
 
     def _run(self, tensors: Sequence[Any], timed: bool) -> tuple[list[Tensor], list[float]]:
         own = [self._taken(index, tensor) for index, tensor in enumerate(tensors)]
-        outputs = [torch.empty(tensor["shape"]) for tensor in self._outputs]
+        outputs = [
+            torch.empty(tensor["shape"], dtype=torch.float32, device="cpu")
+            for tensor in self._outputs
+        ]
         try:
             context, memory = self._contexts.pop()
         except IndexError:
@@ -114,10 +117,8 @@ class Engine:
         return outputs, seconds
 
     def _new_context(self) -> tuple[Context, Tensor]:
-        memory = torch.empty(self._model.context_bytes + ALIGN, dtype=torch.uint8)
-        at = -memory.data_ptr() % ALIGN
-        usable = memory[at:]
-        return Context(self._model, usable.data_ptr(), len(usable), self.threads), usable
+        memory = _aligned(self._model.context_bytes)
+        return Context(self._model, memory.data_ptr(), len(memory), self.threads), memory
 
     def _taken(self, index: int, tensor: Any) -> Tensor:
         """An input as the kernels read it: contiguous, which images of other layouts become."""
@@ -131,12 +132,16 @@ class Engine:
                 f"expected float32 on the CPU for {name}, got {tensor.dtype} on {tensor.device}; "
                 "try .float().cpu()"
             )
+        if tensor.layout != torch.strided:
+            raise TypeError(
+                f"expected a dense tensor for {name}, got {tensor.layout}; try .to_dense()"
+            )
         if tensor.shape != shape:
             raise ValueError(
                 f"expected {list(shape)} for {name}, got {list(tensor.shape)}; try to compile an "
                 "engine for that shape"
             )
-        return tensor.detach().contiguous()
+        return tensor.detach().contiguous().resolve_neg()
 
 
 def load_engine(path: str | os.PathLike[str], *, threads: int | None = None) -> Engine:
@@ -161,10 +166,8 @@ def load_engine(path: str | os.PathLike[str], *, threads: int | None = None) -> 
     threads = check_threads(threads)
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
-        memory = torch.empty(size + ALIGN, dtype=torch.uint8)
-        at = -memory.data_ptr() % ALIGN
-        usable = memory[at : at + size]
-        view = usable.numpy()
+        memory = _aligned(size)
+        view = memory.numpy()
         done = 0
         while done < size and (count := file.readinto(view[done:].data)):
             done += count
@@ -173,9 +176,16 @@ def load_engine(path: str | os.PathLike[str], *, threads: int | None = None) -> 
             f"{Path(path)}: expected a model file, got an empty one; try saving it again"
         )
     try:
-        return Engine(usable[:done], threads)
+        return Engine(memory[:done], threads)
     except (ValueError, RuntimeError) as error:
         raise type(error)(f"{Path(path)}: {error}") from None
+
+
+def _aligned(size: int) -> Tensor:
+    """So many bytes that begin at a multiple of `ALIGN`."""
+    memory = torch.empty(size + ALIGN, dtype=torch.uint8, device="cpu")
+    at = -memory.data_ptr() % ALIGN
+    return memory[at : at + size]
 
 
 def check_threads(threads: int | None) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparseinfer.export.errors import Missing, UnsupportedOperators
-from sparseinfer.export.graph import Graph, Node, Value
+from sparseinfer.export.graph import MOST_DIMS, Graph, Node, Value
 from sparseinfer.formats.packed import pack
 from sparseinfer.formats.panel import kblock_for
 from sparseinfer.kernels.activations import ACTIVATIONS
@@ -61,20 +61,21 @@ class _File:
         self.graph = _with_own_outputs(graph)
         self.metadata = metadata
         self.numbers: dict[Value, int] = {}
-        self.packed: dict[Value, int] = {}
+        # A weight may be that of several nodes, which cut it into groups of their own.
+        self.packed: dict[tuple[Value, int], int] = {}
         self.tensors: list[bytes] = []
         self.names: list[bytes] = []
         self.data: list[Tensor] = []
 
     def write(self) -> Tensor:
         for value in self.graph.inputs:
-            self._add(value, INPUT)
+            self.numbers[value] = self._add(value, INPUT)
         operands: list[int] = []
         nodes, node_names = [], []
         for node in self.graph.nodes:
             numbers = [self._operand(node, index) for index in range(len(node.inputs))]
             operands += numbers
-            output = self._add(node.output, COMPUTED)
+            output = self.numbers[node.output] = self._add(node.output, COMPUTED)
             name = _name(node.name)
             node_names.append(name)
             nodes.append(NODE.pack(
@@ -93,7 +94,8 @@ class _File:
         ]  # fmt: skip
         parts = [torch.frombuffer(bytearray(part), dtype=torch.uint8) for part in sections if part]
         parts += self.data
-        file = torch.zeros(sum(_aligned(len(part)) for part in parts), dtype=torch.uint8)
+        size = sum(_aligned(len(part)) for part in parts)
+        file = torch.zeros(size, dtype=torch.uint8, device="cpu")
         at = 0
         for part in parts:
             file[at : at + len(part)] = part
@@ -106,22 +108,26 @@ class _File:
         value = node.inputs[index]
         if value is None:
             return NO_TENSOR
-        is_packed = index == 1 and node.op in ("linear", "conv")
-        known = self.packed if is_packed else self.numbers
-        if value in known:
-            return known[value]
-        assert value.constant is not None, f"{node} reads {value} before it is computed"
-        if is_packed:
-            return self._add(value, CONSTANT, PACKED, _packed(node, value.constant))
-        elements = value.constant.detach().float().contiguous().reshape(-1).view(torch.uint8)
-        return self._add(value, CONSTANT, FLOAT32, elements)
+        if index == 1 and node.op in ("linear", "conv"):
+            return self._weight(node, value)
+        if value not in self.numbers:
+            assert value.constant is not None, f"{node} reads {value} before it is computed"
+            elements = value.constant.detach().float().contiguous().reshape(-1).view(torch.uint8)
+            self.numbers[value] = self._add(value, CONSTANT, FLOAT32, elements)
+        return self.numbers[value]
+
+    def _weight(self, node: Node, value: Value) -> int:
+        key = value, node.attributes.get("groups", 1)
+        if key not in self.packed:
+            assert value.constant is not None, f"{node} reads {value} as its weight"
+            self.packed[key] = self._add(value, CONSTANT, PACKED, _packed(node, value.constant))
+        return self.packed[key]
 
     def _add(self, value: Value, kind: int, type: int = FLOAT32, data: Tensor | None = None) -> int:
         number = len(self.tensors)
-        (self.packed if type == PACKED else self.numbers)[value] = number
         name = _name(value.name)
         self.names.append(name)
-        dims = (*value.shape, *[0] * (8 - len(value.shape)))
+        dims = (*value.shape, *[0] * (MOST_DIMS - len(value.shape)))
         size = 0 if data is None else len(data)
         self.tensors.append(TENSOR.pack(type, kind, len(value.shape), *dims, len(name), 0, 0, size))
         if data is not None:

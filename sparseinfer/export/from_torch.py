@@ -12,7 +12,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils._pytree import tree_any, tree_map
 
 from sparseinfer.export.errors import Missing, UnsupportedOperators
-from sparseinfer.export.graph import Graph, Value
+from sparseinfer.export.graph import MOST_DIMS, Graph, Value
 from sparseinfer.export.lowering import LOWERINGS, Call, Refusal
 
 __all__ = ["from_torch", "graph_of"]
@@ -87,11 +87,20 @@ def graph_of(program: torch.export.ExportedProgram) -> Graph:
     for output in program.graph_signature.output_specs:
         if output.kind != OutputKind.USER_OUTPUT:
             missing.append(Missing(str(output.kind), output.target or "", "it changes its state"))
-        elif isinstance(known.get(output.arg.name), Value):
+        elif not isinstance(output.arg, ConstantArgument):
             graph.outputs.append(known[output.arg.name])
+        elif output.arg.value is not None:
+            value = repr(output.arg.value)
+            missing.append(Missing(value, "", "outputs are tensors, or None"))
+    if not graph.outputs:
+        missing.append(Missing("its outputs", "", "none of them is a tensor"))
     for value in (*graph.inputs, *graph.outputs):
         if value.dtype != torch.float32:
             missing.append(Missing(str(value.dtype), value.name, "inputs and outputs are float32"))
+    for value in dict.fromkeys((*graph.inputs, *graph.producers(), *graph.uses())):
+        if len(value.shape) > MOST_DIMS or 0 in value.shape:
+            why = f"tensors have up to {MOST_DIMS} dimensions, and elements"
+            missing.append(Missing(str(list(value.shape)), value.name, why))
     if missing:
         raise UnsupportedOperators(missing)
     return graph
@@ -119,6 +128,8 @@ def _lowered(node: Any, known: dict[str, Any], graph: Graph, missing: list[Missi
     if lowering is not None:
         try:
             _check_types(args)
+            if sample.dtype != torch.float32:
+                raise Refusal(f"it gives {sample.dtype}, and float32 is taken")
             return lowering(call)
         except Refusal as refusal:
             why = str(refusal)

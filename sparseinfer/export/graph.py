@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Graph", "Node", "Value"]
+__all__ = ["MOST_COLUMNS", "MOST_DIMS", "Graph", "Node", "Value"]
+
+MOST_DIMS = 8
+"""Of a tensor in a file."""
+
+MOST_COLUMNS = 2**17
+"""Of an image that is pooled, or padded for a depthwise convolution: a row of it is scratch."""
 
 
 @dataclass(eq=False)

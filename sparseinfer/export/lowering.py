@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sparseinfer.export.graph import Graph, Node, Value
+from sparseinfer.export.graph import MOST_COLUMNS, Graph, Node, Value
 
 __all__ = ["LOWERINGS", "Call", "Refusal"]
 
@@ -232,6 +232,8 @@ def _pooled(
     shape = call.value(0).shape
     if len(shape) != 4:
         raise Refusal("it pools other tensors than a batch of images")
+    if max(shape[2:]) > MOST_COLUMNS:
+        raise Refusal(f"images of at most {MOST_COLUMNS} rows and columns are taken")
     ends = []
     for axis in range(2):
         after = padding[axis]
@@ -251,6 +253,8 @@ def _adaptive_average_pool(call: Call) -> Value:
     kernel = [have // want for have, want in zip(x.shape[2:], size, strict=True)]
     if size == [1, 1]:
         return call.add("global_average_pool", [x])
+    if max(x.shape[2:]) > MOST_COLUMNS:
+        raise Refusal(f"images of at most {MOST_COLUMNS} rows and columns are taken")
     return call.add(
         "average_pool", [x], kernel=kernel, stride=kernel, padding=[0] * 4, count_padding=False
     )

@@ -8,8 +8,9 @@ own were.
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,12 +42,12 @@ class Outputs(dict[str, Any]):
 class Signature:
     """The names of a model's parameters in order, of its tensors, and what else is fixed.
 
-    `outputs` is the number of a tensor, None, or a structure of those: `["tuple", ...]`,
-    `["list", ...]` or `["dict", {...}]`.
+    `defaults` are what a call that leaves an argument out means by that. `outputs` is the number of
+    a tensor, None, or a structure of those: `["tuple", ...]`, `["list", ...]` or `["dict", {...}]`.
 
     Example:
         >>> import torch
-        >>> signature = Signature(["x", "mask"], ["x"], {"mask": None}, 0)
+        >>> signature = Signature(["x", "mask"], ["x"], {"mask": None}, {"mask": None}, 0)
         >>> len(signature.bind((torch.zeros(1),), {}))
         1
     """
@@ -54,6 +55,7 @@ class Signature:
     parameters: list[str]
     tensors: list[str]
     fixed: dict[str, Any]
+    defaults: dict[str, Any]
     outputs: Any
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
@@ -61,7 +63,8 @@ class Signature:
 
         Raises:
             TypeError: there are too many or too few arguments, or one that no parameter takes.
-            ValueError: an argument that is no tensor is not what it was in the example.
+            ValueError: an argument that is no tensor, or its default where the call leaves it out,
+                is not what it was in the example.
         """
         if len(args) > len(self.parameters):
             raise TypeError(
@@ -76,10 +79,17 @@ class Signature:
                     f"expected {', '.join(self.tensors)}, got {name} {why}; try it without"
                 )
             given[name] = value
+        given = {**self.defaults, **given}
         lacking = [name for name in self.tensors if given.get(name) is None]
         if lacking:
             raise TypeError(
                 f"expected {len(self.tensors)} tensors, {', '.join(self.tensors)}, got none for "
+                f"{', '.join(lacking)}; try the arguments that the engine was compiled with"
+            )
+        lacking = [name for name in self.fixed if name not in given]
+        if lacking:
+            raise TypeError(
+                f"expected {', '.join(self.fixed)} as in the example, got none for "
                 f"{', '.join(lacking)}; try the arguments that the engine was compiled with"
             )
         for name, value in given.items():
@@ -107,8 +117,9 @@ class Signature:
         try:
             found = json.loads(data.decode("utf-8"))
             parts = Signature(
-                found["parameters"], found["tensors"], found["fixed"], found["outputs"]
-            )
+                found["parameters"], found["tensors"], found["fixed"], found["defaults"],
+                found["outputs"],
+            )  # fmt: skip
             _check(parts, outputs)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
@@ -119,26 +130,38 @@ class Signature:
 
 
 def signature_of(
-    forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], outputs: Any
+    forward: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    outputs: Any,
+    is_tensor: Sequence[bool],
 ) -> Signature:
-    """The signature of a call; `outputs` is torch.export's tree of them.
+    """The signature of a call; `outputs` is torch.export's tree of them, of tensors and Nones.
 
     Raises:
-        TypeError: an argument is neither a tensor nor a plain value, or the model gives something
-            else than tensors in tuples, lists and dicts.
+        TypeError: an argument is neither a tensor nor a plain value, or the model gives tensors in
+            something else than tuples, lists and dicts.
 
     Example:
         >>> import torch
         >>> import torch.utils._pytree as pytree
-        >>> tree = pytree.tree_structure(torch.zeros(1))
-        >>> signature_of(lambda x, scale=2: x, (torch.zeros(1),), {}, tree).parameters
-        ['x', 'scale']
+        >>> tree = pytree.tree_structure((None, torch.zeros(1)))
+        >>> forward = lambda x, scale=2: (None, x)
+        >>> signature = signature_of(forward, (torch.zeros(1),), {}, tree, [False, True])
+        >>> signature.fixed, signature.outputs
+        ({'scale': 2}, ['tuple', None, 0])
     """
     parameters, given = arguments_of(forward, args, kwargs)
-    fixed = {name: value for name, value in given.items() if not isinstance(value, Tensor)}
+    defaults = {
+        own.name: own.default
+        for own in inspect.signature(forward).parameters.values()
+        if isinstance(own.default, _PLAIN)
+    }
     tensors = [name for name, value in given.items() if isinstance(value, Tensor)]
-    numbers = iter(range(outputs.num_leaves))
-    return Signature(parameters, tensors, fixed, _structure(outputs, numbers))
+    fixed = {name: value for name, value in (defaults | given).items() if name not in tensors}
+    numbers = itertools.count()
+    leaves = iter([next(numbers) if one else None for one in is_tensor])
+    return Signature(parameters, tensors, fixed, defaults, _structure(outputs, leaves))
 
 
 def arguments_of(
@@ -154,7 +177,8 @@ def arguments_of(
         (['x', 'scale'], {'x': None})
     """
     named = inspect.signature(forward).parameters.values()
-    parameters = [own.name for own in named if own.kind in (own.POSITIONAL_OR_KEYWORD,)]
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = [own.name for own in named if own.kind in positional]
     more = next((own.name for own in named if own.kind is own.VAR_POSITIONAL), None)
     while more is not None and len(parameters) < len(args):
         parameters.append(f"{more}_{len(parameters)}")
@@ -170,11 +194,11 @@ def arguments_of(
     return parameters, given
 
 
-def _structure(tree: Any, numbers: Any) -> Any:
+def _structure(tree: Any, leaves: Iterator[int | None]) -> Any:
     """A tree of torch's as JSON has it."""
     if tree.is_leaf():
-        return next(numbers)
-    parts = [_structure(child, numbers) for child in tree.children()]
+        return next(leaves)
+    parts = [_structure(child, leaves) for child in tree.children()]
     if tree.type in (tuple, list):
         return [tree.type.__name__, *parts]
     keys = tree.context
@@ -187,6 +211,8 @@ def _structure(tree: Any, numbers: Any) -> Any:
 
 
 def _built(structure: Any, tensors: Sequence[Tensor]) -> Any:
+    if structure is None:
+        return None
     if type(structure) is int:
         return tensors[structure]
     kind = structure[0]
@@ -198,17 +224,23 @@ def _built(structure: Any, tensors: Sequence[Tensor]) -> Any:
 
 def _check(signature: Signature, outputs: int) -> None:
     """That the parts are what they should be, whoever wrote them."""
-    names = (*signature.parameters, *signature.tensors, *signature.fixed)
-    if not all(isinstance(name, str) for name in names):
+    lists, dicts = (signature.parameters, signature.tensors), (signature.fixed, signature.defaults)
+    if not all(isinstance(part, list) for part in lists):
+        raise ValueError("its names are no list")
+    if not all(isinstance(part, dict) for part in dicts):
+        raise ValueError("its fixed arguments are no dict")
+    if not all(isinstance(name, str) for part in lists for name in part):
         raise ValueError("a name is no text")
     if not set(signature.tensors) <= set(signature.parameters):
         raise ValueError("a tensor is no parameter")
-    if not all(isinstance(value, _PLAIN) for value in dict(signature.fixed).values()):
+    if not all(isinstance(value, _PLAIN) for part in dicts for value in part.values()):
         raise ValueError("a fixed argument is no plain value")
     _check_structure(signature.outputs, outputs)
 
 
 def _check_structure(structure: Any, outputs: int) -> None:
+    if structure is None:
+        return
     if type(structure) is int:
         if not 0 <= structure < outputs:
             raise ValueError(f"it has no output {structure}")
@@ -225,4 +257,5 @@ def _check_structure(structure: Any, outputs: int) -> None:
 
 
 def _same(value: Any, fixed: Any) -> bool:
-    return type(value) is type(fixed) and value == fixed
+    """Whether two plain values are one: by what they print, NaN is itself and -0.0 is not 0.0."""
+    return type(value) is type(fixed) and repr(value) == repr(fixed)

@@ -34,7 +34,10 @@ si_status check_pool(const si_model& model, Node* node) {
     // A window that lies outside of x altogether would have no maximum and no mean.
     if (kernel < 1 || stride < 1 || kernel > kScratchColumns || stride > kScratchColumns || before < 0 ||
         before >= kernel || after < 0 || after >= kernel || size > kScratchColumns || size + before + after < kernel)
-      return bad_node(*node, "expected a kernel and a stride of at least 1, and paddings smaller than the kernel");
+      return bad_node(*node,
+                      "expected a kernel and a stride of at least 1, paddings smaller than the kernel, and height and "
+                      "width of at most ",
+                      kScratchColumns);
     dims[2 + axis] = (size + before + after - kernel) / stride + 1;
   }
   SI_TRY(check_output(model, *node, dims, 4));
