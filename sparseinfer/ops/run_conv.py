@@ -9,13 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sparseinfer.formats.handles import Handle, open_packed
+from sparseinfer.formats.handles import open_packed
 from sparseinfer.kernels.contract import NARROW, conv_output_shape, wrong_input_type, wrong_type
 from sparseinfer.kernels.dispatch import device_call, same_device, takes_mixed
 from sparseinfer.kernels.registry import Row
 from sparseinfer.kernels.verbose import logged
+from sparseinfer.ops.arguments import (
+    BEST_ROW,
+    check_conv_weight,
+    checked_bias,
+    on_two_axes,
+)
 from sparseinfer.ops.memory import address, require_memory
-from sparseinfer.ops.run_linear import BEST_ROW, checked_bias
 
 __all__ = ["conv_cpu", "conv_cuda"]
 
@@ -67,9 +72,7 @@ def conv_cpu(
         x, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode, activation
     )
     handle = open_packed(packed)
-    expected = (out_channels, x.shape[1] // groups, *kernel_size)
-    if handle.shape != expected or handle.weights.groups != groups:
-        raise _mismatch(x, handle, out_channels, kernel_size, groups)
+    check_conv_weight(handle, x, out_channels, kernel_size, groups)
     if handle.is_int8:
         raise RuntimeError(
             "expected the scale of the input beside an int8 weight of a convolution, got none; try "
@@ -83,17 +86,10 @@ def conv_cpu(
     if y.numel() == 0:
         return y
     x = x.contiguous()
-    if len(kernel_size) == 1:
-        image = (1, x.shape[2])
-        stride, dilation, padding = (1, *stride), (1, *dilation), (0, 0, *padding)
-    else:
-        image = (x.shape[2], x.shape[3])
+    image, *geometry = on_two_axes(x, stride, padding, dilation)
     handle.weights.conv(
-        x.data_ptr(), y.data_ptr(), 0 if bias is None else address(bias, "bias"), x.shape[0],
-        *image,
-        (stride[0], stride[1]), (padding[0], padding[1], padding[2], padding[3]),
-        (dilation[0], dilation[1]), padding_mode, activation, row,
-        threads or torch.get_num_threads(),
+        x.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr(), x.shape[0],
+        *image, *geometry, padding_mode, activation, row, threads or torch.get_num_threads(),
     )  # fmt: skip
     return y
 
@@ -138,9 +134,7 @@ def conv_cuda(
         x = functional.pad(x, (*padding[2:], *padding[:2]), padding_mode)
         options = (kernel_size, stride, [0] * len(padding), dilation, groups, "zeros", activation)
     handle = open_packed(packed)
-    expected = (out_channels, x.shape[1] // groups, *kernel_size)
-    if handle.shape != expected or handle.weights.groups != groups:
-        raise _mismatch(x, handle, out_channels, kernel_size, groups)
+    check_conv_weight(handle, x, out_channels, kernel_size, groups)
     if x.dtype is not handle.dtype and (x.dtype not in NARROW or handle.dtype is not torch.float32):
         raise wrong_type(x.dtype, handle.dtype)
     if x.dtype is not handle.dtype and not takes_mixed("conv", handle.weights.format):
@@ -150,26 +144,3 @@ def conv_cuda(
         ).to(x.dtype)  # fmt: skip
     pixels = math.prod(shape) // max(1, out_channels)
     return device_call(handle, "conv", x, pixels, row)(x, packed, bias, out_channels, *options)
-
-
-def _mismatch(
-    x: Tensor, handle: Handle, out_channels: int, kernel_size: Sequence[int], groups: int
-) -> RuntimeError:
-    shape = list(handle.shape)
-    given = [out_channels, x.shape[1] // groups, *kernel_size]
-    if (
-        len(shape) != len(given)
-        or handle.weights.groups != groups
-        or ([shape[0], *shape[2:]] != [given[0], *given[2:]])
-    ):
-        return RuntimeError(
-            f"expected a packed weight with {out_channels} output channels, kernel "
-            f"{list(kernel_size)} and groups={groups}, got shape {shape} and "
-            f"groups={handle.weights.groups}; try the weight that this layer was built with"
-        )
-    channels = shape[1] * groups
-    return RuntimeError(
-        f"Given groups={groups}, weight of size {shape}, expected input{list(x.shape)} to have "
-        f"{channels} channels, but got {x.shape[1]} channels instead; try an "
-        f"input with {channels} channels"
-    )

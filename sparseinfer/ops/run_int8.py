@@ -9,12 +9,17 @@ from torch import Tensor
 
 from sparseinfer.formats.handles import Handle, open_packed
 from sparseinfer.kernels.contract import NARROW, conv_output_shape, dtype_name
+from sparseinfer.ops.arguments import (
+    BEST_ROW,
+    check_conv_weight,
+    checked_bias,
+    on_two_axes,
+    wrong_features,
+)
 from sparseinfer.ops.memory import address, require_memory
 from sparseinfer.quantize.activations import LEVELS, MOST_SCALE, ranges_per_token
 
 __all__ = ["conv_int8_cpu", "linear_int8_cpu", "linear_per_token"]
-
-BEST_ROW = -1
 
 _FLOAT32 = torch.float32
 _OUT = ("float32", "float32")
@@ -56,13 +61,13 @@ def linear_int8_cpu(
             threads, row,
         ).to(x.dtype)  # fmt: skip
     handle = _int8_handle(packed, x)
-    tokens = _check_linear(handle, x, bias, out_features)
+    tokens, bias = _check_linear(handle, x, bias, out_features)
     y = x.new_empty(*x.shape[:-1], out_features)
-    if tokens and out_features:
+    if tokens:
         x = x.contiguous()
         handle.weights.linear_int8(
-            address(x, "the input"), y.data_ptr(), _bias(bias), tokens, handle.k, out_features,
-            False, activation, row, threads or torch.get_num_threads(), *_OUT,
+            x.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr(), tokens, handle.k,
+            out_features, False, activation, row, threads or torch.get_num_threads(), *_OUT,
             float(input_scale), int(input_zero_point), 0, 0, *_NO_OUTPUT_SCALE,
         )  # fmt: skip
     return y
@@ -87,17 +92,17 @@ def linear_per_token(
                 [  0.0000,   2.5500]])
     """
     handle = _int8_handle(packed, x)
-    tokens = _check_linear(handle, x, bias, out_features)
+    tokens, bias = _check_linear(handle, x, bias, out_features)
     y = x.new_empty(*x.shape[:-1], out_features)
-    if tokens and out_features:
+    if tokens:
         x = x.contiguous()
         scales, zero_points = ranges_per_token(x.reshape(tokens, handle.k))
         unbounded = None
         if not float(scales.max()) <= MOST_SCALE:
             scales, unbounded = _bounded(scales)
         handle.weights.linear_int8(
-            address(x, "the input"), y.data_ptr(), _bias(bias), tokens, handle.k, out_features,
-            False, activation, row, threads or torch.get_num_threads(), *_OUT, 1.0, 0,
+            x.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr(), tokens, handle.k,
+            out_features, False, activation, row, threads or torch.get_num_threads(), *_OUT, 1.0, 0,
             scales.data_ptr(), zero_points.data_ptr(), *_NO_OUTPUT_SCALE,
         )  # fmt: skip
         if unbounded is not None:
@@ -146,28 +151,18 @@ def conv_int8_cpu(
         x, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode, activation
     )
     handle = _int8_handle(packed, x)
-    expected = (out_channels, x.shape[1] // groups, *kernel_size)
-    if handle.shape != expected or handle.weights.groups != groups:
-        raise RuntimeError(
-            f"expected a packed weight of shape {list(expected)} with groups={groups}, got "
-            f"{list(handle.shape)} with groups={handle.weights.groups}; try an input with "
-            f"{handle.shape[1] * handle.weights.groups} channels"
-        )
-    _check_bias(bias, out_channels)
+    check_conv_weight(handle, x, out_channels, kernel_size, groups)
+    if bias is not None:
+        bias = checked_bias(bias, out_channels)
     y = x.new_empty(shape)
     if y.numel() == 0:
         return y
     x = x.contiguous()
-    image: tuple[int, int] = (x.shape[-2], x.shape[-1])
-    if len(kernel_size) == 1:
-        image = (1, x.shape[2])
-        stride, dilation, padding = (1, *stride), (1, *dilation), (0, 0, *padding)
+    image, *geometry = on_two_axes(x, stride, padding, dilation)
     handle.weights.conv_int8(
-        address(x, "the input"), y.data_ptr(), _bias(bias), x.shape[0], *image,
-        (stride[0], stride[1]), (padding[0], padding[1], padding[2], padding[3]),
-        (dilation[0], dilation[1]), padding_mode, activation, row,
-        threads or torch.get_num_threads(), *_OUT, float(input_scale), int(input_zero_point),
-        *_NO_OUTPUT_SCALE,
+        x.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr(), x.shape[0],
+        *image, *geometry, padding_mode, activation, row, threads or torch.get_num_threads(),
+        *_OUT, float(input_scale), int(input_zero_point), *_NO_OUTPUT_SCALE,
     )  # fmt: skip
     return y
 
@@ -196,6 +191,7 @@ def _int8_handle(packed: Tensor, x: Tensor) -> Handle:
             f"expected a float32, float16 or bfloat16 input for an int8 weight, got {x.dtype}; try "
             "x.float()"
         )
+    address(x, "the input")  # before anything reads it
     return handle
 
 
@@ -209,29 +205,15 @@ def _widened(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return x.float(), None if bias is None else bias.float()
 
 
-def _check_linear(handle: Handle, x: Tensor, bias: Tensor | None, out_features: int) -> int:
-    """The number of tokens, after the checks of shapes."""
+def _check_linear(
+    handle: Handle, x: Tensor, bias: Tensor | None, out_features: int
+) -> tuple[int, Tensor | None]:
+    """The number of tokens, and the bias as contiguous memory, after the checks of shapes."""
     if len(handle.shape) != 2 or handle.m != out_features:
         raise RuntimeError(
             f"expected a packed weight of {out_features} rows and two dimensions, got "
             f"{list(handle.shape)}; try the weight that this layer was built with"
         )
     if x.dim() == 0 or x.shape[-1] != handle.k:
-        raise RuntimeError(
-            f"mat1 and mat2 shapes cannot be multiplied: expected an input whose last dimension is "
-            f"{handle.k}, got shape {list(x.shape)}; try reshaping the input"
-        )
-    _check_bias(bias, out_features)
-    return x.numel() // handle.k
-
-
-def _check_bias(bias: Tensor | None, m: int) -> None:
-    if bias is not None and (bias.dtype is not _FLOAT32 or bias.shape != (m,)):
-        raise RuntimeError(
-            f"expected a float32 bias of shape [{m}], got {bias.dtype} of shape "
-            f"{list(bias.shape)}; try bias=None or module.float()"
-        )
-
-
-def _bias(bias: Tensor | None) -> int:
-    return 0 if bias is None else address(bias.contiguous(), "bias")
+        raise wrong_features(x, handle)
+    return x.numel() // handle.k, None if bias is None else checked_bias(bias, out_features)

@@ -10,19 +10,11 @@ from sparseinfer.kernels.contract import NARROW, dtype_name, wrong_type
 from sparseinfer.kernels.dispatch import device_call, same_device, takes_mixed
 from sparseinfer.kernels.registry import Row
 from sparseinfer.kernels.verbose import logged
+from sparseinfer.ops.arguments import BEST_ROW, checked_bias, wrong_features
 from sparseinfer.ops.memory import address, require_memory
 from sparseinfer.ops.run_int8 import linear_per_token
 
-__all__ = [
-    "BEST_ROW",
-    "checked_bias",
-    "linear_cpu",
-    "linear_cuda",
-]
-
-BEST_ROW = -1
-"""The native library takes its best usable row."""
-
+__all__ = ["linear_cpu", "linear_cuda"]
 
 # Looked up once: on a small layer each look-up shows.
 _FLOAT32 = torch.float32
@@ -116,34 +108,7 @@ def _mismatch(x: Tensor, handle: Handle) -> RuntimeError:
             f"expected a float32 input, or float16 or bfloat16 with a bias of that type, got "
             f"{x.dtype}; try x.float() and module.float()"
         )
-    shape = list(x.shape)
-    rows = 1
-    for size in shape[:-1]:
-        rows *= size
-    return RuntimeError(
-        f"mat1 and mat2 shapes cannot be multiplied ({rows}x{shape[-1] if shape else 1} and "
-        f"{handle.k}x{handle.m}): expected an input whose last dimension is {handle.k}, got shape "
-        f"{shape}; try reshaping the input"
-    )
-
-
-def checked_bias(bias: Tensor, m: int) -> Tensor:
-    """Give a bias as contiguous memory.
-
-    Raises:
-        RuntimeError: it is not float32 of shape `[m]`, or its memory was released.
-
-    Example:
-        >>> checked_bias(torch.zeros(3), 3).shape
-        torch.Size([3])
-    """
-    if bias.dtype is not _FLOAT32 or bias.shape != (m,):
-        raise RuntimeError(
-            f"expected a float32 bias of shape [{m}], got {bias.dtype} of shape "
-            f"{list(bias.shape)}; try bias=None or module.float()"
-        )
-    address(bias, "bias")
-    return bias.contiguous()
+    return wrong_features(x, handle)
 
 
 @logged("linear")

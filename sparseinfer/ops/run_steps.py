@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sparseinfer.formats.handles import open_packed
 from sparseinfer.kernels.activations import check_choice
+from sparseinfer.ops.arguments import BEST_ROW, checked_bias
 from sparseinfer.ops.memory import require_memory
-from sparseinfer.ops.run_linear import BEST_ROW, checked_bias
 
 __all__ = ["CELLS", "recurrent_cpu", "recurrent_fake"]
 
