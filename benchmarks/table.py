@@ -1,4 +1,4 @@
-"""From a result file to the README's tables and the plot.
+"""From a result file to the tables of docs/speed.md and the plot, and docs/support.md's table.
 
 ``python -m benchmarks.table benchmarks/results/NAME.json --readme docs/speed.md --plot NAME.png``
 """
@@ -43,6 +43,8 @@ class RegistryRow(Protocol):
     def op(self) -> str: ...
     @property
     def dtype(self) -> str: ...
+    @property
+    def weight_types(self) -> tuple[str, ...]: ...
     @property
     def isa(self) -> str: ...
     @property
@@ -229,13 +231,17 @@ def pattern_label(row: Row) -> str:
 
 
 def support_table(rows: Sequence[RegistryRow]) -> str:
-    """Return which format runs which operation, in which type, on what."""
-    places: dict[tuple[str, str, str], list[str]] = {}
+    """Return which format runs which operation, of which weights and inputs, on what."""
+    places: dict[tuple[str, str, str, str], list[str]] = {}
     for row in rows:
-        place = row.isa if row.device == "cpu" else f"{row.isa} on {row.device}"
-        places.setdefault((row.format, row.op, row.dtype), []).append(place)
+        on_cpu = row.device == "cpu"
+        place = row.isa if on_cpu else f"{row.isa} on {row.device}"
+        # A GPU's kernels compute in the type of the weight.
+        weights = ", ".join(row.weight_types) if on_cpu else row.dtype
+        places.setdefault((row.format, row.op, weights, row.dtype), []).append(place)
     lines = [[*key, ", ".join(unique(names))] for key, names in sorted(places.items())]
-    return markdown(["format", "operation", "type", "runs on, best first"], lines, right=False)
+    header = ["format", "operation", "weights", "inputs", "runs on, best first"]
+    return markdown(header, lines, right=False)
 
 
 def replace_section(text: str, name: str, body: str) -> str:
@@ -257,21 +263,20 @@ def main(
     readme: Annotated[Path | None, typer.Option(help="file whose sections are replaced")] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG file to draw")] = None,
     linearity: Annotated[Path | None, typer.Option(help="PNG file: time against work")] = None,
+    support: Annotated[Path | None, typer.Option(help="file with the table of kernels")] = None,
 ) -> None:
-    """Turn a result file into the README's tables and a plot of speed-up against sparsity."""
+    """Turn a result file into the tables of a page and a plot of speed-up against sparsity."""
     from sparseinfer.kernels.registry import rows
 
     results = Results.read(results_file)
-    speedups, support = (
-        speedup_tables(results),
-        support_table([row for row in rows() if not row.off]),
-    )
-    if readme is None:
-        print(speedups, support, sep="\n\n")
-    else:
-        text = readme.read_text(encoding="utf-8")
-        text = replace_section(text, "bench", speedups)
-        write_text(readme, replace_section(text, "support", support))
+    tables = {"bench": (readme, speedup_tables(results))}
+    tables["support"] = (support, support_table([row for row in rows() if not row.off]))
+    for section, (page, body) in tables.items():
+        if page is not None:
+            text = page.read_text(encoding="utf-8")
+            write_text(page, replace_section(text, section, body))
+        elif readme is None and support is None:
+            print(body, end="\n\n")
     if plot is not None:
         draw(results, GROUPS, KERNEL_SUITES, plot)
     if linearity is not None:

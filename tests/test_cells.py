@@ -258,3 +258,22 @@ def test_states_of_an_lstm_cell_are_a_pair() -> None:
         with pytest.raises(TypeError, match=r"expected hx to be a tuple \(h, c\)"):
             cell(torch.zeros(2, 6), hx)
     _same(cell(torch.zeros(2, 6), [h, h]), cell(torch.zeros(2, 6)))
+
+
+@pytest.mark.parametrize(
+    "dense",
+    [
+        nn.GRUCell(4, 8),
+        nn.LSTMCell(4, 8),
+        nn.RNNCell(4, 8),
+        nn.GRU(4, 8),
+        nn.LSTM(4, 8, proj_size=2),
+    ],
+    ids=lambda dense: type(dense).__name__,
+)
+def test_int8_weights_are_refused_where_the_layer_is_made(dense: Any) -> None:
+    sparse_type: Any = getattr(sparseinfer, f"Sparse{type(dense).__name__}")
+    for asked in ({"weights": "int8"}, {"weights": "int8", "g": 4}):
+        with pytest.raises(ValueError, match=rf"for {sparse_type.__name__}, got 'int8'.*float32'$"):
+            sparse_type.from_dense(dense, **asked)
+    assert sparse_type.from_dense(dense, weights="bfloat16").nnz > 0

@@ -124,7 +124,7 @@ def test_doctor_lists_every_row_with_its_reason(capsys):
     assert [row["name"] for row in diagnosis["rows"]["rows"]] == [row.name for row in rows()]
     text = shown(diagnosis)
     for row in rows():
-        assert f"{row.format}.{row.op}" in text
+        assert f" {row.name.removesuffix(f'.{row.isa}')} " in text
         assert all(reason in text for reason in row.machine_reasons())
 
 

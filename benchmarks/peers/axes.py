@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
+from benchmarks.command import parse_names
 from benchmarks.peers.catalogue import Target
 from benchmarks.peers.narrow import IOS, STRUCTURES
 
@@ -50,12 +51,7 @@ def parse_structures(text: str, dtype: str) -> list[str]:
 
 
 def _parse_some(text: str, known: Sequence[str]) -> list[str]:
-    if text == "all":
-        return list(known)
-    names = text.split(",")
-    for name in names:
-        if name not in known:
-            raise typer.BadParameter(f"expected all or some of {', '.join(known)}, got {name!r}")
+    names = parse_names(text, known)
     return [name for name in known if name in names]
 
 

@@ -24,6 +24,7 @@ from benchmarks.results import (
     Row,
     geometric_mean,
 )
+from sparseinfer.kernels import registry
 from sparseinfer.timing.rounds import Quartiles, Timing
 
 # ---- cases and problems
@@ -217,6 +218,7 @@ class MadeUpKernel:
     dtype: str
     isa: str
     device: str = "cpu"
+    weight_types: tuple[str, ...] = ("float32", "bfloat16")
 
 
 def test_support_table_joins_the_places_a_kernel_runs() -> None:
@@ -225,10 +227,28 @@ def test_support_table_joins_the_places_a_kernel_runs() -> None:
             MadeUpKernel("panel", "linear", "float32", "avx512"),
             MadeUpKernel("nm", "linear", "float16", "triton", "cuda"),
             MadeUpKernel("panel", "linear", "float32", "scalar"),
+            MadeUpKernel("panel", "linear", "float32, uint8", "avx2", weight_types=("int8",)),
         ]
     )
-    assert "| panel | linear | float32 | avx512, scalar |" in text
-    assert "| nm | linear | float16 | triton on cuda |" in text
+    assert "| panel | linear | float32, bfloat16 | float32 | avx512, scalar |" in text
+    assert "| panel | linear | int8 | float32, uint8 | avx2 |" in text
+    assert "| nm | linear | float16 | float16 | triton on cuda |" in text
+
+
+def test_each_page_gets_its_own_section(tmp_path: Path) -> None:
+    speed, support = tmp_path / "speed.md", tmp_path / "support.md"
+    speed.write_text("<!-- bench:start -->\n<!-- bench:end -->\n")
+    support.write_text("<!-- support:start -->\n<!-- support:end -->\n")
+    made_up_results([at(0.5), at(2.0)]).write(tmp_path / "made_up.json")
+    table.main(tmp_path / "made_up.json", readme=speed, support=support)
+    assert "| linear N>=128 |" in speed.read_text() and "panel" not in speed.read_text()
+    assert "| panel | linear | int8 |" in support.read_text()
+
+
+def test_the_page_of_what_runs_where_is_the_registry() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "support.md").read_text("utf-8")
+    rows = [row for row in registry.rows() if not row.off]
+    assert page == table.replace_section(page, "support", table.support_table(rows))
 
 
 def test_only_the_marked_section_is_replaced() -> None:

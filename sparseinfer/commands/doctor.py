@@ -294,10 +294,10 @@ def _row_lines(rows: dict[str, Any]) -> list[str]:
     groups: dict[tuple[str, str, str], list[str]] = {}
     for row in rows["rows"]:
         key = (row["isa"], row["dtype"], "; ".join(row["reasons"]))
-        groups.setdefault(key, []).append(f"{row['format']}.{row['op']}")
+        groups.setdefault(key, []).append(row["name"].removesuffix(f".{row['isa']}"))
     lines = []
     for (isa, dtype, reasons), names in groups.items():
-        lines.append(f"{'no ' if reasons else 'yes'}  {isa:<8}{' '.join(names)}  ({dtype})")
+        lines.append(f"{'no ' if reasons else 'yes'}  {isa:<12}{' '.join(names)}  ({dtype})")
         if reasons:
             lines.append(f"     {reasons}")
     return lines

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparseinfer.quantize.activations import ActivationScale
 
-__all__ = ["NAMES", "QuantizedInput"]
+__all__ = ["NAMES", "QuantizedInput", "no_int8"]
 
 NAMES = ("input_scale", "input_zero_point")
 """Buffers, a float32 and an int32 without dimensions, of a layer that has a calibrated scale.
@@ -39,10 +39,7 @@ class QuantizedInput(nn.Module):
         """
         narrow = self.handle.info["value_type"] == "int8"
         if narrow and not self.takes_int8:
-            raise ValueError(
-                f"expected weights='float32' or 'bfloat16' for {type(self).__name__}, got 'int8', "
-                "which it has no kernel for; try weights='float32'"
-            )
+            raise no_int8(type(self))
         if scale is not None and not narrow:
             raise ValueError(
                 "expected an input_scale for int8 weights alone, got one for "
@@ -99,6 +96,19 @@ class QuantizedInput(nn.Module):
             held = self._buffers.get(name)
             if held is not None:
                 entries[key] = held.clone()
+
+
+def no_int8(layer: type[nn.Module]) -> ValueError:
+    """The error of a class of layers that an int8 weight was packed for.
+
+    Example:
+        >>> str(no_int8(nn.LSTM)).split(", ")[0]
+        "expected weights='float32' or 'bfloat16' for LSTM"
+    """
+    return ValueError(
+        f"expected weights='float32' or 'bfloat16' for {layer.__name__}, got 'int8', which it has "
+        "no kernel for; try weights='float32'"
+    )
 
 
 def _read(found: list[Any]) -> ActivationScale:

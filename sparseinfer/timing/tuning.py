@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from sparseinfer import native
+from sparseinfer.codec import from_data, parse_file, to_text
 from sparseinfer.files import write_text
 from sparseinfer.timing import machine
 from sparseinfer.timing.clock import Clock, Watch
@@ -116,7 +117,7 @@ class Cache:
             return _parse(read_text(path), _key(machine, problem, conditions))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             _log.warning("ignored %s: %s; it will be written anew", path, error)
             return None
 
@@ -134,7 +135,7 @@ class Cache:
         }  # fmt: skip
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(entry, indent=1) + "\n")
+            write_text(path, to_text(entry))
         except OSError as error:
             self._writable = False
             _log.warning("keeps no timings in %s: %s; try cache=False", self.folder, error)
@@ -361,25 +362,18 @@ def _parse(text: str, key: Mapping[str, Any]) -> Comparison:
     Raises:
         ValueError: it is not JSON, was made for something else, or its numbers make no sense.
     """
-    entry = json.loads(text)
-    if not isinstance(entry, dict) or entry.get("sparseinfer") != VERSION:
-        raise ValueError(f"expected an entry of version {VERSION}")
+    entry = parse_file(text, "sparseinfer", VERSION)
     # Through JSON and back, as tuples become lists.
     if {name: entry.get(name) for name in key} != json.loads(json.dumps(key)):
         raise ValueError("expected the machine, conditions and problem that its name says")
-    numbers = entry.get("comparison")
-    names = Comparison.__dataclass_fields__.keys()
-    if not isinstance(numbers, dict) or numbers.keys() != names:
-        raise ValueError(f"expected a comparison of {', '.join(names)}")
-    times = [numbers[name] for name in ("dense_ms", "sparse_ms", "speedup", "low", "high")]
-    if not all(type(value) in (int, float) and 0 < value < MOST_MS for value in times):
+    found = from_data(Comparison, entry.get("comparison"))
+    times = (found.dense_ms, found.sparse_ms, found.speedup, found.low, found.high)
+    if not all(0 < value < MOST_MS for value in times):
         raise ValueError("expected positive numbers")
-    if not numbers["low"] <= numbers["speedup"] <= numbers["high"]:
+    if not found.low <= found.speedup <= found.high:
         raise ValueError("expected low <= speedup <= high")
-    if type(numbers["rounds"]) is not int or not 1 <= numbers["rounds"] <= MOST_ROUNDS:
+    if not 1 <= found.rounds <= MOST_ROUNDS:
         raise ValueError("expected a count of rounds")
-    if type(numbers["early"]) is not bool:
-        raise ValueError("expected early to be true or false")
-    if numbers["doubt"] != "":
+    if found.doubt:
         raise ValueError("expected a comparison that is not in doubt")
-    return Comparison(**numbers)
+    return found
