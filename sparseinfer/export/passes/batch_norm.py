@@ -74,7 +74,8 @@ def _fold(conv: Node, scale: Tensor, shift: Tensor, norm: Node) -> None:
 def _check(weight: Tensor, bias: Tensor, norm: Node, new: tuple[Value, Value]) -> None:
     """Compare torch's batch norm of the convolution at one position with the folded one."""
     rows = weight.double().flatten(1)
-    x = torch.randn(rows.shape[1], 4, generator=torch.Generator().manual_seed(0)).double()
+    generator = torch.Generator("cpu").manual_seed(0)
+    x = torch.randn(rows.shape[1], 4, generator=generator, dtype=torch.float64, device=rows.device)
     scale, shift, mean, variance = (
         None if v is None or v.constant is None else v.constant.double() for v in norm.inputs[1:]
     )
