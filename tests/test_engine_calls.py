@@ -48,7 +48,7 @@ def test_what_a_call_leaves_out_means_the_default(example: bool, tmp_path: Any) 
     for own in (engine, load_engine(tmp_path / "model.sinf")):
         assert torch.allclose(own(x, twice=example), model(x, twice=example))
         if example:
-            with pytest.raises(ValueError, match="expected twice to be True, .* got False"):
+            with pytest.raises(ValueError, match=r"expected twice to be True, .* got False"):
                 own(x)
         else:
             assert torch.equal(own(x), own(x, False))
