@@ -90,8 +90,8 @@ def graph_of(program: torch.export.ExportedProgram) -> Graph:
         elif not isinstance(output.arg, ConstantArgument):
             graph.outputs.append(known[output.arg.name])
         elif output.arg.value is not None:
-            value = repr(output.arg.value)
-            missing.append(Missing(value, "", "outputs are tensors, or None"))
+            given = repr(output.arg.value)
+            missing.append(Missing(given, "", "outputs are tensors, or None"))
     if not graph.outputs:
         missing.append(Missing("its outputs", "", "none of them is a tensor"))
     for value in (*graph.inputs, *graph.outputs):
