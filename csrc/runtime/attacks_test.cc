@@ -91,7 +91,8 @@ void test_tensors() {
   };
   tensor("type 7", [](ModelFile& file) { file.tensors[0].type = 7; });
   tensor("kind 3", [](ModelFile& file) { file.tensors[0].kind = 3; });
-  tensor("reserved", [](ModelFile& file) { file.tensors[0].reserved[1] = 5; });
+  tensor("has a scale or a zero point", [](ModelFile& file) { file.tensors[0].zero_point = 5; });
+  tensor("has a scale or a zero point", [](ModelFile& file) { file.tensors[2].scale = 1.0f; });
   tensor("dimensions", [](ModelFile& file) { file.tensors[0].ndim = 9; });
   tensor("dimensions", [](ModelFile& file) { file.tensors[0].ndim = UINT32_MAX; });
   tensor("dimension 1", [](ModelFile& file) { file.tensors[0].dims[1] = 0; });

@@ -110,6 +110,32 @@ struct Bytes512 {
   }
   // From the order of `interleave` to that of the columns.
   static SI_INLINE void natural(Int (&v)[4]) { transpose_lanes(v); }
+
+  static SI_INLINE Int widen(const uint8_t* p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  // Of the dwords of a and then b the even ones, and the odd ones.
+  static SI_INLINE Int even(Int a, Int b) {
+    const Int which = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_epi32(a, which, b);
+  }
+  static SI_INLINE Int odd(Int a, Int b) {
+    const Int which = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_permutex2var_epi32(a, which, b);
+  }
+  static SI_INLINE __m256i two_rows(const uint8_t* a, const uint8_t* b) {
+    const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(a));
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(low), _mm_loadu_si128(reinterpret_cast<const __m128i*>(b)),
+                                   1);
+  }
+  // The bytes of 16 columns of four rows as 16 dwords.
+  static SI_INLINE Int quads_of(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d) {
+    const __m256i ab = two_rows(a, b), cd = two_rows(c, d);
+    return transpose_bytes_4x4(transpose_dwords_4x4(_mm512_inserti64x4(_mm512_castsi256_si512(ab), cd, 1)));
+  }
+  static SI_INLINE void quads_16(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d, uint32_t* to) {
+    store(to, quads_of(a, b, c, d));
+  }
 };
 
 // ---- x into a tile, y out of it ---------------------------------------------------------------------------------

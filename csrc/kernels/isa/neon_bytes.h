@@ -86,6 +86,22 @@ struct NeonBytes {
     x[2] = vreinterpretq_s32_s16(vzip1q_s16(ab1, cd1));
     x[3] = vreinterpretq_s32_s16(vzip2q_s16(ab1, cd1));
   }
+
+  static SI_INLINE Int widen(const uint8_t* p) {
+    uint32_t dword;
+    std::memcpy(&dword, p, sizeof dword);
+    const uint16x8_t words = vmovl_u8(vcreate_u8(dword));
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(words)));
+  }
+  // Of the dwords of a and then b the even ones, and the odd ones.
+  static SI_INLINE Int even(Int a, Int b) { return vuzp1q_s32(a, b); }
+  static SI_INLINE Int odd(Int a, Int b) { return vuzp2q_s32(a, b); }
+  // The bytes of 16 columns of four rows as 16 dwords.
+  static SI_INLINE void quads_16(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d, uint32_t* to) {
+    Int v[4];
+    interleave(load(a), load(b), load(c), load(d), v);
+    for (int i = 0; i < 4; ++i) store(to + 4 * i, v[i]);
+  }
 };
 
 // Sixteen bytes at a time, for byte_moves.h.

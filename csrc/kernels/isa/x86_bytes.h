@@ -96,6 +96,28 @@ struct Bytes256 {
     v[1] = _mm256_permute2x128_si256(v[0], v[1], 0x31);
     v[0] = low;
   }
+
+  static SI_INLINE Int widen(const uint8_t* p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
+  // Of the dwords of a and then b the even ones, and the odd ones.
+  static SI_INLINE Int even(Int a, Int b) { return of_two<0x88>(a, b); }
+  static SI_INLINE Int odd(Int a, Int b) { return of_two<0xdd>(a, b); }
+  template <int kWhich>
+  static SI_INLINE Int of_two(Int a, Int b) {
+    const __m256 both = _mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), kWhich);
+    return _mm256_permute4x64_epi64(_mm256_castps_si256(both), 0xd8);
+  }
+  // The bytes of 16 columns of four rows as 16 dwords.
+  static SI_INLINE void quads_16(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d, uint32_t* to) {
+    const auto row = [](const uint8_t* p) SI_INLINE_LAMBDA {
+      return _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    };
+    Int v[4];
+    interleave(row(a), row(b), row(c), row(d), v);
+    store(to, _mm256_inserti128_si256(v[0], _mm256_castsi256_si128(v[1]), 1));
+    store(to + 8, _mm256_inserti128_si256(v[2], _mm256_castsi256_si128(v[3]), 1));
+  }
 };
 
 // Sixteen columns in two vectors: of the four rows of 16 bytes, interleaved, each vector takes every second quarter.
