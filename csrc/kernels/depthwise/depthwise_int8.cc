@@ -51,10 +51,18 @@ ByteDepthwiseJob job_of(const DepthwiseInt8Args& args) {
   job.x_scale = args.quantization.x_scale;
   job.x_zero_point = args.quantization.x_zero_point;
   job.to = y_to_byte(args.quantization, args.activation);
-  // Lines of each of `stride` planes, which hold all that is read and all that is written.
-  job.pitch = std::max((job.left + job.w + job.stride - 1) / job.stride + 1, args.ow + args.kernel[1]);
-  const int64_t rows = job.stride == 1 ? 2 : 1;  // of output, a step
-  job.strip_steps = std::clamp<int64_t>(kStripDwords / (job.stride * job.pitch), 1, (args.oh + rows - 1) / rows);
+  // Of each plane (even columns, odd columns): a line holds what is left of x and x, and what is read to the right of x
+  // is left of x in the next line.
+  for (int64_t side = 0; side < job.stride; ++side) {
+    const int64_t left = job.stride == 1 ? job.left : (job.left + 1 - side) / 2;
+    const int64_t all = (job.left + job.w + job.stride - 1 - side) / job.stride;
+    job.pitch = std::max({job.pitch, all, args.ow + (args.kernel[1] - 1 - side) / job.stride - left});
+  }
+  const int64_t rows = job.stride == 1 ? 2 : 1, steps = (args.oh + rows - 1) / rows;
+  job.strip_steps = std::clamp<int64_t>(kStripDwords / (job.stride * job.pitch), 1, steps);
+  job.group = job.strip_steps < steps
+                  ? 1
+                  : std::clamp<int64_t>(kStripDwords / (job.stride * (steps + 2) * job.pitch), 1, args.channels);
   return job;
 }
 

@@ -133,8 +133,12 @@ struct Bytes512 {
     const __m256i ab = two_rows(a, b), cd = two_rows(c, d);
     return transpose_bytes_4x4(transpose_dwords_4x4(_mm512_inserti64x4(_mm512_castsi256_si512(ab), cd, 1)));
   }
-  static SI_INLINE void quads_16(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d, uint32_t* to) {
-    store(to, quads_of(a, b, c, d));
+  static SI_INLINE void quads_16(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d, Int (&q)[4]) {
+    q[0] = quads_of(a, b, c, d);
+  }
+  // Of a the first n dwords, and b after them.
+  static SI_INLINE Int first(Int a, int64_t n, Int b) {
+    return _mm512_mask_mov_epi32(b, static_cast<__mmask16>((1u << (n > 0 ? n : 0)) - 1), a);
   }
 };
 

@@ -96,11 +96,10 @@ struct NeonBytes {
   // Of the dwords of a and then b the even ones, and the odd ones.
   static SI_INLINE Int even(Int a, Int b) { return vuzp1q_s32(a, b); }
   static SI_INLINE Int odd(Int a, Int b) { return vuzp2q_s32(a, b); }
-  // The bytes of 16 columns of four rows as 16 dwords.
-  static SI_INLINE void quads_16(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d, uint32_t* to) {
-    Int v[4];
-    interleave(load(a), load(b), load(c), load(d), v);
-    for (int i = 0; i < 4; ++i) store(to + 4 * i, v[i]);
+  // Of a the first n dwords, and b after them.
+  static SI_INLINE Int first(Int a, int64_t n, Int b) {
+    const int32_t lanes[] = {0, 1, 2, 3};
+    return vbslq_s32(vcltq_s32(vld1q_s32(lanes), vdupq_n_s32(static_cast<int32_t>(n))), a, b);
   }
 };
 

@@ -109,14 +109,19 @@ struct Bytes256 {
     return _mm256_permute4x64_epi64(_mm256_castps_si256(both), 0xd8);
   }
   // The bytes of 16 columns of four rows as 16 dwords.
-  static SI_INLINE void quads_16(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d, uint32_t* to) {
+  static SI_INLINE void quads_16(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d, Int (&q)[4]) {
     const auto row = [](const uint8_t* p) SI_INLINE_LAMBDA {
       return _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     };
     Int v[4];
     interleave(row(a), row(b), row(c), row(d), v);
-    store(to, _mm256_inserti128_si256(v[0], _mm256_castsi256_si128(v[1]), 1));
-    store(to + 8, _mm256_inserti128_si256(v[2], _mm256_castsi256_si128(v[3]), 1));
+    q[0] = _mm256_inserti128_si256(v[0], _mm256_castsi256_si128(v[1]), 1);
+    q[1] = _mm256_inserti128_si256(v[2], _mm256_castsi256_si128(v[3]), 1);
+  }
+  // Of a the first n dwords, and b after them.
+  static SI_INLINE Int first(Int a, int64_t n, Int b) {
+    const Int lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_blendv_epi8(b, a, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), lanes));
   }
 };
 

@@ -22,87 +22,89 @@
 namespace si {
 namespace {
 
-// How lines, sums and bytes of a strip lie in the scratch of a job.
+// How lines, sums and bytes lie in the scratch of a job: channel after channel of a group, of each line after line.
+// Between the columns of one line and those of the next stand zero points, which are the padding of both.
 template <class V, int K, int S>
 struct DepthwiseStrip {
-  static constexpr int kRows = S == 1 ? 2 : 1;              // of output, a step
-  static constexpr int kQuads = (K + kRows - 1 + 3) / 4;    // that a column of the kernel takes
-  static constexpr int64_t kSlack = kDepthwiseSlack;        // written and read past the last line
-  static_assert(4 * V::kInts + K + 64 <= kSlack && kQuads <= 2, "byte_depthwise_scratch holds a strip");
+  static constexpr int kRows = S == 1 ? 2 : 1;            // of output, a step
+  static constexpr int kQuads = (K + kRows - 1 + 3) / 4;  // that a column of the kernel takes
+  static_assert(4 * V::kInts + K + 64 <= kDepthwiseSlack && kQuads <= 2, "byte_depthwise_scratch holds a group");
 
-  const int64_t pitch, lines, plane, width;
-  uint32_t* const quads;  // S planes
-  uint8_t* const bytes;   // of each row of a step, [step][pitch]
+  const int64_t channel;  // from one to the next
+  const int64_t plane;    // of all lines; S = 2 has one of even columns and one of odd
+  const int64_t width;    // of a row of x with what is read past it
+  uint32_t* const quads;
+  uint8_t* const bytes;   // a plane of each row of a step
   uint8_t* const zeros;   // a row of zero points
   uint8_t* const copies;  // of four rows that end at x_end
 
   explicit DepthwiseStrip(const ByteDepthwiseJob& job)
-      : pitch(job.pitch),
-        lines(job.strip_steps + 2 * (kQuads - 1)),
-        plane(lines * pitch + kSlack),
+      : channel((job.strip_steps + 2 * (kQuads - 1)) * job.pitch),
+        plane(job.group * channel + kDepthwiseSlack),
         width(byte_depthwise_row(job)),
         quads(reinterpret_cast<uint32_t*>(job.scratch)),
-        bytes(job.scratch + S * plane * 4),
-        zeros(bytes + kRows * byte_plane()),
+        bytes(job.scratch + 4 * S * plane),
+        zeros(bytes + kRows * plane),
         copies(zeros + width) {
+    std::memset(quads, job.x_zero_point, static_cast<size_t>(4 * S * plane));
     std::memset(zeros, job.x_zero_point, static_cast<size_t>(width));
   }
-  int64_t byte_plane() const { return lines * pitch + kSlack; }
 };
 
-// The quads of four rows of x, the line that begins at row `row` of x.
+// The quads of four rows of x, the line that begins at row `row` of x. Past the last column zero points are written.
 template <class V, int K, int S>
 SI_INLINE void depthwise_line(const ByteDepthwiseJob& job, const DepthwiseStrip<V, K, S>& strip, const uint8_t* x,
                               int64_t row, uint32_t* line) {
   using Int = typename V::Int;
   const int64_t w = job.w;
-  const uint8_t* from[4];
-  SI_UNROLL for (int i = 0; i < 4; ++i) {
-    from[i] = row + i >= 0 && row + i < job.h ? x + (row + i) * w : strip.zeros;
-    if (from[i] == strip.zeros || job.x_end - from[i] >= strip.width) continue;
-    uint8_t* const copy = strip.copies + i * strip.width;
-    std::memcpy(copy, from[i], static_cast<size_t>(w));
-    from[i] = copy;
-  }
-  const uint32_t outside = 0x01010101u * static_cast<uint32_t>(job.x_zero_point);
-  // Column 0 of x stands at dword `begin` of plane `own`, column 1 at `next` of the other.
-  const int64_t begin = S == 1 ? job.left : job.left / 2, next = (job.left + 1) / 2;
-  uint32_t* const own = line + (S == 1 ? 0 : job.left % 2 * strip.plane);
-  uint32_t* const other = line + (S == 1 ? 0 : (1 - job.left % 2) * strip.plane);
-  for (int s = 0; s < S; ++s)
-    for (int64_t i = 0; i < job.left / S + 1; ++i) line[s * strip.plane + i] = outside;
-  for (int64_t c = 0; c < w;) {
-    if (4 * (w - c) > 3 * V::kBytes || V::kBytes == 16) {
-      Int q[4];
-      V::interleave(V::load(from[0] + c), V::load(from[1] + c), V::load(from[2] + c), V::load(from[3] + c), q);
-      V::natural(q);
-      if constexpr (S == 1) {
-        SI_UNROLL for (int j = 0; j < 4; ++j) V::store(own + begin + c + j * V::kInts, q[j]);
-      } else {
-        SI_UNROLL for (int j = 0; j < 4; j += 2) {
-          V::store(own + begin + (c + j * V::kInts) / 2, V::even(q[j], q[j + 1]));
-          V::store(other + next + (c + j * V::kInts) / 2, V::odd(q[j], q[j + 1]));
-        }
+  const uint8_t* from[4] = {x + row * w, x + (row + 1) * w, x + (row + 2) * w, x + (row + 3) * w};
+  if (row < 0 || row + 4 > job.h || job.x_end - from[3] < strip.width) {
+    for (int i = 0; i < 4; ++i) {
+      if (row + i < 0 || row + i >= job.h) {
+        from[i] = strip.zeros;
+      } else if (job.x_end - from[i] < strip.width) {
+        uint8_t* const copy = strip.copies + i * strip.width;
+        std::memcpy(copy, from[i], static_cast<size_t>(w));
+        from[i] = copy;
       }
-      c += V::kBytes;
-    } else if constexpr (S == 1) {
-      V::quads_16(from[0] + c, from[1] + c, from[2] + c, from[3] + c, own + begin + c);
-      c += 16;
-    } else {
-      alignas(64) uint32_t narrow[16];
-      // Vectors of 16 dwords have one to take the even and odd ones from.
-      V::quads_16(from[0] + c, from[1] + c, from[2] + c, from[3] + c, narrow);
-      const Int a = V::load(narrow), b = V::kInts == 16 ? a : V::load(narrow + V::kInts % 16);
-      V::store(own + begin + c / 2, V::even(a, b));
-      V::store(other + next + c / 2, V::odd(a, b));
-      c += 16;
     }
   }
-  if constexpr (S == 1) {
-    for (int64_t i = job.left + w; i < strip.pitch; ++i) line[i] = outside;
-  } else {
-    for (int64_t i = begin + (w + 1) / 2; i < strip.pitch; ++i) own[i] = outside;
-    for (int64_t i = next + w / 2; i < strip.pitch; ++i) other[i] = outside;
+  // Column 0 of x stands at `own`, and column 1, of S = 2, at `other`.
+  uint32_t* own = line + (S == 1 ? job.left : job.left % 2 * strip.plane + job.left / 2);
+  uint32_t* other = line + (S == 1 ? 0 : (1 - job.left % 2) * strip.plane + (job.left + 1) / 2);
+  const Int outside = V::broadcast_int(static_cast<int32_t>(0x01010101u * static_cast<uint32_t>(job.x_zero_point)));
+  // Dwords from `column` on, those of `count` columns.
+  const auto store = [&](uint32_t* to, Int q, int64_t column, int64_t count) SI_INLINE_LAMBDA {
+    V::store(to + column, count - column >= V::kInts ? q : V::first(q, count - column, outside));
+  };
+  const auto store_halves = [&](Int a, Int b, int64_t column) SI_INLINE_LAMBDA {
+    store(own, V::even(a, b), column / 2, (w + 1) / 2);
+    store(other, V::odd(a, b), column / 2, w / 2);
+  };
+  for (int64_t c = 0; c < w;) {
+    Int q[4];
+    if (V::kBytes == 16 || 4 * (w - c) > 3 * V::kBytes) {
+      V::interleave(V::load(from[0] + c), V::load(from[1] + c), V::load(from[2] + c), V::load(from[3] + c), q);
+      V::natural(q);
+      SI_UNROLL for (int j = 0; j < 4; j += S) {
+        if constexpr (S == 1)
+          store(own, q[j], c + j * V::kInts, w);
+        else
+          store_halves(q[j], q[j + 1], c + j * V::kInts);
+      }
+      c += V::kBytes;
+      continue;
+    }
+    if constexpr (V::kBytes > 16) {
+      constexpr int kVectors = 16 / V::kInts;
+      V::quads_16(from[0] + c, from[1] + c, from[2] + c, from[3] + c, q);
+      // Vectors of 16 dwords have one to take the even and odd ones from.
+      if constexpr (S == 2)
+        store_halves(q[0], q[kVectors - 1], c);
+      else
+        SI_UNROLL for (int j = 0; j < kVectors; ++j) store(own, q[j], c + j * V::kInts, w);
+      c += 16;
+    }
   }
 }
 
@@ -129,7 +131,7 @@ SI_INLINE int32_t depthwise_taps(const int8_t* weights, Quad (&taps)[kRows][kQua
 // The bytes of `count` dwords of the lines, of each row of a step.
 template <class V, int K, int S>
 SI_INLINE void depthwise_sums(const ByteDepthwiseJob& job, const DepthwiseStrip<V, K, S>& strip, int64_t channel,
-                              int64_t count) {
+                              const uint32_t* quads, uint8_t* bytes, int64_t count) {
   using Int = typename V::Int;
   using Strip = DepthwiseStrip<V, K, S>;
   constexpr int kRows = Strip::kRows, kQuads = Strip::kQuads;
@@ -140,9 +142,7 @@ SI_INLINE void depthwise_sums(const ByteDepthwiseJob& job, const DepthwiseStrip<
   const auto bias = V::broadcast(job.bias != nullptr ? job.bias[channel] : 0.0f);
   const ToByte to = job.to;
   const bool below = saturates(to);
-  const int64_t pitch = strip.pitch, plane = strip.plane, byte_plane = strip.byte_plane();
-  const uint32_t* const quads = strip.quads;
-  uint8_t* const bytes = strip.bytes;
+  const int64_t pitch = job.pitch, plane = strip.plane;
   for (int64_t at = 0; at < count; at += 4 * V::kInts) {
     Int sum[kRows][4];
     SI_UNROLL for (int b = 0; b < kRows; ++b) {
@@ -164,20 +164,22 @@ SI_INLINE void depthwise_sums(const ByteDepthwiseJob& job, const DepthwiseStrip<
         const auto y = V::fma(V::to_float(sum[b][v]), scale, bias);
         sum[b][v] = below ? V::round_below(y, to) : V::round_to_byte(y, to);
       }
-      V::store(bytes + b * byte_plane + at, V::natural_bytes(V::pack_bytes(sum[b], to.zero_point)));
+      V::store(bytes + b * plane + at, V::natural_bytes(V::pack_bytes(sum[b], to.zero_point)));
     }
   }
 }
 
-// Bytes of a row to y, after which `spill` may be overwritten.
+// Bytes of a row to y, in pieces, the last of which may overwrite `spill` bytes more.
+template <int kPiece>
 SI_INLINE void move_row(const uint8_t* from, uint8_t* to, int64_t count, int64_t spill) {
-  if (count + spill < (count + 15) / 16 * 16) {
+  if (count + spill < (count + kPiece - 1) / kPiece * kPiece) {
     std::memcpy(to, from, static_cast<size_t>(count));
     return;
   }
-  for (int64_t i = 0; i < count; i += 16) std::memcpy(to + i, from + i, 16);
+  for (int64_t i = 0; i < count; i += kPiece) std::memcpy(to + i, from + i, kPiece);
 }
 
+// Lines of all channels of a group, then their sums, then their bytes: what was just stored is not loaded at once.
 template <class V, int K, int S>
 void depthwise_kind(const ByteDepthwiseJob& given) {
   const ByteDepthwiseJob job = given;
@@ -185,20 +187,30 @@ void depthwise_kind(const ByteDepthwiseJob& given) {
   const Strip strip(job);
   const int64_t steps = (job.oh + Strip::kRows - 1) / Strip::kRows;
   const uint8_t* const y_end = job.y + job.channels * job.oh * job.ow + job.spill;
-  for (int64_t channel = 0; channel < job.channels; ++channel) {
-    const uint8_t* x = job.x + channel * job.h * job.w;
-    uint8_t* y = job.y + channel * job.oh * job.ow;
+  for (int64_t channel = 0; channel < job.channels; channel += job.group) {
+    const int64_t group = channel + job.group < job.channels ? job.group : job.channels - channel;
     for (int64_t first = 0; first < steps; first += job.strip_steps) {
       const int64_t here = first + job.strip_steps < steps ? job.strip_steps : steps - first;
-      for (int64_t line = 0; line < here + 2 * (Strip::kQuads - 1); ++line)
-        depthwise_line<V, K, S>(job, strip, x, 2 * (first + line) - job.top, strip.quads + line * strip.pitch);
-      depthwise_sums<V, K, S>(job, strip, channel, (here - 1) * strip.pitch + job.ow);
-      for (int64_t step = 0; step < here; ++step)
-        for (int b = 0; b < Strip::kRows; ++b) {
-          if ((first + step) * Strip::kRows + b >= job.oh) break;
-          move_row(strip.bytes + b * strip.byte_plane() + step * strip.pitch, y, job.ow, y_end - y - job.ow);
-          y += job.ow;
+      for (int64_t i = 0; i < group; ++i) {
+        const uint8_t* x = job.x + (channel + i) * job.h * job.w;
+        uint32_t* const lines = strip.quads + i * strip.channel;
+        for (int64_t line = 0; line < here + 2 * (Strip::kQuads - 1); ++line)
+          depthwise_line<V, K, S>(job, strip, x, 2 * (first + line) - job.top, lines + line * job.pitch);
+      }
+      for (int64_t i = 0; i < group; ++i)
+        depthwise_sums<V, K, S>(job, strip, channel + i, strip.quads + i * strip.channel,
+                                strip.bytes + i * strip.channel, (here - 1) * job.pitch + job.ow);
+      for (int64_t i = 0; i < group; ++i) {
+        const int64_t begin = first * Strip::kRows;
+        const int64_t end = begin + here * Strip::kRows < job.oh ? begin + here * Strip::kRows : job.oh;
+        uint8_t* y = job.y + ((channel + i) * job.oh + begin) * job.ow;
+        for (int64_t r = 0; r < end - begin; ++r, y += job.ow) {
+          const uint8_t* from =
+              strip.bytes + r % Strip::kRows * strip.plane + i * strip.channel + r / Strip::kRows * job.pitch;
+          job.ow > 32 ? move_row<64>(from, y, job.ow, y_end - y - job.ow)
+                      : move_row<16>(from, y, job.ow, y_end - y - job.ow);
         }
+      }
     }
   }
 }

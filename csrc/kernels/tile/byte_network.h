@@ -42,6 +42,7 @@ struct ByteDepthwiseJob {
   ToByte to;               // holds the activation's clamp
   int64_t pitch;           // of a line of quads
   int64_t strip_steps;     // of which a strip has so many
+  int64_t group;           // channels that are computed together, of one strip
   uint8_t* scratch;        // of byte_depthwise_scratch bytes
 };
 
@@ -49,7 +50,7 @@ struct ByteDepthwiseJob {
 constexpr int64_t kDepthwiseSlack = 160;
 SI_INLINE int64_t byte_depthwise_row(const ByteDepthwiseJob& job) { return (job.w + 127) / 64 * 64; }
 SI_INLINE int64_t byte_depthwise_scratch(const ByteDepthwiseJob& job) {
-  const int64_t plane = (job.strip_steps + 2) * job.pitch + kDepthwiseSlack;
+  const int64_t plane = job.group * (job.strip_steps + 2) * job.pitch + kDepthwiseSlack;
   return (4 * job.stride + 2) * plane + 5 * byte_depthwise_row(job);
 }
 
