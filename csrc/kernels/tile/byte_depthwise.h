@@ -83,7 +83,7 @@ SI_INLINE void depthwise_line(const ByteDepthwiseJob& job, const DepthwiseStrip<
   };
   for (int64_t c = 0; c < w;) {
     Int q[4];
-    if (V::kBytes == 16 || 4 * (w - c) > 3 * V::kBytes) {
+    if (V::kBytes == 16 || 2 * (w - c) > V::kBytes) {
       V::interleave(V::load(from[0] + c), V::load(from[1] + c), V::load(from[2] + c), V::load(from[3] + c), q);
       V::natural(q);
       SI_UNROLL for (int j = 0; j < 4; j += S) {
