@@ -30,6 +30,29 @@ inline ToByte y_to_byte(const si_quantization& q, si_activation activation) {
   return to_byte(q.y_scale, q.y_zero_point, clamp_of(activation));
 }
 
+// What is added to results before the activation: elements laid out as those of y, or none.
+struct Residual {
+  const float* floats;
+  const uint8_t* bytes;
+  float scale;  // of bytes
+  int32_t zero_point;
+
+  bool any() const { return floats != nullptr || bytes != nullptr; }
+  float add(float v, int64_t at) const {
+    if (floats != nullptr) return v + floats[at];
+    return bytes != nullptr ? __builtin_fmaf(static_cast<float>(bytes[at] - zero_point), scale, v) : v;
+  }
+};
+
+// Of a linear layer or a convolution.
+template <class Args>
+Residual residual_of(const Args& args) {
+  const bool bytes = args.residual_type == SI_U8;
+  return {bytes ? nullptr : static_cast<const float*>(args.residual),
+          bytes ? static_cast<const uint8_t*>(args.residual) : nullptr, args.quantization->residual_scale,
+          args.quantization->residual_zero_point};
+}
+
 // What a tile's results become; where they stand is the driver's. `bias` is by position.
 inline ByteOutput byte_output(const si_quantization& q, si_activation activation, si_value_type y_type,
                               const float* bias) {

@@ -6,6 +6,8 @@
 #include "core/parallel.h"
 #include "core/scratch.h"
 #include "kernels/conv/byte_image.h"
+#include "kernels/quantized.h"
+#include "kernels/scalar/scalar.h"
 #include "kernels/source.h"
 
 namespace si {
@@ -243,6 +245,7 @@ si_status conv_int8(const TileKernels& isa, const si_weights& weights, const si_
   ConvGeometry geometry;
   SI_TRY(conv_geometry(weights.shape, args, &geometry));
   if (args.batch == 0) return SI_OK;
+  if (args.residual != nullptr) return scalar_conv_int8(weights, args);
   const ScratchUse use;
   const TileSource source(isa, weights);
   const float* bias = nullptr;

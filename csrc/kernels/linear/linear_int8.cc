@@ -7,6 +7,7 @@
 #include "core/scratch.h"
 #include "kernels/linear/dword_tiles.h"
 #include "kernels/quantized.h"
+#include "kernels/scalar/scalar.h"
 #include "kernels/source.h"
 
 namespace si {
@@ -174,6 +175,7 @@ struct LinearInt8 {
 
 si_status linear_int8(const TileKernels& isa, const si_weights& weights, const si_linear_args& args) {
   if (args.n == 0) return SI_OK;
+  if (args.residual != nullptr) return scalar_linear_int8(weights, args);
   const ScratchUse use;
   const TileSource source(isa, weights);
   const float* bias = nullptr;
