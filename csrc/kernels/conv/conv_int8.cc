@@ -6,6 +6,7 @@
 #include "core/parallel.h"
 #include "core/scratch.h"
 #include "kernels/conv/byte_image.h"
+#include "kernels/quantized.h"
 #include "kernels/source.h"
 
 namespace si {
@@ -16,6 +17,7 @@ namespace {
 struct Band {
   const void* x;  // of the image
   void* y;
+  int64_t first;  // element of all of y of the image
   int64_t first_row, rows, columns;
   int64_t most_width;       // of its tiles
   const ByteImage* padded;  // null where x is read as it stands
@@ -33,6 +35,7 @@ struct ConvInt8 {
   const float* const bias;  // by position
   const ConvGeometry geometry;
   const ToByte x_rule;
+  const Residual residual;
 
   const TileKernels& isa() const { return source.isa(); }
   const ByteKernels& kernels() const { return *isa().bytes; }
@@ -98,18 +101,20 @@ struct ConvInt8 {
   si_status run_tile(const Band& band, int64_t tile, int64_t first, int64_t last, const uint8_t* x) const {
     const int64_t valid = band.tile_pixels(tile), width = kDwordWidths[dword_width_index(valid)];
     const int64_t pixel = band.first_row * geometry.ow + tile * band.most_width, size = element_bytes(args.y_type);
-    const auto y_of = [&](int64_t position) {
+    const auto element_of = [&](int64_t position) {
       const int64_t row = source.order() == nullptr ? position : source.order()[position];
-      return static_cast<uint8_t*>(band.y) + (row * pixels() + pixel) * size;
+      return row * pixels() + pixel;
     };
+    const auto y_of = [&](int64_t position) { return static_cast<uint8_t*>(band.y) + element_of(position) * size; };
     ByteJob job{};
     job.x = x;
     job.out = byte_output(*args.quantization, args.activation, args.y_type, bias);
     const bool direct = source.order() == nullptr && valid == width && byte_tiles() == bytes_out();
     const int64_t batch = isa().tuning.tile.batch_rows, step = source.units_for_rows(batch);
     float* scratch = nullptr;
-    SI_TRY(thread_scratch(Scratch::kOutput, 2 * batch * width, &scratch));
+    SI_TRY(thread_scratch(Scratch::kOutput, 3 * batch * width, &scratch));
     auto* const packed = reinterpret_cast<uint8_t*>(scratch + batch * width);
+    auto* const added = reinterpret_cast<uint8_t*>(scratch + 2 * batch * width);
     for (int64_t unit = first; unit < last; unit += step) {
       job.first = unit;
       job.last = std::min(unit + step, last);
@@ -119,6 +124,14 @@ struct ConvInt8 {
       job.out.bytes = byte_tiles() ? static_cast<uint8_t*>(c) : nullptr;
       job.out.floats = byte_tiles() ? nullptr : static_cast<float*>(c);
       job.out.ldy = direct ? pixels() : width;
+      if (residual.any() && source.order() == nullptr && valid == width) {
+        residual.give(&job.out, residual.at(band.first + element_of(job.out.row0)), pixels());
+      } else if (residual.any()) {
+        for (int64_t m = 0, each = residual.element_bytes(); m < rows; ++m)
+          std::memcpy(added + m * width * each, residual.at(band.first + element_of(job.out.row0 + m)),
+                      static_cast<size_t>(valid * each));
+        residual.give(&job.out, added, width);
+      }
       kernels().tile[dword_width_index(width)](source.weights(), job);
       for (int64_t m = 0; m < rows; ++m) {
         if (!is_clamp(args.activation)) isa().activate(job.out.floats + m * job.out.ldy, valid, args.activation);
@@ -199,7 +212,8 @@ struct ConvInt8 {
   si_status run_image(int64_t image, int threads) const {
     Band band{};
     band.x = static_cast<const uint8_t*>(args.x) + image * geometry.channels * area() * element_bytes(args.x_type);
-    band.y = static_cast<uint8_t*>(args.y) + image * M() * pixels() * element_bytes(args.y_type);
+    band.first = image * M() * pixels();
+    band.y = static_cast<uint8_t*>(args.y) + band.first * element_bytes(args.y_type);
     band.columns = geometry.ow;
     band.most_width = kernels().most_width;
     if (is_pointwise(geometry, args)) {
@@ -251,7 +265,7 @@ si_status conv_int8(const TileKernels& isa, const si_weights& weights, const si_
   const int64_t per_pixel = weights.nnz / 4 + weights.shape.M() + geometry.channels;
   const int threads =
       useful_threads(isa.tuning.threads, args.threads, per_pixel * args.batch * geometry.oh * geometry.ow);
-  return ConvInt8{source, args, bias, geometry, x_to_byte(*args.quantization, 0)}.run(threads);
+  return ConvInt8{source, args, bias, geometry, x_to_byte(*args.quantization, 0), residual_of(args)}.run(threads);
 }
 
 }  // namespace si

@@ -70,6 +70,7 @@ struct Bytes512 {
   static SI_INLINE Int add(Int a, Int b) { return _mm512_add_epi32(a, b); }
   static SI_INLINE Int sub(Int a, Int b) { return _mm512_sub_epi32(a, b); }
   static SI_INLINE Int mul(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
+  static SI_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static SI_INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
   static SI_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
   static SI_INLINE Floats max(Floats bound, Floats x) { return _mm512_max_ps(bound, x); }
@@ -95,6 +96,10 @@ struct Bytes512 {
   }
   // The same bytes vector by vector.
   static SI_INLINE Int natural_bytes(Int packed) { return transpose_dwords_4x4(packed); }
+  // As many bytes as dwords.
+  static SI_INLINE Int load_narrow(const uint8_t* p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   static SI_INLINE void store_narrow(uint8_t* p, Int a, int32_t zero_point) {
     const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(a, _mm512_set1_epi32(zero_point)));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);

@@ -44,6 +44,7 @@ struct NeonBytes {
   static SI_INLINE Int add(Int a, Int b) { return vaddq_s32(a, b); }
   static SI_INLINE Int sub(Int a, Int b) { return vsubq_s32(a, b); }
   static SI_INLINE Int mul(Int a, Int b) { return vmulq_s32(a, b); }
+  static SI_INLINE Floats add(Floats a, Floats b) { return vaddq_f32(a, b); }
   static SI_INLINE Floats mul(Floats a, Floats b) { return vmulq_f32(a, b); }
   static SI_INLINE Floats fma(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
   static SI_INLINE Floats max(Floats bound, Floats x) { return vmaxq_f32(bound, x); }
@@ -70,6 +71,13 @@ struct NeonBytes {
   // Vectors of one 128-bit lane are in order.
   static SI_INLINE Int natural_bytes(Int packed) { return packed; }
   static SI_INLINE void natural(Int (&)[4]) {}
+  // As many bytes as dwords.
+  static SI_INLINE Int load_narrow(const uint8_t* p) {
+    uint32_t dword;
+    std::memcpy(&dword, p, sizeof dword);
+    const uint16x8_t words = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(dword)));
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(words)));
+  }
   static SI_INLINE void store_narrow(uint8_t* p, Int a, int32_t zero_point) {
     const int16x4_t words = vqmovn_s32(vaddq_s32(a, vdupq_n_s32(zero_point)));
     const uint8x8_t bytes = vqmovun_s16(vcombine_s16(words, words));

@@ -37,6 +37,7 @@ struct Bytes256 {
   static SI_INLINE Int add(Int a, Int b) { return _mm256_add_epi32(a, b); }
   static SI_INLINE Int sub(Int a, Int b) { return _mm256_sub_epi32(a, b); }
   static SI_INLINE Int mul(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
+  static SI_INLINE Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
   static SI_INLINE Floats mul(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
   static SI_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
   static SI_INLINE Floats max(Floats bound, Floats x) { return _mm256_max_ps(bound, x); }
@@ -67,6 +68,10 @@ struct Bytes256 {
   // The same bytes vector by vector.
   static SI_INLINE Int natural_bytes(Int packed) {
     return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  }
+  // As many bytes as dwords.
+  static SI_INLINE Int load_narrow(const uint8_t* p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
   }
   static SI_INLINE void store_narrow(uint8_t* p, Int a, int32_t zero_point) {
     const Int shifted = _mm256_add_epi32(a, _mm256_set1_epi32(zero_point));

@@ -48,6 +48,7 @@ constexpr TileKernels narrow_table_of(Isa isa, const ByteKernels* bytes, const P
   kernels.width = V::kWidth;
   kernels.max_vectors = V::kMaxVectors;
   kernels.tuning = tuning_of(isa);
+  kernels.transpose_in = transpose_in<V>;
   kernels.transpose_out = transpose_out<V>;
   kernels.activate = activate<V>;
   kernels.bytes = bytes;
