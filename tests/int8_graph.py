@@ -37,7 +37,7 @@ def _run(node: Node, known: dict[Value, Tensor]) -> Tensor:
     if node.op == "dequantize":
         return whole.float() * step
     if node.op in ("linear", "conv", "depthwise_conv"):
-        return _weighted(node, whole, step)
+        return _weighted(node, whole, step, known)
     if node.op == "reshape":
         return x.reshape(output.shape)
     if node.op == "max_pool":
@@ -66,7 +66,7 @@ def _pooled(node: Node, x: Tensor) -> Tensor:
     return F.max_pool2d(x, given["kernel"], given["stride"], (top, left))
 
 
-def _weighted(node: Node, whole: Tensor, step: Tensor) -> Tensor:
+def _weighted(node: Node, whole: Tensor, step: Tensor, known: dict[Value, Tensor]) -> Tensor:
     weight, bias = node.inputs[1], node.inputs[2]
     assert weight is not None and weight.constant is not None
     if weight.dtype == torch.int8:
@@ -90,6 +90,11 @@ def _weighted(node: Node, whole: Tensor, step: Tensor) -> Tensor:
     shift = torch.zeros(len(values)) if bias is None else bias.constant
     assert shift is not None
     y = _fma(sums.float(), (by_row * step).reshape(shape), shift.reshape(shape))
+    residual = node.inputs[3] if node.op == "conv" and len(node.inputs) > 3 else None
+    if residual is not None:
+        assert residual.scale is not None
+        more = known[residual].float() - residual.scale.zero_point
+        y = _fma(more, torch.tensor(residual.scale.scale, dtype=torch.float32), y)
     if node.output.dtype == torch.uint8:
         return _requantized(y, node.output, node.activation)
     return {"none": lambda v: v, "relu": F.relu, "relu6": F.relu6}[node.activation](y)

@@ -19,7 +19,7 @@ from sparseinfer.export.file import write_graph
 from sparseinfer.export.from_torch import from_torch
 from sparseinfer.export.graph import Graph
 from sparseinfer.export.passes import optimize
-from sparseinfer.export.passes.quantize import quantize, split_residuals, values_to_observe
+from sparseinfer.export.passes.quantize import quantize, values_to_observe
 from sparseinfer.export.signature import Signature
 
 
@@ -34,7 +34,6 @@ GIVEN = Signature(["input"], ["input"], {}, {}, 0)
 def quantized(model: nn.Module, x: Tensor) -> Graph:
     graph, _ = from_torch(model.eval(), (x,), {})
     optimize(graph)
-    split_residuals(graph)
     values = values_to_observe(graph)
     quantize(graph, observed_scales(graph, values, [[x]], GIVEN, 2))
     return graph
@@ -77,7 +76,7 @@ def test_bytes_go_from_layer_to_layer() -> None:
     assert graph.nodes[-1].output.dtype == torch.float32
 
 
-def test_a_residual_is_an_addition_of_bytes() -> None:
+def test_residuals_are_bytes_too() -> None:
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -89,8 +88,26 @@ def test_a_residual_is_an_addition_of_bytes() -> None:
             return self.c(F.relu(self.b(a) + a))
 
     graph = quantized(Block(), torch.randn(1, 3, 9, 9))
+    assert ops(graph) == ["quantize", "conv", "conv", "conv"]
+    residual = graph.nodes[2].inputs[3]
+    assert residual is graph.nodes[1].output and residual.dtype == torch.uint8
+
+
+def test_an_addition_of_bytes() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 1)
+            self.c = nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(F.relu(F.relu(self.a(x)) + F.relu6(self.b(x))))
+
+    x = torch.randn(2, 3, 9, 9)
+    graph = quantized(Sum(), x)
     assert ops(graph) == ["quantize", "conv", "conv", "add", "conv"]
-    assert [node.activation for node in graph.nodes[2:4]] == ["none", "relu"]
+    engine = Engine(write_graph(graph, GIVEN.to_json()), 2)
+    assert torch.equal(engine(x), evaluate(graph, [x])[0])
 
 
 class Around(nn.Module):

@@ -13,7 +13,7 @@ from sparseinfer.export.calibration import calibration_batches, observed_scales
 from sparseinfer.export.engine import Engine
 from sparseinfer.export.file import write_graph
 from sparseinfer.export.graph import Graph
-from sparseinfer.export.passes.quantize import quantize, split_residuals, values_to_observe
+from sparseinfer.export.passes.quantize import quantize, values_to_observe
 from sparseinfer.export.signature import Signature
 from sparseinfer.quantize.error import sqnr_db
 from sparseinfer.quantize.scheme import Scheme, scheme_for
@@ -64,7 +64,6 @@ def int8_engine(
     """
     batches = calibration_batches(calibration, graph, signature)
     graph = copied(graph)
-    split_residuals(graph)
     values = values_to_observe(graph)
     quantize(graph, observed_scales(graph, values, batches, signature, exact.threads))
     engine = Engine(write_graph(graph, signature.to_json()), exact.threads)

@@ -31,8 +31,7 @@ void scalar_depthwise(const DepthwiseInt8Args& args, const ByteDepthwiseJob& job
             const int32_t byte = job.x[(channel * args.h + row) * args.w + column];
             sum += weights[i * kw + j] * (byte - job.x_zero_point);
           }
-        job.y[(channel * args.oh + r) * args.ow + c] =
-            quantize(std::fma(static_cast<float>(sum), scale, bias), job.to);
+        job.y[(channel * args.oh + r) * args.ow + c] = quantize(std::fma(static_cast<float>(sum), scale, bias), job.to);
       }
   }
 }

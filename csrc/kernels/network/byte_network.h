@@ -23,7 +23,8 @@ constexpr int64_t kMostByteSums = INT32_MAX / 255;
 // none.
 [[nodiscard]] si_status max_pool_bytes(const TileKernels* isa, const PoolJob& job, const uint8_t* x, uint8_t* y,
                                        int64_t planes, int threads);
-// The mean of each of `planes` channels of `pixels` bytes: (sum - pixels zero point) (scale of x / pixels), requantised.
+// The mean of each of `planes` channels of `pixels` bytes: (sum - pixels zero point) (scale of x / pixels),
+// requantised.
 [[nodiscard]] si_status average_bytes(const TileKernels* isa, const si_quantization& q, const uint8_t* x, uint8_t* y,
                                       int64_t planes, int64_t pixels, int threads);
 

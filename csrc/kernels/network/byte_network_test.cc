@@ -116,7 +116,8 @@ void test_max_pool() {
           const int64_t r = job.oh - 1;
           for (int64_t c = 0; c < job.ow; ++c) {
             int most = 0;
-            for (int64_t i = std::max<int64_t>(0, r * stride - pad); i < std::min(job.h, r * stride - pad + kernel); ++i)
+            for (int64_t i = std::max<int64_t>(0, r * stride - pad); i < std::min(job.h, r * stride - pad + kernel);
+                 ++i)
               for (int64_t j = std::max<int64_t>(0, c * stride - pad); j < std::min(w, c * stride - pad + kernel); ++j)
                 most = std::max<int>(most, x[static_cast<size_t>(i * w + j)]);
             SI_CHECK_EQ(int{y[static_cast<size_t>(r * job.ow + c)]}, most);

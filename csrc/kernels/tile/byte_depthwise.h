@@ -1,6 +1,7 @@
 // Depthwise convolution of bytes by int8 weights, of each channel K x K taps, stride S in both directions:
 //
-//   y[r][c] = act(scale (sum_{i,j < K} w[i][j] x[S r + i - top][S c + j - left] - zero point sum w) + bias), requantised
+//   y[r][c] = act(scale (sum_{i,j < K} w[i][j] x[S r + i - top][S c + j - left] - zero point sum w) + bias),
+//   requantised
 //
 // Outside of x stands the zero point. Sums are exact in int32; what follows is that of quads_tile.h.
 //
@@ -145,9 +146,7 @@ SI_INLINE void depthwise_sums(const ByteDepthwiseJob& job, const DepthwiseStrip<
   const int64_t pitch = job.pitch, plane = strip.plane;
   for (int64_t at = 0; at < count; at += 4 * V::kInts) {
     Int sum[kRows][4];
-    SI_UNROLL for (int b = 0; b < kRows; ++b) {
-      SI_UNROLL for (int v = 0; v < 4; ++v) sum[b][v] = start;
-    }
+    SI_UNROLL for (int b = 0; b < kRows; ++b) { SI_UNROLL for (int v = 0; v < 4; ++v) sum[b][v] = start; }
     SI_UNROLL for (int q = 0; q < kQuads; ++q) {
       SI_UNROLL for (int j = 0; j < K; ++j) {
         const uint32_t* from = quads + (S == 1 ? 0 : j % 2 * plane) + at + 2 * q * pitch + (S == 1 ? j : j / 2);

@@ -1,8 +1,10 @@
-// Bytes of networks element by element, and pooled: see byte_network.h. V is a vector type of the tiles of int8 weights.
+// Bytes of networks element by element, and pooled: see byte_network.h. V is a vector type of the tiles of int8
+// weights.
 //
 //   dequantize  y = (x - zero point) scale
 //   add         y = act(a + b), requantised; y may be a or b
-//   max_pool    rows of a window first, to one row between paddings (`line`), which the columns are then taken from. Its
+//   max_pool    rows of a window first, to one row between paddings (`line`), which the columns are then taken from.
+//   Its
 //               loops are plain: compilers make vectors of maxima of bytes.
 //   sum         exact in int32
 //

@@ -32,18 +32,18 @@ struct ByteDepthwiseJob {
   uint8_t* y;            // [channels][oh][ow]
   int64_t spill;         // bytes after y that may be overwritten
   int64_t channels, h, w, oh, ow;
-  int64_t top, left;       // padding
-  int kernel, stride;      // 3, 5 or 7; 1 or 2
-  const int8_t* weights;   // [channels][kernel][kernel]
-  const float* scales;     // of the weights, by channel
-  const float* bias;       // likewise, or null
+  int64_t top, left;      // padding
+  int kernel, stride;     // 3, 5 or 7; 1 or 2
+  const int8_t* weights;  // [channels][kernel][kernel]
+  const float* scales;    // of the weights, by channel
+  const float* bias;      // likewise, or null
   float x_scale;
   int32_t x_zero_point;
-  ToByte to;               // holds the activation's clamp
-  int64_t pitch;           // of a line of quads
-  int64_t strip_steps;     // of which a strip has so many
-  int64_t group;           // channels that are computed together, of one strip
-  uint8_t* scratch;        // of byte_depthwise_scratch bytes
+  ToByte to;            // holds the activation's clamp
+  int64_t pitch;        // of a line of quads
+  int64_t strip_steps;  // of which a strip has so many
+  int64_t group;        // channels that are computed together, of one strip
+  uint8_t* scratch;     // of byte_depthwise_scratch bytes
 };
 
 // What a row of x takes with what is read past it, and all scratch of a job.

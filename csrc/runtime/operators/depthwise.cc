@@ -1,5 +1,5 @@
-// depthwise_conv: parameters are stride (vertical, horizontal) and padding (top, bottom, left, right). Bytes take weights
-// of int8, and their scales.
+// depthwise_conv: parameters are stride (vertical, horizontal) and padding (top, bottom, left, right). Bytes take
+// weights of int8, and their scales.
 #include "kernels/depthwise/depthwise.h"
 
 #include "formats/panel/quads.h"

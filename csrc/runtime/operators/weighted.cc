@@ -20,6 +20,10 @@ void set_types(const Call& call, Args* args, si_quantization* quantization) {
   args->y_type = call.y().type == kUint8 ? SI_U8 : SI_F32;
   if (args->x_type == SI_F32) return;
   *quantization = quantization_of(call.x(), call.y());
+  if (const Value* residual = call.model.operand(call.node, 3); residual != nullptr) {
+    quantization->residual_scale = residual->scale;
+    quantization->residual_zero_point = residual->zero_point;
+  }
   args->quantization = quantization;
 }
 
@@ -44,8 +48,7 @@ si_status check_weight(const si_model& model, si_op op, Node* node) {
   SI_TRY(check_bias(*node, model.operand(*node, 2), weight->packed->shape.M()));
   const Value* residual = model.operand(*node, 3);
   if (residual == nullptr) return SI_OK;
-  if (bytes) return bad_node(*node, "expected no residual with weights of int8");
-  SI_TRY(check_float(*node, residual, "a residual"));
+  SI_TRY(bytes ? check_bytes(*node, residual, "a residual") : check_float(*node, residual, "a residual"));
   bool same = residual->ndim == y.ndim;
   for (int i = 0; same && i < y.ndim; ++i) same = residual->dims[i] == y.dims[i];
   return same ? SI_OK : bad_node(*node, "expected a residual of the output's shape");
@@ -140,6 +143,7 @@ si_status run_conv(const Call& call) {
   args.y = call.output();
   args.bias = call.input(2);
   args.residual = call.input(3);
+  args.residual_type = args.residual != nullptr && is_int8(weights) ? SI_U8 : SI_F32;
   args.threads = call.threads;
   si_quantization quantization{};
   set_types(call, &args, &quantization);

@@ -15,7 +15,7 @@ from sparseinfer.export.graph import Graph, Node, Value
 from sparseinfer.quantize.activations import ActivationScale
 from sparseinfer.quantize.weights import quantize_weight
 
-__all__ = ["quantize", "split_residuals", "values_to_observe"]
+__all__ = ["quantize", "values_to_observe"]
 
 SAME_SCALE = ("max_pool", "reshape")
 PASSING = (*SAME_SCALE, "add", "global_average_pool")
@@ -26,28 +26,6 @@ MOST_COLUMNS = 65535
 
 MOST_PIXELS = (2**31 - 1) // 255
 """Likewise of an image whose mean is taken."""
-
-
-def split_residuals(graph: Graph) -> None:
-    """Let residuals be additions of their own, as int8 convolutions add none.
-
-    Example:
-        >>> x, w, y = (Value(n, (1, 1, 1, 1)) for n in "xwy")
-        >>> graph = Graph([x], [Node("conv", "a", [x, w, None, x], y, {}, "relu")], [y])
-        >>> split_residuals(graph)
-        >>> [(node.op, node.activation) for node in graph.nodes]
-        [('conv', 'none'), ('add', 'relu')]
-    """
-    nodes = []
-    for node in graph.nodes:
-        nodes.append(node)
-        if node.op != "conv" or len(node.inputs) < 4:
-            continue
-        sum_of = Value(f"{node.output.name} without residual", node.output.shape)
-        both = [sum_of, node.inputs.pop()]
-        nodes.append(Node("add", node.name, both, node.output, {}, node.activation))
-        node.output, node.activation = sum_of, "none"
-    graph.nodes = nodes
 
 
 def values_to_observe(graph: Graph) -> list[Value]:
@@ -162,7 +140,7 @@ def _is_weighted(node: Node) -> bool:
     weight = node.inputs[1]
     assert weight is not None and weight.constant is not None
     if node.op != "depthwise_conv":
-        return len(node.inputs) < 4 and weight.constant[0].numel() <= MOST_COLUMNS
+        return weight.constant[0].numel() <= MOST_COLUMNS
     height, width = weight.shape[2:]
     down, right = node.attributes["stride"]
     squares = height == width and height in DEPTHWISE_KERNELS and down == right and down in (1, 2)
