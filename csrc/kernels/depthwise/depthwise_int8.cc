@@ -51,7 +51,8 @@ ByteDepthwiseJob job_of(const DepthwiseInt8Args& args) {
   job.x_zero_point = args.quantization.x_zero_point;
   job.to = y_to_byte(args.quantization, args.activation);
   // Of each plane (even columns, odd columns): a line holds what is left of x and x, and what is read to the right of x
-  // is left of x in the next line.
+  // is left of x in the next line. What is computed of it is a row of y.
+  job.pitch = args.ow;
   for (int64_t side = 0; side < job.stride; ++side) {
     const int64_t left = job.stride == 1 ? job.left : (job.left + 1 - side) / 2;
     const int64_t all = (job.left + job.w + job.stride - 1 - side) / job.stride;

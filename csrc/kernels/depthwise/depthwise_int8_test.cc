@@ -39,7 +39,11 @@ void run(const si::TileKernels* isa, const Case& c) {
   args.padding[1] = c.left;
   args.activation = c.activation;
   args.threads = c.threads;
-  args.quantization = {sizeof(si_quantization), 0.013f, c.x_zero, nullptr, nullptr, 0.021f, c.y_zero};
+  args.quantization = sized<si_quantization>();
+  args.quantization.x_scale = 0.013f;
+  args.quantization.x_zero_point = c.x_zero;
+  args.quantization.y_scale = 0.021f;
+  args.quantization.y_zero_point = c.y_zero;
   const int64_t taps = c.kernel * c.kernel, size = c.batch * c.channels * args.oh * args.ow;
   // Exactly as long as the tensors are: what a sanitizer sees beyond them is a fault.
   std::vector<uint8_t> x(static_cast<size_t>(c.batch * c.channels * c.h * c.w));

@@ -130,7 +130,11 @@ void test_average() {
   for (int64_t pixels : {1, 49, 64, 1000}) {
     const int64_t planes = 300;
     const std::vector<uint8_t> x = random_bytes(random, planes * pixels);
-    const si_quantization q{sizeof(si_quantization), 0.02f, 90, nullptr, nullptr, 0.015f, 100};
+    si_quantization q = sized<si_quantization>();
+    q.x_scale = 0.02f;
+    q.x_zero_point = 90;
+    q.y_scale = 0.015f;
+    q.y_zero_point = 100;
     alike<uint8_t>("average", planes, [&](const si::TileKernels* isa, uint8_t* y) {
       return si::average_bytes(isa, q, x.data(), y, planes, pixels, 2);
     });
