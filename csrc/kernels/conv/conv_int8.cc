@@ -193,9 +193,27 @@ struct ConvInt8 {
     });
   }
 
+  // Few tiles that are soon packed: every thread packs them all, for rows of its own.
+  si_status by_rows(const Band& band, int threads) const {
+    return parallel_for(threads, threads, [&](int64_t part) -> si_status {
+      const int64_t first = source.split(0, source.units(), part, threads);
+      const int64_t last = source.split(0, source.units(), part + 1, threads);
+      uint8_t* x = nullptr;
+      SI_TRY(thread_scratch(Scratch::kTile, (packed_rows() + 4) * band.most_width, &x));
+      for (int64_t tile = 0; tile < band.tiles(); ++tile)
+        SI_TRY(run_units(band, tile, first, last, [&](int64_t group, const uint8_t** out) {
+          pack(band, tile, group, x);
+          *out = x;
+          return SI_OK;
+        }));
+      return SI_OK;
+    });
+  }
+
   si_status run_band(Band& band, int threads) const {
     const int64_t shared = (packed_rows() + 4) * band.most_width * groups() * band.tiles();
     const bool few = threads > 1 && band.tiles() < 4 * threads && shared <= ByteImage::kMost;
+    if (few && is_pointwise(geometry, args) && args.x_type == SI_U8) return by_rows(band, threads);
     return few ? together(band, threads) : apart(band, threads);
   }
 

@@ -79,9 +79,9 @@ si_status depthwise_int8(const TileKernels* isa, const DepthwiseInt8Args& args) 
   const int64_t planes = args.batch * args.channels, image = args.h * args.w, pixels = args.oh * args.ow;
   const int64_t taps = args.kernel[0] * args.kernel[1];
   const bool scalar = isa == nullptr || !has_kernel(args);
-  // Four products of bytes take about as long as one of floats.
+  // An output takes about as long to requantise as to sum.
   const int threads =
-      isa == nullptr ? args.threads : useful_threads(isa->tuning.threads, args.threads, planes * pixels * taps / 4);
+      isa == nullptr ? args.threads : useful_threads(isa->tuning.threads, args.threads, planes * pixels * taps);
   const ByteDepthwiseJob job = job_of(args);
   // A few parts a thread, of channels that follow one another.
   const int64_t parts = std::min<int64_t>(planes, threads == 1 ? 1 : 4 * threads);

@@ -13,9 +13,11 @@ namespace si {
 namespace {
 
 // Bytes of a part of an element-wise operation, of which threads take one after another.
-constexpr int64_t kPart = 65536;
+constexpr int64_t kPart = 32768;
 // About as many bytes are computed in the time of one multiply-add of floats.
 constexpr int64_t kBytesAtOnce = 4;
+// A float that bytes are made of, or that is made of bytes, takes as long as so many bytes.
+constexpr int64_t kFloats = 8;
 
 int threads_for(const TileKernels* isa, int threads, int64_t work) {
   return isa == nullptr ? threads : useful_threads(isa->tuning.threads, threads, work / kBytesAtOnce);
@@ -23,8 +25,8 @@ int threads_for(const TileKernels* isa, int threads, int64_t work) {
 
 // Calls fn(first, count) for parts of [0, count).
 template <class Fn>
-si_status for_parts(const TileKernels* isa, int threads, int64_t count, const Fn& fn) {
-  return parallel_for(threads_for(isa, threads, count), (count + kPart - 1) / kPart,
+si_status for_parts(const TileKernels* isa, int threads, int64_t count, int64_t work, const Fn& fn) {
+  return parallel_for(threads_for(isa, threads, work), (count + kPart - 1) / kPart,
                       [&](int64_t part) { fn(part * kPart, std::min(kPart, count - part * kPart)); });
 }
 
@@ -32,7 +34,7 @@ si_status for_parts(const TileKernels* isa, int threads, int64_t count, const Fn
 
 si_status quantize_floats(const TileKernels* isa, const ToByte& to, const float* x, uint8_t* y, int64_t count,
                           int threads) {
-  return for_parts(isa, threads, count, [&](int64_t first, int64_t part) {
+  return for_parts(isa, threads, count, kFloats * count, [&](int64_t first, int64_t part) {
     if (isa != nullptr) return isa->bytes->quantize(x + first, part, to, y + first);
     for (int64_t i = first; i < first + part; ++i) y[i] = quantize(x[i], to);
   });
@@ -40,7 +42,7 @@ si_status quantize_floats(const TileKernels* isa, const ToByte& to, const float*
 
 si_status dequantize_bytes(const TileKernels* isa, float scale, int32_t zero_point, const uint8_t* x, float* y,
                            int64_t count, int threads) {
-  return for_parts(isa, threads, count, [&](int64_t first, int64_t part) {
+  return for_parts(isa, threads, count, kFloats * count, [&](int64_t first, int64_t part) {
     if (isa != nullptr) return isa->byte_network->dequantize(x + first, part, scale, zero_point, y + first);
     for (int64_t i = first; i < first + part; ++i) y[i] = dequantize(x[i], scale, zero_point);
   });
@@ -48,7 +50,7 @@ si_status dequantize_bytes(const TileKernels* isa, float scale, int32_t zero_poi
 
 si_status add_bytes(const TileKernels* isa, const ByteSum& sum, const uint8_t* a, const uint8_t* b, uint8_t* y,
                     int64_t count, int threads) {
-  return for_parts(isa, threads, count, [&](int64_t first, int64_t part) {
+  return for_parts(isa, threads, count, count, [&](int64_t first, int64_t part) {
     if (isa != nullptr) return isa->byte_network->add(a + first, b + first, part, sum, y + first);
     for (int64_t i = first; i < first + part; ++i) y[i] = add(a[i], b[i], sum);
   });
@@ -66,7 +68,7 @@ si_status max_pool_bytes(const TileKernels* isa, const PoolJob& job, const uint8
       return SI_OK;
     }
     uint8_t* line = nullptr;
-    SI_TRY(thread_scratch(Scratch::kInput, pool_line_floats(job), &line));
+    SI_TRY(thread_scratch(Scratch::kInput, 3 * pool_line_floats(job), &line));
     isa->byte_network->max_pool(job, from, line, to);
     return SI_OK;
   });

@@ -47,31 +47,41 @@ void add_all(const uint8_t* a, const uint8_t* b, int64_t count, const ByteSum& g
   for (; i < count; ++i) y[i] = add(a[i], b[i], sum);
 }
 
-// y[c] = max(y[c], line[c * kStride]).
-template <int kStride>
 SI_INLINE void take_maxima(const uint8_t* __restrict line, int64_t count, uint8_t* __restrict y) {
-  for (int64_t c = 0; c < count; ++c) y[c] = line[c * kStride] > y[c] ? line[c * kStride] : y[c];
+  for (int64_t c = 0; c < count; ++c) y[c] = line[c] > y[c] ? line[c] : y[c];
+}
+
+SI_INLINE void split_in_two(const uint8_t* __restrict line, int64_t count, uint8_t* __restrict even,
+                            uint8_t* __restrict odd) {
+  for (int64_t c = 0; c < count; ++c) {
+    even[c] = line[2 * c];
+    odd[c] = line[2 * c + 1];
+  }
 }
 
 template <class V>
-void max_pool_bytes(const PoolJob& given, const uint8_t* x, uint8_t* __restrict line, uint8_t* __restrict y) {
+void max_pool_bytes(const PoolJob& given, const uint8_t* x, uint8_t* line, uint8_t* y) {
   const PoolJob job = given;
-  std::memset(line, 0, static_cast<size_t>(pool_line_floats(job)));
+  const int64_t stride = job.stride[1], kernel = job.kernel[1], length = pool_line_floats(job);
+  uint8_t* const inner = line + job.padding[1];
+  std::memset(line, 0, static_cast<size_t>(3 * length));
   for (int64_t r = 0; r < job.oh; ++r, y += job.ow) {
     const int64_t top = r * job.stride[0] - job.padding[0];
     const int64_t first = top > 0 ? top : 0, last = top + job.kernel[0] < job.h ? top + job.kernel[0] : job.h;
-    uint8_t* const inner = line + job.padding[1];
-    std::memset(inner, 0, static_cast<size_t>(job.w));
-    for (int64_t i = first; i < last; ++i) take_maxima<1>(x + i * job.w, job.w, inner);
-    std::memset(y, 0, static_cast<size_t>(job.ow));
-    for (int64_t j = 0; j < job.kernel[1]; ++j) {
-      if (job.stride[1] == 1)
-        take_maxima<1>(line + j, job.ow, y);
-      else if (job.stride[1] == 2)
-        take_maxima<2>(line + j, job.ow, y);
-      else
-        for (int64_t c = 0; c < job.ow; ++c)
-          if (line[c * job.stride[1] + j] > y[c]) y[c] = line[c * job.stride[1] + j];
+    std::memcpy(inner, x + first * job.w, static_cast<size_t>(job.w));
+    for (int64_t i = first + 1; i < last; ++i) take_maxima(x + i * job.w, job.w, inner);
+    if (stride <= 2) {
+      // Columns of each residue by the stride, one after another.
+      if (stride == 2) split_in_two(line, job.ow + kernel / 2, line + length, line + 2 * length);
+      const auto column = [&](int64_t j) { return stride == 1 ? line + j : line + (1 + j % 2) * length + j / 2; };
+      std::memcpy(y, column(0), static_cast<size_t>(job.ow));
+      for (int64_t j = 1; j < kernel; ++j) take_maxima(column(j), job.ow, y);
+      continue;
+    }
+    for (int64_t c = 0; c < job.ow; ++c) {
+      y[c] = line[c * stride];
+      for (int64_t j = 1; j < kernel; ++j)
+        if (line[c * stride + j] > y[c]) y[c] = line[c * stride + j];
     }
   }
 }

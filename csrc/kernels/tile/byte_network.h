@@ -57,7 +57,7 @@ SI_INLINE int64_t byte_depthwise_scratch(const ByteDepthwiseJob& job) {
 struct ByteNetworkKernels {
   void (*dequantize)(const uint8_t* x, int64_t count, float scale, int32_t zero_point, float* y);
   void (*add)(const uint8_t* a, const uint8_t* b, int64_t count, const ByteSum& sum, uint8_t* y);
-  // Of one channel; `line` is scratch of pool_line_floats(job) bytes.
+  // Of one channel; `line` is scratch of 3 pool_line_floats(job) bytes.
   void (*max_pool)(const PoolJob& job, const uint8_t* x, uint8_t* line, uint8_t* y);
   int32_t (*sum)(const uint8_t* x, int64_t count);
   void (*depthwise)(const ByteDepthwiseJob& job);
