@@ -252,8 +252,19 @@ SI_INLINE __m512i row_of_tokens(const BytePack& job, int64_t k) {
   return Bytes512::natural_bytes(Bytes512::pack_bytes(v, job.to->zero_point));
 }
 
+// A tile as wide as what is there, of g = 1, has the bytes as they lie.
+template <int kWidth>
+SI_INLINE void copy_channels(const BytePack& job) {
+  const auto* x = static_cast<const uint8_t*>(job.x) + job.k0 * job.ldx;
+  const int64_t ldx = job.ldx, rows = job.k1 - job.k0;
+  uint8_t* const to = job.tile + job.k0 * kWidth;
+  for (int64_t k = 0; k < rows; ++k) __builtin_memcpy(to + k * kWidth, x + k * ldx, kWidth);
+}
+
 inline void pack_channels(const BytePack& job) {
   const int64_t width = job.width;
+  if (job.g == 1 && !job.floats && job.valid == width)
+    return width == 64 ? copy_channels<64>(job) : width == 32 ? copy_channels<32>(job) : copy_channels<16>(job);
   if (job.g == 1) {
     for (int64_t k = job.k0; k < job.k1; ++k) {
       const __m512i row = row_of_tokens(job, k);

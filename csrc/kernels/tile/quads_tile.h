@@ -80,28 +80,31 @@ struct QuadsPart {
 
   // `size` units, whose quads stand row after row, `stride` apart.
   template <class Dword, class Map>
-  static SI_INLINE void units(QuadSums<V, Load>& sums, const uint16_t* index, const Dword* q, int size, int64_t stride,
-                              const Map& map) {
-    int i = 0;
+  static SI_INLINE void units(QuadSums<V, Load>& sums, const uint16_t* index, const Dword* q, int64_t size,
+                              int64_t stride, const Map& map) {
+    int64_t i = 0;
     for (; i + Load::kSets <= size; i += Load::kSets)
       SI_UNROLL for (int s = 0; s < Load::kSets; ++s)
           unit(sums.set[s], index + (i + s) * Load::kIndices, q + i + s, stride, map);
     if (Load::kSets > 1 && i < size) unit(sums.set[0], index + i * Load::kIndices, q + i, stride, map);
   }
 
+  // `index` and `quad` go on to the next pattern.
   template <class Dword, class Map>
-  static SI_INLINE void pattern(QuadSums<V, Load>& sums, const uint16_t* index, const Dword* quad, int count,
+  static SI_INLINE void pattern(QuadSums<V, Load>& sums, const uint16_t*& index, const Dword*& quad, int64_t count,
                                 const Map& map) {
     // Copies, which stay in registers where the sums of all rows do not.
     QuadSums<V, Load> here = sums;
-    if (kRows == 1) {
-      units(here, index, quad, count, 0, map);
-    } else {
-      int u = 0;
-      for (; count - u >= kPanelGroup; u += kPanelGroup)
-        units(here, index + u * Load::kIndices, quad + u * kRows, kPanelGroup, kPanelGroup, map);
-      units(here, index + u * Load::kIndices, quad + u * kRows, count - u, count - u, map);
+    if (kRows > 1) {
+      for (; count >= kPanelGroup; count -= kPanelGroup) {
+        units(here, index, quad, kPanelGroup, kPanelGroup, map);
+        index += kPanelGroup * Load::kIndices;
+        quad += kPanelGroup * kRows;
+      }
     }
+    units(here, index, quad, count, count, map);
+    index += count * Load::kIndices;
+    quad += count * kRows;
     SI_UNROLL for (int s = 0; s < Load::kSets; ++s) {
       SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
         if (!(P >> r & 1)) continue;
@@ -114,7 +117,7 @@ struct QuadsPart {
 // Where registers do not hold the sums of all rows (V::kMostSums), these stand in memory between patterns, and a
 // pattern of many rows runs twice, each time for half of the vectors.
 template <class V, class Load, int P, class Dword, class Map>
-SI_INLINE void quads_pattern(QuadSums<V, Load>& sums, const uint16_t* index, const Dword* quad, int count,
+SI_INLINE void quads_pattern(QuadSums<V, Load>& sums, const uint16_t*& index, const Dword*& quad, int64_t count,
                              const Map& map) {
   constexpr int NV = Load::kVectors;
   if constexpr (kPanelRows * NV * Load::kSets <= V::kMostSums) {
@@ -122,9 +125,13 @@ SI_INLINE void quads_pattern(QuadSums<V, Load>& sums, const uint16_t* index, con
   } else {
     if (count == 0) return;
     constexpr int kPart = pattern_rows(P) * NV <= V::kMostSums ? NV : NV / 2;
+    const uint16_t* const first_index = index;
+    const Dword* const first_quad = quad;
     asm volatile("" : "+m"(sums));
     QuadsPart<V, Load, P, 0, kPart>::pattern(sums, index, quad, count, map);
     if constexpr (kPart < NV) {
+      index = first_index;
+      quad = first_quad;
       asm volatile("" : "+m"(sums));
       QuadsPart<V, Load, P, kPart, NV>::pattern(sums, index, quad, count, map);
     }
@@ -228,13 +235,7 @@ void quads_tile_load(const PanelView& given_view, const ByteJob& given_job) {
       }
       const uint16_t* index = view.index + entry.column_offset;
       const Quad* quad = view.value_as<Quad>() + entry.value_offset;
-#define SI_PATTERN(P)                                         \
-  {                                                           \
-    const int count = entry.count[P - 1];                     \
-    quads_pattern<V, Load, P>(sums, index, quad, count, map); \
-    index += count * Load::kIndices;                          \
-    quad += count * pattern_rows(P);                          \
-  }
+#define SI_PATTERN(P) quads_pattern<V, Load, P>(sums, index, quad, entry.count[P - 1], map);
       SI_EACH_PATTERN(SI_PATTERN);
 #undef SI_PATTERN
       SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
