@@ -90,6 +90,16 @@ si_status check_conv(const si_weights* weights, const si_conv_args& args) {
   return check_extent("si_conv", "y", product(args.batch, weights->shape.M()), pixels, pixels);
 }
 
+// What a call says of its residual and of its bytes.
+template <class Args>
+si_status check_bytes(const char* function, const si_weights& weights, si_op op, const Args& args, int64_t tokens,
+                      si_quantization* out) {
+  const bool added = args.residual != nullptr;
+  if (added) SI_TRY(si::check_residual(function, weights, op, args.residual_type));
+  return si::check_quantization(function, weights, args.quantization,
+                                {args.y_type, added ? &args.residual_type : nullptr}, tokens, out);
+}
+
 si_status check_batch_sizes(const si_recurrent_args& args) {
   int64_t most = args.batch;
   for (int64_t t = 0; t < args.steps; ++t) {
@@ -270,7 +280,7 @@ si_status si_linear(const si_weights* weights, const si_linear_args* args) {
   SI_TRY(read_args("si_linear", args, kLinearSize, &call));
   SI_TRY(check_linear(weights, call));
   si_quantization quantization{};
-  SI_TRY(si::check_quantization("si_linear", *weights, call.quantization, call.y_type, call.n, &quantization));
+  SI_TRY(check_bytes("si_linear", *weights, SI_OP_LINEAR, call, call.n, &quantization));
   const si::Row* row = nullptr;
   SI_TRY(si::row_for_call(*weights, SI_OP_LINEAR, {call.x_type, call.y_type}, call.row, &row));
   const si::TileKernels* isa = si::tile_kernels(row->isa);
@@ -300,13 +310,11 @@ si_status si_conv(const si_weights* weights, const si_conv_args* args) {
   SI_TRY(read_args("si_conv", args, kConvSize, &call));
   SI_TRY(check_conv(weights, call));
   si_quantization quantization{};
-  SI_TRY(si::check_quantization("si_conv", *weights, call.quantization, call.y_type, -1, &quantization));
+  SI_TRY(check_bytes("si_conv", *weights, SI_OP_CONV, call, -1, &quantization));
   const si::Row* row = nullptr;
   SI_TRY(si::row_for_call(*weights, SI_OP_CONV, {call.x_type, call.y_type}, call.row, &row));
   const si::TileKernels* isa = si::tile_kernels(row->isa);
   if (weights->value_type == SI_I8) {
-    SI_REQUIRE(call.residual == nullptr, SI_ERR_UNSUPPORTED,
-               "si_conv: expected no residual with int8 weights, got one; try adding it afterwards");
     call.quantization = &quantization;
     return isa != nullptr ? si::conv_int8(*isa, *weights, call) : si::scalar_conv_int8(*weights, call);
   }

@@ -158,9 +158,90 @@ void test_extents() {
   SI_CHECK(says("32-bit addresses"));
 }
 
+// What is added before the activation: which weights take it, of which type, and what its bytes stand for.
+void test_residuals() {
+  const std::vector<float> weight(6 * 10, 1.0f), x(10, 1.0f), residual(6, 2.0f);
+  std::vector<float> y(6);
+  si_quantization quantization = sized<si_quantization>();
+  quantization.x_scale = 1.0f;
+  quantization.residual_scale = 0.5f;
+  si_pack_options int8 = pack_options(SI_FORMAT_PANEL, SI_I8), pairs = pack_options(SI_FORMAT_PANEL, SI_BF16);
+  pairs.g = 2;
+  const si_weight_desc desc{2, {6, 10, 0, 0}, 1}, kernel{3, {6, 10, 1, 0}, 1};
+  const auto linear = [&](const si_pack_options& options, auto&& change) {
+    si_linear_args args = sized<si_linear_args>();
+    args.x = x.data();
+    args.y = y.data();
+    args.n = 1;
+    args.row = SI_ROW_BEST;
+    args.threads = 1;
+    args.quantization = options.value_type == SI_I8 ? &quantization : nullptr;
+    args.residual = residual.data();
+    change(args);
+    return si_linear(Packed(weight, desc, options).get(), &args);
+  };
+  const auto conv = [&](const si_pack_options& options, si_value_type type) {
+    si_conv_args args = sized<si_conv_args>();
+    args.x = x.data();
+    args.y = y.data();
+    args.batch = args.h = args.w = 1;
+    args.stride[0] = args.stride[1] = args.dilation[0] = args.dilation[1] = 1;
+    args.row = SI_ROW_BEST;
+    args.threads = 1;
+    args.quantization = options.value_type == SI_I8 ? &quantization : nullptr;
+    args.residual = residual.data();
+    args.residual_type = type;
+    return si_conv(Packed(weight, kernel, options).get(), &args);
+  };
+  const auto of_type = [](si_value_type type) { return [type](si_linear_args& args) { args.residual_type = type; }; };
+  SI_CHECK_EQ(linear(int8, of_type(SI_F32)), SI_OK);
+  SI_CHECK_NEAR(y[5], 12.0, 1e-5);
+  SI_CHECK_EQ(conv(int8, SI_F32), SI_OK);
+  SI_CHECK_NEAR(y[5], 12.0, 1e-5);
+  SI_CHECK_EQ(conv(pack_options(SI_FORMAT_PANEL), SI_F32), SI_OK);
+  SI_CHECK_EQ(y[5], 12.0f);
+  // Of a caller whose structs end before it, there is none.
+  SI_CHECK_EQ(linear(int8, [](si_linear_args& args) { args.struct_size = offsetof(si_linear_args, residual); }), SI_OK);
+  SI_CHECK_NEAR(y[5], 10.0, 1e-5);
+  for (si_value_type type : {SI_F16, SI_BF16, SI_I8, static_cast<si_value_type>(77)}) {
+    SI_CHECK_EQ(linear(int8, of_type(type)), SI_ERR_UNSUPPORTED);
+    SI_CHECK(says("si_linear: expected a residual in float32 or uint8"));
+    SI_CHECK_EQ(conv(int8, type), SI_ERR_UNSUPPORTED);
+  }
+  SI_CHECK_EQ(conv(pack_options(SI_FORMAT_PANEL), SI_U8), SI_ERR_UNSUPPORTED);
+  SI_CHECK(says("expected a residual in float32, got uint8"));
+  for (const si_pack_options& options : {pack_options(SI_FORMAT_PANEL), pack_options(SI_FORMAT_CSR), pairs}) {
+    SI_CHECK_EQ(linear(options, of_type(SI_F32)), SI_ERR_UNSUPPORTED);
+    SI_CHECK(says("expected no residual"));
+  }
+  SI_CHECK_EQ(conv(pairs, SI_F32), SI_ERR_UNSUPPORTED);
+  SI_CHECK(says("pairs of bfloat16"));
+  // What its bytes stand for is read where it is bytes, and only there.
+  const float inf = std::numeric_limits<float>::infinity();
+  for (float scale : {0.0f, -1.0f, inf, std::numeric_limits<float>::quiet_NaN(), 1e-30f, 1e30f}) {
+    quantization.residual_scale = scale;
+    SI_CHECK_EQ(linear(int8, of_type(SI_F32)), SI_OK);
+    SI_CHECK_EQ(linear(int8, of_type(SI_U8)), SI_ERR_ARGUMENT);
+    SI_CHECK(says("si_linear: expected residual_scale from 2^-60 to 2^48"));
+    SI_CHECK_EQ(conv(int8, SI_U8), SI_ERR_ARGUMENT);
+  }
+  quantization.residual_scale = 0.5f;
+  for (int32_t zero_point : {-1, 256, INT32_MIN}) {
+    quantization.residual_zero_point = zero_point;
+    SI_CHECK_EQ(conv(int8, SI_U8), SI_ERR_ARGUMENT);
+    SI_CHECK(says("si_conv: expected residual_zero_point from 0 to 255"));
+  }
+  quantization.residual_zero_point = 0;
+  // A struct of before: the scale that it lacks is zero.
+  quantization.struct_size = offsetof(si_quantization, residual_scale);
+  SI_CHECK_EQ(linear(int8, of_type(SI_F32)), SI_OK);
+  SI_CHECK_EQ(linear(int8, of_type(SI_U8)), SI_ERR_ARGUMENT);
+}
+
 }  // namespace
 
 int main() {
+  test_residuals();
   test_sizes();
   test_targets();
   test_formats();
@@ -173,8 +254,22 @@ int main() {
   std::vector<float> y(40);
 
   const auto linear = [&](auto&& change) {
-    si_linear_args args{sizeof(si_linear_args), x.data(),    y.data(),    nullptr, 3,      10,     6,
-                        SI_TOKEN_MAJOR,         SI_ACT_NONE, SI_ROW_BEST, 1,       SI_F32, SI_F32, nullptr};
+    si_linear_args args{sizeof(si_linear_args),
+                        x.data(),
+                        y.data(),
+                        nullptr,
+                        3,
+                        10,
+                        6,
+                        SI_TOKEN_MAJOR,
+                        SI_ACT_NONE,
+                        SI_ROW_BEST,
+                        1,
+                        SI_F32,
+                        SI_F32,
+                        nullptr,
+                        nullptr,
+                        SI_F32};
     change(args);
     return si_linear(packed.get(), &args);
   };

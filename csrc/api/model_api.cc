@@ -100,6 +100,8 @@ si_status si_model_node(const si_model* model, size_t index, si_node_info* out) 
   }
   info.multiply_adds = node.multiply_adds;
   info.runs = node.shares ? 0 : 1;
+  const bool bytes = model->operand(node, 0)->type == si::kUint8 || model->value(node.output).type == si::kUint8;
+  info.type = bytes ? SI_U8 : SI_F32;
   return write_result("si_model_node", info, out);
 }
 

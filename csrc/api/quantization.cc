@@ -9,7 +9,8 @@ namespace si {
 
 namespace {
 
-constexpr size_t kQuantizationSize = sizeof(si_quantization);
+// Of the first version.
+constexpr size_t kQuantizationSize = offsetof(si_quantization, residual_scale);
 
 si_status check_scale(const char* function, const char* name, float scale) {
   SI_REQUIRE(sound_scale(scale), SI_ERR_ARGUMENT, function, ": expected ", name, " from 2^-60 to 2^48, got ", scale,
@@ -26,7 +27,7 @@ si_status check_zero_point(const char* function, const char* name, int32_t zero_
 }  // namespace
 
 si_status check_quantization(const char* function, const si_weights& weights, const si_quantization* given,
-                             si_value_type y_type, int64_t tokens, si_quantization* out) {
+                             const ByteTypes& types, int64_t tokens, si_quantization* out) {
   if (weights.value_type != SI_I8) {
     SI_REQUIRE(given == nullptr, SI_ERR_ARGUMENT, function, ": expected quantization with int8 weights alone, got it ",
                "with ", type_name(weights.value_type), "; try a null pointer");
@@ -50,10 +51,25 @@ si_status check_quantization(const char* function, const si_weights& weights, co
       if (out->x_zero_points != nullptr) SI_TRY(check_zero_point(function, "x_zero_points", out->x_zero_points[n]));
     }
   }
-  if (y_type == SI_U8) {
+  if (types.y == SI_U8) {
     SI_TRY(check_scale(function, "y_scale", out->y_scale));
     SI_TRY(check_zero_point(function, "y_zero_point", out->y_zero_point));
   }
+  if (types.residual != nullptr && *types.residual == SI_U8) {
+    SI_TRY(check_scale(function, "residual_scale", out->residual_scale));
+    SI_TRY(check_zero_point(function, "residual_zero_point", out->residual_zero_point));
+  }
+  return SI_OK;
+}
+
+si_status check_residual(const char* function, const si_weights& weights, si_op op, si_value_type type) {
+  const bool bytes = weights.value_type == SI_I8;
+  SI_REQUIRE(bytes || (op == SI_OP_CONV && !weights.panel.pairs()), SI_ERR_UNSUPPORTED, function,
+             ": expected no residual with ", weights.panel.pairs() ? "pairs of " : "", type_name(weights.value_type),
+             " weights, got one; try adding it afterwards");
+  SI_REQUIRE(type == SI_F32 || (bytes && type == SI_U8), SI_ERR_UNSUPPORTED, function,
+             ": expected a residual in float32", bytes ? " or uint8" : "", ", got ", type_name(type),
+             "; try converting it");
   return SI_OK;
 }
 

@@ -219,14 +219,15 @@ typedef SI_ENUM(si_layout){
 #define SI_ROW_BEST (-1)
 
 /* What bytes stand for, in calls of I8 weights: real = scale * (byte - zero point). Scales are from 2^-60 to 2^48, zero
- * points from 0 to 255.
+ * points from 0 to 255. The residual of a call has its own.
  *
  * x in F32 is quantised first: byte = clamp(rint(x * (1 / scale)) + zero point, 0, 255). Then with exact int32 sums
  *
- *   y = act(fma(sum_k w[m, k] * x[k, n] - zero point * sum_k w[m, k], scale of row m * scale of x, bias[m]))
+ *   v = fma(sum_k w[m, k] * x[k, n] - zero point * sum_k w[m, k], scale of row m * scale of x, bias[m])
+ *   y = act(v), or act(v + residual), or of a residual in U8 act(fma(byte - zero point, scale, v))
  *
- * and y in U8 is quantised likewise, by y_scale. Rounding is to the nearest, ties to even; NaN becomes the least value
- * that an activation leaves. Outside a convolution's image stands the zero point. */
+ * all in float32, and y in U8 is quantised likewise, by y_scale. Rounding is to the nearest, ties to even; NaN becomes
+ * the least value that an activation leaves. Outside a convolution's image stands the zero point. */
 typedef struct si_quantization {
   size_t struct_size;
   float x_scale; /* of the tensor, where x_scales is NULL */
@@ -235,6 +236,8 @@ typedef struct si_quantization {
   const int32_t* x_zero_points; /* likewise; with x_scales, NULL means x_zero_point for each */
   float y_scale;                /* y in U8 */
   int32_t y_zero_point;
+  float residual_scale; /* a residual in U8 */
+  int32_t residual_zero_point;
 } si_quantization;
 
 /* y = act(W x + bias). x and y must not overlap.
@@ -255,6 +258,8 @@ typedef struct si_linear_args {
   int32_t threads;                     /* >= 1; at most so many, fewer where more would not help */
   si_value_type x_type, y_type;        /* SI_ERR_UNSUPPORTED where no row takes them */
   const si_quantization* quantization; /* of I8 weights, and of no others */
+  const void* residual;                /* added before the activation: laid out as y, not overlapping it; or NULL */
+  si_value_type residual_type;         /* F32 or U8; a residual is of I8 weights alone */
 } si_linear_args;
 
 SI_API si_status si_linear(const si_weights* weights, const si_linear_args* args);
@@ -278,7 +283,8 @@ typedef struct si_conv_args {
   int32_t threads;
   si_value_type x_type, y_type;
   const si_quantization* quantization;
-  const float* residual; /* added before the activation: as y, not overlapping it; or NULL */
+  const void* residual;        /* added before the activation: laid out as y, not overlapping it; or NULL */
+  si_value_type residual_type; /* F32, or of I8 weights U8; pairs of BF16 weights take no residual */
 } si_conv_args;
 
 SI_API si_status si_conv_output_size(const si_weights* weights, const si_conv_args* args, int64_t* oh, int64_t* ow);
@@ -344,6 +350,7 @@ typedef struct si_node_info {
   int64_t weights;       /* elements of the dense weight */
   int64_t multiply_adds; /* of kept weights; of a pooling, its additions or comparisons */
   int32_t runs;          /* 0: its output is its operand as it stands */
+  si_value_type type;    /* U8 where it takes bytes, or gives them; F32 elsewhere */
 } si_node_info;
 
 /* Writes into a file that was laid out by another program what this library computes: the bytes of its arena and the

@@ -9,6 +9,8 @@ using namespace si::testing;
 
 namespace {
 
+enum Added { kNothing, kFloats, kBytes };  // the residual
+
 struct Case {
   int64_t M, C, N;  // N tokens, or images of a convolution
   int32_t g;
@@ -21,13 +23,14 @@ struct Case {
   // Of a convolution: the image, the kernel, groups, stride, padding and dilation along both axes.
   int64_t h = 0, w = 0, kernel = 1, groups = 1, stride = 1, padding = 0, dilation = 1;
   si_padding mode = SI_PAD_ZEROS;
+  Added residual = kNothing;
 
   bool conv() const { return h > 0; }
   int64_t K() const { return C / groups * kernel * kernel; }
 };
 
-constexpr float kXScale = 0.03f, kYScale = 0.4f;
-constexpr int32_t kXZero = 117, kYZero = 9;
+constexpr float kXScale = 0.03f, kYScale = 0.4f, kResidualScale = 0.17f;
+constexpr int32_t kXZero = 117, kYZero = 9, kResidualZero = 101;
 
 // A tensor of bytes or floats with room around it that must not change.
 class Tensor {
@@ -63,8 +66,8 @@ int32_t byte_of(float v, float scale, int32_t zero_point) {
 struct Problem {
   Case c;
   std::vector<int> values;  // [M][K]
-  std::vector<float> scales, bias, x_floats, x_scales;
-  std::vector<uint8_t> x_bytes;
+  std::vector<float> scales, bias, x_floats, x_scales, residual_floats;
+  std::vector<uint8_t> x_bytes, residual_bytes;
   std::vector<int32_t> x_zeros;
   int64_t ldx = 0, ldy = 0;
 
@@ -96,12 +99,31 @@ struct Problem {
     const auto i = static_cast<size_t>(at);
     return c.x_bytes ? x_bytes[i] : byte_of(x_floats[i], x_scale(n), x_zero(n));
   }
+  // The residual of y, of `size` elements.
+  void add_residual(int64_t size) {
+    Random random;
+    for (int64_t i = 0; i < size; ++i) {
+      residual_floats.push_back(9.0f * random.uniform());
+      residual_bytes.push_back(static_cast<uint8_t>(std::uniform_int_distribution<int>(0, 255)(random.engine)));
+    }
+  }
+  const void* residual_data() const {
+    if (c.residual == kNothing) return nullptr;
+    return c.residual == kBytes ? static_cast<const void*>(residual_bytes.data()) : residual_floats.data();
+  }
+  float with_residual(float v, int64_t at) const {
+    const auto i = static_cast<size_t>(at);
+    if (c.residual == kNothing) return v;
+    if (c.residual == kFloats) return v + residual_floats[i];
+    return std::fma(static_cast<float>(residual_bytes[i] - kResidualZero), kResidualScale, v);
+  }
   const void* x_data() const { return c.x_bytes ? static_cast<const void*>(x_bytes.data()) : x_floats.data(); }
 
   // The result of row m for products whose int32 sum, less that of the zero point, is `sum`.
   void check(const Tensor& y, int64_t at, int64_t m, int64_t n, int64_t sum, bool& good) const {
     const float scale = scales[static_cast<size_t>(m)] * x_scale(n);
-    const float v = std::fma(static_cast<float>(sum), scale, c.bias ? bias[static_cast<size_t>(m)] : 0.0f);
+    const float product = std::fma(static_cast<float>(sum), scale, c.bias ? bias[static_cast<size_t>(m)] : 0.0f);
+    const float v = with_residual(product, at);
     const bool clamp = c.activation == SI_ACT_NONE || c.activation == SI_ACT_RELU || c.activation == SI_ACT_RELU6;
     const auto result = static_cast<float>(activate64(static_cast<double>(v), c.activation));
     const double expected = c.y_bytes ? byte_of(result, kYScale, kYZero) : static_cast<double>(result);
@@ -154,7 +176,7 @@ void check_conv(const Problem& p, const Tensor& y, int64_t oh, int64_t ow, bool&
 }
 
 void run(size_t row, const si_row_info& info, const Case& c) {
-  const Problem p(c);
+  Problem p(c);
   std::vector<float> weight;
   for (size_t i = 0; i < p.values.size(); ++i)
     weight.push_back(static_cast<float>(p.values[i]) * p.scales[i / static_cast<size_t>(c.K())]);
@@ -168,6 +190,8 @@ void run(size_t row, const si_row_info& info, const Case& c) {
   q.x_zero_point = kXZero;
   q.y_scale = kYScale;
   q.y_zero_point = kYZero;
+  q.residual_scale = kResidualScale;
+  q.residual_zero_point = kResidualZero;
   q.x_scales = c.each ? p.x_scales.data() : nullptr;
   q.x_zero_points = c.each ? p.x_zeros.data() : nullptr;
   int64_t oh = 0, ow = 0;
@@ -182,6 +206,8 @@ void run(size_t row, const si_row_info& info, const Case& c) {
       args.x_type = c.x_bytes ? SI_U8 : SI_F32;
       args.y_type = c.y_bytes ? SI_U8 : SI_F32;
       args.quantization = &q;
+      args.residual = p.residual_data();
+      args.residual_type = c.residual == kBytes ? SI_U8 : SI_F32;
     };
     if (c.conv()) {
       si_conv_args args = sized<si_conv_args>();
@@ -209,6 +235,7 @@ void run(size_t row, const si_row_info& info, const Case& c) {
   }
   const int64_t lines = c.channel_major ? c.M : c.N, length = c.channel_major ? c.N : c.M;
   const int64_t size = c.conv() ? c.N * c.M * oh * ow : lines == 0 ? 0 : (lines - 1) * p.ldy + length;
+  p.add_residual(size);
   Tensor y(size, c.y_bytes), again(size, c.y_bytes);
   call(y, c.threads);
   call(again, 1);
@@ -218,10 +245,10 @@ void run(size_t row, const si_row_info& info, const Case& c) {
   else
     check_linear(p, y, good);
   if (!good)
-    std::fprintf(stderr, "  in %s M %ld C %ld N %ld g %d, x %s, y %s, activation %d, kernel %ld\n", info.name,
-                 static_cast<long>(c.M), static_cast<long>(c.C), static_cast<long>(c.N), c.g,
+    std::fprintf(stderr, "  in %s M %ld C %ld N %ld g %d, x %s, y %s, activation %d, kernel %ld, residual %d\n",
+                 info.name, static_cast<long>(c.M), static_cast<long>(c.C), static_cast<long>(c.N), c.g,
                  c.x_bytes ? "bytes" : "floats", c.y_bytes ? "bytes" : "floats", c.activation,
-                 static_cast<long>(c.kernel));
+                 static_cast<long>(c.kernel), c.residual);
 }
 
 // Of each case both g, and both types of x and of y.
@@ -263,10 +290,22 @@ void run_linear(size_t row, const si_row_info& info) {
         c.bias = activation != SI_ACT_NONE;
         one(c);
       }
+    // A residual of either type, in tiles of every width, whole and not, before every kind of activation.
+    for (Added residual : {kFloats, kBytes})
+      for (int64_t N : {0, 1, 2, 15, 16, 17, 32, 33, 64, 65, 130})
+        for (si_activation activation : {SI_ACT_NONE, SI_ACT_RELU6, SI_ACT_GELU}) {
+          Case c = base;
+          c.residual = residual;
+          c.N = N;
+          c.activation = activation;
+          c.each = N % 2 != 0 && activation == SI_ACT_NONE;
+          one(c);
+        }
     // A scale and a zero point of its own for each token; rows pruned whole; full weights; several threads.
     for (int64_t N : {1, 7, 40, 70}) {
       Case c = base;
       c.N = N;
+      c.residual = N % 2 != 0 ? kFloats : kBytes;
       c.each = true;
       one(c);
       c.each = false;
@@ -313,6 +352,14 @@ void run_convs(size_t row, const si_row_info& info) {
   add([](Case& c) { c.bias = false, c.activation = SI_ACT_NONE; });
   add([](Case& c) { c.activation = SI_ACT_GELU; });
   add([](Case& c) { c.activation = SI_ACT_RELU6; });
+  for (Added residual : {kFloats, kBytes}) {
+    add([&](Case& c) { c.residual = residual; });
+    add([&](Case& c) { c.residual = residual, c.activation = SI_ACT_NONE, c.bias = false, c.stride = 2; });
+    add([&](Case& c) { c.residual = residual, c.activation = SI_ACT_SILU, c.groups = 3; });
+    add([&](Case& c) { c.residual = residual, c.M = 37, c.C = 24, c.h = 15, c.w = 14, c.threads = 3, c.N = 1; });
+    add([&](Case& c) { c.residual = residual, c.M = 67, c.C = 20, c.kept = 3, c.density = 0.9; });
+    add([&](Case& c) { c.residual = residual, c.kernel = 1, c.padding = 0, c.h = 8, c.w = 8, c.M = 21, c.C = 40; });
+  }
   for (int mode = SI_PAD_REFLECT; mode <= SI_PAD_CIRCULAR; ++mode)
     for (int64_t stride : {1, 2})
       add([&](Case& c) { c.mode = static_cast<si_padding>(mode), c.stride = stride, c.padding = 2; });

@@ -30,6 +30,38 @@ inline ToByte y_to_byte(const si_quantization& q, si_activation activation) {
   return to_byte(q.y_scale, q.y_zero_point, clamp_of(activation));
 }
 
+// What is added to results before the activation: elements laid out as those of y, or none.
+struct Residual {
+  const void* data;
+  bool bytes;
+  float scale;  // of bytes
+  int32_t zero_point;
+
+  bool any() const { return data != nullptr; }
+  int64_t element_bytes() const { return bytes ? 1 : 4; }
+  const uint8_t* at(int64_t i) const { return static_cast<const uint8_t*>(data) + i * element_bytes(); }
+  float add(float v, int64_t i) const {
+    if (!any()) return v;
+    if (!bytes) return v + static_cast<const float*>(data)[i];
+    return __builtin_fmaf(static_cast<float>(static_cast<const uint8_t*>(data)[i] - zero_point), scale, v);
+  }
+  // Has a kernel add the rows of these elements, `ld` apart.
+  void give(ByteOutput* out, const void* rows, int64_t ld) const {
+    out->residual_floats = bytes ? nullptr : static_cast<const float*>(rows);
+    out->residual_bytes = bytes ? static_cast<const uint8_t*>(rows) : nullptr;
+    out->residual_ld = ld;
+    out->residual_scale = scale;
+    out->residual_zero_point = zero_point;
+  }
+};
+
+// Of a linear layer or a convolution.
+template <class Args>
+Residual residual_of(const Args& args) {
+  return {args.residual, args.residual_type == SI_U8, args.quantization->residual_scale,
+          args.quantization->residual_zero_point};
+}
+
 // What a tile's results become; where they stand is the driver's. `bias` is by position.
 inline ByteOutput byte_output(const si_quantization& q, si_activation activation, si_value_type y_type,
                               const float* bias) {

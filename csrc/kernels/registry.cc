@@ -52,12 +52,19 @@ const TileKernels* tile_kernels(Isa isa) {
   return tiles == nullptr ? nullptr : tiles();
 }
 
-const TileKernels* widest_tile_kernels() {
+namespace {
+
+const TileKernels* widest_of(si_value_type weights) {
   for (const Row& row : kRows)
-    if (row.isa != Isa::scalar && takes(row.weight_types, SI_F32) && *row_reason(row) == '\0')
+    if (row.isa != Isa::scalar && takes(row.weight_types, weights) && *row_reason(row) == '\0')
       return tile_kernels(row.isa);
   return nullptr;
 }
+
+}  // namespace
+
+const TileKernels* widest_tile_kernels() { return widest_of(SI_F32); }
+const TileKernels* widest_byte_kernels() { return widest_of(SI_I8); }
 
 const char* row_reason(const Row& row) { return isa_state(row.isa).reason; }
 

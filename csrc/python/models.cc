@@ -63,6 +63,7 @@ class Model {
       node["weights"] = info.weights;
       node["multiply_adds"] = info.multiply_adds;
       node["runs"] = info.runs != 0;
+      node["type"] = name_of(info.type);
       out.append(node);
     }
     return out;

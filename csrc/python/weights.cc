@@ -136,7 +136,9 @@ class Weights {
                                        reinterpret_cast<const float*>(x_scales),
                                        reinterpret_cast<const int32_t*>(x_zero_points),
                                        y_scale,
-                                       y_zero_point};
+                                       y_zero_point,
+                                       0.0f,
+                                       0};
     linear_typed(x, y, bias, n, ldx, ldy, channel_major, activation, row, threads, value_type_of(x_type),
                  value_type_of(y_type), &quantization);
   }
@@ -147,7 +149,7 @@ class Weights {
                  const std::string& x_type, const std::string& y_type, float x_scale, int32_t x_zero_point,
                  float y_scale, int32_t y_zero_point) const {
     const si_quantization quantization{
-        sizeof(si_quantization), x_scale, x_zero_point, nullptr, nullptr, y_scale, y_zero_point};
+        sizeof(si_quantization), x_scale, x_zero_point, nullptr, nullptr, y_scale, y_zero_point, 0.0f, 0};
     conv_typed(x, y, bias, batch, h, w, stride, padding, dilation, padding_mode, activation, row, threads,
                value_type_of(x_type), value_type_of(y_type), &quantization);
   }
@@ -252,8 +254,22 @@ PyObject* linear(PyObject* self, PyObject* const* given, Py_ssize_t count) {
   const auto address = [&](int at) { return static_cast<float*>(PyLong_AsVoidPtr(given[at])); };
   try {
     const char* activation = PyUnicode_AsUTF8(given[7]);
-    si_linear_args args{sizeof(si_linear_args), address(0),  address(1), address(2), integer(3), integer(4), integer(5),
-                        SI_TOKEN_MAJOR,         SI_ACT_NONE, narrow(8),  narrow(9),  SI_F32,     SI_F32,     nullptr};
+    si_linear_args args{sizeof(si_linear_args),
+                        address(0),
+                        address(1),
+                        address(2),
+                        integer(3),
+                        integer(4),
+                        integer(5),
+                        SI_TOKEN_MAJOR,
+                        SI_ACT_NONE,
+                        narrow(8),
+                        narrow(9),
+                        SI_F32,
+                        SI_F32,
+                        nullptr,
+                        nullptr,
+                        SI_F32};
     const int channel_major = PyObject_IsTrue(given[6]);
     if (PyErr_Occurred()) return nullptr;
     args.layout = channel_major ? SI_CHANNEL_MAJOR : SI_TOKEN_MAJOR;

@@ -26,7 +26,7 @@ constexpr uint32_t kMostName = 255;
 constexpr uint32_t kMostMetadata = 1 << 20;
 
 // Types of tensors. Those below 255 are numbers of si_value_type.
-enum TensorType : uint32_t { kFloat32 = 0, kPacked = 255 };
+enum TensorType : uint32_t { kFloat32 = 0, kInt8 = 3, kUint8 = 4, kPacked = 255 };
 enum TensorKind : uint32_t { kInput = 0, kConstant = 1, kComputed = 2 };
 
 struct FileHeader {
@@ -52,8 +52,9 @@ struct FileTensor {
   uint32_t ndim;
   uint32_t dims[kMostDims];
   uint32_t name_bytes;  // without the zero byte that ends it
-  uint32_t reserved[2];
-  uint64_t bytes;  // of a constant; else 0
+  float scale;          // of uint8; else 0
+  uint32_t zero_point;  // likewise
+  uint64_t bytes;       // of a constant; else 0
 };
 static_assert(sizeof(FileTensor) == 64, "tensor records are part of the file format");
 

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "formats/half.h"
+#include "formats/panel/quads.h"
 #include "runtime/operators.h"
 
 namespace si {
@@ -49,6 +51,34 @@ class Names {
   const char* const end_;
 };
 
+uint64_t element_size(TensorType type) { return type == kInt8 || type == kUint8 ? 1 : sizeof(float); }
+
+// Bytes have a scale and a zero point, which nothing else has. What comes in and goes out is float32.
+si_status read_type(const FileTensor& tensor, uint32_t index, Value* value) {
+  if (tensor.type != kFloat32 && tensor.type != kInt8 && tensor.type != kUint8 && tensor.type != kPacked)
+    return bad_model("tensor ", index, " has type ", tensor.type);
+  if (tensor.kind > kComputed) return bad_model("tensor ", index, " is of kind ", tensor.kind);
+  value->type = static_cast<TensorType>(tensor.type);
+  value->kind = static_cast<TensorKind>(tensor.kind);
+  if (value->type == kPacked && value->kind != kConstant)
+    return bad_model("tensor ", index, " is a packed weight and no constant");
+  if (value->type == kInt8 && value->kind != kConstant) return bad_model("tensor ", index, " of int8 is no constant");
+  if (value->type == kUint8 && value->kind != kComputed)
+    return bad_model("tensor ", index, " of uint8 is not computed by a node");
+  value->scale = tensor.scale;
+  value->zero_point = static_cast<int32_t>(tensor.zero_point);
+  if (value->type != kUint8) {
+    if (float_bits(tensor.scale) != 0 || tensor.zero_point != 0)
+      return bad_model("tensor ", index, " is not of uint8 and has a scale or a zero point");
+    return SI_OK;
+  }
+  if (!sound_scale(tensor.scale))
+    return bad_model("expected a scale of tensor ", index, " from 2^-60 to 2^48, got ", tensor.scale);
+  if (tensor.zero_point > 255)
+    return bad_model("expected a zero point of tensor ", index, " from 0 to 255, got ", tensor.zero_point);
+  return SI_OK;
+}
+
 si_status read_shape(const FileTensor& tensor, uint32_t index, Value* value) {
   if (tensor.ndim > kMostDims)
     return bad_model("expected at most ", kMostDims, " dimensions of tensor ", index, ", got ", tensor.ndim);
@@ -65,7 +95,7 @@ si_status read_shape(const FileTensor& tensor, uint32_t index, Value* value) {
     if (elements > (uint64_t{1} << 40) / size) return bad_model("expected at most 2^40 elements in tensor ", index);
     elements *= size;
   }
-  value->bytes = elements * sizeof(float);
+  value->bytes = elements * element_size(value->type);
   SI_REQUIRE(value->bytes <= SIZE_MAX / 4, SI_ERR_UNSUPPORTED, "expected tensors that fit this machine's ",
              8 * sizeof(size_t), "-bit addresses, got ", elements, " elements; try a larger machine");
   return SI_OK;
@@ -83,18 +113,13 @@ si_status read_values(si_model* model, Names* names) {
     const FileTensor& tensor = file.tensors[i];
     Value& value = model->values[i];
     SI_TRY(names->next(tensor.name_bytes, &value.name));
-    if (tensor.type != kFloat32 && tensor.type != kPacked) return bad_model("tensor ", i, " has type ", tensor.type);
-    if (tensor.kind > kComputed) return bad_model("tensor ", i, " is of kind ", tensor.kind);
-    if (tensor.reserved[0] != 0 || tensor.reserved[1] != 0) return bad_model("tensor ", i, " has a reserved word");
-    value.type = static_cast<TensorType>(tensor.type);
-    value.kind = static_cast<TensorKind>(tensor.kind);
+    SI_TRY(read_type(tensor, i, &value));
     SI_TRY(read_shape(tensor, i, &value));
     if (value.kind == kConstant) {
       value.data = file.bytes() + at;
       at += aligned(tensor.bytes);
     }
     if (value.type == kPacked) {
-      if (value.kind != kConstant) return bad_model("tensor ", i, " is a packed weight and no constant");
       si_weights* weights = &model->weights[packed++];
       SI_TRY(open_weights(value.data, static_cast<size_t>(tensor.bytes), weights));
       bool same = weights->shape.ndim == value.ndim;
@@ -163,6 +188,7 @@ si_status read_outputs(si_model* model) {
       return bad_model("expected output ", i, " to be a tensor that a node computes, got ", tensor);
     Value& value = model->values[tensor];
     if (value.place == Place::kOutput) return bad_model("output ", i, " is an output already");
+    if (value.type != kFloat32) return bad_model("expected output ", i, " of float32, got type ", value.type);
     value.place = Place::kOutput;
     value.offset = i;
   }

@@ -1,5 +1,7 @@
 #include "runtime/operators.h"
 
+#include "kernels/source.h"
+
 namespace si {
 
 namespace {
@@ -24,9 +26,30 @@ si_status check_float(const Node& node, const Value* value, const char* which) {
   return SI_OK;
 }
 
+si_status check_bytes(const Node& node, const Value* value, const char* which) {
+  if (value == nullptr) return bad_node(node, "expected ", which, ", got none");
+  if (value->type != kUint8) return bad_node(node, "expected ", which, " of uint8, got type ", value->type);
+  return SI_OK;
+}
+
+si_status check_same_scale(const Node& node, const Value& a, const Value& b) {
+  if (a.scale == b.scale && a.zero_point == b.zero_point) return SI_OK;
+  return bad_node(node, "expected an output of its operand's scale and zero point, got ", b.scale, " and ",
+                  b.zero_point);
+}
+
+si_status check_clamp(const Node& node) {
+  if (is_clamp(node.activation)) return SI_OK;
+  return bad_node(node, "expected no activation, relu or relu6 of bytes, got activation ", node.activation);
+}
+
 si_status check_output(const si_model& model, const Node& node, const int64_t* dims, int32_t ndim) {
+  SI_TRY(check_float(node, &model.value(node.output), "an output"));
+  return check_shape(model, node, dims, ndim);
+}
+
+si_status check_shape(const si_model& model, const Node& node, const int64_t* dims, int32_t ndim) {
   const Value& y = model.value(node.output);
-  SI_TRY(check_float(node, &y, "an output"));
   if (y.ndim != ndim) return bad_node(node, "expected an output of ", ndim, " dimensions, got ", y.ndim);
   for (int i = 0; i < ndim; ++i)
     if (y.dims[i] != dims[i])

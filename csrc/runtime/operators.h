@@ -21,6 +21,8 @@ struct Call {
     return given ? static_cast<const float*>(data[node.operand[which]]) : nullptr;
   }
   float* output() const { return static_cast<float*>(data[node.output]); }
+  const uint8_t* input_bytes(uint32_t which) const { return static_cast<const uint8_t*>(data[node.operand[which]]); }
+  uint8_t* output_bytes() const { return static_cast<uint8_t*>(data[node.output]); }
 };
 
 struct Operator {
@@ -46,6 +48,17 @@ const Operator* operator_of(uint32_t id);
 // Of a row that is copied between paddings, or pooled: scratch holds up to 26 of them, so that it stays below 20 MB.
 constexpr int64_t kScratchColumns = int64_t{1} << 17;
 
+// What the bytes of an operand and an output stand for; y may be of float32.
+inline si_quantization quantization_of(const Value& x, const Value& y) {
+  si_quantization q{};
+  q.struct_size = sizeof q;
+  q.x_scale = x.scale;
+  q.x_zero_point = x.zero_point;
+  q.y_scale = y.scale;
+  q.y_zero_point = y.zero_point;
+  return q;
+}
+
 // ---- What checks share ---------------------------------------------------------------------------------------------
 
 // The failure of a check: bad_node(node, parts...).
@@ -56,7 +69,15 @@ template <class... Parts>
 
 // That an operand, or the output, is of plain float32 elements.
 [[nodiscard]] si_status check_float(const Node& node, const Value* value, const char* which);
-// That the output has these dimensions.
+// That it is of uint8.
+[[nodiscard]] si_status check_bytes(const Node& node, const Value* value, const char* which);
+// That the bytes of two tensors stand for the same.
+[[nodiscard]] si_status check_same_scale(const Node& node, const Value& a, const Value& b);
+// That the activation is one that bytes are clamped by.
+[[nodiscard]] si_status check_clamp(const Node& node);
+// That the output has these dimensions; of any type.
+[[nodiscard]] si_status check_shape(const si_model& model, const Node& node, const int64_t* dims, int32_t ndim);
+// And that it is of float32.
 [[nodiscard]] si_status check_output(const si_model& model, const Node& node, const int64_t* dims, int32_t ndim);
 // That the node has no parameter other than zero from `first` on.
 [[nodiscard]] si_status check_params(const Node& node, int first);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -61,18 +62,32 @@ struct ModelFile {
     keep(id, reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(float));
     return id;
   }
-  uint32_t packed(const std::vector<uint32_t>& dims, const std::vector<float>& values, uint32_t groups = 1) {
+  uint32_t packed(const std::vector<uint32_t>& dims, const std::vector<float>& values, uint32_t groups = 1,
+                  si_value_type type = SI_F32) {
     si_weight_desc desc{static_cast<int32_t>(dims.size()), {}, groups};
     for (size_t i = 0; i < dims.size() && i < 4; ++i) desc.shape[i] = dims[i];
     si_pack_options options{};
     options.struct_size = sizeof options;
     options.format = SI_FORMAT_PANEL;
+    options.value_type = type;
     void* blob = nullptr;
     size_t bytes = 0;
     SI_CHECK_EQ(si_pack(values.data(), &desc, &options, &blob, &bytes), SI_OK);
     const uint32_t id = tensor(kConstant, dims, kPacked);
     keep(id, static_cast<const uint8_t*>(blob), bytes);
     si_free(blob);
+    return id;
+  }
+  uint32_t int8(const std::vector<uint32_t>& dims, const std::vector<int8_t>& values) {
+    const uint32_t id = tensor(kConstant, dims, kInt8);
+    keep(id, reinterpret_cast<const uint8_t*>(values.data()), values.size());
+    return id;
+  }
+  // Lets a tensor be of bytes; gives it.
+  uint32_t as_bytes(uint32_t id, float scale, uint32_t zero_point) {
+    tensors[id].type = kUint8;
+    tensors[id].scale = scale;
+    tensors[id].zero_point = zero_point;
     return id;
   }
   // Gives the output, of these dimensions.
@@ -144,6 +159,37 @@ inline OpenModel open(const AlignedBytes& file, si_status* status = nullptr) {
   const si_status got = si_model_open(file.data(), file.size(), &model);
   if (status != nullptr) *status = got;
   return OpenModel(got == SI_OK ? model : nullptr);
+}
+
+// Checks that a file is refused for a reason that names `part`, whether or not it is sealed.
+inline void refused(const ModelFile& file, const char* part, const std::function<void(uint8_t*)>& change = {}) {
+  const AlignedBytes bytes = file.bytes(false);
+  if (change) change(bytes.data());
+  const auto says = [](const char* text) { return std::strstr(si_last_error(), text) != nullptr; };
+  for (const bool sealing : {true, false}) {
+    si_status status = SI_OK;
+    if (sealing)
+      status = si_model_seal(bytes.data(), bytes.size());
+    else
+      open(bytes, &status);
+    SI_CHECK(status == SI_ERR_CORRUPT || status == SI_ERR_UNSUPPORTED || status == SI_ERR_ARGUMENT);
+    // Unsealed, it is refused for its checksum before its tensors and nodes are looked at.
+    if (!SI_CHECK(says(part) || (!sealing && says("checksum"))))
+      std::fprintf(stderr, "  expected '%s' in '%s'\n", part, si_last_error());
+  }
+}
+
+// Checks that a file is refused with any bit of it flipped.
+inline void refused_where_flipped(const AlignedBytes& whole) {
+  AlignedBytes flipped(whole.data(), whole.size());
+  for (size_t bit = 0; bit < 8 * whole.size(); ++bit) {
+    si_status status = SI_OK;
+    flipped.data()[bit / 8] ^= static_cast<uint8_t>(1u << bit % 8);
+    open(flipped, &status);
+    flipped.data()[bit / 8] ^= static_cast<uint8_t>(1u << bit % 8);
+    if (!SI_CHECK(status == SI_ERR_CORRUPT || status == SI_ERR_UNSUPPORTED))
+      std::fprintf(stderr, "  bit %zu of byte %zu\n", bit % 8, bit / 8);
+  }
 }
 
 // A context with exactly the bytes that it asks for.

@@ -114,7 +114,7 @@ def watch_inputs(
     """
     watches = {name: _Watch(name, layer, observer(method)) for name, layer in layers.items()}
     batches = 0
-    for example in _batches(data):
+    for example in batches_of(data):
         _check_filled(example, batches)
         try:
             run_on(model, [example], [watch.register() for watch in watches.values()])
@@ -175,7 +175,17 @@ class _Watch:
             return LayerInputs(None, str(error), self.sample)
 
 
-def _batches(data: Any) -> Iterator[Example]:
+def batches_of(data: Any) -> Iterator[Example]:
+    """The calls that calibration data stands for, see `calibrate`.
+
+    Raises:
+        TypeError: it is none of its forms.
+
+    Example:
+        >>> import torch
+        >>> [args[0].shape[0] for args, _ in batches_of([torch.rand(4, 2), [torch.rand(3, 2), 7]])]
+        [4, 3]
+    """
     if isinstance(data, Tensor | tuple | Mapping):
         yield from list_examples(data)
         return

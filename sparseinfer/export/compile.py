@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from sparseinfer.convert.to_dense import to_dense
 from sparseinfer.export.engine import Engine, check_threads
 from sparseinfer.export.file import write_graph
 from sparseinfer.export.from_torch import from_torch
+from sparseinfer.export.int8 import engine_scheme, int8_engine
 from sparseinfer.export.onnxruntime import onnxruntime_call
 from sparseinfer.export.passes import optimize
 from sparseinfer.export.report import Race
@@ -45,6 +47,9 @@ def compile(
     example_inputs: Any,
     *,
     threads: int | None = None,
+    weights: str = "float32",
+    activations: str | None = None,
+    calibration: Any = None,
     check: bool = True,
     baselines: Sequence[str] = ("eager",),
     budget_s: float = 1.0,
@@ -59,6 +64,10 @@ def compile(
         model: in evaluation mode, on the CPU, in float32; converted ones are taken as well.
         example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments.
         threads: with how many the engine runs; None: `torch.get_num_threads()`.
+        weights: the type of the stored weights, `"float32"` or `"int8"` (a scale an output row).
+        activations: what they are multiplied with; None: what suits them. With `"int8"` values are
+            bytes from layer to layer, and floats around what has no kernel for bytes.
+        calibration: for `"int8"`: data as `sparseinfer.calibrate` takes it, of any batch size.
         check: compare the engine's outputs with the model's: both against the model in float64.
         baselines: what to time it against, of `BASELINES`, interleaved; the report tells.
         budget_s: seconds for each of these comparisons.
@@ -69,7 +78,9 @@ def compile(
     Raises:
         TypeError: `model` is no nn.Module, or an example is neither a tensor nor a plain value.
         ValueError: the model is in training mode, on another device or in another type; there is
-            not one example, or an unknown baseline; threads is less than 1.
+            not one example, or an unknown baseline or type; threads is less than 1; calibration
+            data is missing, given for float32, empty, of another shape, or holds NaN or Inf.
+        NotImplementedError: engines of these types are not built yet.
         UnsupportedOperators: a ValueError that lists every operation that the engine has not.
         RuntimeError: the engine's outputs differ from the model's by more than rounding, or the
             memory of a parameter was released.
@@ -85,6 +96,7 @@ def compile(
     """
     _check_model(model)
     used = check_threads(threads)
+    scheme = engine_scheme(weights, activations, calibration)
     for baseline in baselines:
         if baseline not in BASELINES:
             raise ValueError(
@@ -106,13 +118,18 @@ def compile(
         in_order = {name: kwargs[name] for name in given.child(1).context}
         is_tensor = [name is not None for name in program.graph_signature.user_outputs]
         signature = signature_of(model.forward, args, in_order, outputs, is_tensor)
-        file = write_graph(graph, signature.to_json())
-        engine = Engine(file, used)
+        engine = Engine(write_graph(graph, signature.to_json()), used)
         error = _compare(dense, engine, args, kwargs) if check else ""
+        exact = engine
+        if scheme.quantizes:
+            engine, error = int8_engine(graph, signature, exact, calibration)
         races = [_race(name, model, dense, engine, args, kwargs, budget_s) for name in baselines]
+        if scheme.quantizes and baselines:
+            both = [partial(own, *args, **kwargs) for own in (exact, engine)]
+            races.append(Race("the float32 engine", compare(*both, budget_s=budget_s)))
     for race in races:
         _log.log(logging.WARNING if race.is_slower else logging.INFO, "%s", race)
-    return Engine(file, used, races, error)
+    return Engine(engine.file, used, races, error)
 
 
 def _dense(model: nn.Module) -> nn.Module:

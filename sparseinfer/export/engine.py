@@ -96,6 +96,11 @@ class Engine:
         """
         write_bytes(path, self._file.numpy().tobytes())
 
+    @property
+    def file(self) -> Tensor:
+        """Its bytes, which nobody may change."""
+        return self._file
+
     def _run(self, tensors: Sequence[Any], timed: bool) -> tuple[list[Tensor], list[float]]:
         own = [self._taken(index, tensor) for index, tensor in enumerate(tensors)]
         outputs = [

@@ -19,15 +19,17 @@ __all__ = ["OPERATORS", "write_graph"]
 OPERATORS = {
     "linear": 1, "conv": 2, "depthwise_conv": 3, "add": 4, "activation": 5, "max_pool": 6,
     "average_pool": 7, "global_average_pool": 8, "reshape": 9, "softmax": 10, "concat": 11,
+    "quantize": 12, "dequantize": 13,
 }  # fmt: skip
 """Their numbers in a file (csrc/runtime/operators.inc)."""
 
 ALIGN = 64
 HEADER = struct.Struct("<8s2IQ6IQ72x")
-TENSOR = struct.Struct("<3I8II2IQ")
+TENSOR = struct.Struct("<3I8IIfIQ")
 NODE = struct.Struct("<6I10i")
 VERSION = 1
-FLOAT32, PACKED = 0, 255
+PACKED = 255
+TYPES = {torch.float32: 0, torch.int8: 3, torch.uint8: 4}
 INPUT, CONSTANT, COMPUTED = 0, 1, 2
 NO_TENSOR = 0xFFFFFFFF
 LONGEST_NAME = 255
@@ -61,8 +63,8 @@ class _File:
         self.graph = _with_own_outputs(graph)
         self.metadata = metadata
         self.numbers: dict[Value, int] = {}
-        # A weight may be that of several nodes, which cut it into groups of their own.
-        self.packed: dict[tuple[Value, int], int] = {}
+        # A weight may be that of several nodes, which cut it into groups of their own, or round it.
+        self.packed: dict[tuple[Value, int, torch.dtype], int] = {}
         self.tensors: list[bytes] = []
         self.names: list[bytes] = []
         self.data: list[Tensor] = []
@@ -112,24 +114,34 @@ class _File:
             return self._weight(node, value)
         if value not in self.numbers:
             assert value.constant is not None, f"{node} reads {value} before it is computed"
-            elements = value.constant.detach().float().contiguous().reshape(-1).view(torch.uint8)
-            self.numbers[value] = self._add(value, CONSTANT, FLOAT32, elements)
+            whole = value.constant.detach()
+            plain = whole if whole.dtype == torch.int8 else whole.float()
+            elements = plain.contiguous().reshape(-1).view(torch.uint8)
+            self.numbers[value] = self._add(value, CONSTANT, TYPES[plain.dtype], elements)
         return self.numbers[value]
 
     def _weight(self, node: Node, value: Value) -> int:
-        key = value, node.attributes.get("groups", 1)
+        x = node.inputs[0]
+        assert x is not None
+        key = value, node.attributes.get("groups", 1), x.dtype
         if key not in self.packed:
             assert value.constant is not None, f"{node} reads {value} as its weight"
             self.packed[key] = self._add(value, CONSTANT, PACKED, _packed(node, value.constant))
         return self.packed[key]
 
-    def _add(self, value: Value, kind: int, type: int = FLOAT32, data: Tensor | None = None) -> int:
+    def _add(
+        self, value: Value, kind: int, type: int | None = None, data: Tensor | None = None
+    ) -> int:
         number = len(self.tensors)
         name = _name(value.name)
         self.names.append(name)
         dims = (*value.shape, *[0] * (MOST_DIMS - len(value.shape)))
         size = 0 if data is None else len(data)
-        self.tensors.append(TENSOR.pack(type, kind, len(value.shape), *dims, len(name), 0, 0, size))
+        scale = (0.0, 0) if value.scale is None else (value.scale.scale, value.scale.zero_point)
+        self.tensors.append(TENSOR.pack(
+            TYPES[value.dtype] if type is None else type, kind, len(value.shape), *dims, len(name),
+            *scale, size,
+        ))  # fmt: skip
         if data is not None:
             self.data.append(data)
         return number
@@ -150,13 +162,16 @@ def _with_own_outputs(graph: Graph) -> Graph:
 
 def _packed(node: Node, weight: Tensor) -> Tensor:
     """A weight as the kernels read it: dense ones too, which panel computes as fast as any."""
-    columns = weight[0].numel()
+    columns, x = weight[0].numel(), node.inputs[0]
+    assert x is not None
+    if x.dtype == torch.uint8:
+        return pack(
+            weight.float(), "panel", groups=node.attributes.get("groups", 1), weights="int8"
+        )
     if columns > PANEL_MOST_COLUMNS:
         return pack(weight.float(), "csr", groups=node.attributes.get("groups", 1))
     if node.op == "conv":
         return pack(weight.float(), "panel", groups=node.attributes["groups"])
-    x = node.inputs[0]
-    assert x is not None
     tokens = torch.Size(x.shape[:-1]).numel()
     return pack(weight.float(), "panel", kblock=kblock_for(tokens))
 

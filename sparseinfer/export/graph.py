@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparseinfer.quantize.activations import ActivationScale
+
 __all__ = ["MOST_COLUMNS", "MOST_DIMS", "Graph", "Node", "Value"]
 
 MOST_DIMS = 8
@@ -26,6 +28,8 @@ MOST_COLUMNS = 2**17
 class Value:
     """A tensor of the graph; `constant` holds the elements of one that does not change.
 
+    `scale` tells what the bytes of one of uint8 stand for.
+
     Example:
         >>> str(Value("x", (1, 3)))
         'x[1, 3]'
@@ -35,6 +39,7 @@ class Value:
     shape: tuple[int, ...]
     constant: Tensor | None = None
     dtype: torch.dtype = torch.float32
+    scale: ActivationScale | None = None
 
     def __str__(self) -> str:
         kind = "" if self.dtype == torch.float32 else f" {self.dtype}".replace("torch.", "")

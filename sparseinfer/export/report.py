@@ -63,10 +63,14 @@ class EngineReport:
             f"{len(running)} nodes, {self.file_bytes:,} bytes of file, "
             f"{self.arena_bytes:,} bytes of arena, {self.threads} threads"
         ]
+        narrow = sum(node["type"] == "uint8" for node in running)
+        if narrow:
+            lines.append(f"{narrow} of them compute on bytes, {len(running) - narrow} on float32")
         lines += [str(race) for race in self.races] or ["not timed"]
         lines.append(self.error or "outputs not compared with the model's")
         for node in running:
             sparsity = sparsity_of(node)
             zeros = "" if sparsity is None else f" {node['format']}, {sparsity:.0%} zeros"
-            lines.append(f"  {node['name'] or '(model)'}: {node['op']}{zeros}")
+            kind = "" if node["type"] == "float32" else f", {node['type']}"
+            lines.append(f"  {node['name'] or '(model)'}: {node['op']}{zeros}{kind}")
         return "\n".join(lines)

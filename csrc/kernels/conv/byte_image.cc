@@ -22,13 +22,15 @@ ByteImage::ByteImage(const ConvGeometry& geometry, const si_conv_args& args, int
       channel_(saturated(vertical_.planes * horizontal_.planes, plane_)) {}
 
 void ByteImage::taps(int32_t* out) const {
-  for (int64_t ic = 0; ic < geometry_.group_channels; ++ic)
-    for (int64_t kr = 0; kr < geometry_.kh; ++kr)
-      for (int64_t kc = 0; kc < geometry_.kw; ++kc) {
-        const int64_t plane = vertical_.plane_of(kr) * horizontal_.planes + horizontal_.plane_of(kc);
-        *out++ = static_cast<int32_t>(ic * channel_ + plane * plane_ + vertical_.shift_of(kr) * pitch_ +
-                                      horizontal_.shift_of(kc));
-      }
+  const int64_t area = geometry_.kh * geometry_.kw;
+  for (int64_t tap = 0; tap < area; ++tap) {
+    const int64_t kr = tap / geometry_.kw, kc = tap % geometry_.kw;
+    const int64_t plane = vertical_.plane_of(kr) * horizontal_.planes + horizontal_.plane_of(kc);
+    out[tap] = static_cast<int32_t>(plane * plane_ + vertical_.shift_of(kr) * pitch_ + horizontal_.shift_of(kc));
+  }
+  // Of the other channels without a division.
+  const auto channel = static_cast<int32_t>(channel_);
+  for (int64_t k = area; k < geometry_.group_channels * area; ++k) out[k] = out[k - area] + channel;
 }
 
 bool ByteImage::by_rows() const {

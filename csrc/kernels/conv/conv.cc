@@ -66,7 +66,8 @@ struct Conv {
   // Adds the residual to `count` finished elements of y, and applies the activation that waited for it.
   void add_residual(float* y, int64_t count) const {
     const Clamp last = clamp_of(args.activation);
-    isa().add(y, y, args.residual + (y - given_y()), count, last.low, last.high);
+    const auto* residual = static_cast<const float*>(args.residual) + (y - given_y());
+    isa().add(y, y, residual, count, last.low, last.high);
     if (!is_clamp(args.activation)) isa().activate(y, count, args.activation);
   }
 

@@ -6,6 +6,7 @@
 #include "core/parallel.h"
 #include "core/scratch.h"
 #include "kernels/conv/byte_image.h"
+#include "kernels/quantized.h"
 #include "kernels/source.h"
 
 namespace si {
@@ -16,13 +17,15 @@ namespace {
 struct Band {
   const void* x;  // of the image
   void* y;
+  int64_t first;  // element of all of y of the image
   int64_t first_row, rows, columns;
+  int64_t line;             // columns of its tiles from row to row; more than `columns` where it is one tile alone
   int64_t most_width;       // of its tiles
   const ByteImage* padded;  // null where x is read as it stands
   const uint8_t* bytes;
   const int32_t* taps;
 
-  int64_t pixels() const { return rows * columns; }
+  int64_t pixels() const { return (rows - 1) * line + columns; }
   int64_t tiles() const { return (pixels() + most_width - 1) / most_width; }
   int64_t tile_pixels(int64_t tile) const { return std::min(most_width, pixels() - tile * most_width); }
 };
@@ -33,6 +36,7 @@ struct ConvInt8 {
   const float* const bias;  // by position
   const ConvGeometry geometry;
   const ToByte x_rule;
+  const Residual residual;
 
   const TileKernels& isa() const { return source.isa(); }
   const ByteKernels& kernels() const { return *isa().bytes; }
@@ -63,9 +67,10 @@ struct ConvInt8 {
     }
     ByteRun runs[kMostDwordWidth];
     int64_t count = 0;
-    for (int64_t n = 0; n < valid;) {
-      const int64_t row = (first + n) / band.columns, column = (first + n) % band.columns;
-      const int64_t length = std::min(band.columns - column, valid - n);
+    if (band.line == band.padded->pitch()) runs[count++] = {0, valid, first};
+    for (int64_t n = count == 0 ? 0 : valid; n < valid;) {
+      const int64_t row = (first + n) / band.line, column = (first + n) % band.line;
+      const int64_t length = std::min(band.line - column, valid - n);
       runs[count++] = {n, length, row * band.padded->pitch() + column};
       n += length;
     }
@@ -98,18 +103,29 @@ struct ConvInt8 {
   si_status run_tile(const Band& band, int64_t tile, int64_t first, int64_t last, const uint8_t* x) const {
     const int64_t valid = band.tile_pixels(tile), width = kDwordWidths[dword_width_index(valid)];
     const int64_t pixel = band.first_row * geometry.ow + tile * band.most_width, size = element_bytes(args.y_type);
-    const auto y_of = [&](int64_t position) {
+    const auto element_of = [&](int64_t position) {
       const int64_t row = source.order() == nullptr ? position : source.order()[position];
-      return static_cast<uint8_t*>(band.y) + (row * pixels() + pixel) * size;
+      return row * pixels() + pixel;
     };
+    const auto y_of = [&](int64_t position) { return static_cast<uint8_t*>(band.y) + element_of(position) * size; };
     ByteJob job{};
     job.x = x;
     job.out = byte_output(*args.quantization, args.activation, args.y_type, bias);
-    const bool direct = source.order() == nullptr && valid == width && byte_tiles() == bytes_out();
+    const bool whole = source.order() == nullptr && valid == width && band.line == band.columns;
+    const bool direct = whole && byte_tiles() == bytes_out();
+    // Columns of one row of a tile, as they stand there and in a tensor; `each` bytes an element.
+    const auto move = [&](const uint8_t* from, int64_t from_line, uint8_t* to, int64_t to_line, int64_t each) {
+      if (band.line == band.columns) {
+        std::memcpy(to, from, static_cast<size_t>(valid * each));
+        return;
+      }
+      kernels().copy_rows({from, from_line * each, to, to_line * each, band.rows, band.columns * each, 1});
+    };
     const int64_t batch = isa().tuning.tile.batch_rows, step = source.units_for_rows(batch);
     float* scratch = nullptr;
-    SI_TRY(thread_scratch(Scratch::kOutput, 2 * batch * width, &scratch));
+    SI_TRY(thread_scratch(Scratch::kOutput, 3 * batch * width, &scratch));
     auto* const packed = reinterpret_cast<uint8_t*>(scratch + batch * width);
+    auto* const added = reinterpret_cast<uint8_t*>(scratch + 2 * batch * width);
     for (int64_t unit = first; unit < last; unit += step) {
       job.first = unit;
       job.last = std::min(unit + step, last);
@@ -119,14 +135,22 @@ struct ConvInt8 {
       job.out.bytes = byte_tiles() ? static_cast<uint8_t*>(c) : nullptr;
       job.out.floats = byte_tiles() ? nullptr : static_cast<float*>(c);
       job.out.ldy = direct ? pixels() : width;
+      if (residual.any() && whole) {
+        residual.give(&job.out, residual.at(band.first + element_of(job.out.row0)), pixels());
+      } else if (residual.any()) {
+        for (int64_t m = 0, each = residual.element_bytes(); m < rows; ++m)
+          move(residual.at(band.first + element_of(job.out.row0 + m)), band.columns, added + m * width * each,
+               band.line, each);
+        residual.give(&job.out, added, width);
+      }
       kernels().tile[dword_width_index(width)](source.weights(), job);
       for (int64_t m = 0; m < rows; ++m) {
         if (!is_clamp(args.activation)) isa().activate(job.out.floats + m * job.out.ldy, valid, args.activation);
         if (direct) continue;
         uint8_t* const row = packed + m * width;
         if (!byte_tiles() && bytes_out()) kernels().quantize(scratch + m * width, valid, job.out.to, row);
-        const void* from = bytes_out() ? static_cast<const void*>(row) : scratch + m * width;
-        std::memcpy(y_of(job.out.row0 + m), from, static_cast<size_t>(valid * size));
+        const auto* from = bytes_out() ? row : reinterpret_cast<const uint8_t*>(scratch + m * width);
+        move(from, band.line, y_of(job.out.row0 + m), band.columns, size);
       }
     }
     return SI_OK;
@@ -180,9 +204,27 @@ struct ConvInt8 {
     });
   }
 
+  // Few tiles that are soon packed: every thread packs them all, for rows of its own.
+  si_status by_rows(const Band& band, int threads) const {
+    return parallel_for(threads, threads, [&](int64_t part) -> si_status {
+      const int64_t first = source.split(0, source.units(), part, threads);
+      const int64_t last = source.split(0, source.units(), part + 1, threads);
+      uint8_t* x = nullptr;
+      SI_TRY(thread_scratch(Scratch::kTile, (packed_rows() + 4) * band.most_width, &x));
+      for (int64_t tile = 0; tile < band.tiles(); ++tile)
+        SI_TRY(run_units(band, tile, first, last, [&](int64_t group, const uint8_t** out) {
+          pack(band, tile, group, x);
+          *out = x;
+          return SI_OK;
+        }));
+      return SI_OK;
+    });
+  }
+
   si_status run_band(Band& band, int threads) const {
     const int64_t shared = (packed_rows() + 4) * band.most_width * groups() * band.tiles();
     const bool few = threads > 1 && band.tiles() < 4 * threads && shared <= ByteImage::kMost;
+    if (few && is_pointwise(geometry, args) && args.x_type == SI_U8) return by_rows(band, threads);
     return few ? together(band, threads) : apart(band, threads);
   }
 
@@ -196,11 +238,21 @@ struct ConvInt8 {
     });
   }
 
+  // Where lines as long as those of the padded image take no wider a tile than the pixels alone, a tap is one piece.
+  int64_t line_of(const Band& band) const {
+    Band spread = band;
+    spread.line = band.padded->pitch();
+    const bool as_wide = spread.pixels() <= band.most_width &&
+                         dword_width_index(spread.pixels()) == dword_width_index(band.rows * band.columns);
+    return as_wide ? spread.line : band.columns;
+  }
+
   si_status run_image(int64_t image, int threads) const {
     Band band{};
     band.x = static_cast<const uint8_t*>(args.x) + image * geometry.channels * area() * element_bytes(args.x_type);
-    band.y = static_cast<uint8_t*>(args.y) + image * M() * pixels() * element_bytes(args.y_type);
-    band.columns = geometry.ow;
+    band.first = image * M() * pixels();
+    band.y = static_cast<uint8_t*>(args.y) + band.first * element_bytes(args.y_type);
+    band.columns = band.line = geometry.ow;
     band.most_width = kernels().most_width;
     if (is_pointwise(geometry, args)) {
       band.rows = geometry.oh;
@@ -212,6 +264,7 @@ struct ConvInt8 {
       band.rows = std::min(rows, geometry.oh - band.first_row);
       const ByteImage padded(geometry, args, band.first_row, band.rows);
       band.padded = nullptr;
+      band.line = band.columns;
       if (padded.bytes() <= ByteImage::kMost) {
         uint8_t* bytes = nullptr;
         int32_t* taps = nullptr;
@@ -220,6 +273,7 @@ struct ConvInt8 {
         padded.taps(taps);
         SI_TRY(fill(padded, band.x, bytes, threads));
         band.padded = &padded;
+        band.line = line_of(band);
         band.bytes = bytes;
         band.taps = taps;
       }
@@ -251,7 +305,7 @@ si_status conv_int8(const TileKernels& isa, const si_weights& weights, const si_
   const int64_t per_pixel = weights.nnz / 4 + weights.shape.M() + geometry.channels;
   const int threads =
       useful_threads(isa.tuning.threads, args.threads, per_pixel * args.batch * geometry.oh * geometry.ow);
-  return ConvInt8{source, args, bias, geometry, x_to_byte(*args.quantization, 0)}.run(threads);
+  return ConvInt8{source, args, bias, geometry, x_to_byte(*args.quantization, 0), residual_of(args)}.run(threads);
 }
 
 }  // namespace si

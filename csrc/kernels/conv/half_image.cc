@@ -17,13 +17,16 @@ HalfImage::HalfImage(const ConvGeometry& geometry, const si_conv_args& args, int
       channel_(pitch_ > kMost / rows_ ? kMost + 1 : pitch_ * rows_) {}
 
 void HalfImage::taps(int32_t* out) const {
-  for (int64_t ic = 0; ic < geometry_.group_channels; ++ic)
-    for (int64_t kr = 0; kr < geometry_.kh; ++kr)
-      for (int64_t kc = 0; kc < geometry_.kw; ++kc) {
-        const int64_t column = kc * args_.dilation[1], stride = args_.stride[1];
-        const int64_t at = ic * channel_ + kr * args_.dilation[0] * pitch_ + column % stride * part_ + column / stride;
-        *out++ = static_cast<int32_t>(at * static_cast<int64_t>(sizeof(uint16_t)));
-      }
+  constexpr auto kBytes = static_cast<int64_t>(sizeof(uint16_t));
+  const int64_t area = geometry_.kh * geometry_.kw, stride = args_.stride[1];
+  for (int64_t tap = 0; tap < area; ++tap) {
+    const int64_t kr = tap / geometry_.kw, column = tap % geometry_.kw * args_.dilation[1];
+    const int64_t at = kr * args_.dilation[0] * pitch_ + column % stride * part_ + column / stride;
+    out[tap] = static_cast<int32_t>(at * kBytes);
+  }
+  // Of the other channels without a division.
+  const auto channel = static_cast<int32_t>(channel_ * kBytes);
+  for (int64_t k = area; k < geometry_.group_channels * area; ++k) out[k] = out[k - area] + channel;
 }
 
 void HalfImage::fill(const PairKernels& kernels, const void* x, int64_t first, int64_t last, uint16_t* room,

@@ -21,7 +21,7 @@ constexpr ByteKernels kBytes = x86_byte_kernels<Words256>();
 }  // namespace
 
 const TileKernels* avx2_tile_kernels() {
-  static constexpr TileKernels kernels = table_of<Avx2>(Isa::avx2, &kBytes);
+  static constexpr TileKernels kernels = table_of<Avx2>(Isa::avx2, &kBytes, nullptr, &byte_network<Words256>);
   return &kernels;
 }
 

@@ -70,6 +70,7 @@ struct Bytes512 {
   static SI_INLINE Int add(Int a, Int b) { return _mm512_add_epi32(a, b); }
   static SI_INLINE Int sub(Int a, Int b) { return _mm512_sub_epi32(a, b); }
   static SI_INLINE Int mul(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
+  static SI_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static SI_INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
   static SI_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
   static SI_INLINE Floats max(Floats bound, Floats x) { return _mm512_max_ps(bound, x); }
@@ -95,6 +96,10 @@ struct Bytes512 {
   }
   // The same bytes vector by vector.
   static SI_INLINE Int natural_bytes(Int packed) { return transpose_dwords_4x4(packed); }
+  // As many bytes as dwords.
+  static SI_INLINE Int load_narrow(const uint8_t* p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   static SI_INLINE void store_narrow(uint8_t* p, Int a, int32_t zero_point) {
     const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(a, _mm512_set1_epi32(zero_point)));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
@@ -110,6 +115,36 @@ struct Bytes512 {
   }
   // From the order of `interleave` to that of the columns.
   static SI_INLINE void natural(Int (&v)[4]) { transpose_lanes(v); }
+
+  static SI_INLINE Int widen(const uint8_t* p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  // Of the dwords of a and then b the even ones, and the odd ones.
+  static SI_INLINE Int even(Int a, Int b) {
+    const Int which = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_epi32(a, which, b);
+  }
+  static SI_INLINE Int odd(Int a, Int b) {
+    const Int which = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_permutex2var_epi32(a, which, b);
+  }
+  static SI_INLINE __m256i two_rows(const uint8_t* a, const uint8_t* b) {
+    const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(a));
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(low), _mm_loadu_si128(reinterpret_cast<const __m128i*>(b)),
+                                   1);
+  }
+  // The bytes of 16 columns of four rows as 16 dwords.
+  static SI_INLINE Int quads_of(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d) {
+    const __m256i ab = two_rows(a, b), cd = two_rows(c, d);
+    return transpose_bytes_4x4(transpose_dwords_4x4(_mm512_inserti64x4(_mm512_castsi256_si512(ab), cd, 1)));
+  }
+  static SI_INLINE void quads_16(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d, Int (&q)[4]) {
+    q[0] = quads_of(a, b, c, d);
+  }
+  // Of a the first n dwords, and b after them.
+  static SI_INLINE Int first(Int a, int64_t n, Int b) {
+    return _mm512_mask_mov_epi32(b, static_cast<__mmask16>((1u << (n > 0 ? n : 0)) - 1), a);
+  }
 };
 
 // ---- x into a tile, y out of it ---------------------------------------------------------------------------------
@@ -217,8 +252,19 @@ SI_INLINE __m512i row_of_tokens(const BytePack& job, int64_t k) {
   return Bytes512::natural_bytes(Bytes512::pack_bytes(v, job.to->zero_point));
 }
 
+// A tile as wide as what is there, of g = 1, has the bytes as they lie.
+template <int kWidth>
+SI_INLINE void copy_channels(const BytePack& job) {
+  const auto* x = static_cast<const uint8_t*>(job.x) + job.k0 * job.ldx;
+  const int64_t ldx = job.ldx, rows = job.k1 - job.k0;
+  uint8_t* const to = job.tile + job.k0 * kWidth;
+  for (int64_t k = 0; k < rows; ++k) __builtin_memcpy(to + k * kWidth, x + k * ldx, kWidth);
+}
+
 inline void pack_channels(const BytePack& job) {
   const int64_t width = job.width;
+  if (job.g == 1 && !job.floats && job.valid == width)
+    return width == 64 ? copy_channels<64>(job) : width == 32 ? copy_channels<32>(job) : copy_channels<16>(job);
   if (job.g == 1) {
     for (int64_t k = job.k0; k < job.k1; ++k) {
       const __m512i row = row_of_tokens(job, k);

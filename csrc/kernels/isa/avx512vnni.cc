@@ -18,15 +18,9 @@ struct Vnni256 : Bytes256 {
 struct Quartets16 {
   static constexpr int kVectors = 1, kIndices = 4, kSets = 2, kRowBytes = 16;
   static constexpr bool kNatural = true;
-  static SI_INLINE __m256i two_rows(const uint8_t* a, const uint8_t* b) {
-    const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(a));
-    return _mm256_inserti128_si256(_mm256_castsi128_si256(low), _mm_loadu_si128(reinterpret_cast<const __m128i*>(b)),
-                                   1);
-  }
   template <class Map>
   static SI_INLINE void load(__m512i (&x)[1], const uint16_t* index, const Map& map) {
-    const __m256i ab = two_rows(map(index[0]), map(index[1])), cd = two_rows(map(index[2]), map(index[3]));
-    x[0] = transpose_bytes_4x4(transpose_dwords_4x4(_mm512_inserti64x4(_mm512_castsi256_si512(ab), cd, 1)));
+    x[0] = Bytes512::quads_of(map(index[0]), map(index[1]), map(index[2]), map(index[3]));
   }
 };
 
@@ -45,7 +39,7 @@ constexpr ByteKernels kBytes = {
 }  // namespace
 
 const TileKernels* avx512vnni_tile_kernels() {
-  static constexpr TileKernels kernels = narrow_table_of<Avx512>(Isa::avx512, &kBytes, nullptr);
+  static constexpr TileKernels kernels = narrow_table_of<Avx512>(Isa::avx512, &kBytes, nullptr, &byte_network<Vnni512>);
   return &kernels;
 }
 

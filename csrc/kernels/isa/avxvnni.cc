@@ -16,7 +16,7 @@ constexpr ByteKernels kBytes = x86_byte_kernels<AvxVnni>();
 }  // namespace
 
 const TileKernels* avxvnni_tile_kernels() {
-  static constexpr TileKernels kernels = narrow_table_of<Avx2>(Isa::avx2, &kBytes, nullptr);
+  static constexpr TileKernels kernels = narrow_table_of<Avx2>(Isa::avx2, &kBytes, nullptr, &byte_network<AvxVnni>);
   return &kernels;
 }
 

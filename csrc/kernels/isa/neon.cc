@@ -20,7 +20,7 @@ constexpr ByteKernels kBytes = neon_byte_kernels<NeonProducts>();
 }  // namespace
 
 const TileKernels* neon_tile_kernels() {
-  static constexpr TileKernels kernels = table_of<Neon>(Isa::neon, &kBytes);
+  static constexpr TileKernels kernels = table_of<Neon>(Isa::neon, &kBytes, nullptr, &byte_network<NeonProducts>);
   return &kernels;
 }
 

@@ -44,6 +44,7 @@ struct NeonBytes {
   static SI_INLINE Int add(Int a, Int b) { return vaddq_s32(a, b); }
   static SI_INLINE Int sub(Int a, Int b) { return vsubq_s32(a, b); }
   static SI_INLINE Int mul(Int a, Int b) { return vmulq_s32(a, b); }
+  static SI_INLINE Floats add(Floats a, Floats b) { return vaddq_f32(a, b); }
   static SI_INLINE Floats mul(Floats a, Floats b) { return vmulq_f32(a, b); }
   static SI_INLINE Floats fma(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
   static SI_INLINE Floats max(Floats bound, Floats x) { return vmaxq_f32(bound, x); }
@@ -70,6 +71,13 @@ struct NeonBytes {
   // Vectors of one 128-bit lane are in order.
   static SI_INLINE Int natural_bytes(Int packed) { return packed; }
   static SI_INLINE void natural(Int (&)[4]) {}
+  // As many bytes as dwords.
+  static SI_INLINE Int load_narrow(const uint8_t* p) {
+    uint32_t dword;
+    std::memcpy(&dword, p, sizeof dword);
+    const uint16x8_t words = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(dword)));
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(words)));
+  }
   static SI_INLINE void store_narrow(uint8_t* p, Int a, int32_t zero_point) {
     const int16x4_t words = vqmovn_s32(vaddq_s32(a, vdupq_n_s32(zero_point)));
     const uint8x8_t bytes = vqmovun_s16(vcombine_s16(words, words));
@@ -85,6 +93,21 @@ struct NeonBytes {
     x[1] = vreinterpretq_s32_s16(vzip2q_s16(ab0, cd0));
     x[2] = vreinterpretq_s32_s16(vzip1q_s16(ab1, cd1));
     x[3] = vreinterpretq_s32_s16(vzip2q_s16(ab1, cd1));
+  }
+
+  static SI_INLINE Int widen(const uint8_t* p) {
+    uint32_t dword;
+    std::memcpy(&dword, p, sizeof dword);
+    const uint16x8_t words = vmovl_u8(vcreate_u8(dword));
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(words)));
+  }
+  // Of the dwords of a and then b the even ones, and the odd ones.
+  static SI_INLINE Int even(Int a, Int b) { return vuzp1q_s32(a, b); }
+  static SI_INLINE Int odd(Int a, Int b) { return vuzp2q_s32(a, b); }
+  // Of a the first n dwords, and b after them.
+  static SI_INLINE Int first(Int a, int64_t n, Int b) {
+    const int32_t lanes[] = {0, 1, 2, 3};
+    return vbslq_s32(vcltq_s32(vld1q_s32(lanes), vdupq_n_s32(static_cast<int32_t>(n))), a, b);
   }
 };
 

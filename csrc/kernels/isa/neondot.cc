@@ -15,7 +15,7 @@ constexpr ByteKernels kBytes = neon_byte_kernels<NeonDots>();
 }  // namespace
 
 const TileKernels* neondot_tile_kernels() {
-  static constexpr TileKernels kernels = narrow_table_of<Neon>(Isa::neon, &kBytes, nullptr);
+  static constexpr TileKernels kernels = narrow_table_of<Neon>(Isa::neon, &kBytes, nullptr, &byte_network<NeonDots>);
   return &kernels;
 }
 

@@ -37,6 +37,7 @@ struct Bytes256 {
   static SI_INLINE Int add(Int a, Int b) { return _mm256_add_epi32(a, b); }
   static SI_INLINE Int sub(Int a, Int b) { return _mm256_sub_epi32(a, b); }
   static SI_INLINE Int mul(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
+  static SI_INLINE Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
   static SI_INLINE Floats mul(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
   static SI_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
   static SI_INLINE Floats max(Floats bound, Floats x) { return _mm256_max_ps(bound, x); }
@@ -68,6 +69,10 @@ struct Bytes256 {
   static SI_INLINE Int natural_bytes(Int packed) {
     return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
   }
+  // As many bytes as dwords.
+  static SI_INLINE Int load_narrow(const uint8_t* p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
   static SI_INLINE void store_narrow(uint8_t* p, Int a, int32_t zero_point) {
     const Int shifted = _mm256_add_epi32(a, _mm256_set1_epi32(zero_point));
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(shifted), _mm256_extracti128_si256(shifted, 1));
@@ -95,6 +100,33 @@ struct Bytes256 {
     const Int low = _mm256_permute2x128_si256(v[0], v[1], 0x20);
     v[1] = _mm256_permute2x128_si256(v[0], v[1], 0x31);
     v[0] = low;
+  }
+
+  static SI_INLINE Int widen(const uint8_t* p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
+  // Of the dwords of a and then b the even ones, and the odd ones.
+  static SI_INLINE Int even(Int a, Int b) { return of_two<0x88>(a, b); }
+  static SI_INLINE Int odd(Int a, Int b) { return of_two<0xdd>(a, b); }
+  template <int kWhich>
+  static SI_INLINE Int of_two(Int a, Int b) {
+    const __m256 both = _mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), kWhich);
+    return _mm256_permute4x64_epi64(_mm256_castps_si256(both), 0xd8);
+  }
+  // The bytes of 16 columns of four rows as 16 dwords.
+  static SI_INLINE void quads_16(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d, Int (&q)[4]) {
+    const auto row = [](const uint8_t* p) SI_INLINE_LAMBDA {
+      return _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    };
+    Int v[4];
+    interleave(row(a), row(b), row(c), row(d), v);
+    q[0] = _mm256_inserti128_si256(v[0], _mm256_castsi256_si128(v[1]), 1);
+    q[1] = _mm256_inserti128_si256(v[2], _mm256_castsi256_si128(v[3]), 1);
+  }
+  // Of a the first n dwords, and b after them.
+  static SI_INLINE Int first(Int a, int64_t n, Int b) {
+    const Int lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_blendv_epi8(b, a, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), lanes));
   }
 };
 

@@ -18,6 +18,7 @@ struct LinearInt8 {
   const si_linear_args& args;
   const float* const bias;  // by position
   const int threads;
+  const Residual residual;
 
   const TileKernels& isa() const { return source.isa(); }
   const ByteKernels& bytes() const { return *isa().bytes; }
@@ -32,15 +33,17 @@ struct LinearInt8 {
   int64_t most_width() const { return bytes().most_width; }
   int64_t packed_rows() const { return source.g() == 1 ? K() : (K() + 3) / 4 * 4; }
 
-  // The first element of x of token n, and of y of the row at a position and token n.
+  // Where x of token n begins, and the element of y, and of the residual, of the row at a position and token n.
   const void* x_of(int64_t n) const {
     const int64_t at = tokens() ? n * args.ldx : n;
     return static_cast<const uint8_t*>(args.x) + at * element_bytes(args.x_type);
   }
-  void* y_of(int64_t position, int64_t n) const {
+  int64_t element_of(int64_t position, int64_t n) const {
     const int64_t row = source.order() == nullptr ? position : source.order()[position];
-    const int64_t at = tokens() ? n * args.ldy + row : row * args.ldy + n;
-    return static_cast<uint8_t*>(args.y) + at * element_bytes(args.y_type);
+    return tokens() ? n * args.ldy + row : row * args.ldy + n;
+  }
+  void* y_of(int64_t position, int64_t n) const {
+    return static_cast<uint8_t*>(args.y) + element_of(position, n) * element_bytes(args.y_type);
   }
 
   // Columns [k0, k1) of a tile's x.
@@ -79,6 +82,27 @@ struct LinearInt8 {
     }
   }
 
+  // Brings the residual of rows of a tile to `room`, but where it can be read as it stands.
+  void bring_residual(const DwordTile& tile, int64_t row0, int64_t rows, void* room, ByteOutput* out) const {
+    const int64_t width = tile.width, valid = std::min(width, args.n - tile.n0), size = residual.element_bytes();
+    const uint8_t* const from = residual.at(element_of(row0, tile.n0));
+    const bool in_order = source.order() == nullptr;
+    if (in_order && !tokens() && valid == width) return residual.give(out, from, args.ldy);
+    residual.give(out, room, width);
+    if (in_order && tokens() && residual.bytes)
+      return bytes().pack(
+          {from, args.ldy, false, true, 0, rows, valid, width, 1, nullptr, false, static_cast<uint8_t*>(room)});
+    if (in_order && tokens())
+      return isa().transpose_in(reinterpret_cast<const float*>(from), args.ldy, valid, rows, static_cast<float*>(room),
+                                width, width);
+    for (int64_t m = 0; m < rows; ++m) {
+      uint8_t* const row = static_cast<uint8_t*>(room) + m * width * size;
+      for (int64_t n = 0; n < valid; n += tokens() ? 1 : valid)
+        std::memcpy(row + n * size, residual.at(element_of(row0 + m, tile.n0 + n)),
+                    static_cast<size_t>((tokens() ? 1 : valid) * size));
+    }
+  }
+
   // Panels [first, last) by the columns of a tile, whose x is packed.
   si_status run_tile(int64_t first, int64_t last, const DwordTile& tile, const uint8_t* x) const {
     const int64_t width = tile.width, valid = std::min(width, args.n - tile.n0);
@@ -99,13 +123,15 @@ struct LinearInt8 {
                         is_clamp(args.activation);
     const int64_t batch = isa().tuning.tile.batch_rows * 4, step = source.units_for_rows(batch);
     float* floats = nullptr;
+    float* added = nullptr;
     uint8_t* packed = nullptr;
-    if (!direct) {
+    if (!direct || residual.any()) {
       float* scratch = nullptr;
-      // Rows of bytes behind rows of floats, and what a transposition reads past them.
-      SI_TRY(thread_scratch(Scratch::kOutput, batch * width * 2 + isa().width, &scratch));
+      // Rows of floats, of the residual and of bytes, and what a transposition reads past them.
+      SI_TRY(thread_scratch(Scratch::kOutput, batch * width * 3 + isa().width, &scratch));
       if (!byte_tiles()) floats = scratch;
-      packed = reinterpret_cast<uint8_t*>(scratch + batch * width);
+      added = scratch + batch * width;
+      packed = reinterpret_cast<uint8_t*>(scratch + 2 * batch * width);
     }
     for (int64_t unit = first; unit < last; unit += step) {
       const int64_t end = std::min(unit + step, last);
@@ -117,6 +143,7 @@ struct LinearInt8 {
       job.out.bytes = byte_tiles() ? static_cast<uint8_t*>(c) : nullptr;
       job.out.floats = byte_tiles() ? nullptr : static_cast<float*>(c);
       job.out.ldy = direct ? args.ldy : width;
+      if (residual.any()) bring_residual(tile, row0, rows, added, &job.out);
       bytes().tile[dword_width_index(width)](source.weights(), job);
       if (!direct) finish(floats, packed, width, row0, rows, tile.n0, valid, job.out);
     }
@@ -148,20 +175,29 @@ struct LinearInt8 {
       job.last = last;
       SI_TRY(thread_scratch(Scratch::kTaps, 2 * gathered_bytes(K()), &job.gathered));
       float* scratch = nullptr;
-      SI_TRY(thread_scratch(Scratch::kOutput, 2 * rows + isa().width, &scratch));
-      uint8_t* packed = reinterpret_cast<uint8_t*>(scratch + rows);
+      SI_TRY(thread_scratch(Scratch::kOutput, 3 * rows + isa().width, &scratch));
+      uint8_t* packed = reinterpret_cast<uint8_t*>(scratch + 2 * rows);
       job.out = output();
       job.out.row0 = row0;
       job.out.x_scale = x_scale(quantization(), 0);
       job.out.x_zero_point = x_zero_point(quantization(), 0);
       job.out.bytes = byte_tiles() ? packed : nullptr;
       job.out.floats = byte_tiles() ? nullptr : scratch;
+      const bool contiguous = source.order() == nullptr && (tokens() || args.ldy == 1);
+      if (residual.any() && contiguous) {
+        residual.give(&job.out, residual.at(row0), 1);
+      } else if (residual.any()) {
+        uint8_t* const added = reinterpret_cast<uint8_t*>(scratch + rows);
+        for (int64_t m = 0, each = residual.element_bytes(); m < rows; ++m)
+          std::memcpy(added + m * each, residual.at(element_of(row0 + m, 0)), static_cast<size_t>(each));
+        residual.give(&job.out, added, 1);
+      }
       bytes().vector(source.weights(), job);
       if (!byte_tiles() && !is_clamp(args.activation)) isa().activate(scratch, rows, args.activation);
       if (!byte_tiles() && byte_output()) bytes().quantize(scratch, rows, job.out.to, packed);
       const int64_t size = element_bytes(args.y_type);
       const uint8_t* from = byte_output() ? packed : reinterpret_cast<const uint8_t*>(scratch);
-      if (source.order() == nullptr && (tokens() || args.ldy == 1))
+      if (contiguous)
         std::memcpy(y_of(row0, 0), from, static_cast<size_t>(rows * size));
       else
         for (int64_t m = 0; m < rows; ++m) std::memcpy(y_of(row0 + m, 0), from + m * size, static_cast<size_t>(size));
@@ -180,7 +216,7 @@ si_status linear_int8(const TileKernels& isa, const si_weights& weights, const s
   SI_TRY(source.ordered_bias(args.bias, &bias));
   // Four products of bytes take about as long as one of floats.
   const int threads = useful_threads(isa.tuning.threads, args.threads, (weights.nnz / 4 + weights.shape.M()) * args.n);
-  const LinearInt8 call{source, args, bias, threads};
+  const LinearInt8 call{source, args, bias, threads, residual_of(args)};
   return args.n == 1 ? call.one_token() : DwordTiles<uint8_t, LinearInt8>(call).run();
 }
 

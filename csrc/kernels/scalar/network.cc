@@ -50,6 +50,20 @@ void scalar_pool(const PoolJob& job) {
     }
 }
 
+void scalar_max_pool_bytes(const PoolJob& job, const uint8_t* x, uint8_t* y) {
+  for (int64_t r = 0; r < job.oh; ++r)
+    for (int64_t c = 0; c < job.ow; ++c) {
+      uint8_t most = 0;
+      for (int64_t i = 0; i < job.kernel[0]; ++i)
+        for (int64_t j = 0; j < job.kernel[1]; ++j) {
+          const int64_t row = r * job.stride[0] - job.padding[0] + i, column = c * job.stride[1] - job.padding[1] + j;
+          if (row < 0 || row >= job.h || column < 0 || column >= job.w) continue;
+          if (x[row * job.w + column] > most) most = x[row * job.w + column];
+        }
+      y[r * job.ow + c] = most;
+    }
+}
+
 void scalar_softmax(const float* x, float* y, int64_t n, int64_t inner) {
   for (int64_t c = 0; c < inner; ++c) {
     float most = x[c], total = 0.0f;

@@ -48,7 +48,8 @@ si_status scalar_conv(const si_weights& weights, const si_conv_args& args) {
         }
       }
     });
-    const float* residual = args.residual == nullptr ? nullptr : args.residual + b * M * pixels;
+    const float* residual =
+        args.residual == nullptr ? nullptr : static_cast<const float*>(args.residual) + b * M * pixels;
     for (int64_t i = 0; i < M * pixels; ++i)
       y[i] = scalar_activation(residual == nullptr ? y[i] : y[i] + residual[i], args.activation);
   }

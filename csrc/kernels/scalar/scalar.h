@@ -22,6 +22,7 @@ namespace si {
 float scalar_activation(float v, si_activation activation);
 void scalar_activate(float* data, int64_t count, si_activation activation);
 void scalar_pool(const PoolJob& job);  // `line` is not used
+void scalar_max_pool_bytes(const PoolJob& job, const uint8_t* x, uint8_t* y);
 void scalar_softmax(const float* x, float* y, int64_t n, int64_t inner);
 
 }  // namespace si

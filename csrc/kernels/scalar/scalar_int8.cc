@@ -33,12 +33,14 @@ struct Outputs {
   si_value_type type;
   si_activation activation;
   const ToByte to;
+  const Residual residual;
 
   // The result at `position` for the sum of its products, stored as element `at` of y.
   void store(int64_t position, int32_t sum, float scale, int32_t zero_point, int64_t at) const {
     const int64_t m = view.output_row(position);
     const auto centred = static_cast<float>(sum - zero_point * view.row_sum[position]);
-    const float v = std::fma(centred, view.scale[position] * scale, bias != nullptr ? bias[m] : 0.0f);
+    float v = std::fma(centred, view.scale[position] * scale, bias != nullptr ? bias[m] : 0.0f);
+    v = residual.add(v, at);
     if (type == SI_F32)
       static_cast<float*>(y)[at] = scalar_activation(v, activation);
     else
@@ -55,7 +57,8 @@ si_status scalar_linear_int8(const si_weights& weights, const si_linear_args& ar
   const bool tokens = args.layout == SI_TOKEN_MAJOR;
   const int64_t x_k = tokens ? 1 : args.ldx, x_n = tokens ? args.ldx : 1;
   const int64_t y_m = tokens ? 1 : args.ldy, y_n = tokens ? args.ldy : 1;
-  const Outputs out{view, args.bias, args.y, args.y_type, args.activation, y_to_byte(q, args.activation)};
+  const Outputs out{
+      view, args.bias, args.y, args.y_type, args.activation, y_to_byte(q, args.activation), residual_of(args)};
   Buffer<uint8_t> x;
   Buffer<int32_t> sum;
   SI_TRY(x.allocate(K));
@@ -80,7 +83,8 @@ si_status scalar_conv_int8(const si_weights& weights, const si_conv_args& args) 
   const int64_t M = weights.shape.M(), group_rows = M / weights.shape.groups;
   const int64_t image = args.h * args.w, pixels = g.oh * g.ow;
   const ToByte to = x_to_byte(q, 0);
-  const Outputs out{view, args.bias, args.y, args.y_type, args.activation, y_to_byte(q, args.activation)};
+  const Outputs out{
+      view, args.bias, args.y, args.y_type, args.activation, y_to_byte(q, args.activation), residual_of(args)};
   Buffer<uint8_t> x;
   Buffer<int32_t> sum;
   SI_TRY(x.allocate(g.channels * image));

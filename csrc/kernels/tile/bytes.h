@@ -37,7 +37,8 @@ SI_INLINE int dword_width_index(int64_t columns) {
   return index;
 }
 
-// y = clamp(fma(sum - zero point * row sum, scale of the row * scale of x, bias), low, high), as it is or as a byte.
+// y = clamp(fma(sum - zero point * row sum, scale of the row * scale of x, bias) + residual, low, high), as it is or as
+// a byte.
 struct ByteOutput {
   float* floats;  // output row m at (m - row0) * ldy, of these two the one that is not null
   uint8_t* bytes;
@@ -51,6 +52,13 @@ struct ByteOutput {
   // Of each column of the tile, as many as it is wide; null where x has one of each.
   const float* x_scales;
   const int32_t* x_zero_points;
+  // Added to output row m, from (m - row0) * residual_ld on, as wide as the tile: of these two at most one that is not
+  // null. A byte adds scale * (byte - zero point), rounded once, with the sum.
+  const float* residual_floats;
+  const uint8_t* residual_bytes;
+  int64_t residual_ld;
+  float residual_scale;
+  int32_t residual_zero_point;
 };
 
 struct ByteJob {
@@ -59,7 +67,7 @@ struct ByteJob {
   ByteOutput out;
 };
 
-// One token: its K bytes at x (at g = 4 read up to a multiple of 4), ldy = 1.
+// One token: its K bytes at x (at g = 4 read up to a multiple of 4), ldy = residual_ld = 1.
 struct ByteVectorJob {
   const uint8_t* x;
   uint8_t* gathered;  // room for two panels' bytes of x: 2 * gathered_bytes(K)

@@ -106,12 +106,13 @@ void pairs_tile(const si_weights& weights, const PairJob& given_job) {
 #define SI_PATTERN(P)                                           \
   {                                                             \
     const int count = entry.count[P - 1];                       \
-    if constexpr (pattern_rows(P) == 1 && Load::kSets == 1)     \
+    if constexpr (pattern_rows(P) == 1 && Load::kSets == 1) {   \
       pairs_lone<V, Load, P>(sums, index, pair, count, map);    \
-    else                                                        \
+      index += count * Load::kIndices;                          \
+      pair += count;                                            \
+    } else {                                                    \
       quads_pattern<V, Load, P>(sums, index, pair, count, map); \
-    index += count * Load::kIndices;                            \
-    pair += count * pattern_rows(P);                            \
+    }                                                           \
   }
     SI_EACH_PATTERN(SI_PATTERN);
 #undef SI_PATTERN

@@ -1,5 +1,5 @@
-// Panels of int8 quads: y[m, n] = act(scale (sum_k W[m, k] x[k, n] - zero point * sum_k W[m, k]) + bias[m]), W int8, x
-// bytes, sums exact in int32.
+// Panels of int8 quads: y[m, n] = act(scale (sum_k W[m, k] x[k, n] - zero point * sum_k W[m, k]) + bias[m] +
+// residual[m, n]), W int8, x bytes, sums exact in int32.
 //
 // R x kVectors accumulators stay in registers. A unit names four rows of x (g = 1: any four columns of one pattern) or
 // one (g = 4: four consecutive columns that stand together). `Load` brings a unit's bytes as vectors of dwords, one
@@ -80,28 +80,31 @@ struct QuadsPart {
 
   // `size` units, whose quads stand row after row, `stride` apart.
   template <class Dword, class Map>
-  static SI_INLINE void units(QuadSums<V, Load>& sums, const uint16_t* index, const Dword* q, int size, int64_t stride,
-                              const Map& map) {
-    int i = 0;
+  static SI_INLINE void units(QuadSums<V, Load>& sums, const uint16_t* index, const Dword* q, int64_t size,
+                              int64_t stride, const Map& map) {
+    int64_t i = 0;
     for (; i + Load::kSets <= size; i += Load::kSets)
       SI_UNROLL for (int s = 0; s < Load::kSets; ++s)
           unit(sums.set[s], index + (i + s) * Load::kIndices, q + i + s, stride, map);
     if (Load::kSets > 1 && i < size) unit(sums.set[0], index + i * Load::kIndices, q + i, stride, map);
   }
 
+  // `index` and `quad` go on to the next pattern.
   template <class Dword, class Map>
-  static SI_INLINE void pattern(QuadSums<V, Load>& sums, const uint16_t* index, const Dword* quad, int count,
+  static SI_INLINE void pattern(QuadSums<V, Load>& sums, const uint16_t*& index, const Dword*& quad, int64_t count,
                                 const Map& map) {
     // Copies, which stay in registers where the sums of all rows do not.
     QuadSums<V, Load> here = sums;
-    if (kRows == 1) {
-      units(here, index, quad, count, 0, map);
-    } else {
-      int u = 0;
-      for (; count - u >= kPanelGroup; u += kPanelGroup)
-        units(here, index + u * Load::kIndices, quad + u * kRows, kPanelGroup, kPanelGroup, map);
-      units(here, index + u * Load::kIndices, quad + u * kRows, count - u, count - u, map);
+    if (kRows > 1) {
+      for (; count >= kPanelGroup; count -= kPanelGroup) {
+        units(here, index, quad, kPanelGroup, kPanelGroup, map);
+        index += kPanelGroup * Load::kIndices;
+        quad += kPanelGroup * kRows;
+      }
     }
+    units(here, index, quad, count, count, map);
+    index += count * Load::kIndices;
+    quad += count * kRows;
     SI_UNROLL for (int s = 0; s < Load::kSets; ++s) {
       SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
         if (!(P >> r & 1)) continue;
@@ -114,7 +117,7 @@ struct QuadsPart {
 // Where registers do not hold the sums of all rows (V::kMostSums), these stand in memory between patterns, and a
 // pattern of many rows runs twice, each time for half of the vectors.
 template <class V, class Load, int P, class Dword, class Map>
-SI_INLINE void quads_pattern(QuadSums<V, Load>& sums, const uint16_t* index, const Dword* quad, int count,
+SI_INLINE void quads_pattern(QuadSums<V, Load>& sums, const uint16_t*& index, const Dword*& quad, int64_t count,
                              const Map& map) {
   constexpr int NV = Load::kVectors;
   if constexpr (kPanelRows * NV * Load::kSets <= V::kMostSums) {
@@ -122,9 +125,13 @@ SI_INLINE void quads_pattern(QuadSums<V, Load>& sums, const uint16_t* index, con
   } else {
     if (count == 0) return;
     constexpr int kPart = pattern_rows(P) * NV <= V::kMostSums ? NV : NV / 2;
+    const uint16_t* const first_index = index;
+    const Dword* const first_quad = quad;
     asm volatile("" : "+m"(sums));
     QuadsPart<V, Load, P, 0, kPart>::pattern(sums, index, quad, count, map);
     if constexpr (kPart < NV) {
+      index = first_index;
+      quad = first_quad;
       asm volatile("" : "+m"(sums));
       QuadsPart<V, Load, P, kPart, NV>::pattern(sums, index, quad, count, map);
     }
@@ -136,6 +143,24 @@ SI_INLINE int32_t first_sum(int32_t row_sum, int32_t zero_point) {
   return static_cast<int32_t>(0u - static_cast<uint32_t>(zero_point) * static_cast<uint32_t>(row_sum));
 }
 
+// v and what bytes of the residual stand for.
+template <class V>
+SI_INLINE typename V::Floats plus_bytes(typename V::Floats v, typename V::Int bytes, const ByteOutput& out) {
+  const auto centred = V::to_float(V::sub(bytes, V::broadcast_int(out.residual_zero_point)));
+  return V::fma(centred, V::broadcast(out.residual_scale), v);
+}
+
+// The residual's bytes from `at` on as dwords, column by column where a block's sums have them.
+template <class V, class Load>
+SI_INLINE void residual_dwords(const ByteOutput& out, int64_t at, typename V::Int (&dwords)[4]) {
+  if constexpr (Load::kNatural) {
+    SI_UNROLL for (int j = 0; j < 4; ++j) dwords[j] = V::load_narrow(out.residual_bytes + at + V::kInts * j);
+  } else {
+    const auto zero = V::broadcast_int(0);
+    V::interleave(V::load(out.residual_bytes + at), zero, zero, zero, dwords);
+  }
+}
+
 // One row of a block of columns, from `column` of the tile on, from its sums.
 template <class V, class Load>
 SI_INLINE void quads_store(typename V::Int (&sum)[Load::kVectors], const PanelView& view, const ByteOutput& out,
@@ -145,13 +170,18 @@ SI_INLINE void quads_store(typename V::Int (&sum)[Load::kVectors], const PanelVi
   const auto bias = V::broadcast(out.bias != nullptr ? out.bias[position] : 0.0f);
   const int64_t at = (position - out.row0) * out.ldy + column;
   const auto scale = V::broadcast(weight_scale * out.x_scale);
+  const int64_t added = (position - out.row0) * out.residual_ld + column;
   if constexpr (NV == 4) {
-    if (out.bytes != nullptr && out.x_scales == nullptr) {
+    if (out.bytes != nullptr && out.x_scales == nullptr && out.residual_floats == nullptr) {
       const bool below = saturates(out.to);
-      SI_UNROLL for (int j = 0; j < NV; ++j) {
-        const auto v = V::fma(V::to_float(sum[j]), scale, bias);
-        sum[j] = below ? V::round_below(v, out.to) : V::round_to_byte(v, out.to);
+      typename V::Floats v[NV];
+      SI_UNROLL for (int j = 0; j < NV; ++j) v[j] = V::fma(V::to_float(sum[j]), scale, bias);
+      if (out.residual_bytes != nullptr) {
+        residual_dwords<V, Load>(out, added, sum);
+        SI_UNROLL for (int j = 0; j < NV; ++j) v[j] = plus_bytes<V>(v[j], sum[j], out);
       }
+      SI_UNROLL for (int j = 0; j < NV; ++j) sum[j] =
+          below ? V::round_below(v[j], out.to) : V::round_to_byte(v[j], out.to);
       const auto bytes = V::pack_bytes(sum, out.to.zero_point);
       if constexpr (Load::kNatural)
         V::store(out.bytes + at, V::natural_bytes(bytes));
@@ -169,7 +199,10 @@ SI_INLINE void quads_store(typename V::Int (&sum)[Load::kVectors], const PanelVi
       sum[j] = V::sub(sum[j], V::mul(row_sum, V::load(out.x_zero_points + column + V::kInts * j)));
       scale_of = V::mul(row_scale, V::load_floats(out.x_scales + column + V::kInts * j));
     }
-    const auto v = V::fma(V::to_float(sum[j]), scale_of, bias);
+    auto v = V::fma(V::to_float(sum[j]), scale_of, bias);
+    if (out.residual_floats != nullptr) v = V::add(v, V::load_floats(out.residual_floats + added + V::kInts * j));
+    if (out.residual_bytes != nullptr)
+      v = plus_bytes<V>(v, V::load_narrow(out.residual_bytes + added + V::kInts * j), out);
     if (out.bytes == nullptr)
       V::store_floats(out.floats + at + V::kInts * j, V::min(high, V::max(low, v)));
     else
@@ -202,13 +235,7 @@ void quads_tile_load(const PanelView& given_view, const ByteJob& given_job) {
       }
       const uint16_t* index = view.index + entry.column_offset;
       const Quad* quad = view.value_as<Quad>() + entry.value_offset;
-#define SI_PATTERN(P)                                         \
-  {                                                           \
-    const int count = entry.count[P - 1];                     \
-    quads_pattern<V, Load, P>(sums, index, quad, count, map); \
-    index += count * Load::kIndices;                          \
-    quad += count * pattern_rows(P);                          \
-  }
+#define SI_PATTERN(P) quads_pattern<V, Load, P>(sums, index, quad, entry.count[P - 1], map);
       SI_EACH_PATTERN(SI_PATTERN);
 #undef SI_PATTERN
       SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
@@ -300,11 +327,15 @@ void quads_vector(const si_weights& weights, const ByteVectorJob& job) {
       const auto start = static_cast<uint32_t>(first_sum(view.row_sum[position], out.x_zero_point - V::kOffset));
       const auto total = static_cast<int32_t>(static_cast<uint32_t>(V::sum(sum[r])) + start);
       const float bias = out.bias != nullptr ? out.bias[position] : 0.0f;
-      const float v = __builtin_fmaf(static_cast<float>(total), view.scale[position] * out.x_scale, bias);
+      const int64_t at = position - out.row0;
+      float v = __builtin_fmaf(static_cast<float>(total), view.scale[position] * out.x_scale, bias);
+      if (out.residual_floats != nullptr) v += out.residual_floats[at];
+      if (out.residual_bytes != nullptr)
+        v = __builtin_fmaf(static_cast<float>(out.residual_bytes[at] - out.residual_zero_point), out.residual_scale, v);
       if (out.bytes != nullptr)
-        out.bytes[position - out.row0] = quantize(v, out.to);
+        out.bytes[at] = quantize(v, out.to);
       else
-        out.floats[position - out.row0] = clamp(v, out.low, out.high);
+        out.floats[at] = clamp(v, out.low, out.high);
     }
     uint8_t* const done = here;
     here = next;

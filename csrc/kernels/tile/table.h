@@ -4,6 +4,8 @@
 #pragma once
 
 #include "kernels/tile/activation.h"
+#include "kernels/tile/byte_depthwise.h"
+#include "kernels/tile/byte_elementwise.h"
 #include "kernels/tile/cell.h"
 #include "kernels/tile/depthwise_tile.h"
 #include "kernels/tile/elementwise.h"
@@ -33,22 +35,31 @@ struct NarrowTiles {
   }
 };
 
+// What networks of bytes need besides the tiles: by the vectors of those.
+template <class V>
+constexpr ByteNetworkKernels byte_network = {dequantize_all<V>, add_all<V>, max_pool_bytes<V>, sum_bytes<V>,
+                                             depthwise_bytes<V>};
+
 // Of a variant whose rows compute int8 weights alone, or pairs of bfloat16 alone.
 template <class V>
-constexpr TileKernels narrow_table_of(Isa isa, const ByteKernels* bytes, const PairKernels* pairs) {
+constexpr TileKernels narrow_table_of(Isa isa, const ByteKernels* bytes, const PairKernels* pairs,
+                                      const ByteNetworkKernels* byte_network = nullptr) {
   TileKernels kernels{};
   kernels.width = V::kWidth;
   kernels.max_vectors = V::kMaxVectors;
   kernels.tuning = tuning_of(isa);
+  kernels.transpose_in = transpose_in<V>;
   kernels.transpose_out = transpose_out<V>;
   kernels.activate = activate<V>;
   kernels.bytes = bytes;
   kernels.pairs = pairs;
+  kernels.byte_network = byte_network;
   return kernels;
 }
 
 template <class V>
-constexpr TileKernels table_of(Isa isa, const ByteKernels* bytes, const PairKernels* pairs = nullptr) {
+constexpr TileKernels table_of(Isa isa, const ByteKernels* bytes, const PairKernels* pairs = nullptr,
+                               const ByteNetworkKernels* byte_network = nullptr) {
   TileKernels kernels{};
   kernels.width = V::kWidth;
   kernels.max_vectors = V::kMaxVectors;
@@ -58,6 +69,7 @@ constexpr TileKernels table_of(Isa isa, const ByteKernels* bytes, const PairKern
   kernels.formats[SI_FORMAT_NM] = {nm_tile<V>, nm_vector<V>, {}};
   kernels.bytes = bytes;
   kernels.pairs = pairs;
+  kernels.byte_network = byte_network;
   kernels.transpose_in = transpose_in<V>;
   kernels.transpose_out = transpose_out<V>;
   kernels.store_runs = store_runs<V>;

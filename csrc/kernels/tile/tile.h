@@ -8,6 +8,7 @@
 
 #include "core/tuning.h"
 #include "formats/formats.h"
+#include "kernels/tile/byte_network.h"
 #include "kernels/tile/bytes.h"
 #include "kernels/tile/pairs.h"
 
@@ -141,6 +142,7 @@ struct TileKernels {
   FormatKernels formats[kFormatIds];  // by number
   const ByteKernels* bytes;           // of int8 weights, or null
   const PairKernels* pairs;           // of pairs of bfloat16 weights, or null
+  const ByteNetworkKernels* byte_network;  // there where `bytes` is
 
   // dst[k * pitch + n] = src[n * ld + k] for n < rows, k < columns; zero for rows <= n < padded, a multiple of width.
   // Rows of dst are written in order, so that of a pitch below `padded` the next row overwrites what is too much.

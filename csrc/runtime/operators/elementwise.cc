@@ -1,4 +1,5 @@
-// add, activation and softmax, which has its axis as parameter.
+// add, activation and softmax, which has its axis as parameter. add takes bytes too.
+#include "kernels/network/byte_network.h"
 #include "kernels/network/network.h"
 #include "runtime/operators.h"
 
@@ -18,12 +19,28 @@ si_status check_same(const si_model& model, const Node& node) {
 }  // namespace
 
 si_status check_add(const si_model& model, Node* node) {
-  node->isa = widest_tile_kernels();
   SI_TRY(check_params(*node, 0));
-  return check_same(model, *node);
+  if (model.operand(*node, 0)->type != kUint8) {
+    node->isa = widest_tile_kernels();
+    return check_same(model, *node);
+  }
+  const Value &a = *model.operand(*node, 0), &b = *model.operand(*node, 1);
+  node->isa = widest_byte_kernels();
+  SI_TRY(check_bytes(*node, &b, "an operand"));
+  SI_TRY(check_bytes(*node, &model.value(node->output), "an output"));
+  SI_TRY(check_clamp(*node));
+  SI_TRY(check_shape(model, *node, a.dims, a.ndim));
+  return check_shape(model, *node, b.dims, b.ndim);
 }
 
 si_status run_add(const Call& call) {
+  if (call.y().type == kUint8) {
+    const Value& b = call.model.value(call.node.operand[1]);
+    const ByteSum sum{call.x().scale, b.scale, call.x().zero_point, b.zero_point,
+                      to_byte(call.y().scale, call.y().zero_point, clamp_of(call.node.activation))};
+    return add_bytes(call.node.isa, sum, call.input_bytes(0), call.input_bytes(1), call.output_bytes(),
+                     call.y().elements(), call.threads);
+  }
   return add(call.node.isa, call.input(0), call.input(1), call.output(), call.y().elements(), call.node.activation,
              call.threads);
 }

@@ -9,8 +9,13 @@ si_status check_reshape(const si_model& model, Node* node) {
   const Value &x = *model.operand(*node, 0), &y = model.value(node->output);
   SI_TRY(check_no_activation(*node));
   SI_TRY(check_params(*node, 0));
-  SI_TRY(check_float(*node, &x, "an x"));
-  SI_TRY(check_float(*node, &y, "an output"));
+  if (x.type == kUint8) {
+    SI_TRY(check_bytes(*node, &y, "an output"));
+    SI_TRY(check_same_scale(*node, x, y));
+  } else {
+    SI_TRY(check_float(*node, &x, "an x"));
+    SI_TRY(check_float(*node, &y, "an output"));
+  }
   if (x.elements() != y.elements())
     return bad_node(*node, "expected an output of ", x.elements(), " elements, got ", y.elements());
   return SI_OK;

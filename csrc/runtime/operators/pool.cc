@@ -1,5 +1,7 @@
 // max_pool and average_pool: parameters are kernel, stride (vertical, horizontal each), padding (top, bottom, left,
-// right) and, of average_pool, 1 where padding counts. global_average_pool has none.
+// right) and, of average_pool, 1 where padding counts. global_average_pool has none. Bytes are taken too, but by
+// average_pool.
+#include "kernels/network/byte_network.h"
 #include "kernels/network/network.h"
 #include "runtime/operators.h"
 
@@ -25,7 +27,6 @@ PoolJob pool_job(const si_model& model, const Node& node, bool average) {
 si_status check_pool(const si_model& model, Node* node) {
   const Value& x = *model.operand(*node, 0);
   SI_TRY(check_no_activation(*node));
-  SI_TRY(check_float(*node, &x, "an x"));
   if (x.ndim != 4) return bad_node(*node, "expected an x of 4 dimensions, got ", x.ndim);
   int64_t dims[] = {x.dims[0], x.dims[1], 0, 0};
   for (int axis = 0; axis < 2; ++axis) {
@@ -40,12 +41,18 @@ si_status check_pool(const si_model& model, Node* node) {
                       kScratchColumns);
     dims[2 + axis] = (size + before + after - kernel) / stride + 1;
   }
-  SI_TRY(check_output(model, *node, dims, 4));
-  node->isa = widest_tile_kernels();
+  SI_TRY(check_shape(model, *node, dims, 4));
   // The rows of each window, and then its columns.
   const int64_t line = node->params[0] * x.dims[3] + node->params[1] * dims[3];
   node->multiply_adds = dims[0] * dims[1] * dims[2] * line;
   return SI_OK;
+}
+
+si_status check_float_pool(const si_model& model, Node* node) {
+  node->isa = widest_tile_kernels();
+  SI_TRY(check_float(*node, model.operand(*node, 0), "an x"));
+  SI_TRY(check_float(*node, &model.value(node->output), "an output"));
+  return check_pool(model, node);
 }
 
 si_status run_pool(const Call& call, bool average) {
@@ -58,15 +65,25 @@ si_status run_pool(const Call& call, bool average) {
 
 si_status check_max_pool(const si_model& model, Node* node) {
   SI_TRY(check_params(*node, 8));
+  const Value &x = *model.operand(*node, 0), &y = model.value(node->output);
+  if (x.type != kUint8) return check_float_pool(model, node);
+  node->isa = widest_byte_kernels();
+  SI_TRY(check_bytes(*node, &y, "an output"));
+  SI_TRY(check_same_scale(*node, x, y));
   return check_pool(model, node);
 }
 
-si_status run_max_pool(const Call& call) { return run_pool(call, false); }
+si_status run_max_pool(const Call& call) {
+  if (call.y().type != kUint8) return run_pool(call, false);
+  const Value& x = call.x();
+  return max_pool_bytes(call.node.isa, pool_job(call.model, call.node, false), call.input_bytes(0), call.output_bytes(),
+                        x.dims[0] * x.dims[1], call.threads);
+}
 
 si_status check_average_pool(const si_model& model, Node* node) {
   SI_TRY(check_params(*node, 9));
   if (node->params[8] != 0 && node->params[8] != 1) return bad_node(*node, "expected parameter 8 to be 0 or 1");
-  return check_pool(model, node);
+  return check_float_pool(model, node);
 }
 
 si_status run_average_pool(const Call& call) { return run_pool(call, true); }
@@ -75,15 +92,26 @@ si_status check_global_average_pool(const si_model& model, Node* node) {
   const Value& x = *model.operand(*node, 0);
   SI_TRY(check_no_activation(*node));
   SI_TRY(check_params(*node, 0));
-  SI_TRY(check_float(*node, &x, "an x"));
+  const Value& y = model.value(node->output);
   if (x.ndim != 4) return bad_node(*node, "expected an x of 4 dimensions, got ", x.ndim);
   const int64_t dims[] = {x.dims[0], x.dims[1], 1, 1};
+  SI_TRY(check_shape(model, *node, dims, y.ndim == 2 ? 2 : 4));
+  if (x.type == kUint8) {
+    node->isa = widest_byte_kernels();
+    if (x.dims[2] * x.dims[3] > kMostByteSums)
+      return bad_node(*node, "expected images of at most ", kMostByteSums, " bytes");
+    return check_bytes(*node, &y, "an output");
+  }
   node->isa = widest_tile_kernels();
-  return check_output(model, *node, dims, model.value(node->output).ndim == 2 ? 2 : 4);
+  SI_TRY(check_float(*node, &x, "an x"));
+  return check_float(*node, &y, "an output");
 }
 
 si_status run_global_average_pool(const Call& call) {
   const Value& x = call.x();
+  if (x.type == kUint8)
+    return average_bytes(call.node.isa, quantization_of(x, call.y()), call.input_bytes(0), call.output_bytes(),
+                         x.dims[0] * x.dims[1], x.dims[2] * x.dims[3], call.threads);
   return global_average_pool(call.node.isa, call.input(0), call.output(), x.dims[0] * x.dims[1], x.dims[2] * x.dims[3],
                              call.threads);
 }

@@ -1,6 +1,9 @@
-// linear and conv: what the packed formats compute, by the drivers of kernels/.
+// linear and conv: what the packed formats compute, by the drivers of kernels/. Weights of int8 take bytes, and give
+// bytes or floats.
 #include "kernels/conv/conv.h"
+#include "kernels/conv/conv_int8.h"
 #include "kernels/linear/linear.h"
+#include "kernels/linear/linear_int8.h"
 #include "kernels/scalar/scalar.h"
 #include "runtime/operators.h"
 
@@ -8,19 +11,44 @@ namespace si {
 
 namespace {
 
+bool is_int8(const si_weights& weights) { return weights.value_type == SI_I8; }
+
+// The types of a call and, of bytes, what they stand for.
+template <class Args>
+void set_types(const Call& call, Args* args, si_quantization* quantization) {
+  args->x_type = call.x().type == kUint8 ? SI_U8 : SI_F32;
+  args->y_type = call.y().type == kUint8 ? SI_U8 : SI_F32;
+  if (args->x_type == SI_F32) return;
+  *quantization = quantization_of(call.x(), call.y());
+  if (const Value* residual = call.model.operand(call.node, 3); residual != nullptr) {
+    quantization->residual_scale = residual->scale;
+    quantization->residual_zero_point = residual->zero_point;
+  }
+  args->quantization = quantization;
+}
+
 // The packed weight, and the best row that runs it here.
 si_status check_weight(const si_model& model, si_op op, Node* node) {
   const Value* weight = model.operand(*node, 1);
   if (weight->packed == nullptr) return bad_node(*node, "expected a packed weight");
+  const Value& y = model.value(node->output);
+  const bool bytes = is_int8(*weight->packed);
+  if (bytes) {
+    SI_TRY(check_bytes(*node, model.operand(*node, 0), "an x"));
+    if (y.type != kUint8) SI_TRY(check_float(*node, &y, "an output"));
+  } else {
+    SI_TRY(check_float(*node, model.operand(*node, 0), "an x"));
+    SI_TRY(check_float(*node, &y, "an output"));
+    if (weight->packed->panel.pairs()) return bad_node(*node, "expected weights of float32 or int8, got pairs");
+  }
+  const CallTypes types{bytes ? SI_U8 : SI_F32, y.type == kUint8 ? SI_U8 : SI_F32};
   const Row* row = nullptr;
-  SI_TRY(row_for_call(*weight->packed, op, {SI_F32, SI_F32}, SI_ROW_BEST, &row));
+  SI_TRY(row_for_call(*weight->packed, op, types, SI_ROW_BEST, &row));
   node->isa = tile_kernels(row->isa);
-  SI_TRY(check_float(*node, model.operand(*node, 0), "an x"));
   SI_TRY(check_bias(*node, model.operand(*node, 2), weight->packed->shape.M()));
   const Value* residual = model.operand(*node, 3);
   if (residual == nullptr) return SI_OK;
-  const Value& y = model.value(node->output);
-  SI_TRY(check_float(*node, residual, "a residual"));
+  SI_TRY(bytes ? check_bytes(*node, residual, "a residual") : check_float(*node, residual, "a residual"));
   bool same = residual->ndim == y.ndim;
   for (int i = 0; same && i < y.ndim; ++i) same = residual->dims[i] == y.dims[i];
   return same ? SI_OK : bad_node(*node, "expected a residual of the output's shape");
@@ -70,7 +98,7 @@ si_status check_linear(const si_model& model, Node* node) {
   int64_t dims[kMostDims];
   for (int i = 0; i < x.ndim; ++i) dims[i] = x.dims[i];
   dims[x.ndim - 1] = weights.shape.M();
-  SI_TRY(check_output(model, *node, dims, x.ndim));
+  SI_TRY(check_shape(model, *node, dims, x.ndim));
   node->multiply_adds = weights.nnz * (x.elements() / weights.shape.K());
   return SI_OK;
 }
@@ -82,6 +110,10 @@ si_status run_linear(const Call& call) {
   args.y = call.output();
   args.bias = call.input(2);
   args.threads = call.threads;
+  si_quantization quantization{};
+  set_types(call, &args, &quantization);
+  if (is_int8(weights))
+    return call.node.isa != nullptr ? linear_int8(*call.node.isa, weights, args) : scalar_linear_int8(weights, args);
   return call.node.isa != nullptr ? linear(*call.node.isa, weights, args) : scalar_linear(weights, args);
 }
 
@@ -99,7 +131,7 @@ si_status check_conv(const si_model& model, Node* node) {
   const bool flat = x.ndim == 3;
   if (flat && geometry.oh != 1) return bad_node(*node, "expected one row of the output of a signal");
   const int64_t dims[] = {x.dims[0], weights.shape.M(), flat ? geometry.ow : geometry.oh, geometry.ow};
-  SI_TRY(check_output(model, *node, dims, x.ndim));
+  SI_TRY(check_shape(model, *node, dims, x.ndim));
   node->multiply_adds = weights.nnz * (model.value(node->output).elements() / weights.shape.M());
   return SI_OK;
 }
@@ -111,7 +143,12 @@ si_status run_conv(const Call& call) {
   args.y = call.output();
   args.bias = call.input(2);
   args.residual = call.input(3);
+  args.residual_type = args.residual != nullptr && is_int8(weights) ? SI_U8 : SI_F32;
   args.threads = call.threads;
+  si_quantization quantization{};
+  set_types(call, &args, &quantization);
+  if (is_int8(weights))
+    return call.node.isa != nullptr ? conv_int8(*call.node.isa, weights, args) : scalar_conv_int8(weights, args);
   return call.node.isa != nullptr ? conv(*call.node.isa, weights, args) : scalar_conv(weights, args);
 }
 

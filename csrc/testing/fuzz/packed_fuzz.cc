@@ -72,6 +72,8 @@ si_quantization any_quantization(Choices& choices, const std::vector<float>& x_s
   out.y_scale = choices.chance(8) ? -1.0f : 0.3f;
   out.x_zero_point = static_cast<int32_t>(choices.below(257));
   out.y_zero_point = static_cast<int32_t>(choices.below(257));
+  out.residual_scale = choices.chance(8) ? 0.0f : 0.2f;
+  out.residual_zero_point = static_cast<int32_t>(choices.below(257));
   if (!x_scales.empty()) out.x_scales = x_scales.data();
   return out;
 }
@@ -81,6 +83,14 @@ void quantize_call(Args& args, const si_quantization& quantization, Choices& cho
   args.x_type = choices.chance(2) ? SI_U8 : SI_F32;
   args.y_type = choices.chance(2) ? SI_U8 : SI_F32;
   args.quantization = &quantization;
+}
+
+// A tensor as y. Kernels that add no residual, or none of bytes, refuse it.
+template <class Args>
+void add_residual(Args& args, const std::vector<float>& residual, Choices& choices) {
+  if (!choices.chance(2)) return;
+  args.residual = residual.data();
+  args.residual_type = choices.chance(2) ? SI_U8 : SI_F32;
 }
 
 // Of pairs of bfloat16, and of other weights to be refused: those tensors hold as many halves.
@@ -107,6 +117,7 @@ void run_linear(const si_weights* weights, int64_t M, int64_t K, int64_t nnz, bo
   const int64_t x_floats = tokens ? floats(n, K, args.ldx) : floats(K, n, args.ldx);
   const int64_t y_floats = tokens ? floats(n, M, args.ldy) : floats(M, n, args.ldy);
   const std::vector<float> x = tensor(choices, x_floats), bias = tensor(choices, M);
+  const std::vector<float> residual = tensor(choices, y_floats);
   std::vector<float> y(static_cast<size_t>(y_floats));
   args.x = x.data();
   args.y = y.data();
@@ -120,6 +131,7 @@ void run_linear(const si_weights* weights, int64_t M, int64_t K, int64_t nnz, bo
     quantize_call(args, quantization, choices);
   else if (choices.chance(2))
     narrow_call(args, choices);
+  add_residual(args, residual, choices);
   ran(si_linear(weights, &args));
 }
 
@@ -155,6 +167,7 @@ void run_conv(const si_weights* weights, const si_weight_desc& desc, int64_t nnz
     return;
   const std::vector<float> x = tensor(choices, args.batch * channels * args.h * args.w), bias = tensor(choices, M);
   std::vector<float> y(static_cast<size_t>(args.batch * M * oh * ow));
+  const std::vector<float> residual = tensor(choices, args.batch * M * oh * ow);
   args.x = x.data();
   args.y = y.data();
   args.bias = choices.chance(2) ? bias.data() : nullptr;
@@ -163,6 +176,7 @@ void run_conv(const si_weights* weights, const si_weight_desc& desc, int64_t nnz
     quantize_call(args, quantization, choices);
   else if (choices.chance(2))
     narrow_call(args, choices);
+  add_residual(args, residual, choices);
   ran(si_conv(weights, &args));
 }
 

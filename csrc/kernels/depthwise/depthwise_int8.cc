@@ -1,0 +1,108 @@
+#include "kernels/depthwise/depthwise_int8.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/parallel.h"
+#include "core/scratch.h"
+#include "kernels/source.h"
+
+namespace si {
+
+namespace {
+
+// Dwords of a strip's lines: they, the sums' bytes and rows of x stay in the nearest cache.
+constexpr int64_t kStripDwords = 3072;
+
+// The executable specification.
+void scalar_depthwise(const DepthwiseInt8Args& args, const ByteDepthwiseJob& job) {
+  const int64_t kh = args.kernel[0], kw = args.kernel[1];
+  for (int64_t channel = 0; channel < job.channels; ++channel) {
+    const int8_t* weights = job.weights + channel * kh * kw;
+    const float scale = job.scales[channel] * job.x_scale, bias = job.bias != nullptr ? job.bias[channel] : 0.0f;
+    for (int64_t r = 0; r < args.oh; ++r)
+      for (int64_t c = 0; c < args.ow; ++c) {
+        int32_t sum = 0;
+        for (int64_t i = 0; i < kh; ++i)
+          for (int64_t j = 0; j < kw; ++j) {
+            const int64_t row = r * args.stride[0] - args.padding[0] + i;
+            const int64_t column = c * args.stride[1] - args.padding[1] + j;
+            if (row < 0 || row >= args.h || column < 0 || column >= args.w) continue;
+            const int32_t byte = job.x[(channel * args.h + row) * args.w + column];
+            sum += weights[i * kw + j] * (byte - job.x_zero_point);
+          }
+        job.y[(channel * args.oh + r) * args.ow + c] = quantize(std::fma(static_cast<float>(sum), scale, bias), job.to);
+      }
+  }
+}
+
+// What all channels have in common.
+ByteDepthwiseJob job_of(const DepthwiseInt8Args& args) {
+  ByteDepthwiseJob job{};
+  job.h = args.h;
+  job.w = args.w;
+  job.oh = args.oh;
+  job.ow = args.ow;
+  job.top = args.padding[0];
+  job.left = args.padding[1];
+  job.kernel = static_cast<int>(args.kernel[0]);
+  job.stride = static_cast<int>(args.stride[0]);
+  job.x_scale = args.quantization.x_scale;
+  job.x_zero_point = args.quantization.x_zero_point;
+  job.to = y_to_byte(args.quantization, args.activation);
+  // Of each plane (even columns, odd columns): a line holds what is left of x and x, and what is read to the right of x
+  // is left of x in the next line. What is computed of it is a row of y.
+  job.pitch = args.ow;
+  for (int64_t side = 0; side < job.stride; ++side) {
+    const int64_t left = job.stride == 1 ? job.left : (job.left + 1 - side) / 2;
+    const int64_t all = (job.left + job.w + job.stride - 1 - side) / job.stride;
+    job.pitch = std::max({job.pitch, all, args.ow + (args.kernel[1] - 1 - side) / job.stride - left});
+  }
+  const int64_t rows = job.stride == 1 ? 2 : 1, steps = (args.oh + rows - 1) / rows;
+  job.strip_steps = std::clamp<int64_t>(kStripDwords / (job.stride * job.pitch), 1, steps);
+  job.group = job.strip_steps < steps
+                  ? 1
+                  : std::clamp<int64_t>(kStripDwords / (job.stride * (steps + 2) * job.pitch), 1, args.channels);
+  return job;
+}
+
+bool has_kernel(const DepthwiseInt8Args& args) {
+  const int64_t kernel = args.kernel[0], stride = args.stride[0];
+  return args.kernel[1] == kernel && args.stride[1] == stride && (kernel == 3 || kernel == 5 || kernel == 7) &&
+         (stride == 1 || stride == 2);
+}
+
+}  // namespace
+
+si_status depthwise_int8(const TileKernels* isa, const DepthwiseInt8Args& args) {
+  const ScratchUse use;
+  const int64_t planes = args.batch * args.channels, image = args.h * args.w, pixels = args.oh * args.ow;
+  const int64_t taps = args.kernel[0] * args.kernel[1];
+  const bool scalar = isa == nullptr || !has_kernel(args);
+  // An output takes about as long to requantise as to sum.
+  const int threads =
+      isa == nullptr ? args.threads : useful_threads(isa->tuning.threads, args.threads, planes * pixels * taps);
+  const ByteDepthwiseJob job = job_of(args);
+  // A few parts a thread, of channels that follow one another.
+  const int64_t parts = std::min<int64_t>(planes, threads == 1 ? 1 : 4 * threads);
+  return parallel_for(threads, parts, [&](int64_t part) -> si_status {
+    const int64_t first = planes * part / parts, last = planes * (part + 1) / parts;
+    ByteDepthwiseJob own = job;
+    if (!scalar) SI_TRY(thread_scratch(Scratch::kInput, byte_depthwise_scratch(job), &own.scratch));
+    own.x_end = args.x + planes * image;
+    for (int64_t plane = first; plane < last; plane += own.channels) {
+      const int64_t channel = plane % args.channels;
+      own.channels = std::min(args.channels - channel, last - plane);
+      own.x = args.x + plane * image;
+      own.y = args.y + plane * pixels;
+      own.weights = args.weights + channel * taps;
+      own.scales = args.scales + channel;
+      own.bias = args.bias != nullptr ? args.bias + channel : nullptr;
+      own.spill = (last - plane - own.channels) * pixels;
+      scalar ? scalar_depthwise(args, own) : isa->byte_network->depthwise(own);
+    }
+    return SI_OK;
+  });
+}
+
+}  // namespace si

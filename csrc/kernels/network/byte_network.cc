@@ -1,0 +1,96 @@
+#include "kernels/network/byte_network.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/parallel.h"
+#include "core/scratch.h"
+#include "kernels/scalar/scalar.h"
+#include "kernels/source.h"
+
+namespace si {
+
+namespace {
+
+// Bytes of a part of an element-wise operation, of which threads take one after another.
+constexpr int64_t kPart = 32768;
+// About as many bytes are computed in the time of one multiply-add of floats.
+constexpr int64_t kBytesAtOnce = 4;
+// A float that bytes are made of, or that is made of bytes, takes as long as so many bytes.
+constexpr int64_t kFloats = 8;
+
+int threads_for(const TileKernels* isa, int threads, int64_t work) {
+  return isa == nullptr ? threads : useful_threads(isa->tuning.threads, threads, work / kBytesAtOnce);
+}
+
+// Calls fn(first, count) for parts of [0, count).
+template <class Fn>
+si_status for_parts(const TileKernels* isa, int threads, int64_t count, int64_t work, const Fn& fn) {
+  return parallel_for(threads_for(isa, threads, work), (count + kPart - 1) / kPart,
+                      [&](int64_t part) { fn(part * kPart, std::min(kPart, count - part * kPart)); });
+}
+
+}  // namespace
+
+si_status quantize_floats(const TileKernels* isa, const ToByte& to, const float* x, uint8_t* y, int64_t count,
+                          int threads) {
+  return for_parts(isa, threads, count, kFloats * count, [&](int64_t first, int64_t part) {
+    if (isa != nullptr) return isa->bytes->quantize(x + first, part, to, y + first);
+    for (int64_t i = first; i < first + part; ++i) y[i] = quantize(x[i], to);
+  });
+}
+
+si_status dequantize_bytes(const TileKernels* isa, float scale, int32_t zero_point, const uint8_t* x, float* y,
+                           int64_t count, int threads) {
+  return for_parts(isa, threads, count, kFloats * count, [&](int64_t first, int64_t part) {
+    if (isa != nullptr) return isa->byte_network->dequantize(x + first, part, scale, zero_point, y + first);
+    for (int64_t i = first; i < first + part; ++i) y[i] = dequantize(x[i], scale, zero_point);
+  });
+}
+
+si_status add_bytes(const TileKernels* isa, const ByteSum& sum, const uint8_t* a, const uint8_t* b, uint8_t* y,
+                    int64_t count, int threads) {
+  return for_parts(isa, threads, count, count, [&](int64_t first, int64_t part) {
+    if (isa != nullptr) return isa->byte_network->add(a + first, b + first, part, sum, y + first);
+    for (int64_t i = first; i < first + part; ++i) y[i] = add(a[i], b[i], sum);
+  });
+}
+
+si_status max_pool_bytes(const TileKernels* isa, const PoolJob& job, const uint8_t* x, uint8_t* y, int64_t planes,
+                         int threads) {
+  const ScratchUse use;
+  const int64_t work = planes * job.oh * job.ow * (job.kernel[0] + job.kernel[1]);
+  return parallel_for(threads_for(isa, threads, work), planes, [&](int64_t plane) -> si_status {
+    const uint8_t* from = x + plane * job.h * job.w;
+    uint8_t* const to = y + plane * job.oh * job.ow;
+    if (isa == nullptr) {
+      scalar_max_pool_bytes(job, from, to);
+      return SI_OK;
+    }
+    uint8_t* line = nullptr;
+    SI_TRY(thread_scratch(Scratch::kInput, 3 * pool_line_floats(job), &line));
+    isa->byte_network->max_pool(job, from, line, to);
+    return SI_OK;
+  });
+}
+
+si_status average_bytes(const TileKernels* isa, const si_quantization& q, const uint8_t* x, uint8_t* y, int64_t planes,
+                        int64_t pixels, int threads) {
+  constexpr int64_t kPlanes = 256;  // of a part
+  const ToByte to = y_to_byte(q, SI_ACT_NONE);
+  const float scale = q.x_scale / static_cast<float>(pixels);
+  const auto zero = static_cast<int32_t>(pixels * q.x_zero_point);
+  return parallel_for(threads_for(isa, threads, planes * pixels), (planes + kPlanes - 1) / kPlanes, [&](int64_t part) {
+    for (int64_t plane = part * kPlanes; plane < std::min(planes, (part + 1) * kPlanes); ++plane) {
+      const uint8_t* from = x + plane * pixels;
+      int32_t sum = 0;
+      if (isa != nullptr)
+        sum = isa->byte_network->sum(from, pixels);
+      else
+        for (int64_t i = 0; i < pixels; ++i) sum += from[i];
+      y[plane] = quantize(static_cast<float>(sum - zero) * scale, to);
+    }
+  });
+}
+
+}  // namespace si

@@ -1,0 +1,236 @@
+"""Networks of bytes: what they compute, what is refused, and their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from int8_graph import evaluate
+from networks import mlp, mobilenet_v2, prune, resnet, simple_cnn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sparseinfer
+from sparseinfer.export.calibration import observed_scales
+from sparseinfer.export.engine import Engine
+from sparseinfer.export.file import write_graph
+from sparseinfer.export.from_torch import from_torch
+from sparseinfer.export.graph import Graph
+from sparseinfer.export.passes import optimize
+from sparseinfer.export.passes.quantize import quantize, values_to_observe
+from sparseinfer.export.signature import Signature
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+GIVEN = Signature(["input"], ["input"], {}, {}, 0)
+
+
+def quantized(model: nn.Module, x: Tensor) -> Graph:
+    graph, _ = from_torch(model.eval(), (x,), {})
+    optimize(graph)
+    values = values_to_observe(graph)
+    quantize(graph, observed_scales(graph, values, [[x]], GIVEN, 2))
+    return graph
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp": (mlp, (5, 784)),
+    "mlp, one sample": (mlp, (1, 784)),
+    "cnn": (simple_cnn, (2, 3, 32, 32)),
+    "resnet18": (lambda: resnet("basic", 0.25), (1, 3, 64, 64)),
+    "resnet50": (lambda: resnet("bottleneck", 0.25, 2), (2, 3, 49, 49)),
+    "mobilenet_v2": (lambda: mobilenet_v2(0.35, 4), (1, 3, 64, 64)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_networks_give_the_reference_bit_for_bit(name: str, threads: int) -> None:
+    make, shape = NETWORKS[name]
+    model, x = make(), torch.randn(shape)
+    prune(model, 0.8)
+    graph = quantized(model, x)
+    assert all(value.dtype == torch.float32 for value in (*graph.inputs, *graph.outputs))
+    engine = Engine(write_graph(graph, GIVEN.to_json()), threads)
+    for own in (x, 3 * torch.randn(shape)):
+        assert torch.equal(engine(own), evaluate(graph, [own])[0])
+
+
+def ops(graph: Graph) -> list[str]:
+    return [node.op for node in graph.nodes]
+
+
+def test_bytes_go_from_layer_to_layer() -> None:
+    graph = quantized(simple_cnn(), torch.randn(1, 3, 32, 32))
+    assert ops(graph) == [
+        "quantize", "conv", "max_pool", "conv", "max_pool", "reshape", "linear", "linear",
+    ]  # fmt: skip
+    pooled = graph.nodes[2]
+    assert pooled.inputs[0] is not None and pooled.inputs[0].scale is pooled.output.scale
+    assert graph.nodes[-1].output.dtype == torch.float32
+
+
+def test_residuals_are_bytes_too() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+            self.c = nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = F.relu(self.a(x))
+            return self.c(F.relu(self.b(a) + a))
+
+    graph = quantized(Block(), torch.randn(1, 3, 9, 9))
+    assert ops(graph) == ["quantize", "conv", "conv", "conv"]
+    residual = graph.nodes[2].inputs[3]
+    assert residual is graph.nodes[1].output and residual.dtype == torch.uint8
+
+
+def test_an_addition_of_bytes() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 1)
+            self.c = nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(F.relu(F.relu(self.a(x)) + F.relu6(self.b(x))))
+
+    x = torch.randn(2, 3, 9, 9)
+    graph = quantized(Sum(), x)
+    assert ops(graph) == ["quantize", "conv", "conv", "add", "conv"]
+    engine = Engine(write_graph(graph, GIVEN.to_json()), 2)
+    assert torch.equal(engine(x), evaluate(graph, [x])[0])
+
+
+class Around(nn.Module):
+    """Operators without kernels of int8 around and between layers that have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+        self.last = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        a = F.silu(self.first(F.avg_pool2d(x, 2)))
+        b = F.gelu(self.second(F.avg_pool2d(a, 2)))
+        mean = F.adaptive_avg_pool2d(b, 1).flatten(1)
+        return self.last(mean).softmax(1), mean
+
+
+def test_other_operators_run_in_floats_between() -> None:
+    x = torch.randn(2, 3, 16, 16)
+    graph = quantized(Around(), x)
+    assert ops(graph) == [
+        "average_pool", "quantize", "conv", "average_pool", "quantize", "conv",
+        "global_average_pool", "reshape", "linear", "softmax", "dequantize",
+    ]  # fmt: skip
+    model = Around().eval()
+    engine = sparseinfer.compile(
+        model, x, weights="int8", calibration=torch.randn(64, 3, 16, 16), baselines=()
+    )
+    for exact, y in zip(model(x), engine(x), strict=True):
+        assert sparseinfer.quantize.sqnr_db(exact, y) > 20
+
+
+def test_a_value_that_bytes_and_floats_are_made_of_is_both() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            a = self.a(x)
+            return self.b(a), a.softmax(1)
+
+    graph = quantized(Both(), torch.randn(8, 4))
+    assert sorted(ops(graph)) == ["dequantize", "linear", "linear", "quantize", "softmax"]
+
+
+def compiled(model: nn.Module, x: Tensor, **more: Any) -> Engine:
+    return sparseinfer.compile(model, x, **({"weights": "int8", "baselines": ()} | more))
+
+
+def test_compiled_saved_and_loaded(tmp_path: Any) -> None:
+    model = simple_cnn()
+    prune(model, 0.9)
+    x = torch.randn(4, 3, 32, 32)
+    engine = compiled(model, x, calibration=[(torch.randn(n, 3, 32, 32),) for n in (9, 4, 1)])
+    told = str(engine.report())
+    assert "compute on bytes" in told and "dB (SQNR)" in told and "of 20 rows" in told
+    assert {node.op for node in engine.profile(x, 2).nodes} == {
+        "quantize", "conv", "max_pool", "linear",
+    }  # fmt: skip
+    engine.save(tmp_path / "net.sinf")
+    again = sparseinfer.load_engine(tmp_path / "net.sinf")
+    assert torch.equal(again(x), engine(x))
+    wide = sparseinfer.compile(model, x, baselines=())
+    wide.save(tmp_path / "wide.sinf")
+    sizes = [(tmp_path / name).stat().st_size for name in ("net.sinf", "wide.sinf")]
+    assert sizes[0] < 0.6 * sizes[1]
+
+
+def test_the_float32_engine_is_raced() -> None:
+    x = torch.randn(1, 3, 32, 32)
+    engine = sparseinfer.compile(simple_cnn(), x, weights="int8", calibration=x, budget_s=0.02)
+    assert [race.other for race in engine.report().races] == [
+        "the model as it was", "the float32 engine",
+    ]  # fmt: skip
+
+
+def test_values_that_are_always_zero() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    with torch.no_grad():
+        model[0].bias.fill_(-1e3)
+    x = torch.randn(2, 4)
+    assert torch.allclose(compiled(model, x, calibration=x)(x), model(x), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "match"),
+    [
+        ({}, ValueError, "expected calibration data"),
+        ({"calibration": []}, ValueError, "expected calibration data, got no batch"),
+        ({"calibration": 7}, TypeError, "expected calibration data"),
+        ({"calibration": torch.zeros(0, 4)}, ValueError, "batch 0 of the calibration data"),
+        ({"calibration": torch.zeros(3, 5)}, ValueError, r"got \[3, 5\].*try batches like"),
+        ({"calibration": torch.zeros(3, 4, dtype=torch.int64)}, TypeError, "try .float()"),
+        ({"calibration": torch.full((3, 4), torch.nan)}, ValueError, "NaN or Inf.*that was input"),
+        ({"calibration": torch.full((3, 4), 1e30)}, ValueError, "scale is 2"),
+        ({"weights": "float32", "calibration": torch.zeros(3, 4)}, ValueError, "expected no cal"),
+        ({"weights": "bfloat16"}, NotImplementedError, "not built yet"),
+        ({"weights": "int4"}, NotImplementedError, "not built yet"),
+        ({"activations": "float32"}, NotImplementedError, "not built yet"),
+        ({"weights": "int7"}, ValueError, "expected weights of"),
+    ],
+)
+def test_what_is_refused(more: dict[str, Any], error: type[Exception], match: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    with pytest.raises(error, match=match):
+        compiled(model, torch.randn(2, 4), **more)
+
+
+def test_weights_that_cannot_be_rounded() -> None:
+    model = nn.Linear(4, 3).eval()
+    with torch.no_grad():
+        model.weight[1, 2] = torch.inf
+    with pytest.raises((ValueError, RuntimeError)):
+        compiled(model, torch.randn(2, 4), calibration=torch.randn(8, 4), check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+def test_large_networks(name: str) -> None:
+    model = resnet("bottleneck", 1.0) if name == "resnet50" else mobilenet_v2(1.0)
+    prune(model, 0.9)
+    x = torch.randn(1, 3, 224, 224)
+    graph = quantized(model, x)
+    engine = Engine(write_graph(graph, GIVEN.to_json()), 2)
+    assert torch.equal(engine(x), evaluate(graph, [x])[0])
