@@ -124,9 +124,9 @@ def compile(
         signature = signature_of(model.forward, args, in_order, outputs, is_tensor)
         file = write_graph(graph, signature.to_json(), target)
         engine = Engine(file, used)
-        outputs, error = _compare(dense, engine, args, kwargs) if check else ([], "")
+        exact, error = _compare(dense, engine, args, kwargs) if check else ([], "")
         if golden:
-            file = add_golden(file, signature.bind(args, kwargs), *zip(*outputs, strict=True))
+            file = add_golden(file, signature.bind(args, kwargs), *zip(*exact, strict=True))
         races = [_race(name, model, dense, engine, args, kwargs, budget_s) for name in baselines]
     for race in races:
         _log.log(logging.WARNING if race.is_slower else logging.INFO, "%s", race)

@@ -98,6 +98,11 @@ class Engine:
         names = self._signature.tensors
         return [(name, tuple(shape)) for name, shape in zip(names, self._shapes, strict=True)]
 
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The other arguments of a call, which are as they were in the example."""
+        return dict(self._signature.fixed)
+
     def facts(self) -> EngineFacts:
         """What the file holds: its nodes, its tensors, and the exact bytes of everything."""
         return facts_of(self._model, len(self._file))
