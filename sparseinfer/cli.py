@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparseinfer.commands import inspect, prune, sensitivity
+from sparseinfer.commands import bench, export, inspect, prune, run, sensitivity
 from sparseinfer.commands.output import (
     MachineError,
     UserError,
@@ -171,6 +171,9 @@ def doctor(
 app.command(epilog=inspect.EPILOG)(inspect.inspect)
 app.command(epilog=prune.EPILOG)(prune.prune)
 app.command(epilog=sensitivity.EPILOG)(sensitivity.sensitivity)
+app.command(epilog=export.EPILOG)(export.export)
+app.command(epilog=run.EPILOG)(run.run)
+app.command(epilog=bench.EPILOG)(bench.bench)
 
 # click's own: typer brings its copy of click in newer versions, and uses the package in older ones.
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "runtime/context.h"
 #include "runtime/operators.h"
+#include "runtime/selftest.h"
 
 namespace {
 
@@ -22,7 +23,28 @@ si_status describe_tensor(const char* function, const si::Value& value, si_tenso
   info.ndim = value.ndim;
   std::copy(value.dims, value.dims + si::kMostDims, info.shape);
   info.bytes = value.bytes;
+  info.kind = static_cast<si_tensor_kind>(value.kind);
+  info.format = "";
+  if (value.packed != nullptr) {
+    info.type = static_cast<si_value_type>(reinterpret_cast<const si::BlobHeader*>(value.data)->value_type);
+    info.format = si::format_of(value.packed->format)->name;
+    info.nnz = value.packed->nnz;
+  }
   return write_result(function, info, out);
+}
+
+// That a run has all the pointers that it needs.
+si_status check_pointers(const char* function, const si_context* context, const void* const* inputs,
+                         void* const* outputs) {
+  SI_REQUIRE(context != nullptr, SI_ERR_ARGUMENT, function, ": expected a context, got a null handle");
+  const int64_t given = context->model->inputs, taken = context->model->file.header->outputs;
+  SI_REQUIRE(outputs != nullptr && (given == 0 || inputs != nullptr), SI_ERR_ARGUMENT, function,
+             ": expected arrays of inputs and outputs, got a null pointer");
+  for (int64_t i = 0; i < given; ++i)
+    SI_REQUIRE(inputs[i] != nullptr, SI_ERR_ARGUMENT, function, ": expected input ", i, ", got a null pointer");
+  for (int64_t i = 0; i < taken; ++i)
+    SI_REQUIRE(outputs[i] != nullptr, SI_ERR_ARGUMENT, function, ": expected output ", i, ", got a null pointer");
+  return SI_OK;
 }
 
 }  // namespace
@@ -66,6 +88,9 @@ si_status si_model_describe(const si_model* model, si_model_info* out) {
   info.context_bytes = si::context_bytes(*model);
   info.metadata = model->file.metadata;
   info.metadata_bytes = header.metadata_bytes;
+  info.tensors = header.tensors;
+  info.golden_bytes = header.golden_bytes;
+  info.version = header.version;
   return write_result("si_model_describe", info, out);
 }
 
@@ -81,6 +106,13 @@ si_status si_model_output(const si_model* model, size_t index, si_tensor_info* o
   const uint32_t count = model->file.header->outputs;
   SI_REQUIRE(index < count, SI_ERR_ARGUMENT, "si_model_output: expected an output below ", count, ", got ", index);
   return describe_tensor("si_model_output", model->value(model->file.outputs[index]), out);
+}
+
+si_status si_model_tensor(const si_model* model, size_t index, si_tensor_info* out) {
+  SI_REQUIRE(model != nullptr, SI_ERR_ARGUMENT, "si_model_tensor: expected a model, got a null handle");
+  const auto count = static_cast<size_t>(model->values.size());
+  SI_REQUIRE(index < count, SI_ERR_ARGUMENT, "si_model_tensor: expected a tensor below ", count, ", got ", index);
+  return describe_tensor("si_model_tensor", model->values[static_cast<int64_t>(index)], out);
 }
 
 si_status si_model_node(const si_model* model, size_t index, si_node_info* out) {
@@ -102,6 +134,10 @@ si_status si_model_node(const si_model* model, size_t index, si_node_info* out) 
   info.runs = node.shares ? 0 : 1;
   const bool bytes = model->operand(node, 0)->type == si::kUint8 || model->value(node.output).type == si::kUint8;
   info.type = bytes ? SI_U8 : SI_F32;
+  info.activation = node.activation;
+  info.operands = node.operands;
+  info.operand = node.operand;
+  info.output = node.output;
   return write_result("si_model_node", info, out);
 }
 
@@ -117,13 +153,18 @@ si_status si_context_create(const si_model* model, void* memory, size_t bytes, i
 }
 
 si_status si_context_run(si_context* context, const void* const* inputs, void* const* outputs, double* seconds) {
-  SI_REQUIRE(context != nullptr, SI_ERR_ARGUMENT, "si_context_run: expected a context, got a null handle");
-  const int64_t given = context->model->inputs, taken = context->model->file.header->outputs;
-  SI_REQUIRE(outputs != nullptr && (given == 0 || inputs != nullptr), SI_ERR_ARGUMENT,
-             "si_context_run: expected arrays of inputs and outputs, got a null pointer");
-  for (int64_t i = 0; i < given; ++i)
-    SI_REQUIRE(inputs[i] != nullptr, SI_ERR_ARGUMENT, "si_context_run: expected input ", i, ", got a null pointer");
-  for (int64_t i = 0; i < taken; ++i)
-    SI_REQUIRE(outputs[i] != nullptr, SI_ERR_ARGUMENT, "si_context_run: expected output ", i, ", got a null pointer");
+  SI_TRY(check_pointers("si_context_run", context, inputs, outputs));
   return si::run_context(context, inputs, outputs, seconds);
+}
+
+si_status si_context_watch(si_context* context, const void* const* inputs, void* const* outputs, si_observer observer,
+                           void* user) {
+  SI_TRY(check_pointers("si_context_watch", context, inputs, outputs));
+  SI_REQUIRE(observer != nullptr, SI_ERR_ARGUMENT, "si_context_watch: expected an observer, got a null pointer");
+  return si::watch_context(context, inputs, outputs, observer, user);
+}
+
+si_status si_context_selftest(si_context* context, double* worst) {
+  SI_REQUIRE(context != nullptr, SI_ERR_ARGUMENT, "si_context_selftest: expected a context, got a null handle");
+  return si::selftest(context, worst);
 }

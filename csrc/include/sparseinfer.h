@@ -330,7 +330,13 @@ typedef struct si_model_info {
   uint64_t context_bytes; /* that si_context_create takes, the arena among them */
   const char* metadata;   /* of the writer, not ended by a zero byte; the library does not read it */
   uint64_t metadata_bytes;
+  size_t tensors;
+  uint64_t golden_bytes; /* of the inputs that it carries, with the outputs that they give; 0: it has none */
+  uint32_t version;      /* of the file's format */
 } si_model_info;
+
+/* What gives a tensor its elements. */
+typedef SI_ENUM(si_tensor_kind){SI_TENSOR_INPUT = 0, SI_TENSOR_CONSTANT = 1, SI_TENSOR_COMPUTED = 2} si_tensor_kind;
 
 typedef struct si_tensor_info {
   size_t struct_size;
@@ -339,6 +345,9 @@ typedef struct si_tensor_info {
   int32_t ndim;
   int64_t shape[8];
   uint64_t bytes; /* dense and contiguous; images are [batch][channels][height][width] */
+  si_tensor_kind kind;
+  const char* format; /* of a packed weight, whose bytes are its buffer's and its type that of its values; else "" */
+  int64_t nnz;        /* of a packed weight */
 } si_tensor_info;
 
 typedef struct si_node_info {
@@ -351,6 +360,10 @@ typedef struct si_node_info {
   int64_t multiply_adds; /* of kept weights; of a pooling, its additions or comparisons */
   int32_t runs;          /* 0: its output is its operand as it stands */
   si_value_type type;    /* U8 where it takes bytes, or gives them; F32 elsewhere */
+  si_activation activation;
+  size_t operands;
+  const uint32_t* operand; /* tensors; UINT32_MAX for one that it does without */
+  uint32_t output;         /* a tensor */
 } si_node_info;
 
 /* Writes into a file that was laid out by another program what this library computes: the bytes of its arena and the
@@ -362,6 +375,8 @@ SI_API si_status si_model_describe(const si_model* model, si_model_info* out);
 SI_API si_status si_model_input(const si_model* model, size_t index, si_tensor_info* out);
 SI_API si_status si_model_output(const si_model* model, size_t index, si_tensor_info* out);
 SI_API si_status si_model_node(const si_model* model, size_t index, si_node_info* out);
+/* Of all tensors, in the order of the file. */
+SI_API si_status si_model_tensor(const si_model* model, size_t index, si_tensor_info* out);
 
 /* What one caller runs a model with. It lives in `memory`, context_bytes at a multiple of 64 bytes, which is the
  * caller's to release when no call is under way; there is nothing else to close. */
@@ -372,6 +387,15 @@ SI_API si_status si_context_create(const si_model* model, void* memory, size_t b
  * not overlap. A context runs one call at a time. Nothing is allocated but the kernels' scratch, at a first call.
  * `seconds`, unless NULL, gets the time that each node took. */
 SI_API si_status si_context_run(si_context* context, const void* const* inputs, void* const* outputs, double* seconds);
+/* Is called after each node with the elements of its output, which later nodes may write over. */
+typedef void (*si_observer)(void* user, size_t node, const void* output);
+/* As si_context_run, and `observer` sees what every node computes. */
+SI_API si_status si_context_watch(si_context* context, const void* const* inputs, void* const* outputs,
+                                  si_observer observer, void* user);
+/* Runs the inputs that the file carries and compares with its outputs. `worst`, unless NULL, gets the largest
+ * difference over the bound that the file gives for it. SI_ERR_UNSUPPORTED: the file carries none; SI_ERR_INTERNAL: an
+ * output differs by more than its bound, so that this machine, or this library, does not compute the model. */
+SI_API si_status si_context_selftest(si_context* context, double* worst);
 
 #ifdef __cplusplus
 }

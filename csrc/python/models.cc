@@ -23,6 +23,10 @@ py::dict tensor_of(const si_tensor_info& info) {
   tensor["name"] = info.name;
   tensor["dtype"] = name_of(info.type);
   tensor["shape"] = shape;
+  tensor["kind"] = info.kind == SI_TENSOR_INPUT ? "input" : info.kind == SI_TENSOR_CONSTANT ? "constant" : "computed";
+  tensor["bytes"] = info.bytes;
+  tensor["format"] = info.format;
+  tensor["nnz"] = info.nnz;
   return tensor;
 }
 
@@ -50,6 +54,16 @@ class Model {
     return out;
   }
 
+  py::list all_tensors() const {
+    py::list out;
+    for (size_t i = 0; i < info_.tensors; ++i) {
+      si_tensor_info tensor = sized<si_tensor_info>();
+      check(si_model_tensor(handle_, i, &tensor));
+      out.append(tensor_of(tensor));
+    }
+    return out;
+  }
+
   py::list nodes() const {
     py::list out;
     for (size_t i = 0; i < info_.nodes; ++i) {
@@ -64,7 +78,26 @@ class Model {
       node["multiply_adds"] = info.multiply_adds;
       node["runs"] = info.runs != 0;
       node["type"] = name_of(info.type);
+      node["activation"] = name_of(info.activation);
+      py::list operands;
+      for (size_t k = 0; k < info.operands; ++k)
+        operands.append(info.operand[k] == UINT32_MAX ? py::object(py::none()) : py::int_(info.operand[k]));
+      node["operands"] = operands;
+      node["output"] = info.output;
       out.append(node);
+    }
+    return out;
+  }
+
+  // Of the output of each node.
+  std::vector<size_t> node_bytes() const {
+    std::vector<size_t> out;
+    for (size_t i = 0; i < info_.nodes; ++i) {
+      si_node_info node = sized<si_node_info>();
+      si_tensor_info tensor = sized<si_tensor_info>();
+      check(si_model_node(handle_, i, &node));
+      check(si_model_tensor(handle_, node.output, &tensor));
+      out.push_back(static_cast<size_t>(tensor.bytes));
     }
     return out;
   }
@@ -80,17 +113,14 @@ class Model {
 class Context {
  public:
   Context(const Model& model, uintptr_t address, size_t bytes, int32_t threads)
-      : inputs_(model.info().inputs), outputs_(model.info().outputs), nodes_(model.info().nodes) {
+      : inputs_(model.info().inputs), outputs_(model.info().outputs), node_bytes_(model.node_bytes()) {
     check(si_context_create(model.handle(), reinterpret_cast<void*>(address), bytes, threads, &context_));
   }
 
   // The seconds of each node where they are asked for, else none.
   std::vector<double> run(const std::vector<uintptr_t>& inputs, const std::vector<uintptr_t>& outputs, bool timed) {
-    if (inputs.size() != inputs_ || outputs.size() != outputs_)
-      throw py::value_error("expected " + std::to_string(inputs_) + " inputs and " + std::to_string(outputs_) +
-                            " outputs, got " + std::to_string(inputs.size()) + " and " +
-                            std::to_string(outputs.size()));
-    std::vector<double> seconds(timed ? nodes_ : 0);
+    check_counts(inputs, outputs);
+    std::vector<double> seconds(timed ? node_bytes_.size() : 0);
     check(without_gil([&] {
       return si_context_run(context_, reinterpret_cast<const void* const*>(inputs.data()),
                             reinterpret_cast<void* const*>(outputs.data()), timed ? seconds.data() : nullptr);
@@ -98,8 +128,44 @@ class Context {
     return seconds;
   }
 
+  // The bytes of what each node computes.
+  py::list watch(const std::vector<uintptr_t>& inputs, const std::vector<uintptr_t>& outputs) {
+    check_counts(inputs, outputs);
+    Seen seen{node_bytes_, {}};
+    const auto keep = [](void* user, size_t node, const void* output) {
+      Seen& all = *static_cast<Seen*>(user);
+      all.outputs.emplace_back(static_cast<const char*>(output), all.bytes[node]);
+    };
+    check(without_gil([&] {
+      return si_context_watch(context_, reinterpret_cast<const void* const*>(inputs.data()),
+                              reinterpret_cast<void* const*>(outputs.data()), keep, &seen);
+    }));
+    py::list out;
+    for (const std::string& output : seen.outputs) out.append(py::bytes(output));
+    return out;
+  }
+
+  double selftest() {
+    double worst = 0.0;
+    check(without_gil([&] { return si_context_selftest(context_, &worst); }));
+    return worst;
+  }
+
  private:
-  size_t inputs_, outputs_, nodes_;
+  struct Seen {
+    const std::vector<size_t>& bytes;
+    std::vector<std::string> outputs;
+  };
+
+  void check_counts(const std::vector<uintptr_t>& inputs, const std::vector<uintptr_t>& outputs) const {
+    if (inputs.size() != inputs_ || outputs.size() != outputs_)
+      throw py::value_error("expected " + std::to_string(inputs_) + " inputs and " + std::to_string(outputs_) +
+                            " outputs, got " + std::to_string(inputs.size()) + " and " +
+                            std::to_string(outputs.size()));
+  }
+
+  size_t inputs_, outputs_;
+  std::vector<size_t> node_bytes_;
   si_context* context_ = nullptr;
 };
 
@@ -116,13 +182,18 @@ void add_models(py::module_& m) {
       .def_property_readonly("inputs", [](const Model& model) { return model.tensors(true); })
       .def_property_readonly("outputs", [](const Model& model) { return model.tensors(false); })
       .def_property_readonly("nodes", &Model::nodes)
+      .def_property_readonly("tensors", &Model::all_tensors)
+      .def_property_readonly("golden_bytes", [](const Model& model) { return model.info().golden_bytes; })
+      .def_property_readonly("version", [](const Model& model) { return model.info().version; })
       .def_property_readonly("metadata", &Model::metadata)
       .def_property_readonly("arena_bytes", [](const Model& model) { return model.info().arena_bytes; })
       .def_property_readonly("context_bytes", [](const Model& model) { return model.info().context_bytes; });
   py::class_<Context>(m, "Context")
       .def(py::init<const Model&, uintptr_t, size_t, int32_t>(), py::arg("model"), py::arg("ptr"), py::arg("nbytes"),
            py::arg("threads"), py::keep_alive<1, 2>())
-      .def("run", &Context::run, py::arg("inputs"), py::arg("outputs"), py::arg("timed") = false);
+      .def("run", &Context::run, py::arg("inputs"), py::arg("outputs"), py::arg("timed") = false)
+      .def("watch", &Context::watch, py::arg("inputs"), py::arg("outputs"))
+      .def("selftest", &Context::selftest);
 }
 
 }  // namespace si::python

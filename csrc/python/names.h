@@ -87,6 +87,11 @@ inline si_activation activation_of(const std::string& name) {
                                 {"tanh", SI_ACT_TANH}});
 }
 
+inline const char* name_of(si_activation activation) {
+  static constexpr const char* kNames[] = {"none", "relu", "relu6", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh"};
+  return kNames[activation];
+}
+
 inline si_cell cell_of(const std::string& name) {
   return lookup<si_cell>(
       "cell", name,

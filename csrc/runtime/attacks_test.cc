@@ -1,5 +1,6 @@
 // Hostile model files: cut at every byte, every bit flipped, every field set to what it must not be under a right
 // checksum, and the shapes of known flaws of other formats' readers. Each is refused, and nothing else happens.
+#include <cmath>
 #include <functional>
 
 #include "testing/model_file.h"
@@ -41,7 +42,7 @@ void test_header() {
   refused(good, "version 2", header<uint32_t>(&si::FileHeader::version, 2));
   refused(good, "version 0", header<uint32_t>(&si::FileHeader::version, 0));
   refused(good, "flags", header<uint32_t>(&si::FileHeader::flags, 1));
-  refused(good, "reserved", [](uint8_t* file) { reinterpret_cast<si::FileHeader*>(file)->reserved[7] = 1; });
+  refused(good, "reserved", [](uint8_t* file) { reinterpret_cast<si::FileHeader*>(file)->reserved[6] = 1; });
   refused(good, "does not begin", [](uint8_t* file) { file[0] = 'G'; });
   // Counts that promise gigabytes, and none.
   for (const uint32_t count : {uint32_t{0}, UINT32_MAX, uint32_t{1} << 30}) {
@@ -193,6 +194,37 @@ void test_arena() {
   }
 }
 
+// Golden inputs and outputs: bounds that are none, sizes of other tensors, what fills up, and sizes that wrap.
+void test_golden() {
+  ModelFile good = small_network();
+  good.add_golden(1.0f);
+  SI_CHECK(open(good.bytes()) != nullptr);
+  const auto golden = [&](const char* part, const std::function<void(ModelFile&)>& change) {
+    ModelFile file = good;
+    change(file);
+    refused(file, part);
+  };
+  for (const float bound : {-1.0f, HUGE_VALF, NAN})
+    golden("bound of golden output 1", [=](ModelFile& file) { std::memcpy(&file.golden[4], &bound, sizeof bound); });
+  golden("after the golden bounds", [](ModelFile& file) { file.golden[8] = 1; });
+  golden("after golden 't0'", [](ModelFile& file) { file.golden[64 + 4 * 324] = 1; });
+  golden("golden bytes of its inputs", [](ModelFile& file) { file.golden.resize(file.golden.size() - 64); });
+  golden("golden bytes of its inputs", [](ModelFile& file) { file.golden.resize(file.golden.size() + 64); });
+  golden("golden bytes of its inputs", [](ModelFile& file) { file.golden.resize(64); });
+  for (const uint64_t bytes : {uint64_t{1}, uint64_t{65}, UINT64_MAX, UINT64_MAX - 63, uint64_t{1} << 63})
+    refused(good, "golden bytes", header<uint64_t>(&si::FileHeader::golden_bytes, bytes));
+  refused(good, "expected", header<uint64_t>(&si::FileHeader::golden_bytes, 0));
+  const AlignedBytes whole = good.bytes();
+  AlignedBytes flipped(whole.data(), whole.size());
+  for (size_t at = whole.size() - good.golden.size(); at < whole.size(); ++at) {
+    si_status status = SI_OK;
+    flipped.data()[at] ^= 1;
+    open(flipped, &status);
+    flipped.data()[at] ^= 1;
+    SI_CHECK_EQ(status, SI_ERR_CORRUPT);
+  }
+}
+
 // As many nodes as a file may have: opened in time that a test can wait for, however they live.
 void test_limits() {
   ModelFile file;
@@ -211,6 +243,7 @@ int main() {
   test_tensors();
   test_nodes();
   test_arena();
+  test_golden();
   test_limits();
   return finish("attacks_test");
 }

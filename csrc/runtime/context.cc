@@ -16,6 +16,20 @@ double now() {
   return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
+// Puts the caller's tensors in their places.
+void take_tensors(si_context* context, const void* const* inputs, void* const* outputs) {
+  const si_model& model = *context->model;
+  for (int64_t i = 0; i < model.values.size(); ++i) {
+    const Value& value = model.values[i];
+    if (value.place == Place::kInput) context->data[i] = const_cast<void*>(inputs[value.offset]);
+    if (value.place == Place::kOutput) context->data[i] = outputs[value.offset];
+  }
+}
+
+si_status run_node(const si_context& context, const Node& node) {
+  return node.shares ? SI_OK : node.op->run({*context.model, node, context.data, context.threads});
+}
+
 }  // namespace
 
 uint64_t context_bytes(const si_model& model) {
@@ -41,21 +55,28 @@ si_context* place_context(const si_model& model, void* memory, int threads) {
 }
 
 si_status run_context(si_context* context, const void* const* inputs, void* const* outputs, double* seconds) {
-  const si_model& model = *context->model;
-  for (int64_t i = 0; i < model.values.size(); ++i) {
-    const Value& value = model.values[i];
-    if (value.place == Place::kInput) context->data[i] = const_cast<void*>(inputs[value.offset]);
-    if (value.place == Place::kOutput) context->data[i] = outputs[value.offset];
-  }
+  take_tensors(context, inputs, outputs);
   const ScratchUse use;
   double since = seconds != nullptr ? now() : 0.0;
-  for (int64_t i = 0; i < model.nodes.size(); ++i) {
-    const Node& node = model.nodes[i];
-    if (!node.shares) SI_TRY(node.op->run({model, node, context->data, context->threads}));
+  const Buffer<Node>& nodes = context->model->nodes;
+  for (int64_t i = 0; i < nodes.size(); ++i) {
+    SI_TRY(run_node(*context, nodes[i]));
     if (seconds == nullptr) continue;
     const double end = now();
     seconds[i] = end - since;
     since = end;
+  }
+  return SI_OK;
+}
+
+si_status watch_context(si_context* context, const void* const* inputs, void* const* outputs, si_observer observer,
+                        void* user) {
+  take_tensors(context, inputs, outputs);
+  const ScratchUse use;
+  const Buffer<Node>& nodes = context->model->nodes;
+  for (int64_t i = 0; i < nodes.size(); ++i) {
+    SI_TRY(run_node(*context, nodes[i]));
+    observer(user, static_cast<size_t>(i), context->data[nodes[i].output]);
   }
   return SI_OK;
 }

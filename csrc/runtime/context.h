@@ -19,5 +19,8 @@ si_context* place_context(const si_model& model, void* memory, int threads);
 // `seconds`, where given, are those that each node takes.
 [[nodiscard]] si_status run_context(si_context* context, const void* const* inputs, void* const* outputs,
                                     double* seconds);
+// `observer` is called after each node.
+[[nodiscard]] si_status watch_context(si_context* context, const void* const* inputs, void* const* outputs,
+                                      si_observer observer, void* user);
 
 }  // namespace si

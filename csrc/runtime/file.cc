@@ -54,7 +54,8 @@ class Sections {
 };
 
 // Constants follow one another likewise.
-si_status check_data(const FileView& view, Sections* sections) {
+si_status check_data(Sections* sections, FileView* out) {
+  const FileView& view = *out;
   for (uint32_t i = 0; i < view.header->tensors; ++i) {
     const FileTensor& tensor = view.tensors[i];
     if (tensor.kind != kConstant) {
@@ -65,6 +66,12 @@ si_status check_data(const FileView& view, Sections* sections) {
     const uint8_t* data = nullptr;
     SI_TRY(sections->next("constants", tensor.bytes, &data));
   }
+  out->golden = sections->at();
+  const uint64_t golden_bytes = view.header->golden_bytes;
+  if (golden_bytes > view.header->total_bytes || golden_bytes % kModelAlign != 0)
+    return bad_model("expected a multiple of ", kModelAlign, " golden bytes within the file, got ", golden_bytes);
+  const uint8_t* golden = nullptr;
+  SI_TRY(sections->next("golden inputs and outputs", golden_bytes, &golden));
   if (sections->at() != view.header->total_bytes)
     return bad_model("expected ", sections->at(), " bytes, got ", view.header->total_bytes);
   return SI_OK;
@@ -83,7 +90,7 @@ uint64_t file_checksum(const FileView& view) {
     if (tensor.type != kPacked) state = checksum_words(state, file + at, aligned(tensor.bytes));
     at += aligned(tensor.bytes);
   }
-  return state;
+  return checksum_words(state, file + view.golden, view.header->golden_bytes);
 }
 
 si_status read_file(const void* file, size_t bytes, bool sealed, FileView* out) {
@@ -109,7 +116,7 @@ si_status read_file(const void* file, size_t bytes, bool sealed, FileView* out) 
   SI_TRY(sections.next("names", header.names_bytes, &view.names));
   SI_TRY(sections.next("metadata", header.metadata_bytes, &view.metadata));
   view.data = sections.at();
-  SI_TRY(check_data(view, &sections));
+  SI_TRY(check_data(&sections, &view));
   if (sealed && header.checksum != file_checksum(view)) return bad_model("its checksum does not match");
   *out = view;
   return SI_OK;

@@ -41,7 +41,8 @@ struct FileHeader {
   uint32_t names_bytes;
   uint32_t metadata_bytes;
   uint64_t arena_bytes;
-  uint64_t reserved[8];
+  uint64_t golden_bytes;
+  uint64_t reserved[7];
   uint64_t checksum;
 };
 static_assert(sizeof(FileHeader) == 128, "the header is part of the file format");
@@ -78,7 +79,8 @@ struct FileView {
   const uint32_t* outputs;
   const char* names;
   const char* metadata;
-  uint64_t data;  // offset of the constants
+  uint64_t data;    // offset of the constants
+  uint64_t golden;  // and of golden_bytes of golden inputs and outputs
 
   const uint8_t* bytes() const { return reinterpret_cast<const uint8_t*>(header); }
 };

@@ -5,6 +5,7 @@
 #include "formats/half.h"
 #include "formats/panel/quads.h"
 #include "runtime/operators.h"
+#include "runtime/selftest.h"
 
 namespace si {
 
@@ -206,6 +207,7 @@ si_status open_model(const void* file, size_t bytes, bool sealed, si_model* out)
   for (Value& value : out->values)
     value.place = value.kind == kInput ? Place::kInput : value.kind == kConstant ? Place::kConstant : Place::kArena;
   SI_TRY(read_outputs(out));
+  SI_TRY(check_golden(*out));
   SI_TRY(plan_memory(out));
   if (sealed && out->arena_bytes != out->file.header->arena_bytes)
     return bad_model("its header tells an arena of ", out->file.header->arena_bytes, " bytes, its nodes need ",

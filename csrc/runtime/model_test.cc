@@ -145,6 +145,110 @@ void test_network() {
   SI_CHECK(seconds[0] > 0.0 && out == y);
 }
 
+// What describes a model's graph: its tensors, and which of them each node reads and gives.
+void test_description() {
+  const AlignedBytes file = small_network().bytes();
+  const OpenModel model = open(file);
+  if (!SI_CHECK(model != nullptr)) return;
+  const si_model_info info = describe(model.get());
+  SI_CHECK_EQ(info.version, si::kModelVersion);
+  SI_CHECK_EQ(info.golden_bytes, uint64_t{0});
+  si_tensor_info tensor = sized<si_tensor_info>();
+  SI_CHECK_EQ(si_model_tensor(model.get(), info.tensors, &tensor), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_model_tensor(nullptr, 0, &tensor), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_model_tensor(model.get(), 0, &tensor), SI_OK);
+  SI_CHECK(tensor.kind == SI_TENSOR_INPUT && tensor.bytes == 4 * 324 && tensor.format[0] == 0);
+  SI_CHECK_EQ(si_model_tensor(model.get(), 1, &tensor), SI_OK);
+  SI_CHECK(tensor.kind == SI_TENSOR_CONSTANT && tensor.type == SI_F32 && std::string(tensor.format) == "panel");
+  SI_CHECK(tensor.nnz > 0 && tensor.nnz < 288);
+  si_node_info node = sized<si_node_info>();
+  SI_CHECK_EQ(si_model_node(model.get(), 2, &node), SI_OK);
+  SI_CHECK(node.activation == SI_ACT_SILU && node.operands == 4 && node.operand[2] == UINT32_MAX);
+  SI_CHECK_EQ(si_model_tensor(model.get(), node.operand[3], &tensor), SI_OK);
+  si_node_info first = sized<si_node_info>();
+  SI_CHECK_EQ(si_model_node(model.get(), 0, &first), SI_OK);
+  SI_CHECK(node.operand[3] == first.output && tensor.kind == SI_TENSOR_COMPUTED);
+}
+
+struct Seen {
+  std::vector<size_t> nodes;
+  std::vector<float> first;
+};
+
+// Every node is seen once, in order, with what it computed.
+void test_watching() {
+  ModelFile network;
+  const uint32_t x = network.input({1, 4});
+  const uint32_t twice = network.node(4, {x, x}, {1, 4});
+  const uint32_t flat = network.node(9, {twice}, {4});
+  network.outputs = {network.node(5, {flat}, {4}, {}, SI_ACT_RELU)};
+  const AlignedBytes file = network.bytes();
+  const OpenModel model = open(file);
+  const std::vector<uint8_t> zeros(describe(model.get()).context_bytes);
+  const AlignedBytes memory(zeros.data(), zeros.size());
+  si_context* context = nullptr;
+  SI_CHECK_EQ(si_context_create(model.get(), memory.data(), memory.size(), 1, &context), SI_OK);
+  const std::vector<float> in{-1.0f, 2.0f, 3.0f, 4.0f};
+  std::vector<float> y(4);
+  const void* const inputs[] = {in.data()};
+  void* const outputs[] = {y.data()};
+  Seen seen;
+  const si_observer observer = [](void* user, size_t node, const void* output) {
+    static_cast<Seen*>(user)->nodes.push_back(node);
+    static_cast<Seen*>(user)->first.push_back(*static_cast<const float*>(output));
+  };
+  SI_CHECK_EQ(si_context_watch(context, inputs, outputs, observer, &seen), SI_OK);
+  SI_CHECK((seen.nodes == std::vector<size_t>{0, 1, 2} && seen.first == std::vector<float>{-2.0f, -2.0f, 0.0f}));
+  SI_CHECK(y[3] == 8.0f);
+  SI_CHECK_EQ(si_context_watch(context, inputs, outputs, nullptr, &seen), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_context_watch(context, nullptr, outputs, observer, &seen), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_context_watch(nullptr, inputs, outputs, observer, &seen), SI_ERR_ARGUMENT);
+}
+
+si_status selftest(const ModelFile& network, double* worst) {
+  const AlignedBytes file = network.bytes();
+  const OpenModel model = open(file);
+  if (!SI_CHECK(model != nullptr)) return SI_ERR_INTERNAL;
+  const std::vector<uint8_t> zeros(describe(model.get()).context_bytes);
+  const AlignedBytes memory(zeros.data(), zeros.size());
+  si_context* context = nullptr;
+  SI_CHECK_EQ(si_context_create(model.get(), memory.data(), memory.size(), 2, &context), SI_OK);
+  return si_context_selftest(context, worst);
+}
+
+// A file that carries what its inputs give is told from one that carries something else.
+void test_selftest() {
+  ModelFile network = small_network();
+  double worst = -1.0;
+  SI_CHECK_EQ(selftest(network, &worst), SI_ERR_UNSUPPORTED);
+  SI_CHECK(says("golden"));
+  network.add_golden(1e-5f);
+  SI_CHECK_EQ(selftest(network, &worst), SI_ERR_INTERNAL);
+  SI_CHECK(says("output 0"));
+  const AlignedBytes file = network.bytes();
+  const OpenModel model = open(file);
+  const std::vector<float> x(324, 0.0f);
+  std::vector<float> y(12), z(12);
+  SI_CHECK_EQ(Runner(model.get(), 1).run({x.data()}, {y.data(), z.data()}), SI_OK);
+  const size_t first = network.golden.size() - 128;
+  std::memcpy(&network.golden[first], y.data(), 48);
+  std::memcpy(&network.golden[first + 64], z.data(), 48);
+  SI_CHECK_EQ(selftest(network, &worst), SI_OK);
+  SI_CHECK_EQ(worst, 0.0);
+  SI_CHECK_EQ(selftest(network, nullptr), SI_OK);
+  // Half of the bound away, beyond it, and no number.
+  for (const float more : {0.5e-5f, 2e-5f, NAN}) {
+    const float off = z[3] + more;
+    std::memcpy(&network.golden[first + 64 + 12], &off, sizeof off);
+    SI_CHECK_EQ(selftest(network, &worst), more == 0.5e-5f ? SI_OK : SI_ERR_INTERNAL);
+    if (more == 0.5e-5f)
+      SI_CHECK_NEAR(worst, 0.5, 0.05);
+    else
+      SI_CHECK(says("output 1"));
+  }
+  SI_CHECK_EQ(si_context_selftest(nullptr, &worst), SI_ERR_ARGUMENT);
+}
+
 // The file of an earlier build: still read, and what it gives.
 void test_golden(const char* write_to) {
   const std::string name = "/small_network_v1.sinf";
@@ -250,6 +354,9 @@ int main(int argc, char** argv) {
   test_results();
   test_residual();
   test_network();
+  test_description();
+  test_watching();
+  test_selftest();
   test_memory();
   test_contexts();
   return finish("model_test");

@@ -44,6 +44,7 @@ struct ModelFile {
   std::vector<std::string> tensor_names, node_names;
   std::vector<std::vector<uint8_t>> data;
   std::string metadata = "{}";
+  std::vector<uint8_t> golden;  // the section as it is
 
   uint32_t tensor(TensorKind kind, const std::vector<uint32_t>& dims, TensorType type = kFloat32) {
     FileTensor record{};
@@ -106,6 +107,21 @@ struct ModelFile {
     return record.output;
   }
 
+  // Gives the file a golden section of zeros with this bound of every output.
+  void add_golden(float bound) {
+    const auto aligned = [](size_t bytes) { return (bytes + 63) / 64 * 64; };
+    const auto bytes_of = [&](const FileTensor& tensor) {
+      size_t bytes = sizeof(float);
+      for (uint32_t i = 0; i < tensor.ndim; ++i) bytes *= tensor.dims[i];
+      return aligned(bytes);
+    };
+    size_t size = aligned(outputs.size() * sizeof(float));
+    for (const FileTensor& tensor : tensors) size += tensor.kind == kInput ? bytes_of(tensor) : 0;
+    for (const uint32_t output : outputs) size += bytes_of(tensors[output]);
+    golden.assign(size, 0);
+    for (size_t i = 0; i < outputs.size(); ++i) std::memcpy(&golden[i * sizeof bound], &bound, sizeof bound);
+  }
+
   // Sealed, unless the test wants it as it is.
   AlignedBytes bytes(bool seal = true) const {
     FileHeader header{};
@@ -120,6 +136,7 @@ struct ModelFile {
       for (const std::string& name : *each) names.append(name.c_str(), name.size() + 1);
     header.names_bytes = static_cast<uint32_t>(names.size());
     header.metadata_bytes = static_cast<uint32_t>(metadata.size());
+    header.golden_bytes = golden.size();
     std::vector<uint8_t> out;
     const auto add = [&](const void* section, size_t size) {
       const size_t at = out.size();
@@ -134,6 +151,7 @@ struct ModelFile {
     add(names.data(), names.size());
     add(metadata.data(), metadata.size());
     for (const auto& each : data) add(each.data(), each.size());
+    add(golden.data(), golden.size());
     const uint64_t total = out.size();
     std::memcpy(out.data() + offsetof(FileHeader, total_bytes), &total, sizeof total);
     AlignedBytes file(out.data(), out.size());

@@ -10,21 +10,33 @@ import typer
 from rich import box
 from rich.table import Table
 
-from sparseinfer.commands.output import console, fold, percent, size_text, user_errors
+from sparseinfer.commands.engine_file import inspect_engine, is_engine_file
+from sparseinfer.commands.output import (
+    UserError,
+    console,
+    fold,
+    percent,
+    size_text,
+    user_errors,
+)
 
 if TYPE_CHECKING:
     from sparseinfer.checkpoints.facts import Facts
 
 __all__ = ["inspect"]
 
-EPILOG = "Examples:\n\nsparseinfer inspect model.safetensors\n\nsparseinfer inspect folder/ --json"
+EPILOG = (
+    "Examples:\n\nsparseinfer inspect model.safetensors\n\nsparseinfer inspect folder/ --json\n\n"
+    "sparseinfer inspect model.sinf"
+)
 
 
 def inspect(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            metavar="CKPT", help="A .pth, .pt, .bin or .safetensors file, or a folder of shards."
+            metavar="CKPT",
+            help="A .pth, .pt, .bin or .safetensors file, a folder of shards, or a .sinf file.",
         ),
     ],
     key: Annotated[
@@ -35,8 +47,13 @@ def inspect(
 ) -> None:
     """Tell of every tensor its shape, zeros, their pattern, and the gain to expect here.
 
-    The gain is a model's guess; convert_to_sparse measures it.
+    The gain is a model's guess; convert_to_sparse measures it. Of a .sinf file its nodes are told.
     """
+    if is_engine_file(checkpoint):
+        if key is not None:
+            raise UserError(f"{checkpoint}: expected no --key of a model file; try without it")
+        inspect_engine(checkpoint, as_json)
+        return
     with user_errors():
         from sparseinfer.checkpoints.facts import inspect_checkpoint
 

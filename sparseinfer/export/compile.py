@@ -9,24 +9,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves, tree_map
 
-from sparseinfer.convert.observe import list_examples
+from sparseinfer.convert.observe import Example, list_examples
 from sparseinfer.convert.replace import replace
 from sparseinfer.convert.to_dense import to_dense
 from sparseinfer.export.engine import Engine, check_threads
 from sparseinfer.export.file import write_graph
 from sparseinfer.export.from_torch import from_torch
 from sparseinfer.export.int8 import engine_scheme, int8_engine
+from sparseinfer.export.golden import add_golden
 from sparseinfer.export.onnxruntime import onnxruntime_call
 from sparseinfer.export.passes import optimize
+from sparseinfer.export.program import module_of
 from sparseinfer.export.report import Race
 from sparseinfer.export.signature import arguments_of, signature_of
 from sparseinfer.layers.kinds import kind_of_sparse
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.timing.measure import compare, torch_threads
 
-__all__ = ["BASELINES", "compile"]
+__all__ = ["BASELINES", "LEAST", "MORE", "compile", "dense_model"]
 
 _log = logging.getLogger("sparseinfer.export")
 
@@ -43,8 +46,8 @@ LEAST = 64 * EPS
 
 
 def compile(
-    model: nn.Module,
-    example_inputs: Any,
+    model: nn.Module | ExportedProgram,
+    example_inputs: Any = None,
     *,
     threads: int | None = None,
     weights: str = "float32",
@@ -53,6 +56,8 @@ def compile(
     check: bool = True,
     baselines: Sequence[str] = ("eager",),
     budget_s: float = 1.0,
+    target: str | None = None,
+    golden: bool = False,
 ) -> Engine:
     """Compile a model, pruned or not, into one plan that runs without Python between its layers.
 
@@ -61,8 +66,10 @@ def compile(
     float32 inputs of the shapes of the example. The model itself stays as it is.
 
     Args:
-        model: in evaluation mode, on the CPU, in float32; converted ones are taken as well.
-        example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments.
+        model: in evaluation mode, on the CPU, in float32; converted ones are taken as well, and
+            what `torch.export.export` gives.
+        example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments;
+            None: those that an exported program carries.
         threads: with how many the engine runs; None: `torch.get_num_threads()`.
         weights: the type of the stored weights, `"float32"` or `"int8"` (a scale an output row).
         activations: what they are multiplied with; None: what suits them. With `"int8"` values are
@@ -71,6 +78,8 @@ def compile(
         check: compare the engine's outputs with the model's: both against the model in float64.
         baselines: what to time it against, of `BASELINES`, interleaved; the report tells.
         budget_s: seconds for each of these comparisons.
+        target: the machine that will run it, one of `sparseinfer.formats.TARGETS`; None: this one.
+        golden: keep the example and the model's outputs in the file, for `Engine.selftest`.
 
     Returns:
         The engine; `engine.report()` tells what it is and how fast it was.
@@ -78,8 +87,9 @@ def compile(
     Raises:
         TypeError: `model` is no nn.Module, or an example is neither a tensor nor a plain value.
         ValueError: the model is in training mode, on another device or in another type; there is
-            not one example, or an unknown baseline or type; threads is less than 1; calibration
-            data is missing, given for float32, empty, of another shape, or holds NaN or Inf.
+            not one example, or an unknown baseline, type or target; threads is less than 1;
+            `golden` without `check`; calibration data is missing, given for float32, empty, of
+            another shape, or holds NaN or Inf.
         NotImplementedError: engines of these types are not built yet.
         UnsupportedOperators: a ValueError that lists every operation that the engine has not.
         RuntimeError: the engine's outputs differ from the model's by more than rounding, or the
@@ -94,15 +104,21 @@ def compile(
         >>> [node["op"] for node in engine.report().nodes]
         ['linear', 'linear']
     """
+    own_example: list[Example] = []
+    if isinstance(model, ExportedProgram):
+        own_example = [_own_example(model)] if example_inputs is None else []
+        model = module_of(model)
     _check_model(model)
     used = check_threads(threads)
     scheme = engine_scheme(weights, activations, calibration)
+    if golden and not check:
+        raise ValueError("expected check=True with golden=True, got False; try without golden")
     for baseline in baselines:
         if baseline not in BASELINES:
             raise ValueError(
                 f"expected baselines of {', '.join(BASELINES)}, got {baseline!r}; try 'eager'"
             )
-    examples = list_examples(example_inputs)
+    examples = own_example or list_examples(example_inputs)
     if len(examples) != 1:
         raise ValueError(
             f"expected one example of the inputs, got {len(examples)}; try an engine for each shape"
@@ -110,7 +126,7 @@ def compile(
     args, kwargs = tree_map(_plain, examples[0])
     arguments_of(model.forward, args, kwargs)
     with torch.inference_mode(False), torch.no_grad():
-        dense = _dense(model)
+        dense = dense_model(model)
         graph, program = from_torch(dense, args, kwargs)
         optimize(graph)
         _log.debug("%s", graph)
@@ -118,22 +134,34 @@ def compile(
         in_order = {name: kwargs[name] for name in given.child(1).context}
         is_tensor = [name is not None for name in program.graph_signature.user_outputs]
         signature = signature_of(model.forward, args, in_order, outputs, is_tensor)
-        engine = Engine(write_graph(graph, signature.to_json()), used)
-        error = _compare(dense, engine, args, kwargs) if check else ""
-        exact = engine
+        file = write_graph(graph, signature.to_json(), target)
+        engine = exact = Engine(file, used)
+        pairs, error = _compare(dense, engine, args, kwargs) if check else ([], "")
         if scheme.quantizes:
-            engine, error = int8_engine(graph, signature, exact, calibration)
+            engine, error = int8_engine(graph, signature, exact, calibration, target)
+            file = engine.file
+            pairs = _own_outputs(engine, pairs, args, kwargs)
+        if golden:
+            file = add_golden(file, signature.bind(args, kwargs), *zip(*pairs, strict=True))
         races = [_race(name, model, dense, engine, args, kwargs, budget_s) for name in baselines]
         if scheme.quantizes and baselines:
             both = [partial(own, *args, **kwargs) for own in (exact, engine)]
             races.append(Race("the float32 engine", compare(*both, budget_s=budget_s)))
     for race in races:
         _log.log(logging.WARNING if race.is_slower else logging.INFO, "%s", race)
-    return Engine(engine.file, used, races, error)
+    return Engine(file, used, races, error)
 
 
-def _dense(model: nn.Module) -> nn.Module:
-    """The model with torch's own layers alone: itself, or a copy where it was converted."""
+def dense_model(model: nn.Module | ExportedProgram) -> nn.Module:
+    """The model with torch's own layers alone: itself, or a copy where it was converted.
+
+    Example:
+        >>> model = nn.ReLU()
+        >>> dense_model(model) is model
+        True
+    """
+    if isinstance(model, ExportedProgram):
+        return module_of(model)
     return to_dense(model) if any(map(kind_of_sparse, model.modules())) else model
 
 
@@ -158,14 +186,26 @@ def _check_model(model: Any) -> None:
             )
 
 
+def _own_example(program: ExportedProgram) -> Example:
+    if program.example_inputs is None:
+        raise ValueError(
+            "expected example inputs, got a program that carries none; try example_inputs=..."
+        )
+    args, kwargs = program.example_inputs
+    return tuple(args), dict(kwargs)
+
+
 def _plain(part: Any) -> Any:
     return part.detach() if isinstance(part, Tensor) else part
 
 
-def _compare(model: nn.Module, engine: Engine, args: Any, kwargs: Any) -> str:
+def _compare(
+    model: nn.Module, engine: Engine, args: Any, kwargs: Any
+) -> tuple[list[tuple[Tensor, float]], str]:
     """Hold the engine's outputs against the model's, and say how close they are.
 
-    Rounding spreads through a network as its layers amplify it, which the model's own error shows.
+    Each output is given back as it is in float64, with the error that is allowed. Rounding spreads
+    through a network as its layers amplify it, which the model's own error shows.
     """
     given = _tensors(engine(*args, **kwargs))
     dense = _tensors(model(*args, **kwargs))
@@ -177,6 +217,7 @@ def _compare(model: nn.Module, engine: Engine, args: Any, kwargs: Any) -> str:
             f"{[list(y.shape) for y in given]}; this is a fault of the export: please report it"
         )
     worst = 0.0
+    allowed_errors = []
     for y, own, true in zip(given, dense, exact, strict=True):
         error = (y.double() - true).abs().max().item()
         allowed = MORE * (own.double() - true).abs().max() + LEAST * true.abs().max()
@@ -187,7 +228,21 @@ def _compare(model: nn.Module, engine: Engine, args: Any, kwargs: Any) -> str:
                 "to look at the engine"
             )
         worst = max(worst, error)
-    return f"outputs within {worst:.2g} of the model in float64"
+        allowed_errors.append(float(allowed))
+    pairs = list(zip(exact, allowed_errors, strict=True))
+    return pairs, f"outputs within {worst:.2g} of the model in float64"
+
+
+def _own_outputs(
+    engine: Engine, pairs: list[tuple[Tensor, float]], args: Any, kwargs: Any
+) -> list[tuple[Tensor, float]]:
+    """What an int8 engine gives on the example, within its distance from the model in float64."""
+    given = _tensors(engine(*args, **kwargs)) if pairs else []
+    exact = [true for true, _ in pairs]
+    return [
+        (y.double(), float((y.double() - true).abs().max()) + LEAST * float(y.abs().max()))
+        for y, true in zip(given, exact, strict=True)
+    ]
 
 
 def _tensors(outputs: Any) -> list[Tensor]:

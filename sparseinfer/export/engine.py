@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.export import ExportedProgram
 
+from sparseinfer.export.drawing import draw
+from sparseinfer.export.facts import EngineFacts, facts_of
 from sparseinfer.export.profile import Profile, profile_of
 from sparseinfer.export.report import EngineReport, Race
 from sparseinfer.export.signature import Signature
-from sparseinfer.files import write_bytes
+from sparseinfer.files import write_bytes, write_text
 from sparseinfer.native import Context, Model
+
+if TYPE_CHECKING:
+    from sparseinfer.export.comparison import NodeComparison
 
 __all__ = ["Engine", "load_engine"]
 
@@ -82,11 +88,84 @@ class Engine:
         """
         if repeats < 1:
             raise ValueError(f"expected repeats >= 1, got {repeats}; try 20")
-        kwargs = inputs if isinstance(inputs, dict) else {}
-        args = inputs if isinstance(inputs, tuple) else () if kwargs else (inputs,)
-        tensors = self._signature.bind(args, kwargs)
+        tensors = self._signature.bind(*_arguments(inputs))
         seconds = [self._run(tensors, True)[1] for _ in range(repeats)]
         return profile_of(self._model.nodes, seconds)
+
+    @property
+    def inputs(self) -> list[tuple[str, tuple[int, ...]]]:
+        """The name and shape of each tensor that a call takes, in order."""
+        names = self._signature.tensors
+        return [(name, tuple(shape)) for name, shape in zip(names, self._shapes, strict=True)]
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The other arguments of a call, which are as they were in the example."""
+        return dict(self._signature.fixed)
+
+    def facts(self) -> EngineFacts:
+        """What the file holds: its nodes, its tensors, and the exact bytes of everything."""
+        return facts_of(self._model, len(self._file))
+
+    def selftest(self) -> float:
+        """Run the inputs that the file carries, and compare with the outputs that it carries.
+
+        Returns the largest difference, as a share of what is allowed. `sparseinfer.compile(...,
+        golden=True)` puts them into the file.
+
+        Raises:
+            RuntimeError: the file has none, or an output differs by more than is allowed.
+        """
+        context = self._borrow()
+        try:
+            return context[0].selftest()
+        finally:
+            self._contexts.append(context)
+
+    def compare(
+        self, model: nn.Module | ExportedProgram, inputs: Any, tolerance: float | None = None
+    ) -> NodeComparison:
+        """Compare what every node computes with what torch does, to find where they part.
+
+        `model` is the one that the engine was compiled from, `inputs` as for `profile`. Printed, it
+        names the first node that is further from the model in float64 than `tolerance`, a share of
+        the largest element; None: than torch's own rounding explains.
+
+        Raises:
+            TypeError, ValueError: as `sparseinfer.compile`, or as a call.
+
+        Example:
+            >>> import sparseinfer
+            >>> model = nn.Sequential(nn.Linear(8, 4), nn.Tanh()).eval()
+            >>> engine = sparseinfer.compile(model, torch.zeros(2, 8), baselines=())
+            >>> print(engine.compare(model, torch.ones(2, 8)).first)
+            None
+        """
+        # It compiles the model again, and so stands above engines.
+        from sparseinfer.export.comparison import compare_nodes
+
+        args, kwargs = _arguments(inputs)
+        tensors = self._signature.bind(args, kwargs)
+        own = [self._taken(index, tensor) for index, tensor in enumerate(tensors)]
+        outputs = self._empty_outputs()
+        context = self._borrow()
+        try:
+            seen = context[0].watch([x.data_ptr() for x in own], [y.data_ptr() for y in outputs])
+        finally:
+            self._contexts.append(context)
+        nodes, all_tensors = self._model.nodes, self._model.tensors
+        return compare_nodes(nodes, all_tensors, seen, model, args, kwargs, tolerance)
+
+    def draw(self, path: str | os.PathLike[str], profile: Profile | None = None) -> None:
+        """Draw the graph as an SVG file: a box a node, with its shape, its zeros and its time.
+
+        Raises:
+            ValueError: the name does not end with .svg, or the profile is another engine's.
+            OSError: the file cannot be written.
+        """
+        if Path(path).suffix.lower() != ".svg":
+            raise ValueError(f"expected the name of an SVG file, got {str(path)!r}; try graph.svg")
+        write_text(path, draw(self._model.nodes, self._model.tensors, profile))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the engine as one file, whole or not at all.
@@ -103,25 +182,30 @@ class Engine:
 
     def _run(self, tensors: Sequence[Any], timed: bool) -> tuple[list[Tensor], list[float]]:
         own = [self._taken(index, tensor) for index, tensor in enumerate(tensors)]
-        outputs = [
-            torch.empty(tensor["shape"], dtype=torch.float32, device="cpu")
-            for tensor in self._outputs
-        ]
+        outputs = self._empty_outputs()
+        context = self._borrow()
         try:
-            context, memory = self._contexts.pop()
-        except IndexError:
-            context, memory = self._new_context()
-        try:
-            seconds = context.run(
+            seconds = context[0].run(
                 [tensor.data_ptr() for tensor in own],
                 [tensor.data_ptr() for tensor in outputs],
                 timed,
             )
         finally:
-            self._contexts.append((context, memory))
+            self._contexts.append(context)
         return outputs, seconds
 
-    def _new_context(self) -> tuple[Context, Tensor]:
+    def _empty_outputs(self) -> list[Tensor]:
+        return [
+            torch.empty(tensor["shape"], dtype=torch.float32, device="cpu")
+            for tensor in self._outputs
+        ]
+
+    def _borrow(self) -> tuple[Context, Tensor]:
+        """A context and its memory for one call, which gives them back to `_contexts`."""
+        try:
+            return self._contexts.pop()
+        except IndexError:
+            pass
         memory = _aligned(self._model.context_bytes)
         return Context(self._model, memory.data_ptr(), len(memory), self.threads), memory
 
@@ -184,6 +268,13 @@ def load_engine(path: str | os.PathLike[str], *, threads: int | None = None) -> 
         return Engine(memory[:done], threads)
     except (ValueError, RuntimeError) as error:
         raise type(error)(f"{Path(path)}: {error}") from None
+
+
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of what stands for them: a tensor, a tuple or a dict."""
+    if isinstance(inputs, dict):
+        return (), inputs
+    return inputs if isinstance(inputs, tuple) else (inputs,), {}
 
 
 def _aligned(size: int) -> Tensor:

@@ -36,8 +36,10 @@ LONGEST_NAME = 255
 PANEL_MOST_COLUMNS = 65535
 
 
-def write_graph(graph: Graph, metadata: bytes) -> Tensor:
+def write_graph(graph: Graph, metadata: bytes, target: str | None = None) -> Tensor:
     """The file of an optimised graph, in memory aligned as the library reads it.
+
+    `target`: the machine that weights are packed for; None: this one.
 
     Raises:
         UnsupportedOperators: nodes are left that have no number in a file.
@@ -55,13 +57,14 @@ def write_graph(graph: Graph, metadata: bytes) -> Tensor:
     ]
     if missing:
         raise UnsupportedOperators(missing)
-    return _File(graph, metadata).write()
+    return _File(graph, metadata, target or "host").write()
 
 
 class _File:
-    def __init__(self, graph: Graph, metadata: bytes) -> None:
+    def __init__(self, graph: Graph, metadata: bytes, target: str) -> None:
         self.graph = _with_own_outputs(graph)
         self.metadata = metadata
+        self.target = target
         self.numbers: dict[Value, int] = {}
         # A weight may be that of several nodes, which cut it into groups of their own, or round it.
         self.packed: dict[tuple[Value, int, torch.dtype], int] = {}
@@ -126,7 +129,8 @@ class _File:
         key = value, node.attributes.get("groups", 1), x.dtype
         if key not in self.packed:
             assert value.constant is not None, f"{node} reads {value} as its weight"
-            self.packed[key] = self._add(value, CONSTANT, PACKED, _packed(node, value.constant))
+            packed = _packed(node, value.constant, self.target)
+            self.packed[key] = self._add(value, CONSTANT, PACKED, packed)
         return self.packed[key]
 
     def _add(
@@ -160,20 +164,19 @@ def _with_own_outputs(graph: Graph) -> Graph:
     return Graph(graph.inputs, nodes, outputs)
 
 
-def _packed(node: Node, weight: Tensor) -> Tensor:
+def _packed(node: Node, weight: Tensor, target: str) -> Tensor:
     """A weight as the kernels read it: dense ones too, which panel computes as fast as any."""
     columns, x = weight[0].numel(), node.inputs[0]
     assert x is not None
     if x.dtype == torch.uint8:
-        return pack(
-            weight.float(), "panel", groups=node.attributes.get("groups", 1), weights="int8"
-        )
+        groups = node.attributes.get("groups", 1)
+        return pack(weight.float(), "panel", groups=groups, weights="int8", target=target)
     if columns > PANEL_MOST_COLUMNS:
-        return pack(weight.float(), "csr", groups=node.attributes.get("groups", 1))
+        return pack(weight.float(), "csr", groups=node.attributes.get("groups", 1), target=target)
     if node.op == "conv":
-        return pack(weight.float(), "panel", groups=node.attributes["groups"])
+        return pack(weight.float(), "panel", groups=node.attributes["groups"], target=target)
     tokens = torch.Size(x.shape[:-1]).numel()
-    return pack(weight.float(), "panel", kblock=kblock_for(tokens))
+    return pack(weight.float(), "panel", kblock=kblock_for(tokens), target=target)
 
 
 def _params(node: Node) -> list[int]:

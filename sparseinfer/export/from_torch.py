@@ -15,12 +15,13 @@ from sparseinfer.export.errors import Missing, UnsupportedOperators
 from sparseinfer.export.graph import MOST_DIMS, Graph, Value
 from sparseinfer.export.lowering import LOWERINGS, Call, Refusal
 
-__all__ = ["from_torch", "graph_of"]
+__all__ = ["STATE", "from_torch", "graph_of"]
 
 _WHOLE = (torch.ops.aten.linear.default, torch.ops.aten.silu.default, torch.ops.aten.gelu.default)
 """Operators that torch would cut in smaller ones, and the engine has."""
 
-_STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+"""Inputs of an exported program that the model holds."""
 
 
 def from_torch(
@@ -68,7 +69,7 @@ def graph_of(program: torch.export.ExportedProgram) -> Graph:
     for spec in program.graph_signature.input_specs:
         if isinstance(spec.arg, ConstantArgument):
             known[spec.arg.name] = spec.arg.value
-        elif spec.kind in _STATE:
+        elif spec.kind in STATE:
             assert spec.target is not None
             tensor = state[spec.target].detach()
             known[spec.arg.name] = Value(

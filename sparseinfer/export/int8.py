@@ -53,7 +53,7 @@ def engine_scheme(weights: str, activations: str | None, calibration: Any) -> Sc
 
 
 def int8_engine(
-    graph: Graph, signature: Signature, exact: Engine, calibration: Any
+    graph: Graph, signature: Signature, exact: Engine, calibration: Any, target: str | None = None
 ) -> tuple[Engine, str]:
     """The int8 engine of an optimised graph, which stays as it is, and how it compares with the
     float32 engine `exact` on the calibration data.
@@ -66,7 +66,7 @@ def int8_engine(
     graph = copied(graph)
     values = values_to_observe(graph)
     quantize(graph, observed_scales(graph, values, batches, signature, exact.threads))
-    engine = Engine(write_graph(graph, signature.to_json()), exact.threads)
+    engine = Engine(write_graph(graph, signature.to_json(), target), exact.threads)
     return engine, agreement(exact, engine, batches, signature)
 
 

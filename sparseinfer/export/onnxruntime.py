@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["onnxruntime_call"]
+__all__ = ["onnxruntime_call", "write_onnx"]
 
 
 def onnxruntime_call(
@@ -31,15 +31,24 @@ def onnxruntime_call(
         return lambda: None, "onnxruntime is not installed"
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
-        try:
-            torch.onnx.export(model, args, path, kwargs=kwargs, dynamo=False)
-        except Exception as error:  # of whatever the exporter meets
-            return lambda: None, f"torch could not export the model: {error}"
+        why = write_onnx(model, args, kwargs, path)
+        if why:
+            return lambda: None, why
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     names = [own.name for own in session.get_inputs()]
     feeds = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
     return lambda: session.run(None, feeds), ""
+
+
+def write_onnx(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> str:
+    """Write a model as ONNX; what it gives back says why it could not be, where it could not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(model, args, path, kwargs=kwargs, dynamo=False)
+        except Exception as error:  # of whatever the exporter meets
+            return f"torch could not export the model: {error}"
+    return ""

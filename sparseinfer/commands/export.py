@@ -1,0 +1,190 @@
+"""`sparseinfer export`: a model in, one file of a compiled network out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sparseinfer.commands.output import (
+    UserError,
+    check_output,
+    console,
+    fold,
+    of_file,
+    size_text,
+)
+from sparseinfer.commands.source import examples_of, load_source
+
+if TYPE_CHECKING:
+    from sparseinfer.export.engine import Engine
+    from sparseinfer.export.report import Race
+
+__all__ = ["export"]
+
+EPILOG = (
+    "Examples:\n\nsparseinfer export model.pt2 -o model.sinf\n\n"
+    "sparseinfer export my_package.models:make --example 1x3x224x224 -o model.sinf --golden\n\n"
+    "sparseinfer export model.pt2 --target aarch64-neon --baselines none -o model.sinf"
+)
+
+BUILT = {"weights": ("float32",), "activations": ("float32",)}
+"""The words of `sparseinfer.compile` that it takes so far."""
+
+KNOWN = ("float32", "bfloat16", "int8")
+
+
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A .pt2 file of torch.export.save; or package.module:factory, a function that "
+            "gives a model, or a model and its example inputs. .onnx is not built yet.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The .sinf file.")],
+    example: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SHAPE",
+            help="An input: a shape such as 1x3x224x224, or a .npy file; once for each input, in "
+            "order. (default: what the source brings)",
+        ),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(metavar="TYPE", help="Type of the stored weights: float32.")
+    ] = "float32",
+    activations: Annotated[
+        str, typer.Option(metavar="TYPE", help="Type of intermediate results: float32.")
+    ] = "float32",
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The machine that will run it. (default: this one)"),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1024, metavar="N", help="Threads to time with. (default: torch's number)"
+        ),
+    ] = None,
+    baselines: Annotated[
+        str,
+        typer.Option(metavar="LIST", help="What to time it against: eager, onnxruntime; or none."),
+    ] = "eager",
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Compare its outputs with the model's.")
+    ] = True,
+    golden: Annotated[
+        bool,
+        typer.Option("--golden", help="Keep the example and its outputs in the file, for a test."),
+    ] = False,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Read a .pt2 file that may run anything, as a pickle may."),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compile a model into one file, which runs without Python between its layers, or without any.
+
+    The file is checked against the model, and timed against it, before it is written.
+    """
+    for option, value in (("weights", weights), ("activations", activations)):
+        _check_word(option, value)
+    check_output(out, force)
+    # The report says what the log would.
+    logging.getLogger("sparseinfer").setLevel(logging.ERROR)
+    model, own_example = load_source(source, trust)
+    given = examples_of(example) if example else own_example
+    engine = _compiled(source, model, given, {
+        "target": target, "threads": threads, "check": check, "golden": golden,
+        "baselines": () if baselines == "none" else baselines.split(","),
+    })  # fmt: skip
+    try:
+        engine.save(out)
+    except OSError as error:
+        raise of_file(error) from error
+    if as_json:
+        typer.echo(json.dumps(_data(engine, out), indent=1))
+    else:
+        _show(engine, out)
+
+
+def _check_word(option: str, value: str) -> None:
+    if value not in KNOWN:
+        raise UserError(f"expected --{option} of {', '.join(KNOWN)}, got {value!r}; try float32")
+    if value not in BUILT[option]:
+        raise UserError(
+            f"--{option} {value} is not built yet; try --{option} {BUILT[option][0]}, or "
+            "sparseinfer.convert_to_sparse, which has it for layers"
+        )
+
+
+def _compiled(source: str, model: Any, example: Any, options: dict[str, Any]) -> Engine:
+    import torch
+
+    from sparseinfer.export.compile import compile
+    from sparseinfer.export.errors import UnsupportedOperators
+
+    # A program compiles with the example that it carries.
+    is_program = isinstance(model, torch.export.ExportedProgram)
+    if is_program and example is model.example_inputs:
+        example = None
+    if example is None and not (is_program and model.example_inputs is not None):
+        raise UserError(
+            f"{source}: expected example inputs, got none; try --example 1x3x224x224, or a factory "
+            "that gives a model and its inputs"
+        )
+    try:
+        return compile(model, example, **options)
+    except UnsupportedOperators as error:
+        out = console()
+        for missing in error.missing:
+            out.print(f"missing: {fold(str(missing))}", highlight=False)
+        raise UserError(
+            f"{source}: expected a model of operators that the engine has, got "
+            f"{len(error.missing)} that it has not; try sparseinfer.convert_to_sparse, which "
+            "leaves these parts to torch"
+        ) from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{source}: {first}") from error
+
+
+def _data(engine: Engine, out: Path) -> dict[str, Any]:
+    report, facts = engine.report(), engine.facts()
+    return {
+        "output": str(out), "bytes": facts.file_bytes, "arena_bytes": facts.arena_bytes,
+        "threads": engine.threads, "totals": facts.totals, "error": report.error,
+        "races": [_race(race) for race in report.races],
+    }  # fmt: skip
+
+
+def _race(race: Race) -> dict[str, Any]:
+    found = race.found
+    if found is None:
+        return {"other": race.other, "why_not": race.why}
+    return {
+        "other": race.other, "speedup": found.speedup, "low": found.low, "high": found.high,
+        "other_ms": found.dense_ms, "engine_ms": found.sparse_ms, "is_slower": race.is_slower,
+        "doubt": found.doubt,
+    }  # fmt: skip
+
+
+def _show(engine: Engine, out_path: Path) -> None:
+    report, totals, out = engine.report(), engine.facts().totals, console()
+    kept = totals["nonzeros"] / max(1, totals["weights"])
+    out.print(
+        f"{totals['nodes']} nodes, {totals['weights']:,} weights, {1 - kept:.1%} of them zero.",
+        highlight=False,
+    )
+    out.print(f"{(report.error or 'Outputs were not compared with the model').capitalize()}.",
+              highlight=False)  # fmt: skip
+    for race in report.races:
+        out.print(fold(f"{race}."), highlight=False)
+    size = size_text(report.file_bytes)
+    out.print(f"Written: {fold(str(out_path))} ({size}).", highlight=False)

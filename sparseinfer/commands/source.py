@@ -1,0 +1,130 @@
+"""What `sparseinfer export` and `bench` compile: a SOURCE on the command line, and its examples."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparseinfer.commands.output import UserError, of_file
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["examples_of", "load_source", "read_array"]
+
+SOURCES = "a .pt2 file, or package.module:factory"
+
+
+def load_source(source: str, trust: bool) -> tuple[Any, Any]:
+    """A model and the example inputs that come with it; None where none do.
+
+    Raises:
+        UserError: it is no source, or cannot be loaded.
+    """
+    if source.endswith(".onnx"):
+        raise UserError(
+            f"{source}: ONNX files are not built yet; try the torch model that it was exported "
+            "from, as package.module:factory, or as a .pt2 file of torch.export.save"
+        )
+    if source.endswith(".pt2"):
+        from sparseinfer.export.program import load_program
+
+        try:
+            program = load_program(source, trust=trust)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        except OSError as error:
+            raise of_file(error) from error
+        return program, program.example_inputs
+    module, colon, name = source.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise UserError(
+            f"expected {SOURCES}, got {source!r}; try model.pt2, or my_package.models:make"
+        )
+    return _made(source, module, name)
+
+
+def _made(source: str, module: str, name: str) -> tuple[Any, Any]:
+    """Import and call a factory: from the working folder too, as `python -m` does it."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        made = found()
+    # Of whatever the user's own code does.
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{source}: expected a function that makes a model, got {type(error).__name__}: "
+            f"{first}; try python -c 'import {module}; {module}.{name}()'"
+        ) from error
+    import torch
+
+    model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, torch.nn.Module):
+        raise UserError(
+            f"{source}: expected a function that gives an nn.Module, or one with its example "
+            f"inputs, got {type(model).__name__}; try return model.eval()"
+        )
+    return model.eval(), example
+
+
+def examples_of(texts: Sequence[str]) -> tuple[torch.Tensor, ...]:
+    """Tensors of the shapes or the .npy files that are named.
+
+    Raises:
+        UserError: one is neither.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for text in texts:
+        if text.endswith(".npy"):
+            found.append(read_array(Path(text)))
+            continue
+        parts = text.split("x")
+        if not all(part.isascii() and part.isdecimal() and int(part) > 0 for part in parts):
+            raise UserError(
+                f"expected a shape or a .npy file as --example, got {text!r}; try 1x3x224x224"
+            )
+        try:
+            found.append(torch.randn([int(part) for part in parts], generator=generator))
+        except RuntimeError as error:
+            raise UserError(f"--example {text}: too large for this machine; try less") from error
+    return tuple(found)
+
+
+def read_array(path: Path) -> torch.Tensor:
+    """A float32 tensor of a .npy file; nothing in it is unpickled.
+
+    Raises:
+        UserError: it is something else, or cannot be read.
+    """
+    import numpy as np
+    import torch
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise of_file(error) from error
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    # Headers of others are Python literals, which numpy parses.
+    except (ValueError, EOFError, SyntaxError, OverflowError, RecursionError, MemoryError) as error:
+        raise UserError(
+            f"{path}: expected an array of numpy.save, got a file that cannot be read as one; "
+            "try numpy.save(path, x)"
+        ) from error
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+        kind = array.dtype if isinstance(array, np.ndarray) else "several arrays"
+        raise UserError(
+            f"{path}: expected an array of float32, got {kind}; try x.astype(numpy.float32)"
+        )
+    return torch.from_numpy(array.copy(order="C"))

@@ -1,0 +1,257 @@
+"""Small random networks over all operators of the engine, for comparison with torch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["RandomNetwork", "random_network"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu, "relu6": F.relu6, "gelu": F.gelu, "silu": F.silu, "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}  # fmt: skip
+
+MOST_ELEMENTS = 4096
+"""Of a tensor: networks are small, and many."""
+
+
+class RandomNetwork(nn.Module):
+    """Steps that each read tensors computed before: by number, the inputs first.
+
+    `wanted` are the numbers of its outputs. It prints as what it computes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict()
+        self.steps: list[tuple[str, list[int], Callable[..., Tensor]]] = []
+        self.wanted: list[int] = []
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        values = list(inputs)
+        for _, reads, call in self.steps:
+            values.append(call(*(values[place] for place in reads)))
+        return tuple(values[place] for place in self.wanted)
+
+    def __repr__(self) -> str:
+        lines = [f"{name} of {reads}" for name, reads, _ in self.steps]
+        return "\n".join([*lines, f"outputs {self.wanted}"])
+
+
+class _Builder:
+    """Adds steps that fit the tensors that are there; `values` are those of a trial run."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        torch.manual_seed(seed)
+        self.network = RandomNetwork()
+        batch = self.random.choice([1, 1, 2, 3])
+        shape = self._input_shape(batch)
+        self.inputs = [torch.randn(shape)]
+        if self.random.random() < 0.4:
+            self.inputs.append(torch.randn(self.random.choice([shape, self._input_shape(batch)])))
+        self.values = list(self.inputs)
+
+    def _input_shape(self, batch: int) -> tuple[int, ...]:
+        pick = self.random.randint
+        return self.random.choice([
+            (batch, pick(1, 9), pick(1, 14), pick(1, 14)),
+            (batch, pick(1, 8), pick(2, 24)),
+            (batch, pick(1, 40)),
+        ])  # fmt: skip
+
+    def build(self, steps: int) -> None:
+        makers = [
+            self.linear, self.conv, self.conv, self.depthwise, self.add, self.add, self.activation,
+            self.activation, self.max_pool, self.average_pool, self.global_pool, self.reshape,
+            self.softmax, self.concat, self.norm, self.line,
+        ]  # fmt: skip
+        while len(self.network.steps) < steps:
+            self.random.choice(makers)()
+        # What nothing reads is an output, and now and then something that is read.
+        read = {place for _, reads, _ in self.network.steps for place in reads}
+        first = len(self.inputs)
+        wanted = [k for k in range(first, len(self.values)) if k not in read]
+        wanted += [k for k in range(first, len(self.values)) if self.random.random() < 0.1]
+        self.network.wanted = wanted
+        self.network.eval()
+
+    def pick(self, dims: int | None = None) -> int | None:
+        """One of the tensors, the latest the likeliest; None where none has so many dimensions."""
+        places = [k for k, x in enumerate(self.values) if dims is None or x.dim() == dims]
+        if not places:
+            return None
+        return max(self.random.choice(places), self.random.choice(places))
+
+    def put(self, name: str, reads: list[int], call: Any) -> None:
+        if isinstance(call, nn.Module):
+            self.network.layers[str(len(self.network.steps))] = call.eval()
+        with torch.no_grad():
+            y = call(*(self.values[place] for place in reads))
+        if 0 < y.numel() <= MOST_ELEMENTS:
+            self.network.steps.append((name, reads, call))
+            self.values.append(y)
+
+    def pruned(self, layer: Any) -> Any:
+        """A layer with zeros: none, some, most, or rows of nothing else."""
+        sparsity = self.random.choice([0.0, 0.5, 0.8, 0.95])
+        layer.weight.data *= torch.rand_like(layer.weight) >= sparsity
+        if self.random.random() < 0.2:
+            layer.weight.data[torch.rand(len(layer.weight)) < 0.4] = 0
+        return layer
+
+    def linear(self) -> None:
+        place = self.pick()
+        assert place is not None
+        layer = nn.Linear(self.values[place].shape[-1], self.random.randint(1, 40),
+                          bias=self.random.random() < 0.7)  # fmt: skip
+        self.put("linear", [place], self.pruned(layer))
+
+    def conv(self) -> None:
+        place = self.pick(4)
+        if place is None:
+            return
+        channels = self.values[place].shape[1]
+        groups = self.random.choice([g for g in (1, 1, 2, 3, channels) if channels % g == 0])
+        kernel = (self.random.choice([1, 2, 3, 3, 5]), self.random.choice([1, 3, 3, 5]))
+        dilation = self.random.choice([1, 1, 2])
+        padding = tuple(self.random.randint(0, dilation * (k - 1)) for k in kernel)
+        if not self._fits(place, kernel, padding, dilation):
+            return
+        layer = nn.Conv2d(
+            channels, groups * self.random.randint(1, 6), kernel, self.random.choice([1, 1, 2]),
+            padding, dilation, groups, bias=self.random.random() < 0.6,
+        )  # fmt: skip
+        self.put("conv", [place], self.pruned(layer))
+
+    def depthwise(self) -> None:
+        place = self.pick(4)
+        if place is None:
+            return
+        channels, size = self.values[place].shape[1], self.random.choice([3, 3, 5, 7])
+        padding = (self.random.randint(0, size // 2), self.random.randint(0, size // 2))
+        if not self._fits(place, (size, size), padding, 1):
+            return
+        stride = self.random.choice([1, 1, 2])
+        layer = nn.Conv2d(channels, channels, size, stride, padding, groups=channels)
+        self.put("depthwise", [place], layer)
+
+    def line(self) -> None:
+        place = self.pick(3)
+        if place is None:
+            return
+        channels, size = self.values[place].shape[1], self.random.choice([1, 3, 5])
+        padding = self.random.randint(0, size // 2)
+        if self.values[place].shape[2] + 2 * padding < size:
+            return
+        layer = nn.Conv1d(
+            channels, self.random.randint(1, 9), size, self.random.choice([1, 2]), padding
+        )
+        self.put("conv1d", [place], self.pruned(layer))
+
+    def _fits(self, place: int, kernel: Any, padding: Any, dilation: int) -> bool:
+        sizes = zip(self.values[place].shape[2:], kernel, padding, strict=True)
+        return all(size + 2 * pad >= dilation * (k - 1) + 1 for size, k, pad in sizes)
+
+    def add(self) -> None:
+        place = self.pick()
+        assert place is not None
+        shape = self.values[place].shape
+        same = [k for k, x in enumerate(self.values) if x.shape == shape]
+        other = self.random.choice(same)
+        # Often of a convolution of the same shape, which the addition becomes part of.
+        if len(shape) == 4 and self.random.random() < 0.5:
+            layer = nn.Conv2d(shape[1], shape[1], 3, padding=1)
+            self.put("conv", [place], self.pruned(layer))
+            other = len(self.values) - 1
+        self.put("add", [place, other], torch.add)
+
+    def activation(self) -> None:
+        place = self.pick()
+        assert place is not None
+        name = self.random.choice(list(ACTIVATIONS))
+        self.put(name, [place], ACTIVATIONS[name])
+
+    def max_pool(self) -> None:
+        self._pool("max_pool", F.max_pool2d)
+
+    def average_pool(self) -> None:
+        counts = self.random.random() < 0.5
+        self._pool(
+            "average_pool", lambda x, *rest: F.avg_pool2d(x, *rest, count_include_pad=counts)
+        )
+
+    def _pool(self, name: str, pool: Callable[..., Tensor]) -> None:
+        place = self.pick(4)
+        if place is None:
+            return
+        kernel = (self.random.randint(1, 3), self.random.randint(1, 4))
+        stride = (self.random.randint(1, 3), self.random.randint(1, 2))
+        padding = tuple(self.random.randint(0, k // 2) for k in kernel)
+        if self._fits(place, kernel, padding, 1):
+            self.put(name, [place], lambda x: pool(x, kernel, stride, padding))
+
+    def global_pool(self) -> None:
+        place = self.pick(4)
+        if place is None:
+            return
+        if self.random.random() < 0.5:
+            self.put("mean", [place], lambda x: x.mean((2, 3)))
+        else:
+            self.put("adaptive", [place], lambda x: F.adaptive_avg_pool2d(x, 1))
+
+    def reshape(self) -> None:
+        place = self.pick()
+        assert place is not None
+        self.put("flatten", [place], lambda x: x.flatten(1))
+
+    def softmax(self) -> None:
+        place = self.pick()
+        assert place is not None
+        axis = self.random.randrange(self.values[place].dim())
+        self.put(f"softmax {axis}", [place], lambda x: x.softmax(axis))
+
+    def concat(self) -> None:
+        place = self.pick()
+        assert place is not None
+        shape = self.values[place].shape
+        axis = self.random.randrange(len(shape))
+        fitting = [
+            k for k, x in enumerate(self.values)
+            if x.dim() == len(shape) and (*x.shape[:axis], *x.shape[axis + 1 :])
+            == (*shape[:axis], *shape[axis + 1 :])
+        ]  # fmt: skip
+        parts = [place, *self.random.choices(fitting, k=self.random.randint(1, 2))]
+        self.put(f"concat {axis}", parts, lambda *xs: torch.cat(xs, axis))
+
+    def norm(self) -> None:
+        place = self.pick(4)
+        if place is None:
+            return
+        layer = nn.BatchNorm2d(self.values[place].shape[1], affine=self.random.random() < 0.8)
+        assert layer.running_mean is not None and layer.running_var is not None
+        layer.running_mean.uniform_(-0.5, 0.5)
+        layer.running_var.uniform_(0.5, 2.0)
+        if layer.affine:
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.uniform_(layer.bias, -0.5, 0.5)
+        self.put("norm", [place], layer)
+
+
+def random_network(seed: int, steps: int = 9) -> tuple[RandomNetwork, tuple[Tensor, ...]]:
+    """A network of about so many steps, and inputs of its shapes: the same for a seed.
+
+    Example:
+        >>> network, inputs = random_network(1)
+        >>> [y.shape for y in network(*inputs)] == [y.shape for y in random_network(1)[0](*inputs)]
+        True
+    """
+    builder = _Builder(seed)
+    builder.build(steps)
+    return builder.network, tuple(builder.inputs)
