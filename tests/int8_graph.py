@@ -15,7 +15,7 @@ __all__ = ["evaluate"]
 
 
 def evaluate(graph: Graph, inputs: list[Tensor]) -> list[Tensor]:
-    """The outputs of a graph of bytes and floats, which holds no other operators than those below."""
+    """The outputs of a graph of bytes and floats, of no other operators than those below."""
     known: dict[Value, Tensor] = dict(zip(graph.inputs, inputs, strict=True))
     for node in graph.nodes:
         known[node.output] = _run(node, known)

@@ -20,8 +20,8 @@ struct Value {
   TensorKind kind;
   int32_t ndim;
   int64_t dims[kMostDims];
-  uint64_t bytes;            // of the elements; of a packed weight, those of its buffer
-  float scale;               // of uint8: an element is scale * (byte - zero_point)
+  uint64_t bytes;  // of the elements; of a packed weight, those of its buffer
+  float scale;     // of uint8: an element is scale * (byte - zero_point)
   int32_t zero_point;
   const char* name;          // in the file, with a zero byte at its end
   const uint8_t* data;       // of a constant

@@ -74,7 +74,7 @@ def _pieces(tensors: Sequence[Any], graph: Graph) -> Iterator[list[Tensor]]:
     )
     for piece in range(longest):
         yield [
-            x[torch.arange(piece * value.shape[0], (piece + 1) * value.shape[0]) % len(x)]
+            x[[at % len(x) for at in range(piece * value.shape[0], (piece + 1) * value.shape[0])]]
             if x.dim() else x
             for value, x in zip(graph.inputs, whole, strict=True)
         ]  # fmt: skip

@@ -67,9 +67,9 @@ si_status max_pool_bytes(const TileKernels* isa, const PoolJob& job, const uint8
       scalar_max_pool_bytes(job, from, to);
       return SI_OK;
     }
-    uint8_t* line = nullptr;
-    SI_TRY(thread_scratch(Scratch::kInput, 3 * pool_line_floats(job), &line));
-    isa->byte_network->max_pool(job, from, line, to);
+    uint8_t* lines = nullptr;
+    SI_TRY(thread_scratch(Scratch::kInput, 3 * kPoolLines * pool_line_floats(job), &lines));
+    isa->byte_network->max_pool(job, from, lines, to);
     return SI_OK;
   });
 }

@@ -3,7 +3,7 @@
 //
 //   dequantize  y = (x - zero point) scale
 //   add         y = act(a + b), requantised; y may be a or b
-//   max_pool    rows of a window first, to one row between paddings (`line`), which the columns are then taken from.
+//   max_pool    rows of a window first, to one row between paddings, which the columns are then taken from.
 //   Its
 //               loops are plain: compilers make vectors of maxima of bytes.
 //   sum         exact in int32
@@ -60,28 +60,43 @@ SI_INLINE void split_in_two(const uint8_t* __restrict line, int64_t count, uint8
 }
 
 template <class V>
-void max_pool_bytes(const PoolJob& given, const uint8_t* x, uint8_t* line, uint8_t* y) {
+void max_pool_bytes(const PoolJob& given, const uint8_t* x, uint8_t* lines, uint8_t* y) {
   const PoolJob job = given;
   const int64_t stride = job.stride[1], kernel = job.kernel[1], length = pool_line_floats(job);
-  uint8_t* const inner = line + job.padding[1];
-  std::memset(line, 0, static_cast<size_t>(3 * length));
-  for (int64_t r = 0; r < job.oh; ++r, y += job.ow) {
-    const int64_t top = r * job.stride[0] - job.padding[0];
-    const int64_t first = top > 0 ? top : 0, last = top + job.kernel[0] < job.h ? top + job.kernel[0] : job.h;
-    std::memcpy(inner, x + first * job.w, static_cast<size_t>(job.w));
-    for (int64_t i = first + 1; i < last; ++i) take_maxima(x + i * job.w, job.w, inner);
-    if (stride <= 2) {
-      // Columns of each residue by the stride, one after another.
-      if (stride == 2) split_in_two(line, job.ow + kernel / 2, line + length, line + 2 * length);
-      const auto column = [&](int64_t j) { return stride == 1 ? line + j : line + (1 + j % 2) * length + j / 2; };
-      std::memcpy(y, column(0), static_cast<size_t>(job.ow));
-      for (int64_t j = 1; j < kernel; ++j) take_maxima(column(j), job.ow, y);
-      continue;
+  std::memset(lines, 0, static_cast<size_t>(3 * kPoolLines * length));
+  // Some rows of y at a time, step by step: what was just stored is not loaded at once.
+  for (int64_t from = 0; from < job.oh; from += kPoolLines) {
+    const int64_t rows = from + kPoolLines < job.oh ? kPoolLines : job.oh - from;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t top = (from + r) * job.stride[0] - job.padding[0];
+      std::memcpy(lines + 3 * r * length + job.padding[1], x + (top > 0 ? top : 0) * job.w, static_cast<size_t>(job.w));
     }
-    for (int64_t c = 0; c < job.ow; ++c) {
-      y[c] = line[c * stride];
-      for (int64_t j = 1; j < kernel; ++j)
-        if (line[c * stride + j] > y[c]) y[c] = line[c * stride + j];
+    for (int64_t i = 1; i < job.kernel[0]; ++i)
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t top = (from + r) * job.stride[0] - job.padding[0];
+        const int64_t row = (top > 0 ? top : 0) + i;
+        if (row < top + job.kernel[0] && row < job.h)
+          take_maxima(x + row * job.w, job.w, lines + 3 * r * length + job.padding[1]);
+      }
+    // Columns of each residue by the stride, one after another.
+    if (stride == 2)
+      for (int64_t r = 0; r < rows; ++r) {
+        uint8_t* const line = lines + 3 * r * length;
+        split_in_two(line, job.ow + kernel / 2, line + length, line + 2 * length);
+      }
+    for (int64_t r = 0; r < rows; ++r, y += job.ow) {
+      const uint8_t* line = lines + 3 * r * length;
+      if (stride <= 2) {
+        const auto column = [&](int64_t j) { return stride == 1 ? line + j : line + (1 + j % 2) * length + j / 2; };
+        std::memcpy(y, column(0), static_cast<size_t>(job.ow));
+        for (int64_t j = 1; j < kernel; ++j) take_maxima(column(j), job.ow, y);
+        continue;
+      }
+      for (int64_t c = 0; c < job.ow; ++c) {
+        y[c] = line[c * stride];
+        for (int64_t j = 1; j < kernel; ++j)
+          if (line[c * stride + j] > y[c]) y[c] = line[c * stride + j];
+      }
     }
   }
 }

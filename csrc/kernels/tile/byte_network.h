@@ -54,11 +54,14 @@ SI_INLINE int64_t byte_depthwise_scratch(const ByteDepthwiseJob& job) {
   return (4 * job.stride + 2) * plane + 5 * byte_depthwise_row(job);
 }
 
+// Rows of a pooling that are computed together.
+constexpr int64_t kPoolLines = 8;
+
 struct ByteNetworkKernels {
   void (*dequantize)(const uint8_t* x, int64_t count, float scale, int32_t zero_point, float* y);
   void (*add)(const uint8_t* a, const uint8_t* b, int64_t count, const ByteSum& sum, uint8_t* y);
-  // Of one channel; `line` is scratch of 3 pool_line_floats(job) bytes.
-  void (*max_pool)(const PoolJob& job, const uint8_t* x, uint8_t* line, uint8_t* y);
+  // Of one channel; `lines` is scratch of 3 kPoolLines pool_line_floats(job) bytes.
+  void (*max_pool)(const PoolJob& job, const uint8_t* x, uint8_t* lines, uint8_t* y);
   int32_t (*sum)(const uint8_t* x, int64_t count);
   void (*depthwise)(const ByteDepthwiseJob& job);
 };

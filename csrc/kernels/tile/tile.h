@@ -139,9 +139,9 @@ struct TileKernels {
   int width;        // floats in a vector
   int max_vectors;  // of the widest tile
   Tuning tuning;
-  FormatKernels formats[kFormatIds];  // by number
-  const ByteKernels* bytes;           // of int8 weights, or null
-  const PairKernels* pairs;           // of pairs of bfloat16 weights, or null
+  FormatKernels formats[kFormatIds];       // by number
+  const ByteKernels* bytes;                // of int8 weights, or null
+  const PairKernels* pairs;                // of pairs of bfloat16 weights, or null
   const ByteNetworkKernels* byte_network;  // there where `bytes` is
 
   // dst[k * pitch + n] = src[n * ld + k] for n < rows, k < columns; zero for rows <= n < padded, a multiple of width.

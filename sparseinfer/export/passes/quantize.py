@@ -56,12 +56,12 @@ def quantize(graph: Graph, scales: Mapping[Value, ActivationScale]) -> None:
 
     Example:
         >>> x, w, y = Value("x", (2, 4)), Value("w", (3, 4), torch.ones(3, 4)), Value("y", (2, 3))
-        >>> graph = Graph([x], [Node("linear", "", [x, w, None], y)], [y])
+        >>> graph = Graph([x], [Node("linear", "fc", [x, w, None], y)], [y])
         >>> quantize(graph, {x: ActivationScale(0.5, 7)})
         >>> print(graph)
         inputs x[2, 4]
-        x bytes[2, 4] uint8 = quantize(x)  #
-        y[2, 3] = linear(x bytes, w, -)  #
+        x bytes[2, 4] uint8 = quantize(x)  # fc
+        y[2, 3] = linear(x bytes, w, -)  # fc
         outputs y[2, 3]
     """
     chosen = _chosen(graph)
@@ -75,7 +75,7 @@ def quantize(graph: Graph, scales: Mapping[Value, ActivationScale]) -> None:
     def bytes_of(value: Value) -> Value:
         if value not in as_bytes:
             as_bytes[value] = _bytes(value, scales[value])
-            nodes.append(Node("quantize", "", [value], as_bytes[value]))
+            nodes.append(Node("quantize", node.name, [value], as_bytes[value]))
         return as_bytes[value]
 
     def floats_of(value: Value) -> Value:
