@@ -113,13 +113,26 @@ struct ConvInt8 {
     job.out = byte_output(*args.quantization, args.activation, args.y_type, bias);
     const bool whole = source.order() == nullptr && valid == width && band.line == band.columns;
     const bool direct = whole && byte_tiles() == bytes_out();
-    // Columns of one row of a tile, as they stand there and in a tensor; `each` bytes an element.
-    const auto move = [&](const uint8_t* from, int64_t from_line, uint8_t* to, int64_t to_line, int64_t each) {
-      if (band.line == band.columns) {
-        std::memcpy(to, from, static_cast<size_t>(valid * each));
-        return;
+    // Rows from a position on, of a tile and of a tensor, whichever of them they come from; `each` bytes an element.
+    const bool spread = band.line != band.columns;
+    const auto move = [&](bool out_of_tile, int64_t row0, int64_t rows, uint8_t* in_tile, uint8_t* tensor,
+                          int64_t each) {
+      const auto lines = [&](uint8_t* here, int64_t pitch, uint8_t* there, int64_t far_pitch, int64_t count,
+                             int64_t columns) {
+        if (out_of_tile)
+          kernels().copy_rows({here, pitch * each, there, far_pitch * each, count, columns * each, 1});
+        else
+          kernels().copy_rows({there, far_pitch * each, here, pitch * each, count, columns * each, 1});
+      };
+      if (source.order() == nullptr && !spread)
+        return lines(in_tile, width, tensor + element_of(row0) * each, pixels(), rows, valid);
+      for (int64_t m = 0; m < rows; ++m) {
+        uint8_t* const there = tensor + element_of(row0 + m) * each;
+        if (spread)
+          lines(in_tile + m * width * each, band.line, there, band.columns, band.rows, band.columns);
+        else
+          lines(in_tile + m * width * each, width, there, width, 1, valid);
       }
-      kernels().copy_rows({from, from_line * each, to, to_line * each, band.rows, band.columns * each, 1});
     };
     const int64_t batch = isa().tuning.tile.batch_rows, step = source.units_for_rows(batch);
     float* scratch = nullptr;
@@ -138,20 +151,17 @@ struct ConvInt8 {
       if (residual.any() && whole) {
         residual.give(&job.out, residual.at(band.first + element_of(job.out.row0)), pixels());
       } else if (residual.any()) {
-        for (int64_t m = 0, each = residual.element_bytes(); m < rows; ++m)
-          move(residual.at(band.first + element_of(job.out.row0 + m)), band.columns, added + m * width * each,
-               band.line, each);
+        move(false, job.out.row0, rows, added, const_cast<uint8_t*>(residual.at(band.first)), residual.element_bytes());
         residual.give(&job.out, added, width);
       }
       kernels().tile[dword_width_index(width)](source.weights(), job);
-      for (int64_t m = 0; m < rows; ++m) {
-        if (!is_clamp(args.activation)) isa().activate(job.out.floats + m * job.out.ldy, valid, args.activation);
-        if (direct) continue;
-        uint8_t* const row = packed + m * width;
-        if (!byte_tiles() && bytes_out()) kernels().quantize(scratch + m * width, valid, job.out.to, row);
-        const auto* from = bytes_out() ? row : reinterpret_cast<const uint8_t*>(scratch + m * width);
-        move(from, band.line, y_of(job.out.row0 + m), band.columns, size);
+      for (int64_t m = 0; m < rows && !is_clamp(args.activation); ++m) {
+        isa().activate(job.out.floats + m * job.out.ldy, valid, args.activation);
+        if (bytes_out()) kernels().quantize(scratch + m * width, valid, job.out.to, packed + m * width);
       }
+      if (direct) continue;
+      auto* const from = bytes_out() ? packed : reinterpret_cast<uint8_t*>(scratch);
+      move(true, job.out.row0, rows, from, static_cast<uint8_t*>(band.y), size);
     }
     return SI_OK;
   }
