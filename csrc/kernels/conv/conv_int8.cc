@@ -113,25 +113,16 @@ struct ConvInt8 {
     job.out = byte_output(*args.quantization, args.activation, args.y_type, bias);
     const bool whole = source.order() == nullptr && valid == width && band.line == band.columns;
     const bool direct = whole && byte_tiles() == bytes_out();
-    // Rows from a position on, of a tile and of a tensor, whichever of them they come from; `each` bytes an element.
+    // Calls piece(at, pitch, in_y, y_pitch, lines, columns) for what lies alike in rows of a tile, from element `at`
+    // on, and in those of y: all rows from position row0 on where they follow one another in both.
     const bool spread = band.line != band.columns;
-    const auto move = [&](bool out_of_tile, int64_t row0, int64_t rows, uint8_t* in_tile, uint8_t* tensor,
-                          int64_t each) {
-      const auto lines = [&](uint8_t* here, int64_t pitch, uint8_t* there, int64_t far_pitch, int64_t count,
-                             int64_t columns) {
-        if (out_of_tile)
-          kernels().copy_rows({here, pitch * each, there, far_pitch * each, count, columns * each, 1});
-        else
-          kernels().copy_rows({there, far_pitch * each, here, pitch * each, count, columns * each, 1});
-      };
-      if (source.order() == nullptr && !spread)
-        return lines(in_tile, width, tensor + element_of(row0) * each, pixels(), rows, valid);
+    const auto each_piece = [&](int64_t row0, int64_t rows, const auto& piece) {
+      if (source.order() == nullptr && !spread) return piece(0, width, element_of(row0), pixels(), rows, valid);
       for (int64_t m = 0; m < rows; ++m) {
-        uint8_t* const there = tensor + element_of(row0 + m) * each;
         if (spread)
-          lines(in_tile + m * width * each, band.line, there, band.columns, band.rows, band.columns);
+          piece(m * width, band.line, element_of(row0 + m), band.columns, band.rows, band.columns);
         else
-          lines(in_tile + m * width * each, width, there, width, 1, valid);
+          piece(m * width, width, element_of(row0 + m), valid, int64_t{1}, valid);
       }
     };
     const int64_t batch = isa().tuning.tile.batch_rows, step = source.units_for_rows(batch);
@@ -151,7 +142,12 @@ struct ConvInt8 {
       if (residual.any() && whole) {
         residual.give(&job.out, residual.at(band.first + element_of(job.out.row0)), pixels());
       } else if (residual.any()) {
-        move(false, job.out.row0, rows, added, const_cast<uint8_t*>(residual.at(band.first)), residual.element_bytes());
+        each_piece(job.out.row0, rows,
+                   [&](int64_t at, int64_t pitch, int64_t in_y, int64_t y_pitch, int64_t lines, int64_t columns) {
+                     const int64_t each = residual.element_bytes();
+                     kernels().copy_rows({residual.at(band.first + in_y), y_pitch * each, added + at * each,
+                                          pitch * each, lines, columns * each, 1});
+                   });
         residual.give(&job.out, added, width);
       }
       kernels().tile[dword_width_index(width)](source.weights(), job);
@@ -160,8 +156,12 @@ struct ConvInt8 {
         if (bytes_out()) kernels().quantize(scratch + m * width, valid, job.out.to, packed + m * width);
       }
       if (direct) continue;
-      auto* const from = bytes_out() ? packed : reinterpret_cast<uint8_t*>(scratch);
-      move(true, job.out.row0, rows, from, static_cast<uint8_t*>(band.y), size);
+      const auto* const from = bytes_out() ? packed : reinterpret_cast<const uint8_t*>(scratch);
+      each_piece(job.out.row0, rows,
+                 [&](int64_t at, int64_t pitch, int64_t in_y, int64_t y_pitch, int64_t lines, int64_t columns) {
+                   kernels().copy_rows({from + at * size, pitch * size, static_cast<uint8_t*>(band.y) + in_y * size,
+                                        y_pitch * size, lines, columns * size, 1});
+                 });
     }
     return SI_OK;
   }
