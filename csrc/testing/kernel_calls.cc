@@ -39,8 +39,22 @@ si_status run(const Problem& p) {
   const std::vector<float> x = random.tensor(p.C * columns, false), bias = random.tensor(p.M, false);
   std::vector<float> y(static_cast<size_t>(p.M * columns));
   if (!conv) {
-    const si_linear_args args{sizeof(si_linear_args), x.data(),    y.data(),    bias.data(), p.n,    p.C,    p.M,
-                              SI_TOKEN_MAJOR,         SI_ACT_NONE, SI_ROW_BEST, 1,           SI_F32, SI_F32, nullptr};
+    const si_linear_args args{sizeof(si_linear_args),
+                              x.data(),
+                              y.data(),
+                              bias.data(),
+                              p.n,
+                              p.C,
+                              p.M,
+                              SI_TOKEN_MAJOR,
+                              SI_ACT_NONE,
+                              SI_ROW_BEST,
+                              1,
+                              SI_F32,
+                              SI_F32,
+                              nullptr,
+                              nullptr,
+                              SI_F32};
     return si_linear(packed.get(), &args);
   }
   const int64_t pad = p.kernel / 2;
@@ -61,7 +75,8 @@ si_status run(const Problem& p) {
                           SI_F32,
                           SI_F32,
                           nullptr,
-                          nullptr};
+                          nullptr,
+                          SI_F32};
   return si_conv(packed.get(), &args);
 }
 

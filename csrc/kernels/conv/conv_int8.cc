@@ -113,13 +113,17 @@ struct ConvInt8 {
     job.out = byte_output(*args.quantization, args.activation, args.y_type, bias);
     const bool whole = source.order() == nullptr && valid == width && band.line == band.columns;
     const bool direct = whole && byte_tiles() == bytes_out();
-    // Columns of one row of a tile, as they stand there and in a tensor; `each` bytes an element.
-    const auto move = [&](const uint8_t* from, int64_t from_line, uint8_t* to, int64_t to_line, int64_t each) {
-      if (band.line == band.columns) {
-        std::memcpy(to, from, static_cast<size_t>(valid * each));
-        return;
+    // Calls piece(at, pitch, in_y, y_pitch, lines, columns) for what lies alike in rows of a tile, from element `at`
+    // on, and in those of y: all rows from position row0 on where they follow one another in both.
+    const bool spread = band.line != band.columns;
+    const auto each_piece = [&](int64_t row0, int64_t rows, const auto& piece) {
+      if (source.order() == nullptr && !spread) return piece(0, width, element_of(row0), pixels(), rows, valid);
+      for (int64_t m = 0; m < rows; ++m) {
+        if (spread)
+          piece(m * width, band.line, element_of(row0 + m), band.columns, band.rows, band.columns);
+        else
+          piece(m * width, width, element_of(row0 + m), valid, int64_t{1}, valid);
       }
-      kernels().copy_rows({from, from_line * each, to, to_line * each, band.rows, band.columns * each, 1});
     };
     const int64_t batch = isa().tuning.tile.batch_rows, step = source.units_for_rows(batch);
     float* scratch = nullptr;
@@ -138,20 +142,26 @@ struct ConvInt8 {
       if (residual.any() && whole) {
         residual.give(&job.out, residual.at(band.first + element_of(job.out.row0)), pixels());
       } else if (residual.any()) {
-        for (int64_t m = 0, each = residual.element_bytes(); m < rows; ++m)
-          move(residual.at(band.first + element_of(job.out.row0 + m)), band.columns, added + m * width * each,
-               band.line, each);
+        each_piece(job.out.row0, rows,
+                   [&](int64_t at, int64_t pitch, int64_t in_y, int64_t y_pitch, int64_t lines, int64_t columns) {
+                     const int64_t each = residual.element_bytes();
+                     kernels().copy_rows({residual.at(band.first + in_y), y_pitch * each, added + at * each,
+                                          pitch * each, lines, columns * each, 1});
+                   });
         residual.give(&job.out, added, width);
       }
       kernels().tile[dword_width_index(width)](source.weights(), job);
-      for (int64_t m = 0; m < rows; ++m) {
-        if (!is_clamp(args.activation)) isa().activate(job.out.floats + m * job.out.ldy, valid, args.activation);
-        if (direct) continue;
-        uint8_t* const row = packed + m * width;
-        if (!byte_tiles() && bytes_out()) kernels().quantize(scratch + m * width, valid, job.out.to, row);
-        const auto* from = bytes_out() ? row : reinterpret_cast<const uint8_t*>(scratch + m * width);
-        move(from, band.line, y_of(job.out.row0 + m), band.columns, size);
+      for (int64_t m = 0; m < rows && !is_clamp(args.activation); ++m) {
+        isa().activate(job.out.floats + m * job.out.ldy, valid, args.activation);
+        if (bytes_out()) kernels().quantize(scratch + m * width, valid, job.out.to, packed + m * width);
       }
+      if (direct) continue;
+      const auto* const from = bytes_out() ? packed : reinterpret_cast<const uint8_t*>(scratch);
+      each_piece(job.out.row0, rows,
+                 [&](int64_t at, int64_t pitch, int64_t in_y, int64_t y_pitch, int64_t lines, int64_t columns) {
+                   kernels().copy_rows({from + at * size, pitch * size, static_cast<uint8_t*>(band.y) + in_y * size,
+                                        y_pitch * size, lines, columns * size, 1});
+                 });
     }
     return SI_OK;
   }

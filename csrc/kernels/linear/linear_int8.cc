@@ -72,6 +72,9 @@ struct LinearInt8 {
       return bytes().transpose_out(packed, ld, rows, valid, static_cast<uint8_t*>(y_of(row0, n0)), args.ldy);
     const int64_t size = element_bytes(args.y_type);
     const uint8_t* from = byte_output() ? packed : reinterpret_cast<const uint8_t*>(floats);
+    if (!tokens() && in_order)
+      return bytes().copy_rows(
+          {from, ld * size, static_cast<uint8_t*>(y_of(row0, n0)), args.ldy * size, rows, valid * size, 1});
     for (int64_t m = 0; m < rows; ++m) {
       const uint8_t* row = from + m * ld * size;
       if (!tokens())
@@ -95,6 +98,9 @@ struct LinearInt8 {
     if (in_order && tokens())
       return isa().transpose_in(reinterpret_cast<const float*>(from), args.ldy, valid, rows, static_cast<float*>(room),
                                 width, width);
+    if (in_order)
+      return bytes().copy_rows(
+          {from, args.ldy * size, static_cast<uint8_t*>(room), width * size, rows, valid * size, 1});
     for (int64_t m = 0; m < rows; ++m) {
       uint8_t* const row = static_cast<uint8_t*>(room) + m * width * size;
       for (int64_t n = 0; n < valid; n += tokens() ? 1 : valid)
