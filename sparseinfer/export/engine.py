@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from io import FileIO
+from mmap import ACCESS_COPY
+from mmap import mmap as mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,11 +231,16 @@ class Engine:
         return tensor.detach().contiguous().resolve_neg()
 
 
-def load_engine(path: str | os.PathLike[str], *, threads: int | None = None) -> Engine:
+def load_engine(
+    path: str | os.PathLike[str], *, threads: int | None = None, mmap: bool = False
+) -> Engine:
     """Load an engine that `Engine.save` wrote; the file is read whole, and may change afterwards.
 
-    `threads`: with how many it runs; None: `torch.get_num_threads()`. Nothing of a file is run or
-    evaluated but the operators that it names, and all of it is checked first.
+    `threads`: with how many it runs; None: `torch.get_num_threads()`. `mmap`: use the file where it
+    lies instead, which processes then share. Nobody may write into it or shorten it while the
+    engine lives: it was checked once, and a process that reads past the end of a mapping is killed.
+    `Engine.save` puts a new file in the place of an old one and does neither. Nothing of a file is
+    run or evaluated but the operators that it names, and all of it is checked first.
 
     Raises:
         OSError: the file cannot be read.
@@ -249,20 +257,35 @@ def load_engine(path: str | os.PathLike[str], *, threads: int | None = None) -> 
     """
     threads = check_threads(threads)
     with open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        memory = _aligned(size)
-        view = memory.numpy()
-        done = 0
-        while done < size and (count := file.readinto(view[done:].data)):
-            done += count
-    if done == 0:
+        memory = _mapped(file) if mmap else _read(file)
+    if len(memory) == 0:
         raise ValueError(
             f"{Path(path)}: expected a model file, got an empty one; try saving it again"
         )
     try:
-        return Engine(memory[:done], threads)
+        return Engine(memory, threads)
     except (ValueError, RuntimeError) as error:
         raise type(error)(f"{Path(path)}: {error}") from None
+
+
+def _read(file: FileIO) -> Tensor:
+    """The bytes of a file, in aligned memory of their own."""
+    size = os.fstat(file.fileno()).st_size
+    memory = _aligned(size)
+    view = memory.numpy()
+    done = 0
+    while done < size and (count := file.readinto(view[done:].data)):
+        done += count
+    return memory[:done]
+
+
+def _mapped(file: FileIO) -> Tensor:
+    """The bytes of a file where they lie; they begin at a page."""
+    if os.fstat(file.fileno()).st_size == 0:
+        return torch.empty(0, dtype=torch.uint8, device="cpu")
+    # Torch takes memory that it could write to; a copy of the page would be the process's own.
+    pages = mapping(file.fileno(), 0, access=ACCESS_COPY)
+    return torch.frombuffer(pages, dtype=torch.uint8)
 
 
 def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
