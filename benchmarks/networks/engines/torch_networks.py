@@ -90,7 +90,7 @@ class Ours(Eager):
             engine = sparseinfer.compile(
                 model, x, threads=torch.get_num_threads(), baselines=(), **options
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, NotImplementedError) as error:
             raise UnsupportedError(str(error).splitlines()[0]) from error
         return lambda: engine(x)
 
