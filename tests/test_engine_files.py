@@ -114,6 +114,25 @@ def test_names_that_are_no_text(name: bytes, saved: Path, tmp_path: Path) -> Non
         load_engine(tmp_path / "names.sinf")
 
 
+def test_a_file_that_is_mapped(saved: Path, tmp_path: Path) -> None:
+    x = torch.randn(2, 6)
+    engine, mapped = load_engine(saved), load_engine(saved, mmap=True)
+    assert torch.equal(engine(x), mapped(x))
+    # Saving renames a new file: what is mapped stays as it was.
+    other = nn.Sequential(nn.Linear(6, 3)).eval()
+    compile(other, torch.zeros(2, 6), baselines=()).save(saved)
+    assert torch.equal(engine(x), mapped(x))
+    mapped.save(saved)
+    assert torch.equal(load_engine(saved, mmap=True)(x), engine(x))
+    whole = saved.read_bytes()
+    for content, text in ((b"", "an empty one"), (whole[:99], "corrupt"), (whole[:-1], "corrupt")):
+        (tmp_path / "bad.sinf").write_bytes(content)
+        with pytest.raises(ValueError, match=text):
+            load_engine(tmp_path / "bad.sinf", mmap=True)
+    with pytest.raises(OSError):
+        load_engine(tmp_path, mmap=True)
+
+
 def test_a_failed_save_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = saved.read_bytes()
     engine = load_engine(saved)

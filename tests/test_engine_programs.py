@@ -14,6 +14,7 @@ import pytest
 import torch
 from networks import prune, resnet, simple_cnn
 from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
 
 from sparseinfer.export.compile import compile
 from sparseinfer.export.program import load_program, module_of
@@ -41,6 +42,19 @@ def test_programs_are_compiled(network: Callable[[], nn.Module], tmp_path: Path)
         node["name"] for node in own.report().nodes
     ]
     assert torch.equal(compile(program, torch.zeros_like(x), baselines=())(x), own(x))
+
+
+def test_programs_of_masked_models(tmp_path: Path) -> None:
+    model, x = simple_cnn(), torch.randn(1, 3, 32, 32)
+    for index in (3, 7):
+        torch_prune.l1_unstructured(model[index], "weight", amount=0.9)
+    program = load_program(saved(model, tmp_path / "model.pt2", x))
+    engine = compile(program, baselines=())
+    assert torch.allclose(engine(x), model(x), atol=1e-5)
+    assert sum(node["nnz"] < 0.2 * node["weights"] for node in engine.report().nodes) == 2
+    for own in (model, program):
+        found = engine.compare(own, x)
+        assert found.first is None and all(node.error is not None for node in found.nodes)
 
 
 class Keyed(nn.Module):

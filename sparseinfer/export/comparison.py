@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from sparseinfer.export.compile import LEAST, MORE, dense_model
 from sparseinfer.export.from_torch import STATE, from_torch
+from sparseinfer.export.program import drop_assertions
 
 __all__ = ["NodeComparison", "NodeError", "compare_nodes"]
 
@@ -169,6 +170,7 @@ def _values(
             continue
         tensor = state[spec.target].detach() if spec.kind in STATE else next(left)
         inputs.append(tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    drop_assertions(program.graph_module)
     recorder = _Recorder(program.graph_module)
     recorder.run(*inputs)
     return recorder.seen

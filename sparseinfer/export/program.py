@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-__all__ = ["load_program", "module_of"]
+__all__ = ["drop_assertions", "load_program", "module_of"]
 
 OPERATOR = re.compile(r"torch\.ops\.(aten|prims|quantized_decomposed|sparseinfer)\.\w+\.\w+")
 
@@ -84,9 +84,24 @@ def module_of(program: ExportedProgram) -> nn.Module:
         tensor([0., 1.])
     """
     module = program.module(check_guards=False)
+    assert isinstance(module, torch.fx.GraphModule)
+    drop_assertions(module)
     for part in module.modules():
         part.training = False
     return module
+
+
+def drop_assertions(module: torch.fx.GraphModule) -> None:
+    """Take out of a graph that tensors have the types of the export: it runs in float64 as well.
+
+    Example:
+        >>> model = nn.Sequential(nn.ReLU())
+        >>> drop_assertions(torch.export.export(model, (torch.zeros(2),)).graph_module)
+    """
+    for node in list(module.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            module.graph.erase_node(node)
+    module.recompile()
 
 
 @contextmanager

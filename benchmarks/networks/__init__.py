@@ -1,0 +1,1 @@
+"""Whole networks, ours beside other engines: `python -m benchmarks.networks`."""

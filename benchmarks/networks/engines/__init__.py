@@ -1,0 +1,1 @@
+"""What runs a whole network in a worker process, an engine a class."""
