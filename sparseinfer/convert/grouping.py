@@ -19,9 +19,10 @@ class Row:
 
     `name` has a star where the names differ, `zeros` is the share of their weights that is zero,
     and `speedup`, within `low` to `high`, that of all at once. `reason` is the first one's: those
-    of the others differ from it in figures alone. What was not timed is None. `weights` is the type
-    of the weights, and `wider` why it is wider than asked; `sqnr_db` is the least of an int8
-    layer's, and `over_int8` the time of torch's int8 layers over theirs.
+    of the others differ from it in figures alone. What was not timed is None. `weights` and
+    `activations` are the types of what is multiplied, and `wider` why it is wider than asked;
+    `sqnr_db` is the least of an int8 layer's, and `over_int8` the time of torch's int8 layers over
+    theirs.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Row:
     reason: str
     nonfinite: int
     weights: str = "float32"
+    activations: str = "float32"
     wider: str = ""
     sqnr_db: float | None = None
     over_int8: float | None = None
@@ -51,7 +53,10 @@ class Row:
     @property
     def runs_as(self) -> str:
         """The format, with the type of its values where that is not float32."""
-        return self.format if self.weights == "float32" else f"{self.format} {self.weights}"
+        if self.weights == "float32":
+            return self.format
+        pairs = self.weights == self.activations == "bfloat16"
+        return f"{self.format} {self.weights}{' x bfloat16' if pairs else ''}"
 
     @property
     def title(self) -> str:
@@ -81,7 +86,7 @@ def group(layers: Sequence[LayerReport]) -> list[Row]:
     for layer in layers:
         key = (
             _starred(layer.name), layer.kind, tuple(layer.shape), layer.pattern, layer.format,
-            layer.weights, layer.inputs, layer.timing,
+            layer.weights, layer.activations, layer.inputs, layer.timing,
             re.sub(r"\d+(\.\d+)?(e[+-]\d+)?", "#", layer.reason),
         )  # fmt: skip
         groups.setdefault(key, []).append(layer)
@@ -113,6 +118,7 @@ def _row(layers: Sequence[LayerReport]) -> Row:
         reason=first.reason,
         nonfinite=sum(layer.nonfinite for layer in layers),
         weights=first.weights,
+        activations=first.activations,
         wider=first.wider,
         sqnr_db=min((layer.sqnr_db for layer in layers if layer.sqnr_db is not None), default=None),
         over_int8=_over_int8(layers),

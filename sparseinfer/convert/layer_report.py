@@ -41,6 +41,16 @@ class Candidate:
     doubt: str = ""
 
     @property
+    def is_narrow(self) -> bool:
+        """Whether it rounds activations."""
+        return "activations" in self.params
+
+    @property
+    def type(self) -> str:
+        """The type of its values."""
+        return str(self.params.get("weights", "float32"))
+
+    @property
     def certain(self) -> float:
         """The speed-up to rely on: the lower bound, the model's guess, or 0 where there is none.
 
@@ -151,7 +161,7 @@ def describe_sparse(model: nn.Module) -> list[LayerReport]:
                 packed_bytes=module.packed.numel(),
                 reason="it was sparse already",
                 weights=module.handle.info["value_type"],
-                activations="int8" if module.handle.is_int8 else "float32",
+                activations=module.handle.activations,
             )
         )
     return layers

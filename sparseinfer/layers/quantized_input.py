@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparseinfer.quantize.activations import ActivationScale
 
-__all__ = ["NAMES", "QuantizedInput", "no_int8"]
+__all__ = ["NAMES", "QuantizedInput", "no_kernel"]
 
 NAMES = ("input_scale", "input_zero_point")
 """Buffers, a float32 and an int32 without dimensions, of a layer that has a calibrated scale.
@@ -39,7 +39,7 @@ class QuantizedInput(nn.Module):
         """
         narrow = self.handle.info["value_type"] == "int8"
         if narrow and not self.takes_int8:
-            raise no_int8(type(self))
+            raise no_kernel(type(self), "int8")
         if scale is not None and not narrow:
             raise ValueError(
                 "expected an input_scale for int8 weights alone, got one for "
@@ -98,15 +98,15 @@ class QuantizedInput(nn.Module):
                 entries[key] = held.clone()
 
 
-def no_int8(layer: type[nn.Module]) -> ValueError:
-    """The error of a class of layers that an int8 weight was packed for.
+def no_kernel(layer: type[nn.Module], activations: str) -> ValueError:
+    """The error of a class of layers for a weight that multiplies activations of this type.
 
     Example:
-        >>> str(no_int8(nn.LSTM)).split(", ")[0]
-        "expected weights='float32' or 'bfloat16' for LSTM"
+        >>> str(no_kernel(nn.LSTM, "int8")).split(", ")[0]
+        "expected activations='float32' for LSTM"
     """
     return ValueError(
-        f"expected weights='float32' or 'bfloat16' for {layer.__name__}, got 'int8', which it has "
+        f"expected activations='float32' for {layer.__name__}, got {activations!r}, which it has "
         "no kernel for; try weights='float32'"
     )
 
