@@ -104,7 +104,8 @@ def convert_to_sparse(
             `bfloat16`, which rounds each by 2^-9 of it at most and halves the bytes of the values
             (the arithmetic is float32 then; faster where weights come from memory: large layers
             called with few tokens); or `int8`, by a scale an output row, for linear layers and
-            convolutions.
+            convolutions. A layer of narrow types has to beat torch's dense one of that type and the
+            sparse float32 one too (`sparseinfer.convert.rivals`).
         activations: the type that they are multiplied in; None: that which suits `weights`
             (`sparseinfer.quantize.SCHEMES` has the combinations). `bfloat16` beside bfloat16
             weights rounds inputs too and sums in float32; without AVX-512 BF16, and in recurrent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ class Row:
     and `speedup`, within `low` to `high`, that of all at once. `reason` is the first one's: those
     of the others differ from it in figures alone. What was not timed is None. `weights` and
     `activations` are the types of what is multiplied, and `wider` why it is wider than asked;
-    `sqnr_db` is the least of an int8 layer's, and `over_int8` the time of torch's int8 layers over
-    theirs.
+    `sqnr_db` is the least of a narrow layer's, and `over` the time of each rival over theirs.
     """
 
     name: str
@@ -48,7 +47,7 @@ class Row:
     activations: str = "float32"
     wider: str = ""
     sqnr_db: float | None = None
-    over_int8: float | None = None
+    over: dict[str, float] = field(default_factory=dict)
 
     @property
     def runs_as(self) -> str:
@@ -121,7 +120,7 @@ def _row(layers: Sequence[LayerReport]) -> Row:
         activations=first.activations,
         wider=first.wider,
         sqnr_db=min((layer.sqnr_db for layer in layers if layer.sqnr_db is not None), default=None),
-        over_int8=_over_int8(layers),
+        over=_over(layers),
     )
 
 
@@ -141,10 +140,15 @@ def _together(
     return dense_ms / sum(times) if sum(times) > 0 else None
 
 
-def _over_int8(layers: Sequence[LayerReport]) -> float | None:
-    known = [layer for layer in layers if layer.dense_int8_ms and layer.over_int8]
-    times = sum((layer.dense_int8_ms or 0.0) / (layer.over_int8 or 1.0) for layer in known)
-    return sum(layer.dense_int8_ms or 0.0 for layer in known) / times if times else None
+def _over(layers: Sequence[LayerReport]) -> dict[str, float]:
+    """The time of each rival of all layers over theirs; none of one that some had not."""
+    times = [layer.sparse_ms or 0.0 for layer in layers]
+    whole = sum(times)
+    return {
+        name: sum(layer.over[name] * ms for layer, ms in zip(layers, times, strict=True)) / whole
+        for name in layers[0].over
+        if whole > 0 and all(name in layer.over for layer in layers)
+    }
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

@@ -69,9 +69,8 @@ class LayerReport:
     many tokens or pixels. `dense_ms`, `sparse_ms`, `speedup`, `low`, `high` and `params` are those
     of the best candidate. `occupancy` tells which rows, channels and panels hold non-zeros.
     `weights` and `activations` are the types that a sparse layer multiplies, and `wider` says why
-    they are wider than asked. `sqnr_db` is the signal of an int8 layer's output over its error in
-    decibels, `dense_int8_ms` the time of torch's int8 layer and `over_int8` that over the sparse
-    one's.
+    they are wider than asked. `sqnr_db` is the signal of a narrow layer's output over its error in
+    decibels, and `over` the time of each rival (`sparseinfer.convert.rivals`) over its own.
     """
 
     name: str
@@ -101,8 +100,7 @@ class LayerReport:
     activations: str = "float32"
     wider: str = ""
     sqnr_db: float | None = None
-    dense_int8_ms: float | None = None
-    over_int8: float | None = None
+    over: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_sparse(self) -> bool:

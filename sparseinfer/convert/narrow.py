@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from sparseinfer import native
 from sparseinfer.convert.calibrate import QUANTIZED_KINDS, Calibration, LayerInputs, calibrate
 from sparseinfer.convert.candidates import pack_params
-from sparseinfer.convert.dense_int8 import dense_int8
 from sparseinfer.convert.layer_report import DENSE, Candidate, LayerReport
 from sparseinfer.convert.replace import Replacement
+from sparseinfer.convert.rivals import Contest, beaten_by
 from sparseinfer.convert.scan import Layer, brief
 from sparseinfer.layers.base import SparseLayer
 from sparseinfer.layers.kinds import kind_named
@@ -200,18 +200,19 @@ def decide_narrow(
     result.candidates.append(candidate)
     decider.time(layer, dense, sparse, candidate, result)
     chosen, _ = decider.choose(layer, candidate, sparse, result)
-    if chosen is None:
-        result.wider = result.reason
-        return None
-    result.wider = _beats_dense_int8(decider, layer, dense, sparse, scale, sample, result)
-    if result.wider:
+    lost = result.reason
+    if chosen is not None:
+        contest = Contest(layer, dense, scale, sample, decider.tuner.threads, FORMAT, fewest)
+        activations = narrow.scheme.activations
+        lost = beaten_by(decider, activations, contest, sparse, shown, result)
+    if lost:
+        result.wider = lost
         result.format, result.weights = DENSE, "float32"
         return None
     result.activations = narrow.scheme.activations
     if result.sqnr_db is not None:
         result.reason += f"; {result.sqnr_db:.1f} dB of signal over error"
-    if result.over_int8 is not None:
-        result.reason += f", {result.over_int8:.2f}x torch's dense int8"
+    result.reason += "".join(f", {ratio:.2f}x {name}" for name, ratio in result.over.items())
     return chosen
 
 
@@ -232,27 +233,3 @@ def _no_bf16_products(target: str) -> str:
         return "" if isa["supported"] else str(isa["reason"])
     lacking = set(isa["features"]) - set(target_facts(target)["features"])
     return f"{target} has no {', '.join(sorted(lacking))}" if lacking else ""
-
-
-def _beats_dense_int8(
-    decider: Decider, layer: Layer, dense: nn.Module, sparse: Replacement,
-    scale: ActivationScale | None, sample: Tensor | None, result: LayerReport,
-) -> str:  # fmt: skip
-    """Why torch's dense int8 layer is the better one; empty where it is not, or there is none."""
-    if result.timing != "measured" or result.weights != "int8" or sample is None:
-        return ""
-    call, _ = dense_int8(dense, scale, sample)
-    if call is None:
-        return ""
-    other: Any = copy.copy(dense)
-    other.forward = call
-    other.extra_repr = lambda: f"{dense.extra_repr()}, int8"
-    candidate = Candidate(FORMAT, params={**result.params, "dense": "int8"})
-    decider.time(layer, other, sparse, candidate, copy.copy(result))
-    result.dense_int8_ms, result.over_int8 = candidate.dense_ms, candidate.speedup
-    if candidate.speedup is None or candidate.certain >= decider.min_speedup:
-        return ""
-    return (
-        f"measured {candidate.speedup:.2f}x torch's dense int8 layer, less than the "
-        f"{decider.min_speedup:g}x asked"
-    )
