@@ -140,6 +140,8 @@ def _ratios(
         decider: Decider, layer: Any, dense: Any, sparse: Any, candidate: Any, result: Any
     ) -> None:
         gain = over.get(candidate.params.get("dense", "itself"), others)
+        if candidate.params.get("kernel"):  # of torch, which is another candidate
+            gain = 0.5
         if candidate.params.get("weights") != "int8":
             gain = wide
         candidate.dense_ms, candidate.sparse_ms, result.timing = gain, 1.0, "measured"

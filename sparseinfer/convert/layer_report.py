@@ -14,10 +14,13 @@ from sparseinfer.layers.base import SparseLayer
 from sparseinfer.layers.dense import by_outputs
 from sparseinfer.layers.kinds import packed_layers
 
-__all__ = ["DENSE", "Candidate", "LayerReport", "describe", "describe_sparse"]
+__all__ = ["DENSE", "TORCH", "Candidate", "LayerReport", "describe", "describe_sparse"]
 
 DENSE = "dense"
 """The format of a layer that was left alone."""
+
+TORCH = "torch"
+"""The format of a layer whose packed int8 weight torch's dense kernel multiplies."""
 
 
 @dataclass
@@ -64,7 +67,8 @@ class Candidate:
 class LayerReport:
     """One layer: its weight, the format chosen, and milliseconds a forward pass of the model.
 
-    `format` is `dense` where the layer was left alone, and `reason` says why it is so in either
+    `format` is `dense` where the layer was left alone, `torch` where torch's dense int8 kernel
+    multiplies its packed weight, and `reason` says why it is so in either
     case. `timing` is `measured`, `modelled` or empty; `inputs` says at which inputs and `N` at how
     many tokens or pixels. `dense_ms`, `sparse_ms`, `speedup`, `low`, `high` and `params` are those
     of the best candidate. `occupancy` tells which rows, channels and panels hold non-zeros.
@@ -104,7 +108,7 @@ class LayerReport:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether the layer runs sparse."""
+        """Whether a layer with a packed weight took its place."""
         return self.format != DENSE
 
     @property
@@ -154,7 +158,7 @@ def describe_sparse(model: nn.Module) -> list[LayerReport]:
                 nnz=module.nnz,
                 sparsity=1.0 - module.nnz / numel,
                 pattern=str(detect_pattern(by_outputs(module, module.dense_weight()))),
-                format=module.format,
+                format=TORCH if module.runs_dense else module.format,
                 dense_bytes=4 * numel,
                 packed_bytes=module.packed.numel(),
                 reason="it was sparse already",

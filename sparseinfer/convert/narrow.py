@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from sparseinfer import native
 from sparseinfer.convert.calibrate import QUANTIZED_KINDS, Calibration, LayerInputs, calibrate
 from sparseinfer.convert.candidates import pack_params
-from sparseinfer.convert.layer_report import DENSE, Candidate, LayerReport
+from sparseinfer.convert.layer_report import DENSE, TORCH, Candidate, LayerReport
 from sparseinfer.convert.replace import Replacement
-from sparseinfer.convert.rivals import Contest, beaten_by
+from sparseinfer.convert.rivals import FLOAT32_SPARSE, Contest, beaten_by
 from sparseinfer.convert.scan import Layer, brief
 from sparseinfer.layers.base import SparseLayer
 from sparseinfer.layers.kinds import kind_named
+from sparseinfer.ops.run_dense_int8 import has_dense_int8
 from sparseinfer.quantize.activations import ActivationScale
 from sparseinfer.quantize.error import sqnr_db
 from sparseinfer.quantize.scheme import Scheme
@@ -201,18 +202,62 @@ def decide_narrow(
     decider.time(layer, dense, sparse, candidate, result)
     chosen, _ = decider.choose(layer, candidate, sparse, result)
     lost = result.reason
+    contest = Contest(layer, dense, scale, sample, decider.tuner.threads, FORMAT, fewest)
     if chosen is not None:
-        contest = Contest(layer, dense, scale, sample, decider.tuner.threads, FORMAT, fewest)
         activations = narrow.scheme.activations
         lost = beaten_by(decider, activations, contest, sparse, shown, result)
     if lost:
-        result.wider = lost
-        result.format, result.weights = DENSE, "float32"
-        return None
+        chosen = _dense_int8(decider, narrow, contest, sparse, shown, result)
+        if chosen is None:
+            result.wider = lost
+            result.format, result.weights = DENSE, "float32"
+            return None
+        result.reason += f", where ours {lost}"
     result.activations = narrow.scheme.activations
     if result.sqnr_db is not None:
         result.reason += f"; {result.sqnr_db:.1f} dB of signal over error"
     result.reason += "".join(f", {ratio:.2f}x {name}" for name, ratio in result.over.items())
+    return chosen
+
+
+def _dense_int8(
+    decider: Decider, narrow: Narrow, contest: Contest, sparse: Any, params: Mapping[str, Any],
+    result: LayerReport,
+) -> Replacement | None:  # fmt: skip
+    """The layer as torch's dense int8 kernel runs it, where that gains enough; None elsewhere.
+
+    It has to beat the layer as it was, and ours in float32.
+    """
+    sample = contest.sample
+    if result.timing != "measured" or sample is None or not has_dense_int8():
+        return None
+    if not (sparse.dense_int8 and sparse.handle.is_int8):
+        return None
+    other, found = copy.deepcopy(sparse), copy.copy(result)
+    other.run_dense()
+    found.over, found.candidates = {}, list(result.candidates)
+    found.sqnr_db = sqnr_db(contest.dense(sample), other(sample))
+    if found.sqnr_db < narrow.min_sqnr:
+        return None
+    rounded = "per tensor" if contest.scale else "per call"
+    packed_bytes = result.packed_bytes + contest.layer.numel
+    candidate = Candidate(
+        TORCH, packed_bytes, params={**params, "activations": rounded, "kernel": TORCH}
+    )
+    found.candidates.append(candidate)
+    decider.time(contest.layer, contest.dense, other, candidate, found)
+    chosen, _ = decider.choose(contest.layer, candidate, other, found)
+    if chosen is None or beaten_by(
+        decider,
+        narrow.scheme.activations,
+        contest,
+        other,
+        candidate.params,
+        found,
+        (FLOAT32_SPARSE,),
+    ):
+        return None
+    vars(result).update(vars(found))
     return chosen
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -146,13 +146,16 @@ def race(
 
 def beaten_by(
     decider: Decider, activations: str, contest: Contest, sparse: Replacement,
-    params: Mapping[str, Any], result: LayerReport,
+    params: Mapping[str, Any], result: LayerReport, names: Collection[str] = (),
 ) -> str:  # fmt: skip
-    """Why a rival is the better one; empty where none is. `result.over` gets the ratios."""
+    """Why a rival is the better one; empty where none is. `result.over` gets the ratios.
+
+    `names` are those of the rivals that are met; empty: all.
+    """
     if result.timing != "measured":
         return ""
     for rival in RIVALS:
-        if activations not in rival.activations:
+        if activations not in rival.activations or (names and rival.name not in names):
             continue
         found = race(decider, rival, contest, sparse, params, result)
         if found is None or found.speedup is None or not rival.counts:

@@ -304,7 +304,10 @@ class SparseLayer(QuantizedInput):
             text += ", weights=bfloat16, activations=bfloat16"
         elif self.handle.is_int8:
             scale = self.activation_scale
-            text += f", weights=int8, input_scale={'per token' if scale is None else scale.scale}"
+            own_range = "per call" if self.runs_dense else "per token"
+            text += f", weights=int8, input_scale={own_range if scale is None else scale.scale}"
+            if self.runs_dense:
+                text += ", runs_dense=True"
         return f"{text}, density={density:.3g}, format={self.format}, bytes={self.packed.numel()}"
 
     def _geometry(self) -> str:
