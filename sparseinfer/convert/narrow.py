@@ -209,6 +209,9 @@ def decide_narrow(
     if lost:
         chosen = _dense_int8(decider, narrow, contest, sparse, shown, result)
         if chosen is None:
+            tried = result.candidates[-1]
+            if tried.format == TORCH and tried.speedup is not None:
+                lost += f"; torch's dense int8 kernel runs {tried.speedup:.2f}x"
             result.wider = lost
             result.format, result.weights = DENSE, "float32"
             return None
@@ -235,7 +238,7 @@ def _dense_int8(
         return None
     other, found = copy.deepcopy(sparse), copy.copy(result)
     other.run_dense()
-    found.over, found.candidates = {}, list(result.candidates)
+    found.over = {}
     found.sqnr_db = sqnr_db(contest.dense(sample), other(sample))
     if found.sqnr_db < narrow.min_sqnr:
         return None
@@ -244,18 +247,13 @@ def _dense_int8(
     candidate = Candidate(
         TORCH, packed_bytes, params={**params, "activations": rounded, "kernel": TORCH}
     )
-    found.candidates.append(candidate)
+    result.candidates.append(candidate)
     decider.time(contest.layer, contest.dense, other, candidate, found)
     chosen, _ = decider.choose(contest.layer, candidate, other, found)
-    if chosen is None or beaten_by(
-        decider,
-        narrow.scheme.activations,
-        contest,
-        other,
-        candidate.params,
-        found,
-        (FLOAT32_SPARSE,),
-    ):
+    if chosen is None:
+        return None
+    activations, others = narrow.scheme.activations, (FLOAT32_SPARSE,)
+    if beaten_by(decider, activations, contest, other, candidate.params, found, others):
         return None
     vars(result).update(vars(found))
     return chosen
