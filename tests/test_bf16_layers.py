@@ -263,9 +263,9 @@ def _network() -> nn.Module:
     return model.eval()
 
 
-bf16_products = pytest.mark.skipif(
-    "avx512_bf16" not in sparseinfer.native.cpu_features(), reason="this CPU has no AVX-512 BF16"
-)
+_ISA = next(isa for isa in sparseinfer.native.isas() if isa["name"] == narrow.BF16_ISA)
+
+bf16_products = pytest.mark.skipif(not _ISA["supported"], reason=_ISA["reason"])
 
 
 @bf16_products
