@@ -211,8 +211,8 @@ def test_the_former_name_of_weights() -> None:
     assert torch.equal(former.packed, now.packed)
     with pytest.raises(NotImplementedError, match=r"int4 and float32.* not built yet"):
         convert_to_sparse(model, weights="int4")
-    with pytest.raises(NotImplementedError, match="pairs of bfloat16"):
-        convert_to_sparse(model, weights="bfloat16", activations="bfloat16")
+    with pytest.raises(NotImplementedError, match="int16 activations"):
+        convert_to_sparse(model, weights="int8", activations="int16")
 
 
 def test_what_panel_cannot_store_falls_to_csr() -> None:

@@ -74,8 +74,8 @@ def test_words_for_types() -> None:
     assert torch.equal(former, pack(weight, weights="bfloat16", activations="float32"))
     with pytest.raises(NotImplementedError, match="int4 weights and is not built yet"):
         pack(weight, weights="int4")
-    with pytest.raises(NotImplementedError, match="pairs of bfloat16"):
-        pack(weight, weights="bfloat16", activations="bfloat16")
+    with pytest.raises(NotImplementedError, match="int16 activations"):
+        pack(weight, weights="int8", activations="int16")
     with pytest.raises(ValueError, match="got 'half'; try weights="):
         pack(weight, weights="half")
     with pytest.raises(TypeError, match="expected weights or value_type"):

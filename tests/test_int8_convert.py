@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
 
 from sparseinfer import Report, convert_to_sparse, load_converted, report, to_dense
-from sparseinfer.convert import narrow
+from sparseinfer.convert import rivals
 from sparseinfer.convert.calibrate import calibrate
 from sparseinfer.convert.decide import Decider
 from sparseinfer.convert.dense_int8 import dense_int8
 from sparseinfer.convert.from_quantized import from_quantized, int8_weight
+from sparseinfer.convert.onnx_int8 import onnxruntime_int8, openvino_int8, quantized_layer
 from sparseinfer.quantize import (
     add_fake_quant,
     quantize_weight,
@@ -103,8 +106,9 @@ def test_the_report_tells_the_types() -> None:
     assert after == pytest.approx(before, rel=0.1)
     assert f"Evaluated: {before:.4g} before, {after:.4g} now." in found.sentence
     text = str(found)
-    for part in ("panel int8", "SQNR", "over int8", "dB"):
+    for part in ("panel int8", "SQNR", "dB"):
         assert part in text
+    assert "over torch int8" in found._repr_html_()
     assert Report.from_dict(json.loads(found.to_json())) == found
     again = report(convert_to_sparse(sparse, min_speedup=0))
     assert [layer.weights for layer in again.layers] == ["int8", "int8"]
@@ -117,8 +121,8 @@ def test_layers_are_compared_with_dense_int8() -> None:
         pytest.skip(f"torch has no int8 linear layer here: {why}")
     found = report(convert_to_sparse(model, example_inputs=x, **OPTIONS))
     for layer in found.layers:
-        assert layer.dense_int8_ms and layer.over_int8
-        assert "torch's dense int8" in layer.reason
+        assert layer.over[rivals.TORCH_INT8] > 0 and layer.over[rivals.FLOAT32_SPARSE] > 0
+        assert "x torch int8" in layer.reason
     # No layer gains a hundred thousand times.
     asked = {**OPTIONS, "min_speedup": 1e5}
     found = report(convert_to_sparse(model, example_inputs=x, **asked))
@@ -127,32 +131,104 @@ def test_layers_are_compared_with_dense_int8() -> None:
         assert layer.weights == "float32"
 
 
-@pytest.mark.parametrize(("over_dense", "over_int8"), [(3.0, 0.5), (0.5, 3.0), (3.0, 3.0)])
-def test_both_dense_layers_have_to_be_beaten(
-    monkeypatch: pytest.MonkeyPatch, over_dense: float, over_int8: float
+def _ratios(
+    monkeypatch: pytest.MonkeyPatch, over: dict[str, float], others: float = 3.0, wide: float = 2.0
 ) -> None:
+    """Have each comparison of an int8 layer find the ratio that `over` has for its dense side."""
+
     def time(
         decider: Decider, layer: Any, dense: Any, sparse: Any, candidate: Any, result: Any
     ) -> None:
-        gain = over_int8 if "dense" in candidate.params else over_dense
+        gain = over.get(candidate.params.get("dense", "itself"), others)
+        if candidate.params.get("kernel"):  # of torch, which is another candidate
+            gain = 0.5
         if candidate.params.get("weights") != "int8":
-            gain = 2.0
+            gain = wide
         candidate.dense_ms, candidate.sparse_ms, result.timing = gain, 1.0, "measured"
         candidate.speedup = candidate.low = candidate.high = gain
 
     monkeypatch.setattr(Decider, "time", time)
-    monkeypatch.setattr(narrow, "dense_int8", lambda dense, scale, sample: (dense, ""))
+
+    def call(contest: rivals.Contest) -> rivals.Call:
+        return contest.dense
+
+    monkeypatch.setattr(rivals, "RIVALS", tuple(replace(own, make=call) for own in rivals.RIVALS))
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {},
+        {"itself": 0.5},
+        {rivals.TORCH_INT8: 0.5},
+        {rivals.FLOAT32_SPARSE: 1.01},
+        {"ONNX Runtime int8": 0.5, "OpenVINO int8": 0.2},
+    ],
+    ids=str,
+)
+def test_what_counts_has_to_be_beaten(
+    monkeypatch: pytest.MonkeyPatch, over: dict[str, float]
+) -> None:
+    _ratios(monkeypatch, over)
     model, x = _mlp(), torch.randn(32, 64)
     found = report(convert_to_sparse(model, example_inputs=x, **{**OPTIONS, "min_speedup": 1.05}))
+    counts = {"itself", *(own.name for own in rivals.RIVALS if own.counts)}
+    lost = counts & over.keys()
     for layer in found.layers:
         assert layer.is_sparse
-        if min(over_dense, over_int8) > 1:
-            assert (layer.weights, layer.speedup, layer.over_int8) == ("int8", 3.0, 3.0)
-            assert layer.dense_int8_ms == 3.0 and not layer.wider
-        else:
+        if lost:
             assert (layer.weights, layer.speedup) == ("float32", 2.0)
-            assert "measured 0.5" in layer.wider and layer.wider in layer.reason
-            assert ("torch's dense int8" in layer.wider) == (over_int8 < 1)
+            assert f"measured {over[min(lost)]:.3g}" in layer.wider
+            assert layer.wider in layer.reason and "less than the 1.05x asked" in layer.wider
+            assert lost == {"itself"} or min(lost) in layer.wider
+        else:
+            assert (layer.weights, layer.speedup, layer.wider) == ("int8", 3.0, "")
+            assert layer.over == {
+                own.name: over.get(own.name, 3.0)
+                for own in rivals.RIVALS
+                if "int8" in own.activations
+            }
+            assert "3.00x torch int8, 3.00x float32 sparse" in layer.reason
+    text = str(found)
+    if not lost:
+        assert "OpenVINO" in text and "over ONNX Runtime int8" in found._repr_html_()
+
+
+def test_rivals_that_are_not_installed_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    model, x = _mlp(), torch.randn(32, 64)
+    for layer in report(convert_to_sparse(model, example_inputs=x, **OPTIONS)).layers:
+        assert not layer.over.keys() & {"ONNX Runtime int8", "OpenVINO int8"}
+
+
+ONE_LAYER = [
+    (nn.Linear(24, 10), (3, 7, 24)),
+    (nn.Linear(24, 10, bias=False), (24,)),
+    (nn.Conv2d(4, 6, 3, stride=2, padding=1), (2, 4, 9, 9)),
+    (nn.Conv1d(4, 6, 5, dilation=2, groups=2), (2, 4, 19)),
+]
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(("dense", "shape"), ONE_LAYER, ids=str)
+def test_engines_of_others_compute_the_layer(
+    engine: str, dense: Any, shape: tuple[int, ...]
+) -> None:
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip(engine, reason=f"{engine} is not installed")
+    x = torch.randn(shape)
+    make = {"onnxruntime": onnxruntime_int8, "openvino": openvino_int8}[engine]
+    found: Any = make(dense, None, x, 1)(x)
+    y = torch.from_numpy(found[0]).reshape(dense(x).shape)
+    assert sqnr_db(dense(x), y) > 25
+
+
+def test_engines_of_others_refuse_what_onnx_lacks() -> None:
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    conv = nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect")
+    with pytest.raises(ValueError, match="expected a convolution with plain zeros"):
+        quantized_layer(conv, None, torch.randn(1, 4, 8, 8), requantize=False)
 
 
 def test_layers_with_too_much_error_stay_wider() -> None:

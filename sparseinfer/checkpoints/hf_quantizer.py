@@ -28,17 +28,20 @@ __all__ = ["SparseinferConfig", "SparseinferHfQuantizer"]
 class SparseinferConfig(QuantizationConfigMixin):
     """The `quantization_config` of a sparse model: the name of the file with its weights (None: the
     usual one), and either the names and bytes of packed ones, with the scales and zero points of
-    the inputs of int8 ones, or the `sparsity_config` of compressed ones."""
+    the inputs of int8 ones and the names of those that torch's dense kernel multiplies, or the
+    `sparsity_config` of compressed ones."""
 
     def __init__(
         self, weights: str | None = WEIGHTS_FILE, packed: Mapping[str, int] | None = None,
         sparsity_config: Mapping[str, Any] | None = None,
-        input_scales: Mapping[str, Sequence[float]] | None = None, **others: Any,
+        input_scales: Mapping[str, Sequence[float]] | None = None,
+        dense_kernels: Sequence[str] = (), **others: Any,
     ) -> None:  # fmt: skip
         self.quant_method = METHOD  # type: ignore[assignment]  # theirs is an enum of their own
         self.weights = weights
         self.packed = dict(packed or {})
         self.input_scales = dict(input_scales or {})
+        self.dense_kernels = list(dense_kernels)
         if sparsity_config is not None:
             self.sparsity_config = dict(sparsity_config)
         if not self.packed:
@@ -81,6 +84,8 @@ class SparseinferHfQuantizer(HfQuantizer):
         ).items():
             layer = model.get_submodule(name.rpartition(".")[0])
             layer.set_activation_scale(ActivationScale(float(scale), int(zero_point)))
+        for name in _names_in(model, dict.fromkeys(self.quantization_config.dense_kernels)):
+            model.get_submodule(name.rpartition(".")[0]).mark_dense()
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         vars(model.config).pop("transformers_weights", None)

@@ -17,7 +17,7 @@ from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.masks import fitted, is_mask_of, note_of_mask, weight_of
 from sparseinfer.checkpoints.tensors import identity, is_plain
 from sparseinfer.formats.handles import Handle, peek
-from sparseinfer.layers.quantized_input import NAMES
+from sparseinfer.layers.quantized_input import DENSE_KERNEL, NAMES
 
 __all__ = ["LAYOUT", "Plain", "make_plain", "scales_packed", "stored_names"]
 
@@ -158,14 +158,14 @@ def make_plain(
 
 
 def scales_packed(key: str, entries: Mapping[str, Any]) -> bool:
-    """Whether it is the scale of an int8 layer's input: no part of a plain weight.
+    """Whether it is the scale of an int8 layer's input or its kernel: no part of a plain weight.
 
     Example:
         >>> scales_packed("fc.input_scale", {"fc.packed": None})
         True
     """
     prefix, _, name = key.rpartition(".")
-    return name in NAMES and f"{prefix}.packed".lstrip(".") in entries
+    return name in (*NAMES, DENSE_KERNEL) and f"{prefix}.packed".lstrip(".") in entries
 
 
 def stored_names(

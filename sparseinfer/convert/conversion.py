@@ -104,14 +104,18 @@ def convert_to_sparse(
             `bfloat16`, which rounds each by 2^-9 of it at most and halves the bytes of the values
             (the arithmetic is float32 then; faster where weights come from memory: large layers
             called with few tokens); or `int8`, by a scale an output row, for linear layers and
-            convolutions, which are compared with torch's dense int8 layers too.
+            convolutions. A layer of narrow types has to beat torch's dense one of that type and the
+            sparse float32 one too (`sparseinfer.convert.rivals`).
         activations: the type that they are multiplied in; None: that which suits `weights`
-            (`sparseinfer.quantize.SCHEMES` has the combinations).
+            (`sparseinfer.quantize.SCHEMES` has the combinations). `bfloat16` beside bfloat16
+            weights rounds inputs too and sums in float32; without AVX-512 BF16, and in recurrent
+            layers, the arithmetic stays float32, and the report says so.
         calibration: for int8 activations: data as `sparseinfer.calibrate` takes it (a DataLoader of
             a few hundred samples), or what that returned. None: each token of a linear layer's
             input is rounded by its own range, and convolutions stay in float32.
-        min_sqnr: decibels of signal over error that the output of an int8 layer needs, on its
-            inputs in calibration; layers with less stay in the wider type.
+        min_sqnr: decibels of signal over error that the output of a layer with rounded activations
+            needs, on its inputs in calibration or on the example inputs; layers with less stay in
+            the wider type.
         evaluate: called with `model` and with the converted model, gives a figure of each, such as
             its accuracy, for the report.
         value_type: the former name of `weights`.
@@ -200,7 +204,7 @@ def convert(model: nn.Module, options: Options, platform: Platform) -> nn.Module
         modules = [layer.module for layer in layers if not layer.blocked]
         seen = None if inputs is None else observe(model, modules, inputs)
         narrow = narrow_for(
-            model, layers, options.scheme, options.calibration, inputs, options.min_sqnr
+            model, layers, options.scheme, options.calibration, inputs, options.min_sqnr, target
         )
         devices = _devices(model, layers)
         if target != HOST and any(platform.kernels_of(device) == "cuda" for device in devices):

@@ -95,7 +95,8 @@ class Decider:
         except Exception as error:
             return None, describe(layer, reason=f"it could not be measured: {brief(error)}")
         if result.wider:
-            result.reason += f"; not {self.weights}: {result.wider}"
+            assert self.narrow is not None
+            result.reason += f"; not {self.narrow.words}: {result.wider}"
         return sparse, result
 
     def _decide(self, layer: Layer) -> tuple[Replacement | None, LayerReport]:
@@ -161,8 +162,8 @@ class Decider:
 
     def _weights(self, layer: Layer) -> str:
         """The type of panel's values: bfloat16 holds all there is in a weight of that type."""
-        wide = "float32" if self.narrow is not None else self.weights
-        return "bfloat16" if layer.dtype is torch.bfloat16 else wide
+        halves = self.weights == "bfloat16" or layer.dtype is torch.bfloat16
+        return "bfloat16" if halves else "float32"
 
     def tokens_met(self, layer: Layer) -> set[int]:
         """Every N that a linear layer was seen with; none where that is not known."""
@@ -221,8 +222,8 @@ class Decider:
             candidate.reason = (
                 f"there is no cost model for {layer.device.type}: pass example_inputs"
             )
-        elif candidate.params.get("weights") == "int8":
-            candidate.reason = "there is no cost model for int8: pass example_inputs"
+        elif candidate.is_narrow:
+            candidate.reason = f"there is no cost model for {candidate.type}: pass example_inputs"
         elif not cost.has_rates(self.target):
             candidate.reason = (
                 f"there is no cost model for {self.target}: convert on such a machine with "
@@ -277,8 +278,8 @@ class Decider:
     ) -> str:
         """Why the zeros of a layer cannot account for what was found at one input."""
         tokens = kind_named(layer.kind).tokens(dense, given.shape)
-        # There is no cost model for int8: beside it only the zeros tell what can be.
-        format = "int8" if candidate.params.get("weights") == "int8" else candidate.format
+        # There is no cost model for narrow types: beside them only the zeros tell what can be.
+        format = candidate.type if candidate.is_narrow else candidate.format
         return beyond_zeros(found, layer, tokens, self.tuner.threads, format, layer.device)
 
     def _compare(
@@ -340,7 +341,7 @@ class Decider:
         kind = kind_named(layer.kind)
         if kind.empty_call is None or self.platform.kernels_of(layer.device) != "cpu":
             return ""
-        if candidate.params.get("weights") == "int8":
+        if candidate.is_narrow:
             return ""
         build, shape = kind.empty_call
 

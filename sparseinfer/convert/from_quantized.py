@@ -1,4 +1,4 @@
-"""from_quantized: layers that torch.ao quantised become sparse int8 ones of the same weights."""
+"""from_quantized: layers that others quantised become sparse int8 ones of the same weights."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from sparseinfer.convert.calibrate import QUANTIZED_KINDS
+from sparseinfer.convert.from_torchao import (
+    has_torchao_weight,
+    torchao_scale,
+    torchao_weight,
+)
 from sparseinfer.convert.observe import list_examples, run_on
 from sparseinfer.layers.base import SparseLayer
 from sparseinfer.layers.kinds import kind_named
+from sparseinfer.layers.linear_conv import SparseLinear
 from sparseinfer.layers.quantized import is_quantized
 from sparseinfer.quantize.activations import ActivationScale
 from sparseinfer.quantize.weights import QuantizedWeight
@@ -24,7 +30,9 @@ _BETWEEN = ("Quantize", "DeQuantize", "QuantStub", "DeQuantStub")
 
 
 def from_quantized(model: nn.Module, example_inputs: Any = None) -> nn.Module:
-    """Give a model of torch.ao's quantised layers as one of sparse int8 layers, float32 in and out.
+    """Give a model of torch.ao's or torchao's int8 layers as one of sparse int8 layers.
+
+    They take and give float32.
 
     Linear layers (static and dynamic) and convolutions, with or without a fused ReLU, keep their
     int8 weights and scales. The scale of a static layer's input is that of the quantised tensor
@@ -32,15 +40,21 @@ def from_quantized(model: nn.Module, example_inputs: Any = None) -> nn.Module:
     DeQuantize modules become nn.Identity. Other quantised operators (QFunctional) are left alone
     and cannot take float32.
 
+    Linear layers of torchao (Int8WeightOnlyConfig, Int8DynamicActivationInt8WeightConfig and its
+    static sibling) keep their integers and scales too, and the scale of a static layer's input;
+    other inputs are rounded token by token, those of weight-only layers as well.
+
     Returns:
         A copy of `model`, or the sparse layer where it is itself one.
 
     Raises:
         TypeError: `model` is not an nn.Module.
         ValueError: a weight has zero points other than 0 or is no int8 one, a static layer is not
-            reached by the example inputs, or there is no quantised layer.
+            reached by the example inputs, or there is no quantised layer; torchao's scales are not
+            by rows.
 
-    Source: torch.ao.quantization (https://pytorch.org/docs/stable/quantization.html).
+    Source: torch.ao.quantization (https://pytorch.org/docs/stable/quantization.html), torchao
+    (https://github.com/pytorch/ao).
 
     Example:
         >>> import warnings; warnings.simplefilter("ignore")
@@ -52,7 +66,7 @@ def from_quantized(model: nn.Module, example_inputs: Any = None) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected an nn.Module, got {type(model).__name__}; try the model itself")
     layers = {name: own for name, own in model.named_modules() if _has_weight(own)}
-    if not layers:
+    if not layers and not any(map(has_torchao_weight, model.modules())):
         raise ValueError(
             f"expected a model with quantised linear layers or convolutions, got "
             f"{type(model).__name__} without; try convert_to_sparse(model, weights='int8')"
@@ -66,6 +80,9 @@ def from_quantized(model: nn.Module, example_inputs: Any = None) -> nn.Module:
                 "got none; try example_inputs=x"
             )
         swaps[layer] = sparse_of_quantized(layer, scales.get(name))
+    for own in model.modules():
+        if has_torchao_weight(own):
+            swaps[own] = _sparse_of_torchao(own)
     for own in model.modules():
         if type(own).__name__ in _BETWEEN and type(own).__module__.startswith("torch.ao."):
             swaps[own] = nn.Identity()
@@ -97,6 +114,15 @@ def sparse_of_quantized(layer: nn.Module, scale: ActivationScale | None) -> Spar
         dense, activation=activation, input_scale=scale, weights="int8", scales=weight.scales
     )
     return found.eval()
+
+
+def _sparse_of_torchao(layer: Any) -> SparseLayer:
+    weight, bias = torchao_weight(layer.weight), layer.bias
+    biases = {} if bias is None else {"bias": bias.detach().float()}
+    dense = SparseLinear.rebuild(layer, weight.dequantize(), biases)
+    return SparseLinear.from_dense(
+        dense, input_scale=torchao_scale(layer.weight), weights="int8", scales=weight.scales
+    )
 
 
 def int8_weight(weight: Tensor) -> QuantizedWeight:

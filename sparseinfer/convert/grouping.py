@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ class Row:
 
     `name` has a star where the names differ, `zeros` is the share of their weights that is zero,
     and `speedup`, within `low` to `high`, that of all at once. `reason` is the first one's: those
-    of the others differ from it in figures alone. What was not timed is None. `weights` is the type
-    of the weights, and `wider` why it is wider than asked; `sqnr_db` is the least of an int8
-    layer's, and `over_int8` the time of torch's int8 layers over theirs.
+    of the others differ from it in figures alone. What was not timed is None. `weights` and
+    `activations` are the types of what is multiplied, and `wider` why it is wider than asked;
+    `sqnr_db` is the least of a narrow layer's, and `over` the time of each rival over theirs.
     """
 
     name: str
@@ -44,14 +44,18 @@ class Row:
     reason: str
     nonfinite: int
     weights: str = "float32"
+    activations: str = "float32"
     wider: str = ""
     sqnr_db: float | None = None
-    over_int8: float | None = None
+    over: dict[str, float] = field(default_factory=dict)
 
     @property
     def runs_as(self) -> str:
         """The format, with the type of its values where that is not float32."""
-        return self.format if self.weights == "float32" else f"{self.format} {self.weights}"
+        if self.weights == "float32":
+            return self.format
+        pairs = self.weights == self.activations == "bfloat16"
+        return f"{self.format} {self.weights}{' x bfloat16' if pairs else ''}"
 
     @property
     def title(self) -> str:
@@ -81,7 +85,7 @@ def group(layers: Sequence[LayerReport]) -> list[Row]:
     for layer in layers:
         key = (
             _starred(layer.name), layer.kind, tuple(layer.shape), layer.pattern, layer.format,
-            layer.weights, layer.inputs, layer.timing,
+            layer.weights, layer.activations, layer.inputs, layer.timing,
             re.sub(r"\d+(\.\d+)?(e[+-]\d+)?", "#", layer.reason),
         )  # fmt: skip
         groups.setdefault(key, []).append(layer)
@@ -113,9 +117,10 @@ def _row(layers: Sequence[LayerReport]) -> Row:
         reason=first.reason,
         nonfinite=sum(layer.nonfinite for layer in layers),
         weights=first.weights,
+        activations=first.activations,
         wider=first.wider,
         sqnr_db=min((layer.sqnr_db for layer in layers if layer.sqnr_db is not None), default=None),
-        over_int8=_over_int8(layers),
+        over=_over(layers),
     )
 
 
@@ -135,10 +140,15 @@ def _together(
     return dense_ms / sum(times) if sum(times) > 0 else None
 
 
-def _over_int8(layers: Sequence[LayerReport]) -> float | None:
-    known = [layer for layer in layers if layer.dense_int8_ms and layer.over_int8]
-    times = sum((layer.dense_int8_ms or 0.0) / (layer.over_int8 or 1.0) for layer in known)
-    return sum(layer.dense_int8_ms or 0.0 for layer in known) / times if times else None
+def _over(layers: Sequence[LayerReport]) -> dict[str, float]:
+    """The time of each rival of all layers over theirs; none of one that some had not."""
+    times = [layer.sparse_ms or 0.0 for layer in layers]
+    whole = sum(times)
+    return {
+        name: sum(layer.over[name] * ms for layer, ms in zip(layers, times, strict=True)) / whole
+        for name in layers[0].over
+        if whole > 0 and all(name in layer.over for layer in layers)
+    }
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

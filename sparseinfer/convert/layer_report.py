@@ -14,10 +14,13 @@ from sparseinfer.layers.base import SparseLayer
 from sparseinfer.layers.dense import by_outputs
 from sparseinfer.layers.kinds import packed_layers
 
-__all__ = ["DENSE", "Candidate", "LayerReport", "describe", "describe_sparse"]
+__all__ = ["DENSE", "TORCH", "Candidate", "LayerReport", "describe", "describe_sparse"]
 
 DENSE = "dense"
 """The format of a layer that was left alone."""
+
+TORCH = "torch"
+"""The format of a layer whose packed int8 weight torch's dense kernel multiplies."""
 
 
 @dataclass
@@ -41,6 +44,16 @@ class Candidate:
     doubt: str = ""
 
     @property
+    def is_narrow(self) -> bool:
+        """Whether it rounds activations."""
+        return "activations" in self.params
+
+    @property
+    def type(self) -> str:
+        """The type of its values."""
+        return str(self.params.get("weights", "float32"))
+
+    @property
     def certain(self) -> float:
         """The speed-up to rely on: the lower bound, the model's guess, or 0 where there is none.
 
@@ -54,14 +67,14 @@ class Candidate:
 class LayerReport:
     """One layer: its weight, the format chosen, and milliseconds a forward pass of the model.
 
-    `format` is `dense` where the layer was left alone, and `reason` says why it is so in either
+    `format` is `dense` where the layer was left alone, `torch` where torch's dense int8 kernel
+    multiplies its packed weight, and `reason` says why it is so in either
     case. `timing` is `measured`, `modelled` or empty; `inputs` says at which inputs and `N` at how
     many tokens or pixels. `dense_ms`, `sparse_ms`, `speedup`, `low`, `high` and `params` are those
     of the best candidate. `occupancy` tells which rows, channels and panels hold non-zeros.
     `weights` and `activations` are the types that a sparse layer multiplies, and `wider` says why
-    they are wider than asked. `sqnr_db` is the signal of an int8 layer's output over its error in
-    decibels, `dense_int8_ms` the time of torch's int8 layer and `over_int8` that over the sparse
-    one's.
+    they are wider than asked. `sqnr_db` is the signal of a narrow layer's output over its error in
+    decibels, and `over` the time of each rival (`sparseinfer.convert.rivals`) over its own.
     """
 
     name: str
@@ -91,12 +104,11 @@ class LayerReport:
     activations: str = "float32"
     wider: str = ""
     sqnr_db: float | None = None
-    dense_int8_ms: float | None = None
-    over_int8: float | None = None
+    over: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_sparse(self) -> bool:
-        """Whether the layer runs sparse."""
+        """Whether a layer with a packed weight took its place."""
         return self.format != DENSE
 
     @property
@@ -146,12 +158,12 @@ def describe_sparse(model: nn.Module) -> list[LayerReport]:
                 nnz=module.nnz,
                 sparsity=1.0 - module.nnz / numel,
                 pattern=str(detect_pattern(by_outputs(module, module.dense_weight()))),
-                format=module.format,
+                format=TORCH if module.runs_dense else module.format,
                 dense_bytes=4 * numel,
                 packed_bytes=module.packed.numel(),
                 reason="it was sparse already",
                 weights=module.handle.info["value_type"],
-                activations="int8" if module.handle.is_int8 else "float32",
+                activations=module.handle.activations,
             )
         )
     return layers

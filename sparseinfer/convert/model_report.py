@@ -15,7 +15,7 @@ from torch import nn
 from sparseinfer.codec import from_data, to_text
 from sparseinfer.convert import report_tables
 from sparseinfer.convert.grouping import Row, group
-from sparseinfer.convert.layer_report import LayerReport, describe, describe_sparse
+from sparseinfer.convert.layer_report import TORCH, LayerReport, describe, describe_sparse
 from sparseinfer.convert.report_html import to_html
 from sparseinfer.convert.scan import scan
 from sparseinfer.convert.verdict import outcome, warning
@@ -107,10 +107,12 @@ class Report:
         """
         timed = [layer for layer in self.layers if layer.ms is not None]
         dense_ms = sum(layer.dense_ms or 0.0 for layer in timed)
+        dense_int8 = sum(layer.format == TORCH for layer in self.layers)
         now_ms = sum(layer.ms or 0.0 for layer in timed)
         return {
             "layers": len(self.layers),
-            "sparse_layers": sum(layer.is_sparse for layer in self.layers),
+            "sparse_layers": sum(layer.is_sparse for layer in self.layers) - dense_int8,
+            "dense_int8_layers": dense_int8,
             "timed_layers": len(timed),
             "dense_bytes": sum(layer.dense_bytes for layer in self.layers),
             "bytes": sum(layer.bytes for layer in self.layers),
@@ -142,6 +144,8 @@ class Report:
                 "finds which gain."
             )
         text = f"{totals['sparse_layers']} of {count} layers run sparse"
+        if totals["dense_int8_layers"]:
+            text += f" and {totals['dense_int8_layers']} dense in int8"
         modelled = any(layer.timing == "modelled" for layer in self.layers)
         if self.whole is not None and (self.whole.speedup or self.whole.reverted):
             return f"{text}{outcome(self.whole)}"
@@ -153,7 +157,7 @@ class Report:
                 f"{text}: the model is on the meta device, where weights have shapes and no "
                 "values; try converting it once they are loaded."
             )
-        if totals["sparse_layers"] == 0:
+        if not any(layer.is_sparse for layer in self.layers):
             return f"{text}, so the model is as fast as it was.{untimed}"
         if totals["ratio"] is None:
             return f"{text}; none of them was timed.{untimed}"

@@ -66,7 +66,7 @@ class Options:
                 f"expected a baseline of {', '.join(BASELINES)}, got {self.baseline!r}; "
                 "try baseline='eager'"
             )
-        if self.scheme.quantizes and math.isnan(self.min_sqnr):
+        if self.scheme.rounds and math.isnan(self.min_sqnr):
             raise ValueError("expected min_sqnr in decibels, got nan; try min_sqnr=20")
         if not self.budget_s > 0:
             raise ValueError(

@@ -20,8 +20,8 @@ from torch import nn
 from sparseinfer.layers.kinds import packed_layers
 
 __all__ = [
-    "LOADING", "METHOD", "VARIANT", "WEIGHTS_FILE", "forget_pretrained", "input_scales",
-    "keep_pretrained", "packed_names",
+    "LOADING", "METHOD", "VARIANT", "WEIGHTS_FILE", "dense_kernels", "forget_pretrained",
+    "input_scales", "keep_pretrained", "packed_names",
 ]  # fmt: skip
 
 METHOD = "sparseinfer"
@@ -105,6 +105,18 @@ def input_scales(model: nn.Module) -> dict[str, list[float]]:
     }
 
 
+def dense_kernels(model: nn.Module) -> list[str]:
+    """The names of the packed int8 weights that torch's dense kernel multiplies.
+
+    Example:
+        >>> dense_kernels(nn.Sequential(nn.Linear(2, 2)))
+        []
+    """
+    return [
+        f"{name}.packed".lstrip(".") for name, module in packed_layers(model) if module.runs_dense
+    ]
+
+
 def _of_class(model: nn.Module, named: tuple[str, str]) -> list[Any]:
     return [
         module for module in model.modules()
@@ -148,8 +160,9 @@ def _save_pretrained(
     before = vars(config).get("quantization_config", absent)
     try:
         config.quantization_config = make_config(
-            stem, packed_names(model), input_scales=input_scales(model)
-        )
+            stem, packed_names(model), input_scales=input_scales(model),
+            dense_kernels=dense_kernels(model),
+        )  # fmt: skip
         result = type(model).save_pretrained(model, save_directory, *args, **kwargs)
         index = folder / f"model.safetensors.index.{kwargs['variant']}.json"
         if index.exists():  # transformers opens an index of another name only if it ends so

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sparseinfer.convert.grouping import Row
@@ -26,8 +27,7 @@ LINE = 120
 MEDIUM = 100
 """Columns from which the narrow table has the interval and the bytes too."""
 
-INT8_HEAD = ("SQNR", "over int8")
-"""Columns where layers were tried in int8: signal over error, and torch's int8 time over ours."""
+_SQNR = "SQNR"
 
 _TEXTS = 5
 """Leading columns of the wide table that hold text, not numbers."""
@@ -41,20 +41,20 @@ def cells(report: Report) -> tuple[list[str], list[list[str]], list[list[str]]]:
         >>> cells(Report(layers=[]))[0][:3]
         ['layer', 'weight', 'zeros']
     """
-    narrow_types = _has_int8(report)
+    narrow_types = _narrow_head(report)
     head = [
         "layer", "weight", "zeros", "pattern", "format", "bytes", "dense ms", "sparse ms",
-        "speed-up", *(INT8_HEAD if narrow_types else []), "at",
+        "speed-up", *narrow_types, "at",
     ]  # fmt: skip
     body = [
         [
             row.title, f"{row.kind} {_shape(row)}", f"{row.zeros:.1%}", row.pattern, row.runs_as,
             _bytes(row), number(row.dense_ms), number(row.sparse_ms), _gain(row, interval=True),
-            *(_int8(row) if narrow_types else []), row.inputs,
+            *_narrow(row, narrow_types), row.inputs,
         ]
         for row in report.rows
     ]  # fmt: skip
-    empty = ["", ""] if narrow_types else []
+    empty = [""] * len(narrow_types)
     totals = report.totals
     foot = [
         [
@@ -109,7 +109,7 @@ def narrow(report: Report, width: int) -> Table:
     from rich.table import Table
 
     roomy = width >= MEDIUM
-    narrow_types = _has_int8(report)
+    narrow_types = _narrow_head(report)
     table = Table(
         title=report.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
         padding=(0, 1, 0, 0),
@@ -121,14 +121,14 @@ def narrow(report: Report, width: int) -> Table:
     table.add_column("runs as", overflow="fold")
     for heading in ("dense ms", "now ms", "gain", *(["bytes"] if roomy else [])):
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in INT8_HEAD if narrow_types else ():
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in narrow_types:
+        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     for own in report.rows:
         row = [
             escape(_folded(own.title, room)), _shape(own), f"{own.zeros:.1%}", own.runs_as,
             number(own.dense_ms), number(own.ms), _gain(own, roomy) if own.is_sparse else "",
         ]  # fmt: skip
-        more = _int8(own) if narrow_types else []
+        more = _narrow(own, narrow_types)
         table.add_row(*row, *([_bytes(own)] if roomy else []), *more)
     totals = report.totals
     table.add_section()
@@ -204,13 +204,19 @@ def _gain(timed: Row | Whole, interval: bool) -> str:
     return f"{timed.speedup:.2f}x{spread}"
 
 
-def _has_int8(report: Report) -> bool:
-    return any(row.sqnr_db is not None for row in report.rows)
+def _narrow_head(report: Report) -> list[str]:
+    """Columns where narrow types were tried: signal over error, and a rival's time over ours."""
+    rivals = dict.fromkeys(name for row in report.rows for name in row.over)
+    if not rivals and all(row.sqnr_db is None for row in report.rows):
+        return []
+    return [_SQNR, *(f"over {name}" for name in rivals)]
 
 
-def _int8(row: Row) -> list[str]:
-    error = "" if row.sqnr_db is None else f"{row.sqnr_db:.1f} dB"
-    return [error, "" if row.over_int8 is None else f"{row.over_int8:.2f}x"]
+def _narrow(row: Row, head: Sequence[str]) -> list[str]:
+    found = {f"over {name}": f"{ratio:.2f}x" for name, ratio in row.over.items()}
+    if row.sqnr_db is not None:
+        found[_SQNR] = f"{row.sqnr_db:.1f} dB"
+    return [found.get(heading, "") for heading in head]
 
 
 def _bytes(row: Row) -> str:

@@ -63,7 +63,8 @@ class Format:
 
     `options` are the parameters of `formats.pack` that a packed buffer tells. `narrow` says what
     becomes of float16 and bfloat16 weights: they are `kept` as such, and the kernels of a GPU
-    compute in that type; they are `widened` to float32; or they are `refused`. `on_device(weight,
+    compute in that type; they are `widened` to float32; or they are `refused`. `pairs` tells that
+    bfloat16 values may stand in pairs, which multiply x in that type. `on_device(weight,
     groups, **params)` packs a weight where it lies; None: the CPU packs it. `adopted(weight,
     params)` gives the parameters for a sparse tensor of torch's.
 
@@ -82,6 +83,7 @@ class Format:
     name: str
     options: tuple[str, ...] = ()
     narrow: Literal["kept", "widened", "refused"] = "refused"
+    pairs: bool = False
     on_device: Callable[..., Tensor] | None = None
     adopted: Callable[[Tensor, Mapping[str, Any]], dict[str, Any]] = _as_asked
     on_cpu: bool = False

@@ -68,7 +68,8 @@ class Handle:
     `memory` is the host's memory that was validated: the buffer itself where it is aligned, on the
     CPU and nobody else's. `device` is the buffer's. `weights` is the native view of it, and `m` and
     `k` are the weight's rows and columns; `linear_m` is `m`, or None where the weight is a
-    convolution's or int8 (`is_int8`). `device_calls` is where `sparseinfer.kernels.dispatch` keeps
+    convolution's or int8 (`is_int8`). `is_pairs` tells that it holds pairs of bfloat16, which
+    multiply x in that type. `device_calls` is where `sparseinfer.kernels.dispatch` keeps
     what it decided.
 
     A buffer on another device is copied to the host to be validated, and no longer: of the copy the
@@ -88,6 +89,7 @@ class Handle:
             self.memory, self.weights = None, Facts.of(view)
         self.info: dict[str, Any] = view.info()
         self.is_int8 = view.value_type == "int8"
+        self.is_pairs = view.value_type == "bfloat16" and self.info["params"].get("g") == 2
         self.shape: tuple[int, ...] = tuple(view.shape)
         self.m = self.shape[0]
         self.k = 1
@@ -117,6 +119,11 @@ class Handle:
             )
         except RuntimeError:  # it became an inference tensor
             return False
+
+    @property
+    def activations(self) -> str:
+        """The type in which the weight multiplies x on a CPU."""
+        return "int8" if self.is_int8 else "bfloat16" if self.is_pairs else "float32"
 
     @cached_property
     def dtype(self) -> torch.dtype:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sparseinfer import native
+from sparseinfer.formats.format import Format
 from sparseinfer.formats.handles import peek
 from sparseinfer.formats.table import format_named
 from sparseinfer.formats.torch_sparse import densified
@@ -30,6 +31,9 @@ __all__ = [
 
 # Everything that computes comes by here; the doctor asks the machine and goes on.
 check_isa()
+
+PAIRED = 2
+"""The parameter `g` of bfloat16 values that stand in pairs."""
 
 TARGETS: tuple[str, ...] = tuple(target["name"] for target in native.targets())
 """Names of the machines that a weight can be packed for; `"host"` is this one."""
@@ -51,20 +55,21 @@ def pack(
     as float32, so that a GPU reads the values that they were), `[M, K]` of a linear layer, or `[M,
     C/groups, kw]` or `[M, C/groups, kh, kw]` of a convolution. `weights` is the type that values
     are stored in: panel `"float32"`, `"bfloat16"`, which rounds by 2^-9 of each at most and
-    computes in float32, or `"int8"`, by the `scales` `[M]` of output rows (None: the largest
-    magnitude of each over 127); nm and bsr `"float32"`, `"float16"` or `"bfloat16"`, by default the
-    weight's own. `activations` is what they will be multiplied with, see
-    `sparseinfer.quantize.SCHEMES`. `params` are the format's: `kblock` (panel: columns of a K
+    computes in float32 unless `activations` is `"bfloat16"` too (pairs of values, which multiply x
+    rounded to bfloat16 and are summed in float32), or `"int8"`, by the `scales` `[M]` of output
+    rows (None: the largest magnitude of each over 127); nm and bsr `"float32"`, `"float16"` or
+    `"bfloat16"`, by default the weight's own. `activations` is what they will be multiplied with,
+    see `sparseinfer.quantize.SCHEMES`. `params` are the format's: `kblock` (panel: columns of a K
     block, 0 for one block, `BY_SHAPE` and `MANY_TOKENS` for a choice; see `kblock_for`), `g` (int8:
     1 for quads of any columns, 4 for blocks of 1x4, 0 for whichever stores fewer; bfloat16: 2 for
-    pairs, which multiply x in bfloat16), `n` and `m` (nm), `block` (bsr: edge of the square blocks,
-    16, 32, 64 or 128), and for each `target`, one of `TARGETS`: the machine that will run the
-    weight, by default `"host"`. Its bytes follow from the target and not from the machine that
-    packs (panel: the K blocks of `BY_SHAPE` and `MANY_TOKENS`). Returns a one-dimensional uint8
-    tensor: nm, csr and bsr are packed on the weight's device and stay there, panel is on the CPU.
-    Values equal to 0.0 are dropped (bsr: where all of a block are); NaN and Inf are kept.
-    `torch.sparse` tensors and semi-structured ones are read as the weights they stand for; a BSR
-    one sets `block`.
+    pairs, what `activations="bfloat16"` stands for), `n` and `m` (nm), `block` (bsr: edge of the
+    square blocks, 16, 32, 64 or 128), and for each `target`, one of `TARGETS`: the machine that
+    will run the weight, by default `"host"`. Its bytes follow from the target and not from the
+    machine that packs (panel: the K blocks of `BY_SHAPE` and `MANY_TOKENS`). Returns a
+    one-dimensional uint8 tensor: nm, csr and bsr are packed on the weight's device and stay there,
+    panel is on the CPU. Values equal to 0.0 are dropped (bsr: where all of a block are); NaN and
+    Inf are kept. `torch.sparse` tensors and semi-structured ones are read as the weights they stand
+    for; a BSR one sets `block`.
 
     Raises:
         ValueError: the format is unknown, or cannot store this weight (panel: K > 65535, int8:
@@ -87,6 +92,8 @@ def pack(
     stored = renamed_value_type(weights, params.pop("value_type", None))
     if stored not in (None, *VALUE_TYPES) or activations is not None:
         scheme_for(stored or "float32", activations)
+    if activations == "bfloat16":
+        params["g"] = _pairs(row, params.get("g", PAIRED))
     if stored is not None:
         params["value_type"] = stored
     if scales is not None:
@@ -115,6 +122,16 @@ def pack(
     # never an inference tensor, so that a later change in place can be noticed.
     with torch.inference_mode(False):
         return torch.empty(blob.numel(), dtype=torch.uint8, device="cpu").copy_(blob)
+
+
+def _pairs(format: Format, g: int) -> int:
+    """The `g` of values that multiply activations in bfloat16."""
+    if not format.pairs or g != PAIRED:
+        raise ValueError(
+            f"expected the panel format with g={PAIRED} for activations='bfloat16', got "
+            f"{format.name} with g={g}; try format='panel' without g"
+        )
+    return g
 
 
 def _check_target(name: str | None) -> None:

@@ -37,4 +37,4 @@ def _params(weight: PrunedWeight) -> dict[str, Any]:
     return params
 
 
-FORMAT = Format("panel", options=("kblock",), on_cpu=True, params=_params)
+FORMAT = Format("panel", options=("kblock",), pairs=True, on_cpu=True, params=_params)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparseinfer.formats.handles import Handle, open_packed
 from sparseinfer.kernels.registry import TRITON_ROWS, bucket_of, select
-from sparseinfer.kernels.row import Problem, Row
+from sparseinfer.kernels.row import PAIRS, Problem, Row
 
 __all__ = [
     "device_call",
@@ -23,6 +23,9 @@ __all__ = [
     "shared_params",
     "takes_mixed",
 ]
+
+_WEIGHTS = {"int8": "int8", "bfloat16": PAIRS, "float32": "float32"}
+"""What a problem calls a weight, by the type in which it multiplies x."""
 
 _PARAMS = {field.name for field in fields(Problem)} - {"op", "format", "device", "dtype"}
 
@@ -50,7 +53,7 @@ def problem_of(handle: Handle, op: str, x: Tensor, tokens: int) -> Problem:
     """
     return Problem(
         op, handle.weights.format, x.device, x.dtype, M=handle.m, K=handle.k, N=tokens,
-        groups=handle.weights.groups, weights="int8" if handle.is_int8 else "float32",
+        groups=handle.weights.groups, weights=_WEIGHTS[handle.activations],
         **shared_params(handle.info["params"]),
     )  # fmt: skip
 

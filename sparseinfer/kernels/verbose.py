@@ -117,8 +117,12 @@ def _row(op: str, packed: Tensor, x: Tensor, row: int | registry.Row) -> str:
     handle = open_packed(packed)
     try:
         if x.device.type == "cpu":
-            found = native.select(handle.weights.format, op) if row < 0 else row
-            return str(native.rows()[found]["name"])
+            if row >= 0:
+                return str(native.rows()[row]["name"])
+            # Of the types beside float32 only pairs of bfloat16 meet one unconverted.
+            kept = handle.is_pairs and x.dtype is torch.bfloat16
+            problem = problem_of(handle, op, x if kept else x.new_empty(0, dtype=torch.float32), 1)
+            return registry.select(problem).name
         tokens = x.numel() // max(1, x.shape[-1 if op == "linear" else 1])
         return registry.select(problem_of(handle, op, x, tokens)).name
     except RuntimeError as refusal:

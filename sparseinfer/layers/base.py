@@ -89,10 +89,11 @@ class SparseLayer(QuantizedInput):
     ) -> _Layer:
         """Build the sparse layer of a dense one, which may be masked or parametrized.
 
-        `params` are the format's, see `sparseinfer.pack`. An int8 weight (`weights="int8"`) of a
-        linear layer or convolution multiplies inputs that are rounded by `input_scale`, or each
-        token of a linear layer by its own range where that is None. Weight and bias are copied; the
-        training flag is kept.
+        `params` are the format's, see `sparseinfer.pack`; `weights="bfloat16",
+        activations="bfloat16"` rounds every input to bfloat16 too, and sums in float32. An int8
+        weight (`weights="int8"`) of a linear layer or convolution multiplies inputs that are
+        rounded by `input_scale`, or each token of a linear layer by its own range where that is
+        None. Weight and bias are copied; the training flag is kept.
 
         Raises:
             TypeError: `module` is not the dense counterpart of this class, or its weight is not
@@ -299,9 +300,14 @@ class SparseLayer(QuantizedInput):
         if not self._is_valid():
             return f"{text}, bytes={self.packed.numel()}"
         density = self.nnz / max(1, torch.Size(self.weight_shape).numel())
-        if self.handle.info["value_type"] == "int8":
+        if self.handle.is_pairs:
+            text += ", weights=bfloat16, activations=bfloat16"
+        elif self.handle.is_int8:
             scale = self.activation_scale
-            text += f", weights=int8, input_scale={'per token' if scale is None else scale.scale}"
+            own_range = "per call" if self.runs_dense else "per token"
+            text += f", weights=int8, input_scale={own_range if scale is None else scale.scale}"
+            if self.runs_dense:
+                text += ", runs_dense=True"
         return f"{text}, density={density:.3g}, format={self.format}, bytes={self.packed.numel()}"
 
     def _geometry(self) -> str:

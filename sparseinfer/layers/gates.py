@@ -13,7 +13,7 @@ from sparseinfer.formats.handles import open_packed
 from sparseinfer.layers.base import THREADS_OF_TORCH
 from sparseinfer.layers.dense import effective
 from sparseinfer.layers.linear_conv import SparseLinear
-from sparseinfer.layers.quantized_input import no_int8
+from sparseinfer.layers.quantized_input import no_kernel
 from sparseinfer.layers.side_by_side import Places, joined, taken_apart
 from sparseinfer.ops.memory import require_memory
 from sparseinfer.ops.onnx import unpacked
@@ -167,9 +167,9 @@ class SparseGates(nn.Module):
             bias = effective(module, f"bias_{part}") if f"bias_{part}" in biases else None
             own = SparseLinear.rebuild(module, weight, {} if bias is None else {"bias": bias})
             packed = SparseLinear.from_dense(own, format, **params)
-            # The steps have no int8 kernel, although a linear layer has.
-            if packed.handle.info["value_type"] == "int8":
-                raise no_int8(cls)
+            # The steps have no narrow kernel, although a linear layer has.
+            if packed.handle.activations != "float32":
+                raise no_kernel(cls, packed.handle.activations)
             layers[part] = packed
         return cls(module, layers)
 

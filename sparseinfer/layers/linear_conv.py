@@ -45,6 +45,7 @@ class SparseLinear(SparseLayer):
 
     dense_type = nn.Linear
     takes_int8 = True
+    dense_int8 = True
 
     def __init__(
         self,
@@ -68,14 +69,16 @@ class SparseLinear(SparseLayer):
             return leaf(self, input)  # type: ignore[no-any-return]
         # As self.packed and self.bias, at a fifth of the time.
         bias = self._parameters["bias"] if "bias" in self._parameters else self.bias
-        scale = self._buffers.get("input_scale")
-        if scale is None:
+        buffers = self._buffers
+        scale = None if len(buffers) == 1 else buffers.get("input_scale")
+        if scale is None and "dense_kernel" not in buffers:
             return _linear(
-                input, self._buffers["packed"], bias, self.out_features, self.activation,
+                input, buffers["packed"], bias, self.out_features, self.activation,
                 THREADS_OF_TORCH,
             )  # fmt: skip
-        return ops.linear_int8(
-            input, self._buffers["packed"], bias, scale, self._buffers["input_zero_point"],
+        call = ops.linear_dense_int8 if "dense_kernel" in buffers else ops.linear_int8
+        return call(
+            input, buffers["packed"], bias, scale, buffers.get("input_zero_point"),
             self.out_features, self.activation, THREADS_OF_TORCH,
         )  # fmt: skip
 

@@ -95,6 +95,8 @@ def packed_as(layer: SparseLayer, weight: Any) -> Tensor:
         params = {name: info["params"][name] for name in row.options}
         if row.narrow == "refused":  # the packer rounds float32
             dtype, params["weights"] = torch.float32, info["value_type"]
+        if layer.handle.is_pairs:
+            params["activations"] = "bfloat16"
     with torch.no_grad():
         arranged = layer._arranged(layer, weight.to(dtype))
         return formats.pack(arranged, format, layer.groups, **params)

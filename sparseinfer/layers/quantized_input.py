@@ -9,12 +9,16 @@ from torch import Tensor, nn
 
 from sparseinfer.quantize.activations import ActivationScale
 
-__all__ = ["NAMES", "QuantizedInput", "no_int8"]
+__all__ = ["DENSE_KERNEL", "NAMES", "QuantizedInput", "no_kernel"]
 
 NAMES = ("input_scale", "input_zero_point")
 """Buffers, a float32 and an int32 without dimensions, of a layer that has a calibrated scale.
 
 Without one there are none: torch.export counts a buffer that is None as one that has a value."""
+
+
+DENSE_KERNEL = "dense_kernel"
+"""Buffer of a linear layer whose int8 weight torch's dense kernel multiplies: a uint8 that is 1."""
 
 
 class QuantizedInput(nn.Module):
@@ -29,6 +33,8 @@ class QuantizedInput(nn.Module):
 
     takes_int8: ClassVar[bool] = False
     """Whether there are kernels for an int8 weight of this class."""
+    dense_int8: ClassVar[bool] = False
+    """Whether torch's dense kernel may multiply an int8 weight of this class."""
     handle: Any
 
     def round_input(self, scale: ActivationScale | None) -> None:
@@ -39,7 +45,7 @@ class QuantizedInput(nn.Module):
         """
         narrow = self.handle.info["value_type"] == "int8"
         if narrow and not self.takes_int8:
-            raise no_int8(type(self))
+            raise no_kernel(type(self), "int8")
         if scale is not None and not narrow:
             raise ValueError(
                 "expected an input_scale for int8 weights alone, got one for "
@@ -68,6 +74,35 @@ class QuantizedInput(nn.Module):
         for name, value in zip(NAMES, values, strict=True):
             self.register_buffer(name, value)
 
+    @property
+    def runs_dense(self) -> bool:
+        """Whether torch's dense kernel multiplies the int8 weight."""
+        return DENSE_KERNEL in self._buffers
+
+    def run_dense(self, dense: bool = True) -> None:
+        """Have torch's dense kernel multiply the int8 weight from now on, or ours again.
+
+        The packed weight stays what the layer holds; beside it torch keeps a byte for each element.
+        Without a calibrated scale the input is rounded by the range of all of it then.
+
+        Raises:
+            ValueError: the layer is no linear one, or its weight no int8 one.
+        """
+        self._buffers.pop(DENSE_KERNEL, None)
+        if not dense:
+            return
+        if not self.dense_int8 or not self.handle.is_int8:
+            raise ValueError(
+                f"expected a linear layer with an int8 weight, got {type(self).__name__} with "
+                f"{self.handle.info['value_type']}; try SparseLinear.from_dense(layer, "
+                "weights='int8')"
+            )
+        self.mark_dense()
+
+    def mark_dense(self) -> None:
+        """`run_dense` without a look at the weight, which may be yet to come."""
+        self.register_buffer(DENSE_KERNEL, torch.ones((), dtype=torch.uint8, device="cpu"))
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         # A move to a narrower type would round the scale, which the integers depend on.
         kept = self._buffers.get(NAMES[0])
@@ -82,6 +117,7 @@ class QuantizedInput(nn.Module):
 
         What is wrong with it is added to `errors`, and it is taken out.
         """
+        self._take_kernel(entries, prefix, errors)
         keys = [f"{prefix}{name}" for name in NAMES]
         found = [entries.pop(key, None) for key in keys]
         try:
@@ -97,16 +133,34 @@ class QuantizedInput(nn.Module):
             if held is not None:
                 entries[key] = held.clone()
 
+    def _take_kernel(self, entries: dict[str, Any], prefix: str, errors: list[str]) -> None:
+        """Hold the mark of torch's dense kernel where the state_dict has one, else none."""
+        mark = entries.pop(f"{prefix}{DENSE_KERNEL}", None)
+        if f"{prefix}packed" not in entries:
+            mark = self._buffers.get(DENSE_KERNEL)  # with a dense weight the kernel stays
+        self._buffers.pop(DENSE_KERNEL, None)
+        if mark is None:
+            return
+        if not self.dense_int8 or not isinstance(mark, Tensor) or mark.numel() != 1:
+            errors.append(
+                f"While loading {prefix}{DENSE_KERNEL}: expected a tensor of one element, of a "
+                f"linear layer, got {type(mark).__name__} for {type(self).__name__}; try the "
+                "state_dict of a converted model"
+            )
+            return
+        self.mark_dense()
+        entries[f"{prefix}{DENSE_KERNEL}"] = torch.ones((), dtype=torch.uint8, device="cpu")
 
-def no_int8(layer: type[nn.Module]) -> ValueError:
-    """The error of a class of layers that an int8 weight was packed for.
+
+def no_kernel(layer: type[nn.Module], activations: str) -> ValueError:
+    """The error of a class of layers for a weight that multiplies activations of this type.
 
     Example:
-        >>> str(no_int8(nn.LSTM)).split(", ")[0]
-        "expected weights='float32' or 'bfloat16' for LSTM"
+        >>> str(no_kernel(nn.LSTM, "int8")).split(", ")[0]
+        "expected activations='float32' for LSTM"
     """
     return ValueError(
-        f"expected weights='float32' or 'bfloat16' for {layer.__name__}, got 'int8', which it has "
+        f"expected activations='float32' for {layer.__name__}, got {activations!r}, which it has "
         "no kernel for; try weights='float32'"
     )
 

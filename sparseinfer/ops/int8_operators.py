@@ -3,7 +3,8 @@
 Their arguments are those of `linear`, `conv1d` and `conv2d` with the scale and the zero point of
 the input, tensors of one element, after the bias. The gradient of x is that of the float layer with
 the dequantised weight: rounding passes it unchanged. A linear layer without a calibrated scale
-calls `linear`, which rounds each token by its own range.
+calls `linear`, which rounds each token by its own range. `linear_dense_int8` is the layer by
+torch's dense kernel, with a calibrated scale or without one.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from sparseinfer.kernels.contract import conv_output_shape
 from sparseinfer.kernels.dispatch import same_device
 from sparseinfer.ops import autograd, onnx
 from sparseinfer.ops.operators import autocast_cpu
+from sparseinfer.ops.run_dense_int8 import linear_dense_int8_cpu
 from sparseinfer.ops.run_int8 import conv_int8_cpu, linear_int8_cpu
 from sparseinfer.ops.shortcut import unobserved
 
-__all__ = ["conv1d_int8", "conv2d_int8", "linear_int8"]
+__all__ = ["conv1d_int8", "conv2d_int8", "linear_dense_int8", "linear_int8"]
 
 _HEAD = "(Tensor x, Tensor packed, Tensor? bias, Tensor input_scale, Tensor input_zero_point, "
 _CONV = (
@@ -33,14 +35,16 @@ _CONV = (
 )
 _SCHEMAS = (
     f"linear_int8{_HEAD}int out_features, str activation, int threads) -> Tensor",
+    "linear_dense_int8(Tensor x, Tensor packed, Tensor? bias, Tensor? input_scale, Tensor? "
+    "input_zero_point, int out_features, str activation, int threads) -> Tensor",
     f"conv1d_int8{_HEAD}{_CONV.format(n=1, ends=2)}",
     f"conv2d_int8{_HEAD}{_CONV.format(n=2, ends=4)}",
 )
 
 
 def _linear_fake(
-    x: Tensor, packed: Tensor, bias: Tensor | None, scale: Tensor, zero_point: Tensor,
-    out_features: int, activation: str, threads: int,
+    x: Tensor, packed: Tensor, bias: Tensor | None, scale: Tensor | None,
+    zero_point: Tensor | None, out_features: int, activation: str, threads: int,
 ) -> Tensor:  # fmt: skip
     same_device(x, packed)
     check_choice("activation", activation, ACTIVATIONS)
@@ -119,6 +123,10 @@ _LIBRARY = _define()
 
 linear_int8 = _register(
     _LIBRARY, "linear_int8", linear_int8_cpu, _linear_fake, autograd.linear_gradients,
+    onnx.without_scale(onnx.dense_linear),
+)  # fmt: skip
+linear_dense_int8 = _register(
+    _LIBRARY, "linear_dense_int8", linear_dense_int8_cpu, _linear_fake, autograd.linear_gradients,
     onnx.without_scale(onnx.dense_linear),
 )  # fmt: skip
 conv1d_int8, conv2d_int8 = (

@@ -89,8 +89,8 @@ def without_scale(dense: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """
 
     def call(
-        x: Tensor, packed: Tensor, bias: Tensor | None, scale: Tensor, zero_point: Tensor,
-        *options: Any,
+        x: Tensor, packed: Tensor, bias: Tensor | None, scale: Tensor | None,
+        zero_point: Tensor | None, *options: Any,
     ) -> Tensor:  # fmt: skip
         return dense(x, packed, bias, *options)
 
@@ -109,6 +109,7 @@ def register(exporter: ModuleType) -> None:
     for operator, dense in (
         (ops.linear, dense_linear), (ops.conv1d, dense_conv), (ops.conv2d, dense_conv),
         (ops.linear_int8, without_scale(dense_linear)),
+        (ops.linear_dense_int8, without_scale(dense_linear)),
         (ops.conv1d_int8, without_scale(dense_conv)), (ops.conv2d_int8, without_scale(dense_conv)),
     ):  # fmt: skip
         torch._decomp.decomposition_table.setdefault(operator.default, dense)

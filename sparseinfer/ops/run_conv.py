@@ -46,8 +46,9 @@ def conv_cpu(
     `x` is `[batch, C, w]` or `[batch, C, h, w]`; `kernel_size`, `stride` and `dilation` have one
     entry an axis and `padding` two (both ends). Returns `[batch, M, oh, ow]` (or without oh),
     contiguous. x and bias are float32, or both float16 or bfloat16: the arithmetic is float32 then
-    too, between conversions. An x that is not contiguous (channels_last) is copied whole first, as
-    are a float16 or bfloat16 x and y; beside those a call needs at most 20 MB a thread.
+    too, between conversions, but for bfloat16 ones beside pairs of bfloat16. An x that is not
+    contiguous (channels_last) is copied whole first, as are a float16 or bfloat16 x and y; beside
+    those a call needs at most 20 MB a thread.
 
     Raises:
         RuntimeError: dtype, rank, channels or sizes do not fit, the memory of a tensor was
@@ -62,12 +63,16 @@ def conv_cpu(
         torch.Size([1, 1, 2, 2])
     """
     address(x, "the input")
+    in_pairs = False
     if x.dtype in NARROW and (bias is None or bias.dtype is x.dtype):
         require_memory(bias=bias)
-        return conv_cpu(
-            x.float(), packed, None if bias is None else bias.float(), out_channels, kernel_size,
-            stride, padding, dilation, groups, padding_mode, activation, threads, row,
-        ).to(x.dtype)  # fmt: skip
+        bias = None if bias is None else bias.float()
+        in_pairs = x.dtype is torch.bfloat16 and open_packed(packed).is_pairs
+        if not in_pairs:
+            return conv_cpu(
+                x.float(), packed, bias, out_channels, kernel_size, stride, padding, dilation,
+                groups, padding_mode, activation, threads, row,
+            ).to(x.dtype)  # fmt: skip
     shape = conv_output_shape(
         x, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode, activation
     )
@@ -78,7 +83,7 @@ def conv_cpu(
             "expected the scale of the input beside an int8 weight of a convolution, got none; try "
             "convert_to_sparse(model, weights='int8', calibration=loader)"
         )
-    if x.dtype is not torch.float32:
+    if x.dtype is not torch.float32 and not in_pairs:
         raise wrong_input_type(x)
     if bias is not None:
         bias = checked_bias(bias, out_channels)
@@ -87,9 +92,12 @@ def conv_cpu(
         return y
     x = x.contiguous()
     image, *geometry = on_two_axes(x, stride, padding, dilation)
-    handle.weights.conv(
+    call = handle.weights.conv_bf16 if in_pairs else handle.weights.conv
+    types = ("bfloat16", "bfloat16") if in_pairs else ()
+    call(
         x.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr(), x.shape[0],
         *image, *geometry, padding_mode, activation, row, threads or torch.get_num_threads(),
+        *types,
     )  # fmt: skip
     return y
 

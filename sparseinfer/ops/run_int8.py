@@ -19,7 +19,14 @@ from sparseinfer.ops.arguments import (
 from sparseinfer.ops.memory import address, require_memory
 from sparseinfer.quantize.activations import LEVELS, MOST_SCALE, ranges_per_token
 
-__all__ = ["conv_int8_cpu", "linear_int8_cpu", "linear_per_token"]
+__all__ = [
+    "check_int8_linear",
+    "conv_int8_cpu",
+    "int8_handle",
+    "linear_int8_cpu",
+    "linear_per_token",
+    "widened",
+]
 
 _FLOAT32 = torch.float32
 _OUT = ("float32", "float32")
@@ -55,13 +62,13 @@ def linear_int8_cpu(
         tensor([0., 1., 2., 3.])
     """
     if x.dtype in NARROW:
-        wide = _widened(x, bias)
+        wide = widened(x, bias)
         return linear_int8_cpu(
             wide[0], packed, wide[1], input_scale, input_zero_point, out_features, activation,
             threads, row,
         ).to(x.dtype)  # fmt: skip
-    handle = _int8_handle(packed, x)
-    tokens, bias = _check_linear(handle, x, bias, out_features)
+    handle = int8_handle(packed, x)
+    tokens, bias = check_int8_linear(handle, x, bias, out_features)
     y = x.new_empty(*x.shape[:-1], out_features)
     if tokens:
         x = x.contiguous()
@@ -91,8 +98,8 @@ def linear_per_token(
         tensor([[  0.0000, 255.0000],
                 [  0.0000,   2.5500]])
     """
-    handle = _int8_handle(packed, x)
-    tokens, bias = _check_linear(handle, x, bias, out_features)
+    handle = int8_handle(packed, x)
+    tokens, bias = check_int8_linear(handle, x, bias, out_features)
     y = x.new_empty(*x.shape[:-1], out_features)
     if tokens:
         x = x.contiguous()
@@ -142,7 +149,7 @@ def conv_int8_cpu(
         tensor([[[3., 4.]]])
     """
     if x.dtype in NARROW:
-        wide = _widened(x, bias)
+        wide = widened(x, bias)
         return conv_int8_cpu(
             wide[0], packed, wide[1], input_scale, input_zero_point, out_channels, kernel_size,
             stride, padding, dilation, groups, padding_mode, activation, threads, row,
@@ -150,7 +157,7 @@ def conv_int8_cpu(
     shape = conv_output_shape(
         x, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode, activation
     )
-    handle = _int8_handle(packed, x)
+    handle = int8_handle(packed, x)
     check_conv_weight(handle, x, out_channels, kernel_size, groups)
     if bias is not None:
         bias = checked_bias(bias, out_channels)
@@ -179,7 +186,17 @@ def _bounded(scales: Tensor) -> tuple[Tensor, Tensor]:
     return scales, unbounded
 
 
-def _int8_handle(packed: Tensor, x: Tensor) -> Handle:
+def int8_handle(packed: Tensor, x: Tensor) -> Handle:
+    """The handle of an int8 weight, beside an input that its kernels take.
+
+    Raises:
+        RuntimeError: it is none, the input is not float32, or its memory was released.
+
+    Example:
+        >>> from sparseinfer import pack
+        >>> int8_handle(pack(torch.eye(4), weights="int8"), torch.ones(4)).k
+        4
+    """
     handle = open_packed(packed)
     if not handle.is_int8:
         raise RuntimeError(
@@ -195,7 +212,16 @@ def _int8_handle(packed: Tensor, x: Tensor) -> Handle:
     return handle
 
 
-def _widened(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def widened(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """A float16 or bfloat16 input and its bias in float32.
+
+    Raises:
+        RuntimeError: the bias has another type, or the memory of one was released.
+
+    Example:
+        >>> widened(torch.ones(2).half(), None)
+        (tensor([1., 1.]), None)
+    """
     require_memory(input=x, bias=bias)
     if bias is not None and bias.dtype is not x.dtype:
         raise RuntimeError(
@@ -205,10 +231,21 @@ def _widened(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return x.float(), None if bias is None else bias.float()
 
 
-def _check_linear(
+def check_int8_linear(
     handle: Handle, x: Tensor, bias: Tensor | None, out_features: int
 ) -> tuple[int, Tensor | None]:
-    """The number of tokens, and the bias as contiguous memory, after the checks of shapes."""
+    """The number of tokens, and the bias as contiguous memory, after the checks of shapes.
+
+    Raises:
+        RuntimeError: input, bias and weight do not fit together.
+
+    Example:
+        >>> from sparseinfer import pack
+        >>> x = torch.ones(3, 4)
+        >>> handle = int8_handle(pack(torch.eye(4), weights="int8"), x)
+        >>> check_int8_linear(handle, x, None, 4)
+        (3, None)
+    """
     if len(handle.shape) != 2 or handle.m != out_features:
         raise RuntimeError(
             f"expected a packed weight of {out_features} rows and two dimensions, got "

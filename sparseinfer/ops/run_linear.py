@@ -35,7 +35,8 @@ def linear_cpu(
 
     `x` is `[..., K]`, `bias` `[M]` with M = `out_features`; returns `[..., M]`. All are float32, or
     all float16 or bfloat16: the arithmetic is float32 then too, between conversions. With an int8
-    weight each token of x is rounded to uint8 by its own range.
+    weight each token of x is rounded to uint8 by its own range; with pairs of bfloat16 x is rounded
+    to that type, and only a float16 one is converted first.
 
     Raises:
         RuntimeError: dtype, device, rank or feature count do not fit, the memory of a tensor was
@@ -98,7 +99,25 @@ def _linear_narrow(
         if bias.dtype is not x.dtype:
             raise _mismatch(x, handle)
         bias = bias.float()
+    if handle.is_pairs and x.dtype is torch.bfloat16 and handle.linear_m == out_features:
+        return _linear_pairs(x, handle, bias, activation, threads, row)
     return linear_cpu(x.float(), packed, bias, out_features, activation, threads, row).to(x.dtype)
+
+
+def _linear_pairs(
+    x: Tensor, handle: Handle, bias: Tensor | None, activation: str, threads: int, row: int
+) -> Tensor:
+    """A bfloat16 call that needs no conversion; the bias is float32."""
+    bias = None if bias is None else checked_bias(bias, handle.m)
+    y = x.new_empty(*x.shape[:-1], handle.m)
+    if y.numel():
+        x = x.contiguous()
+        handle.weights.linear_bf16(
+            x.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr(),
+            y.numel() // handle.m, handle.k, handle.m, False, activation, row,
+            threads or _threads(), "bfloat16", "bfloat16",
+        )  # fmt: skip
+    return y
 
 
 def _mismatch(x: Tensor, handle: Handle) -> RuntimeError:

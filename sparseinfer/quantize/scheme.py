@@ -30,6 +30,16 @@ class Scheme:
         """
         return self.activations.startswith("int")
 
+    @property
+    def rounds(self) -> bool:
+        """Whether activations are rounded to a narrower type than float32.
+
+        Example:
+            >>> scheme_for("bfloat16").rounds, scheme_for("bfloat16", "bfloat16").rounds
+            (False, True)
+        """
+        return self.activations != "float32"
+
     def __str__(self) -> str:
         return f"weights={self.weights!r}, activations={self.activations!r}"
 
@@ -38,7 +48,7 @@ SCHEMES: tuple[Scheme, ...] = (
     Scheme("float32", "float32"),
     Scheme("bfloat16", "float32"),
     Scheme("int8", "int8"),
-    Scheme("bfloat16", "bfloat16", "kernels that multiply pairs of bfloat16"),
+    Scheme("bfloat16", "bfloat16"),
     Scheme("int8", "float32", "kernels that widen int8 weights to float32"),
     Scheme("int8", "int16", "kernels for int16 activations"),
     Scheme("int4", "float32", "a packed format of int4 weights"),
@@ -62,8 +72,8 @@ def scheme_for(weights: str = "float32", activations: str | None = None) -> Sche
         >>> scheme_for("int4")
         Traceback (most recent call last):
         NotImplementedError: expected weights and activations of float32 and float32, bfloat16 and \
-float32 or int8 and int8, got int4 and float32, which needs a packed format of int4 weights and is \
-not built yet; try weights='int8'
+float32, int8 and int8 or bfloat16 and bfloat16, got int4 and float32, which needs a packed format \
+of int4 weights and is not built yet; try weights='int8'
     """
     for name, word, known in (
         ("weights", weights, {row.weights: None for row in SCHEMES}),
