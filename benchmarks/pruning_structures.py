@@ -53,7 +53,7 @@ class StructurePlan:
     last: int
 
 
-FULL = StructurePlan(images=20_000, seeds=3, dense=160, prune=60, last=20)
+FULL = StructurePlan(images=20_000, seeds=3, dense=312, prune=96, last=32)
 QUICK = StructurePlan(images=500, seeds=1, dense=12, prune=8, last=2)
 
 
