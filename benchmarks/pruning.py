@@ -1,5 +1,7 @@
 """How much accuracy each way of pruning keeps: `python -m benchmarks.pruning --out FILE`.
 
+With `--structures` it is the study of `benchmarks.pruning_structures` that runs.
+
 A small ResNet is trained on Fashion-MNIST (Debian's dataset-fashion-mnist) or scikit-learn's
 digits, once for each seed. Every method but the lottery ticket starts from that network, prunes all
 layers but the stem and the classifier, and trains as many epochs more as every other, the dense
@@ -13,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks import pruning_structures
 from benchmarks.pruning_network import CLASSIFIER, STEM, SmallResNet
 from benchmarks.record import Record, shown
 from sparseinfer.demo.data import Dataset, load
@@ -277,9 +281,15 @@ def main(
     ),
     data: Annotated[Path | None, typer.Option(help="folder of IDX files")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="few images, one seed")] = False,
+    structures: Annotated[
+        bool, typer.Option("--structures", help="unstructured, 4x1 and 1x4, in float32 and in int8")
+    ] = False,
 ) -> None:
     """Compare the ways of pruning by the accuracy they keep, and write a result file."""
     console = Console()
+    if structures:
+        _compare_structures(out, data, quick, console)
+        return
     plan = QUICK if quick else FULL
     results = PruningResults.begin(
         ["--out", shown(out), *(["--quick"] if quick else [])],
@@ -307,6 +317,27 @@ def main(
         results.write(out)
         show(results, console)
         console.print(f"{len(results.rows)} rows written to {out}")
+
+
+def _compare_structures(out: Path, data: Path | None, quick: bool, console: Console) -> None:
+    plan = pruning_structures.QUICK if quick else pruning_structures.FULL
+    results = pruning_structures.StructureResults.begin(
+        ["--structures", "--out", shown(out), *(["--quick"] if quick else [])],
+        {"quick": quick, "threads": torch.get_num_threads()},
+    )
+    try:
+        pruning_structures.run(results, plan, partial(_images, data, plan.images), console)
+    except KeyboardInterrupt:
+        console.print("[yellow]interrupted: what was measured is kept[/]")
+        raise typer.Exit(130) from None
+    finally:
+        results.write(out)
+        pruning_structures.show(results, console)
+        console.print(f"{len(results.rows)} rows written to {out}")
+
+
+def _images(folder: Path | None, images: int, seed: int) -> Dataset:
+    return load(folder, seed, images)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from rich.console import Console
 
 from sparseinfer import demo
 from sparseinfer.demo import data, results, show, training
+from sparseinfer.demo.int8 import calibration_batches, dense_int8
 from sparseinfer.demo.network import DemoNet
+from sparseinfer.demo.plot import draw
 from sparseinfer.demo.results import Latency, Ratio
 from sparseinfer.timing.machine import selected_isa
 from sparseinfer.timing.rounds import Rounds
@@ -209,6 +211,7 @@ def test_demo_writes_its_files_whole(whole):
         "converted.pt",
         "demo.json",
         "demo.png",
+        "int8.pt",
         "pruned.pt",
     ]
     content = json.loads((out / "demo.json").read_text())
@@ -220,6 +223,8 @@ def test_demo_writes_its_files_whole(whole):
     for name, size in (("pruned", "pruned_disk"), ("converted", "converted_disk")):
         assert (out / f"{name}.pt").stat().st_size == content["sizes"][size]
         torch.load(out / f"{name}.pt", weights_only=True)
+    assert (out / "int8.pt").stat().st_size == content["int8"]["disk"]
+    assert content["int8"]["report"]["layers"]
 
 
 def results_with(found, median):
@@ -245,6 +250,65 @@ def test_demo_converts_something_and_that_is_smaller(whole):
     assert any(layer["format"] != "dense" for layer in found.report["layers"])
     assert found.sizes.converted_memory < found.sizes.pruned_memory
     assert found.sizes.converted_disk < found.sizes.pruned_disk
+
+
+@pytest.mark.skipif(selected_isa() == "scalar", reason="the scalar kernels do not beat dense ones")
+def test_int8_stands_beside_float32_and_keeps_its_accuracy(whole):
+    found, _, text = whole
+    assert found.int8.layers > 0
+    assert found.int8.disk < found.sizes.converted_disk
+    assert abs(results.int8_loss(found)) <= 0.5
+    assert found.int8.agreement.different_classes <= 0.01 * found.test_images
+    assert "sparse, int8" in text and "sparse, float32" in text
+    assert f"{found.int8.layers} of 6 layers" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_fit_the_terminal(whole, width):
+    found, _, _ = whole
+    stream = io.StringIO()
+    console = Console(file=stream, width=width)
+    console.print(show.summary(found))
+    console.print(show.int8(found))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width and "…" not in stream.getvalue()
+    assert ("dense, int8 by torch" in stream.getvalue()) == (not found.int8.missing)
+
+
+def test_a_torch_without_int8_is_told_of_and_left_out(whole, monkeypatch):
+    found, _, _ = whole
+    monkeypatch.delattr("torch.ao.quantization.quantize_fx.prepare_fx")
+    network = DemoNet((8, 8)).eval()
+    quantized, missing = dense_int8(network, [torch.zeros(4, 1, 8, 8)])
+    assert quantized is None and missing
+    latency = dict(found.speeds[0].latency)
+    latency.pop("dense int8", None)
+    speeds = [dataclasses.replace(found.speeds[0], latency=latency, int8_over_dense_int8=None)]
+    without = dataclasses.replace(
+        found,
+        speeds=speeds,
+        accuracy={name: own for name, own in found.accuracy.items() if name != "dense int8"},
+        int8=dataclasses.replace(found.int8, dense_disk=None, missing=missing),
+    )
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(show.int8(without))
+    assert "by torch" not in stream.getvalue() and "sparse, int8" in stream.getvalue()
+    assert missing in show.int8_footnotes(without)[-1]
+    assert draw(without).startswith(b"\x89PNG")
+
+
+def test_dense_int8_is_torch_s_own_and_close_to_float32():
+    torch.manual_seed(0)
+    network, images = DemoNet((8, 8)).eval(), torch.rand(32, 1, 8, 8)
+    before = {name: own.clone() for name, own in network.state_dict().items()}
+    quantized, missing = dense_int8(network, calibration_batches(images))
+    if quantized is None:
+        pytest.skip(f"torch has no dense int8 here: {missing}")
+    assert type(quantized.hidden).__module__.startswith("torch.ao")
+    with torch.inference_mode():
+        exact, y = network(images), quantized(images)
+    assert 0 < float((y - exact).abs().max()) < 0.1 * float(exact.abs().max())
+    assert all(torch.equal(own, before[name]) for name, own in network.state_dict().items())
 
 
 def test_training_is_the_same_for_the_same_seed(tmp_path):

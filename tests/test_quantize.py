@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from sparseinfer.prune import Pruner
 from sparseinfer.quantize import (
     OBSERVERS,
     SCHEMES,
@@ -305,6 +306,24 @@ def test_masked_weights_learn_behind_their_masks() -> None:
     for layer, zero, old in zip((model[0], model[3]), zeros, before, strict=True):
         assert not layer.weight[zero].any() and not torch.equal(layer.weight, old)
         assert isinstance(layer.weight_orig, nn.Parameter)
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "4x1", "1x4"])
+def test_a_pruner_holds_its_masks_through_fake_quantisation(structure: str) -> None:
+    model, x = _net(), torch.randn(8, 1, 8, 8)
+    pruner = Pruner(model, None, 0.75, structure=structure, ignore=["0"])
+    pruner.step()
+    weight, before = model[3].weight, model[3].weight.detach().clone()
+    add_fake_quant(model)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    pruner.hold(optimizer)
+    for _ in range(5):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), torch.randint(0, 10, (8,))).backward()
+        optimizer.step()
+        pruner.step()
+    assert remove_fake_quant(pruner.finalize()) is model and model[3].weight is weight
+    assert torch.equal(weight == 0, before == 0) and not torch.equal(weight, before)
 
 
 def test_removing_gives_back_what_was() -> None:

@@ -153,6 +153,28 @@ def test_minilm_converted(workload: Callable[[], Workload], sparsity: float) -> 
     check_converted(workload(), sparsity)
 
 
+@pytest.mark.parametrize("sparsity", [0.8, 0.9])
+@pytest.mark.parametrize("calibrated", [False, True])
+@NEEDS_MINILM
+def test_minilm_in_int8_says_what_float32_says(calibrated: bool, sparsity: float) -> None:
+    """Scales of inputs come from eight sentences, or token by token; the other eight are told."""
+    sparse, _ = pruned(minilm.batch(), sparsity)
+    inputs = {name: own.chunk(2) for name, own in sparse.inputs.items()}
+    seen, unseen = ({name: own[half] for name, own in inputs.items()} for half in (0, 1))
+    float32 = convert_to_sparse(sparse.model, min_speedup=0)
+    int8 = convert_to_sparse(
+        sparse.model, weights="int8", activations="int8", min_speedup=0,
+        calibration=seen if calibrated else None,
+    )  # fmt: skip
+    linear = [layer for layer in report(int8).layers if layer.kind == "linear"]
+    assert len(linear) == 37 and {layer.weights for layer in linear} == {"int8"}
+    with torch.no_grad():
+        expected, found = minilm.embed(float32, unseen), minilm.embed(int8, unseen)
+    likeness = (expected * found).sum(1)
+    assert not torch.equal(expected, found)
+    assert likeness.min() > 1 - 0.005
+
+
 # ---- CREPE
 
 

@@ -18,6 +18,8 @@ CACHE = ROOT / ".cache" / "peers"
 PACKAGES: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("numpy", "onnx", "onnxruntime"),
     "openvino": ("numpy", "onnx", "openvino"),
+    # Apart from OpenVINO's own: it brings a dozen packages, which may hold OpenVINO back.
+    "nncf": ("numpy", "onnx", "openvino", "nncf"),
     "scipy": ("numpy", "scipy"),
     "mnn": ("numpy", "onnx", "MNN"),
     # The last release whose engine installs.

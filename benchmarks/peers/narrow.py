@@ -22,6 +22,10 @@ INT8 = (
     Peer("onnxruntime", _ONNXRUNTIME, "OnnxRuntimeInt8", "onnxruntime", "dense"),
     Peer("openvino", _OPENVINO, "OpenVinoInt8", "openvino", "dense"),
     Peer(
+        "openvino-nncf", f"{_ENGINES}.openvino_nncf", "OpenVinoNncf", "nncf", "dense",
+        ios=("float32",),
+    ),
+    Peer(
         "torch.sparse-int8", _INT8, "SparseQuantized", None, "sparse", ("linear",),
         structures=("1x4",),
     ),

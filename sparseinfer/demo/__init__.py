@@ -19,9 +19,10 @@ from sparseinfer.convert.conversion import convert_to_sparse
 from sparseinfer.convert.model_report import report
 from sparseinfer.demo import show, training
 from sparseinfer.demo.data import DataError, Dataset, load
+from sparseinfer.demo.int8 import calibration_batches, dense_int8
 from sparseinfer.demo.network import DemoNet
 from sparseinfer.demo.plot import draw
-from sparseinfer.demo.results import Agreement, Latency, Ratio, Results, Sizes, Speed
+from sparseinfer.demo.results import Agreement, Int8, Latency, Ratio, Results, Sizes, Speed
 from sparseinfer.demo.sizes import bytes_in_memory, saved
 from sparseinfer.files import check_folder, staged
 from sparseinfer.timing.machine import cpu_model, package_version, selected_isa
@@ -60,7 +61,7 @@ class Options:
 
 
 def run(options: Options, console: Console) -> Results:
-    """Run the demo, print what it finds, and write demo.json, demo.png and the two models.
+    """Run the demo, print what it finds, and write demo.json, demo.png and the three models.
 
     Raises:
         DataError: the data cannot be used.
@@ -79,12 +80,17 @@ def run(options: Options, console: Console) -> Results:
     console.print(show.summary(results))
     for line in show.footnotes(results):
         console.print(line, highlight=False, markup=False)
+    console.print()
+    console.print(show.int8(results))
+    for line in show.int8_footnotes(results):
+        console.print(line, highlight=False, markup=False)
     console.print(results.verdict, style="bold", highlight=False)
     content = {
         "demo.json": to_text(results.to_dict(), finite=True).encode(),
         "demo.png": draw(results),
         "pruned.pt": saved(models["pruned"]),
         "converted.pt": saved(models["converted"]),
+        "int8.pt": saved(models["int8"]),
     }
     with staged([options.out / name for name in content]) as unfinished:
         for path, data in zip(unfinished, content.values(), strict=True):
@@ -129,13 +135,21 @@ def _work(options: Options, threads: int, console: Console) -> tuple[Results, di
             pruned, dataset, prune_epochs, options.sparsity, options.seed, curve, advance
         )
     # The conversion draws a bar of its own.
+    convert = partial(
+        convert_to_sparse,
+        pruned,
+        example_inputs=[dataset.test_images[:batch] for batch in BATCHES],
+        progress=console.is_terminal,
+    )
     with timed("convert", "Converting", 0):
-        converted = convert_to_sparse(
-            pruned,
-            example_inputs=[dataset.test_images[:batch] for batch in BATCHES],
-            progress=console.is_terminal,
-        )
-    models = {"dense": dense, "pruned": pruned, "converted": converted}
+        converted = convert()
+    samples = calibration_batches(dataset.train_images)
+    with timed("convert to int8", "Converting to int8", 0):
+        narrow = convert(weights="int8", activations="int8", calibration=samples)
+        quantized, missing = dense_int8(dense, samples)
+    models = {"dense": dense, "pruned": pruned, "converted": converted, "int8": narrow}
+    if quantized is not None:
+        models["dense int8"] = quantized
     with timed("test", "Testing", len(models)) as advance:
         outputs = {}
         for name, model in models.items():
@@ -166,6 +180,15 @@ def _work(options: Options, threads: int, console: Console) -> tuple[Results, di
         agreement=_agreement(outputs["pruned"], outputs["converted"]),
         speeds=speeds,
         sizes=_sizes(pruned, converted),
+        int8=Int8(
+            calibration_images=sum(len(batch) for batch in samples),
+            layers=sum(layer.weights == "int8" for layer in report(narrow).layers),
+            agreement=_agreement(outputs["pruned"], outputs["int8"]),
+            disk=len(saved(narrow)),
+            dense_disk=None if quantized is None else len(saved(quantized)),
+            missing=missing,
+            report=report(narrow).to_dict(),
+        ),
         report=report(converted).to_dict(),
         seed=options.seed,
         threads=threads,
@@ -219,12 +242,13 @@ def _sizes(pruned: nn.Module, converted: nn.Module) -> Sizes:
 
 
 def _speed(models: dict[str, nn.Module], images: Tensor, budget_s: float) -> Speed:
-    """Time the three models on one batch; dense and pruned in both of torch's memory formats.
+    """Time the models on one batch; dense and pruned in both of torch's memory formats.
 
     The faster format is what a user would take, so it is the one to compare with.
     """
     layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-    calls = {"converted": partial(models["converted"], images)}
+    timed_once = [name for name in models if name not in ("dense", "pruned")]
+    calls = {name: partial(models[name], images) for name in timed_once}
     for name in ("dense", "pruned"):
         for layout, memory_format in layouts.items():
             model = nn.utils.convert_conv2d_weight_memory_format(
@@ -241,7 +265,10 @@ def _speed(models: dict[str, nn.Module], images: Tensor, budget_s: float) -> Spe
         for name in ("dense", "pruned")
     }
     keys = {name: f"{name}, {layout}" for name, layout in fastest.items()}
-    keys["converted"] = "converted"
+    keys |= {name: name for name in timed_once}
+    int8_over_dense_int8 = None
+    if "dense int8" in models:
+        int8_over_dense_int8 = Ratio.of(found.speedup("int8", over="dense int8"))
     return Speed(
         batch=len(images),
         latency={name: latency[key] for name, key in keys.items()},
@@ -249,4 +276,5 @@ def _speed(models: dict[str, nn.Module], images: Tensor, budget_s: float) -> Spe
         over_dense=Ratio.of(found.speedup("converted", over=keys["dense"])),
         over_pruned=Ratio.of(found.speedup("converted", over=keys["pruned"])),
         all_layouts=latency,
+        int8_over_dense_int8=int8_over_dense_int8,
     )

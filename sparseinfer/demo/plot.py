@@ -13,19 +13,27 @@ from sparseinfer.demo.training import Curve
 
 ACCURACY = "#0b6e99"
 SPARSITY = "#d9730d"
-BARS = {"dense": "#9aa5b1", "pruned": "#c9b18f", "converted": "#0f7b6c"}
+BARS = {
+    "dense": "#9aa5b1",
+    "pruned": "#c9b18f",
+    "converted": "#0f7b6c",
+    "dense int8": "#5d6b7a",
+    "int8": "#0a4f46",
+}
 LABELS = {
     "dense": "dense",
     "pruned": "pruned,\ndense\nkernels",
     "converted": "pruned,\nsparse\nkernels",
+    "dense int8": "dense,\nint8",
+    "int8": "pruned,\nsparse,\nint8",
 }
 
 
 def draw(results: Results) -> bytes:
     """Return the picture as PNG bytes."""
-    figure = Figure(figsize=(12, 4.6), dpi=130, layout="constrained")
+    figure = Figure(figsize=(15, 4.6), dpi=130, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    widths = [2.2, *[1.0] * len(results.speeds)]
+    widths = [2.0, *[1.4] * len(results.speeds)]
     axes = figure.subplots(1, len(widths), width_ratios=widths)
     _draw_curve(axes[0], results)
     for axis, speed in zip(axes[1:], results.speeds, strict=True):
@@ -59,14 +67,15 @@ def _draw_curve(axis: Axes, results: Results) -> None:
 
 
 def _draw_bars(axis: Axes, speed: Speed) -> None:
-    latencies = [speed.latency[name] for name in BARS]
+    names = [name for name in BARS if name in speed.latency]
+    latencies = [speed.latency[name] for name in names]
     medians = [latency.median_ms for latency in latencies]
     whiskers = [
         [latency.median_ms - latency.low_ms for latency in latencies],
         [latency.high_ms - latency.median_ms for latency in latencies],
     ]
-    positions = range(len(BARS))
-    axis.bar(positions, medians, color=list(BARS.values()), width=0.7)
+    positions = range(len(names))
+    axis.bar(positions, medians, color=[BARS[name] for name in names], width=0.7)
     axis.errorbar(positions, medians, yerr=whiskers, fmt="none", ecolor="0.25", capsize=3, lw=1)
     top = max(latency.high_ms for latency in latencies)
     for position, latency in zip(positions, latencies, strict=True):
@@ -78,7 +87,7 @@ def _draw_bars(axis: Axes, speed: Speed) -> None:
             va="bottom",
             fontsize=9,
         )
-    axis.set_xticks(positions, [LABELS[name] for name in BARS], fontsize=9)
+    axis.set_xticks(positions, [LABELS[name] for name in names], fontsize=9)
     axis.set_ylim(0, 1.15 * top)
     axis.set_ylabel("milliseconds a batch (median, quartiles)")
     axis.set_title(f"batch {speed.batch}: {gain(speed.over_pruned)}", fontsize=11)

@@ -47,9 +47,11 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Speed:
-    """Latency at one batch size, keyed "dense", "pruned" and "converted".
+    """Latency at one batch size, keyed "dense", "dense int8", "pruned", "converted" and "int8".
 
-    Dense and pruned ran in the faster of torch's two memory formats, named in `layout`.
+    Dense and pruned ran in the faster of torch's two memory formats, named in `layout`. "int8" is
+    the pruned network converted with int8 weights; "dense int8", torch's quantisation of the dense
+    one, and `int8_over_dense_int8` are missing where this build of torch has none.
     """
 
     batch: int
@@ -58,6 +60,24 @@ class Speed:
     over_dense: Ratio
     over_pruned: Ratio
     all_layouts: dict[str, Latency]
+    int8_over_dense_int8: Ratio | None
+
+
+@dataclass(frozen=True)
+class Int8:
+    """The pruned network converted with int8 weights, beside torch's dense int8 network.
+
+    `layers` of it run in int8, whose scales were found on `calibration_images`. `missing` says why
+    there is no dense int8 network, whose size on disk is then None.
+    """
+
+    calibration_images: int
+    layers: int
+    agreement: Agreement
+    disk: int
+    dense_disk: int | None
+    missing: str
+    report: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -99,6 +119,7 @@ class Results:
     agreement: Agreement
     speeds: list[Speed]
     sizes: Sizes
+    int8: Int8
     report: dict[str, Any]
     seed: int
     threads: int
@@ -114,6 +135,11 @@ class Results:
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain dicts, lists, strings and numbers."""
         return {**asdict(self), "verdict": self.verdict}
+
+
+def int8_loss(results: Results) -> float:
+    """Points of accuracy, of 100, that the int8 sparse network is below the float32 sparse one."""
+    return 100 * (results.accuracy["converted"] - results.accuracy["int8"])
 
 
 def _verdict_at(speed: Speed) -> str:

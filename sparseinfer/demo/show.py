@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.table import Table
 
 from sparseinfer.convert.model_report import Report
-from sparseinfer.demo.results import Latency, Ratio, Results, gain
+from sparseinfer.demo.results import Latency, Ratio, Results, gain, int8_loss
 
 MODELS = ("dense", "pruned", "converted")
 
@@ -138,6 +138,63 @@ def footnotes(results: Results) -> list[str]:
         f"The converted network names the same class as the pruned one on {same:,} of "
         f"{agreement.images:,} test images; the logits differ by at most "
         f"{agreement.largest_logit_difference:.1e}.",
+    ]
+
+
+def int8(results: Results) -> Table:
+    """Return the table of the networks in int8 beside those in float32."""
+    table = _table("in int8, beside float32")
+    table.add_column("", no_wrap=True)
+    for heading in ("accuracy", *(f"batch {speed.batch}" for speed in results.speeds), "on disk"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    disk = {
+        "dense": results.sizes.pruned_disk,
+        "dense int8": results.int8.dense_disk,
+        "converted": results.sizes.converted_disk,
+        "int8": results.int8.disk,
+    }
+    for label, name in (
+        ("dense, float32", "dense"),
+        ("dense, int8 by torch", "dense int8"),
+        ("sparse, float32", "converted"),
+        ("sparse, int8", "int8"),
+    ):
+        size = disk[name]
+        if size is None:
+            continue
+        times = [f"{_number(speed.latency[name].median_ms)} ms" for speed in results.speeds]
+        style = "bold" if name == "int8" else None
+        table.add_row(label, f"{results.accuracy[name]:.2%}", *times, _kilobytes(size), style=style)
+    return table
+
+
+def int8_footnotes(results: Results) -> list[str]:
+    """Return the sentences under the table of int8."""
+    found = results.int8
+    agreement = found.agreement
+    same = agreement.images - agreement.different_classes
+    lost = round(int8_loss(results), 2)
+    beside = (
+        f"{abs(lost):.2f} points {'lower' if lost > 0 else 'higher'} than" if lost else "that of"
+    )
+    lines = [
+        f"Sparse int8: {found.layers} of {len(results.report['layers'])} layers, with scales from "
+        f"{found.calibration_images} training images. The accuracy is {beside} sparse float32, "
+        f"and the class the same as the pruned network's on {same:,} of {agreement.images:,} test "
+        "images."
+    ]
+    if found.missing:
+        return [*lines, f"This build of torch has no dense int8 to compare with: {found.missing}."]
+    gains = [
+        f"{gain(speed.int8_over_dense_int8)} at batch {speed.batch}"
+        for speed in results.speeds
+        if speed.int8_over_dense_int8 is not None
+    ]
+    return [
+        *lines,
+        f"Beside dense int8 it is {', '.join(gains)}. Dense int8 is torch.ao's static quantisation "
+        "of the whole dense network, int8 between layers too; each converted layer takes and gives "
+        "float32.",
     ]
 
 

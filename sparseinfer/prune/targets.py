@@ -35,8 +35,12 @@ class Target:
 
     @property
     def weight(self) -> nn.Parameter:
-        """The parameter as it is now; a module may have got another one since."""
-        return self.module.get_parameter(self.attribute)
+        """The parameter as it is now; a module may have got another one since.
+
+        Behind a parametrization, such as fake quantisation's, it is what the weight is made from.
+        """
+        stored = stored_parameter(self.module, self.attribute)
+        return self.module.get_parameter(self.attribute) if stored is None else stored[1]
 
     def canonical(self, tensor: Tensor) -> Tensor:
         """A view of a tensor of the weight's shape as [output, input, ...]."""
