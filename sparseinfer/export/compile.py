@@ -18,8 +18,8 @@ from sparseinfer.convert.to_dense import to_dense
 from sparseinfer.export.engine import Engine, check_threads
 from sparseinfer.export.file import write_graph
 from sparseinfer.export.from_torch import from_torch
-from sparseinfer.export.int8 import engine_scheme, int8_engine
 from sparseinfer.export.golden import add_golden
+from sparseinfer.export.int8 import engine_scheme, int8_engine
 from sparseinfer.export.onnxruntime import onnxruntime_call
 from sparseinfer.export.passes import optimize
 from sparseinfer.export.program import module_of
