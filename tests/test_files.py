@@ -315,12 +315,15 @@ STAGED = {
     "checkpoints/checkpoint.py": {"write_text"},
     "checkpoints/sparse.py": {"write_text"},
     "checkpoints/write.py": {"open"},
+    "commands/run.py": {"open", "save"},
     "demo/__init__.py": {"write_bytes"},
     "files.py": {"write_bytes", "replace"},
 }
-"""What writes into the stage that `sparseinfer.files` gives it, and `sparseinfer.files` itself."""
+"""What writes into the stage that `sparseinfer.files` gives it or into memory, and it itself."""
 
 EXCHANGED = {
+    "networks/measure.py": {"save"},
+    "networks/worker.py": {"save"},
     "peers/engines/deepsparse_cpu.py": {"write_bytes"},
     "peers/engines/mnn_cpu.py": {"write_bytes"},
     "peers/measure.py": {"save"},
