@@ -18,6 +18,8 @@ from benchmarks.peers.results import PeerResults
 from benchmarks.peers.table import as_markdown
 from benchmarks.plot import draw
 from benchmarks.pruning import PruningResults, summarise
+from benchmarks.pruning_structures import StructureResults
+from benchmarks.pruning_structures import summarise as summarise_structures
 from benchmarks.record import Record
 from benchmarks.results import Results
 
@@ -26,14 +28,28 @@ PROGRAMS: dict[str, type[Record]] = {
     "peers": PeerResults,
     "models": ModelResults,
     "pruning": PruningResults,
+    "pruning/structures.json": StructureResults,
 }
-"""What writes the files of a folder; the others are of `benchmarks.run`."""
+"""What writes the files of a folder, or one of them; the others are of `benchmarks.run`."""
 
-EVERY = [Results, threads.ThreadResults, PeerResults, ModelResults, GpuResults, PruningResults]
+EVERY = [
+    Results,
+    threads.ThreadResults,
+    PeerResults,
+    ModelResults,
+    GpuResults,
+    PruningResults,
+    StructureResults,
+]
+
+
+def program_of(path: Path) -> type[Record]:
+    folder = PROGRAMS.get(path.parent.name, Results)
+    return PROGRAMS.get(f"{path.parent.name}/{path.name}", folder)
 
 
 def files_of(cls: type[Record]) -> list[Any]:
-    found = [path for path in FILES if PROGRAMS.get(path.parent.name, Results) is cls]
+    found = [path for path in FILES if program_of(path) is cls]
     assert found
     return [pytest.param(path, id=str(path.relative_to(ROOT))) for path in found]
 
@@ -52,8 +68,7 @@ def keeps(written: Any, read: Any) -> bool:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_of_the_tree_is_read_and_written_as_it_was(path: Path) -> None:
-    program = PROGRAMS.get(path.parent.name, Results)
-    found = program.read(path)
+    found = program_of(path).read(path)
     assert found.command.startswith("python -m benchmarks.")
     assert keeps(json.loads(found.to_json()), json.loads(path.read_text(encoding="utf-8")))
 
@@ -93,6 +108,15 @@ def test_pruning_of_the_tree_agrees_with_its_summary(path: Path) -> None:
     results = PruningResults.read(path)
     for name, values in summarise(results.rows).items():
         assert results.summary[name] == pytest.approx(values, rel=1e-3)
+
+
+@pytest.mark.parametrize("path", files_of(StructureResults))
+def test_structures_of_the_tree_agree_with_their_summary(path: Path) -> None:
+    results = StructureResults.read(path)
+    recomputed = summarise_structures(results.rows)
+    assert [row.structure for row in recomputed] == [row.structure for row in results.summary]
+    for ours, theirs in zip(recomputed, results.summary, strict=True):
+        assert ours.mean == pytest.approx(theirs.mean, rel=1e-3, abs=1e-9)
 
 
 # ---- reading and writing
