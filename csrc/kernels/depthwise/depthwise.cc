@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-#include "core/parallel.h"
-#include "core/scratch.h"
+#include "kernels/depthwise/channels.h"
 #include "kernels/scalar/scalar.h"
 #include "kernels/source.h"
 
@@ -52,48 +51,22 @@ DepthwiseJob job_of(const DepthwiseArgs& args) {
   return job;
 }
 
-bool has_kernel(const DepthwiseArgs& args) {
-  const int64_t kernel = args.kernel[0], stride = args.stride[0];
-  return args.kernel[1] == kernel && args.stride[1] == stride && (kernel == 3 || kernel == 5 || kernel == 7) &&
-         (stride == 1 || stride == 2);
-}
-
 }  // namespace
 
 si_status depthwise(const TileKernels* isa, const DepthwiseArgs& args) {
-  const ScratchUse use;
-  const int64_t planes = args.batch * args.channels, image = args.h * args.w, pixels = args.oh * args.ow;
-  const int64_t taps = args.kernel[0] * args.kernel[1];
-  const bool scalar = isa == nullptr || !has_kernel(args);
-  const int threads =
-      isa == nullptr ? args.threads : useful_threads(isa->tuning.threads, args.threads, planes * pixels * taps);
+  const bool scalar = isa == nullptr || !has_depthwise_tiles(args);
   const DepthwiseJob job = job_of(args);
-  // A few parts a thread, of channels that follow one another.
-  const int64_t parts = std::min<int64_t>(planes, threads == 1 ? 1 : 4 * threads);
-  return parallel_for(threads, parts, [&](int64_t part) -> si_status {
-    const int64_t first = planes * part / parts, last = planes * (part + 1) / parts;
-    DepthwiseJob own = job;
-    if (!scalar) {
-      const int64_t floats = 2 * depthwise_strip_floats(job);
-      SI_TRY(thread_scratch(Scratch::kInput, floats, &own.strips));
-      std::fill(own.strips, own.strips + floats, 0.0f);
-    }
-    for (int64_t plane = first; plane < last; plane += own.channels) {
-      const int64_t channel = plane % args.channels;
-      own.channels = std::min(args.channels - channel, last - plane);
-      own.x = args.x + plane * image;
-      own.y = args.y + plane * pixels;
-      own.weights = args.weights + channel * taps;
-      own.bias = args.bias != nullptr ? args.bias + channel : nullptr;
-      own.spill = (last - plane - own.channels) * pixels;
-      if (scalar) {
-        scalar_depthwise(args, own);
-        continue;
-      }
-      isa->depthwise(own);
-      if (!is_clamp(args.activation)) isa->activate(own.y, own.channels * pixels, args.activation);
-    }
+  const auto prepare = [&](DepthwiseJob* own) -> si_status {
+    if (scalar) return SI_OK;
+    const int64_t floats = 2 * depthwise_strip_floats(job);
+    SI_TRY(thread_scratch(Scratch::kInput, floats, &own->strips));
+    std::fill(own->strips, own->strips + floats, 0.0f);
     return SI_OK;
+  };
+  return for_depthwise_channels(isa, args, job, prepare, [&](DepthwiseJob* own, int64_t) {
+    if (scalar) return scalar_depthwise(args, *own);
+    isa->depthwise(*own);
+    if (!is_clamp(args.activation)) isa->activate(own->y, own->channels * args.oh * args.ow, args.activation);
   });
 }
 

@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/parallel.h"
-#include "core/scratch.h"
+#include "kernels/depthwise/channels.h"
 #include "kernels/source.h"
 
 namespace si {
@@ -66,42 +65,18 @@ ByteDepthwiseJob job_of(const DepthwiseInt8Args& args) {
   return job;
 }
 
-bool has_kernel(const DepthwiseInt8Args& args) {
-  const int64_t kernel = args.kernel[0], stride = args.stride[0];
-  return args.kernel[1] == kernel && args.stride[1] == stride && (kernel == 3 || kernel == 5 || kernel == 7) &&
-         (stride == 1 || stride == 2);
-}
-
 }  // namespace
 
 si_status depthwise_int8(const TileKernels* isa, const DepthwiseInt8Args& args) {
-  const ScratchUse use;
-  const int64_t planes = args.batch * args.channels, image = args.h * args.w, pixels = args.oh * args.ow;
-  const int64_t taps = args.kernel[0] * args.kernel[1];
-  const bool scalar = isa == nullptr || !has_kernel(args);
-  // An output takes about as long to requantise as to sum.
-  const int threads =
-      isa == nullptr ? args.threads : useful_threads(isa->tuning.threads, args.threads, planes * pixels * taps);
+  const bool scalar = isa == nullptr || !has_depthwise_tiles(args);
   const ByteDepthwiseJob job = job_of(args);
-  // A few parts a thread, of channels that follow one another.
-  const int64_t parts = std::min<int64_t>(planes, threads == 1 ? 1 : 4 * threads);
-  return parallel_for(threads, parts, [&](int64_t part) -> si_status {
-    const int64_t first = planes * part / parts, last = planes * (part + 1) / parts;
-    ByteDepthwiseJob own = job;
-    if (!scalar) SI_TRY(thread_scratch(Scratch::kInput, byte_depthwise_scratch(job), &own.scratch));
-    own.x_end = args.x + planes * image;
-    for (int64_t plane = first; plane < last; plane += own.channels) {
-      const int64_t channel = plane % args.channels;
-      own.channels = std::min(args.channels - channel, last - plane);
-      own.x = args.x + plane * image;
-      own.y = args.y + plane * pixels;
-      own.weights = args.weights + channel * taps;
-      own.scales = args.scales + channel;
-      own.bias = args.bias != nullptr ? args.bias + channel : nullptr;
-      own.spill = (last - plane - own.channels) * pixels;
-      scalar ? scalar_depthwise(args, own) : isa->byte_network->depthwise(own);
-    }
-    return SI_OK;
+  const auto prepare = [&](ByteDepthwiseJob* own) -> si_status {
+    own->x_end = args.x + args.batch * args.channels * args.h * args.w;
+    return scalar ? SI_OK : thread_scratch(Scratch::kInput, byte_depthwise_scratch(job), &own->scratch);
+  };
+  return for_depthwise_channels(isa, args, job, prepare, [&](ByteDepthwiseJob* own, int64_t channel) {
+    own->scales = args.scales + channel;
+    scalar ? scalar_depthwise(args, *own) : isa->byte_network->depthwise(*own);
   });
 }
 

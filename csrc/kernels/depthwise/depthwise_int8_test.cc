@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "formats/weights.h"
-#include "kernels/registry.h"
 #include "kernels/scalar/scalar.h"
+#include "testing/byte_isas.h"
 #include "testing/problem.h"
 
 using namespace si::testing;
@@ -98,14 +98,7 @@ void run(const si::TileKernels* isa, const Case& c) {
 }  // namespace
 
 int main() {
-  std::vector<const si::TileKernels*> isas{nullptr};
-  for (size_t i = 0; i < si::row_count(); ++i) {
-    const si::Row& row = si::row_at(i);
-    const si::TileKernels* isa = si::tile_kernels(row.isa);
-    if (row.dtype == std::string("int8") && *si::row_reason(row) == '\0' && isa != nullptr &&
-        std::find(isas.begin(), isas.end(), isa) == isas.end())
-      isas.push_back(isa);
-  }
+  const std::vector<const si::TileKernels*> isas = byte_isas();
   std::vector<Case> cases;
   for (int64_t kernel : {3, 5, 7})
     for (int64_t stride : {1, 2})

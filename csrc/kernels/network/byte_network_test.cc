@@ -5,25 +5,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/registry.h"
 #include "kernels/source.h"
+#include "testing/byte_isas.h"
 #include "testing/problem.h"
 
 using namespace si::testing;
 
 namespace {
-
-std::vector<const si::TileKernels*> byte_isas() {
-  std::vector<const si::TileKernels*> isas{nullptr};
-  for (size_t i = 0; i < si::row_count(); ++i) {
-    const si::Row& row = si::row_at(i);
-    const si::TileKernels* isa = si::tile_kernels(row.isa);
-    if (row.dtype == std::string("int8") && *si::row_reason(row) == '\0' && isa != nullptr &&
-        std::find(isas.begin(), isas.end(), isa) == isas.end())
-      isas.push_back(isa);
-  }
-  return isas;
-}
 
 std::vector<uint8_t> random_bytes(Random& random, int64_t count) {
   std::vector<uint8_t> out(static_cast<size_t>(count));
