@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from int8_graph import evaluate
@@ -21,6 +22,7 @@ from sparseinfer.export.graph import Graph
 from sparseinfer.export.passes import optimize
 from sparseinfer.export.passes.quantize import quantize, values_to_observe
 from sparseinfer.export.signature import Signature
+from sparseinfer.native import seal_model
 
 
 @pytest.fixture(autouse=True)
@@ -175,6 +177,25 @@ def test_compiled_saved_and_loaded(tmp_path: Any) -> None:
     wide.save(tmp_path / "wide.sinf")
     sizes = [(tmp_path / name).stat().st_size for name in ("net.sinf", "wide.sinf")]
     assert sizes[0] < 0.6 * sizes[1]
+
+
+def test_golden_outputs_are_the_engines_own(tmp_path: Any) -> None:
+    model, x = simple_cnn(), torch.randn(2, 3, 32, 32)
+    engine = compiled(model, x, calibration=x, golden=True)
+    engine.save(tmp_path / "net.sinf")
+    assert sparseinfer.load_engine(tmp_path / "net.sinf").selftest() == 0
+    content = bytearray((tmp_path / "net.sinf").read_bytes())
+    golden = content.rfind(engine(x).numpy().tobytes())
+    assert golden > 0
+    memory = torch.zeros(len(content) + 64, dtype=torch.uint8)
+    file = memory[-memory.data_ptr() % 64 :][: len(content)]
+    content[golden : golden + 4] = np.float32(100).tobytes()
+    file[:] = torch.frombuffer(content, dtype=torch.uint8)
+    seal_model(file.data_ptr(), len(file))
+    with pytest.raises(RuntimeError, match="differs from the file's"):
+        Engine(file, 1).selftest()
+    with pytest.raises(ValueError, match="expected check=True with golden=True"):
+        compiled(model, x, calibration=x, golden=True, check=False)
 
 
 def test_the_float32_engine_is_raced() -> None:
