@@ -32,7 +32,7 @@ EPILOG = (
 )
 
 BUILT = {"weights": ("float32",), "activations": ("float32",)}
-"""The words of `sparseinfer.compile` that it takes so far."""
+"""The words of `sparseinfer.compile` that this command takes so far."""
 
 KNOWN = ("float32", "bfloat16", "int8")
 
@@ -118,9 +118,14 @@ def _check_word(option: str, value: str) -> None:
     if value not in KNOWN:
         raise UserError(f"expected --{option} of {', '.join(KNOWN)}, got {value!r}; try float32")
     if value not in BUILT[option]:
+        # Types that round activations want calibration data, which no option brings yet.
+        instead = (
+            "sparseinfer.compile(model, x, weights='int8', calibration=loader).save('model.sinf')"
+            if value == "int8"
+            else "sparseinfer.convert_to_sparse, which has it for layers"
+        )
         raise UserError(
-            f"--{option} {value} is not built yet; try --{option} {BUILT[option][0]}, or "
-            "sparseinfer.convert_to_sparse, which has it for layers"
+            f"--{option} {value} is not built yet; try --{option} {BUILT[option][0]}, or {instead}"
         )
 
 

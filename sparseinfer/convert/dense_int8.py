@@ -34,7 +34,7 @@ def dense_int8(
             warnings.simplefilter("ignore")
             call = _of(dense, scale, sample)
             call(sample[:1] if sample.dim() > 1 else sample)
-    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         return None, brief(error)  # an engine that this build of torch lacks
     return call, ""
 

@@ -65,10 +65,7 @@ class Rival:
     counts: bool = True
 
 
-ABSENT = (
-    ImportError, RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError,
-    MemoryError,
-)  # fmt: skip
+ABSENT = (ImportError, RuntimeError, TypeError, ValueError, AttributeError, MemoryError)
 """What a rival raises that is not installed, not built in, or has no such layer."""
 
 TORCH_INT8 = "torch int8"

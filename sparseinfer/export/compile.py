@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from sparseinfer.convert.observe import Example, list_examples
 from sparseinfer.convert.replace import replace
@@ -24,7 +24,7 @@ from sparseinfer.export.onnxruntime import onnxruntime_call
 from sparseinfer.export.passes import optimize
 from sparseinfer.export.program import module_of
 from sparseinfer.export.report import Race
-from sparseinfer.export.signature import arguments_of, signature_of
+from sparseinfer.export.signature import arguments_of, signature_of, tensors_of
 from sparseinfer.layers.kinds import kind_of_sparse
 from sparseinfer.ops.memory import require_model_memory
 from sparseinfer.timing.measure import compare, torch_threads
@@ -207,10 +207,10 @@ def _compare(
     Each output is given back as it is in float64, with the error that is allowed. Rounding spreads
     through a network as its layers amplify it, which the model's own error shows.
     """
-    given = _tensors(engine(*args, **kwargs))
-    dense = _tensors(model(*args, **kwargs))
+    given = tensors_of(engine(*args, **kwargs))
+    dense = tensors_of(model(*args, **kwargs))
     wide_args, wide_kwargs = tree_map(_widened, (args, kwargs))
-    exact = _tensors(replace(model, {}).double()(*wide_args, **wide_kwargs))
+    exact = tensors_of(replace(model, {}).double()(*wide_args, **wide_kwargs))
     if [y.shape for y in given] != [y.shape for y in exact]:
         raise RuntimeError(
             f"expected outputs of {[list(y.shape) for y in exact]}, got "
@@ -237,25 +237,12 @@ def _own_outputs(
     engine: Engine, pairs: list[tuple[Tensor, float]], args: Any, kwargs: Any
 ) -> list[tuple[Tensor, float]]:
     """What an int8 engine gives on the example, within its distance from the model in float64."""
-    given = _tensors(engine(*args, **kwargs)) if pairs else []
+    given = tensors_of(engine(*args, **kwargs)) if pairs else []
     exact = [true for true, _ in pairs]
     return [
         (y.double(), float((y.double() - true).abs().max()) + LEAST * float(y.abs().max()))
         for y, true in zip(given, exact, strict=True)
     ]
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(_unnamed(outputs)) if isinstance(leaf, Tensor)]
-
-
-def _unnamed(outputs: Any) -> Any:
-    """Dicts and what is like them as lists: torch's trees know only those that were registered."""
-    if hasattr(outputs, "values") and not isinstance(outputs, Tensor):
-        return [_unnamed(part) for part in outputs.values()]
-    if isinstance(outputs, tuple | list):
-        return [_unnamed(part) for part in outputs]
-    return outputs
 
 
 def _widened(part: Any) -> Any:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from sparseinfer.export.aligned import new_memory
 from sparseinfer.export.drawing import draw
 from sparseinfer.export.facts import EngineFacts, facts_of
 from sparseinfer.export.profile import Profile, profile_of
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from sparseinfer.export.comparison import NodeComparison
 
 __all__ = ["Engine", "load_engine"]
-
-ALIGN = 64
 
 
 class Engine:
@@ -209,7 +208,7 @@ class Engine:
             return self._contexts.pop()
         except IndexError:
             pass
-        memory = _aligned(self._model.context_bytes)
+        memory = new_memory(self._model.context_bytes)
         return Context(self._model, memory.data_ptr(), len(memory), self.threads), memory
 
     def _taken(self, index: int, tensor: Any) -> Tensor:
@@ -303,13 +302,6 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, dict):
         return (), inputs
     return inputs if isinstance(inputs, tuple) else (inputs,), {}
-
-
-def _aligned(size: int) -> Tensor:
-    """So many bytes that begin at a multiple of `ALIGN`."""
-    memory = torch.empty(size + ALIGN, dtype=torch.uint8, device="cpu")
-    at = -memory.data_ptr() % ALIGN
-    return memory[at : at + size]
 
 
 def check_threads(threads: int | None) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sparseinfer.export.file import ALIGN
+from sparseinfer.export.aligned import aligned_size
 from sparseinfer.export.profile import sparsity_of
 from sparseinfer.native import Model
 
@@ -90,9 +90,9 @@ class EngineFacts:
 def facts_of(model: Model, file_bytes: int) -> EngineFacts:
     """The facts of an open model, whose file has so many bytes."""
     tensors = tuple(_tensor(tensor) for tensor in model.tensors)
-    packed = sum(_padded(tensor.bytes) for tensor in tensors if tensor.format)
+    packed = sum(aligned_size(tensor.bytes) for tensor in tensors if tensor.format)
     plain = sum(
-        _padded(tensor.bytes)
+        aligned_size(tensor.bytes)
         for tensor in tensors
         if tensor.kind == "constant" and not tensor.format
     )
@@ -123,8 +123,3 @@ def _node(node: Mapping[str, Any]) -> NodeFacts:
         node["name"], node["op"], node["activation"], node["format"], sparsity_of(node),
         tuple(node["operands"]), node["output"], node["multiply_adds"], node["runs"],
     )  # fmt: skip
-
-
-def _padded(size: int) -> int:
-    """What a constant takes with the zeros that fill it up."""
-    return -(-size // ALIGN) * ALIGN

@@ -7,6 +7,7 @@ import struct
 import torch
 from torch import Tensor
 
+from sparseinfer.export.aligned import aligned_size
 from sparseinfer.export.errors import Missing, UnsupportedOperators
 from sparseinfer.export.graph import MOST_DIMS, Graph, Node, Value
 from sparseinfer.formats.packed import pack
@@ -23,7 +24,6 @@ OPERATORS = {
 }  # fmt: skip
 """Their numbers in a file (csrc/runtime/operators.inc)."""
 
-ALIGN = 64
 HEADER = struct.Struct("<8s2IQ6IQ72x")
 TENSOR = struct.Struct("<3I8IIfIQ")
 NODE = struct.Struct("<6I10i")
@@ -99,12 +99,12 @@ class _File:
         ]  # fmt: skip
         parts = [torch.frombuffer(bytearray(part), dtype=torch.uint8) for part in sections if part]
         parts += self.data
-        size = sum(_aligned(len(part)) for part in parts)
+        size = sum(aligned_size(len(part)) for part in parts)
         file = torch.zeros(size, dtype=torch.uint8, device="cpu")
         at = 0
         for part in parts:
             file[at : at + len(part)] = part
-            at += _aligned(len(part))
+            at += aligned_size(len(part))
         file[16:24] = torch.frombuffer(bytearray(struct.pack("<Q", at)), dtype=torch.uint8)
         seal_model(file.data_ptr(), at)
         return file
@@ -202,7 +202,3 @@ def _name(text: str) -> bytes:
 
 def _words(numbers: list[int]) -> bytes:
     return struct.pack(f"<{len(numbers)}I", *numbers)
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGN) * ALIGN

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparseinfer.export.file import ALIGN
+from sparseinfer.export.aligned import aligned_size, new_memory
 from sparseinfer.native import seal_model
 
 __all__ = ["add_golden"]
@@ -39,7 +39,7 @@ def add_golden(
     """
     parts = [_bytes(torch.tensor(bounds, dtype=torch.float32, device="cpu"))]
     parts += [_bytes(tensor) for tensor in (*inputs, *outputs)]
-    whole = _aligned(len(file) + sum(map(len, parts)))
+    whole = new_memory(len(file) + sum(map(len, parts)))
     at = 0
     for part in (file, *parts):
         whole[at : at + len(part)] = part
@@ -51,15 +51,9 @@ def add_golden(
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    """The elements, and zeros to a multiple of `ALIGN` bytes."""
+    """The elements, and zeros up to where the next tensor may begin."""
     own = tensor.detach().float().contiguous().reshape(-1).view(torch.uint8)
-    return torch.nn.functional.pad(own, (0, -len(own) % ALIGN))
-
-
-def _aligned(size: int) -> Tensor:
-    memory = torch.zeros(size + ALIGN, dtype=torch.uint8, device="cpu")
-    at = -memory.data_ptr() % ALIGN
-    return memory[at : at + size]
+    return torch.nn.functional.pad(own, (0, aligned_size(len(own)) - len(own)))
 
 
 def _put(file: Tensor, at: int, number: int) -> None:

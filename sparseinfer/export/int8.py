@@ -14,7 +14,7 @@ from sparseinfer.export.engine import Engine
 from sparseinfer.export.file import write_graph
 from sparseinfer.export.graph import Graph
 from sparseinfer.export.passes.quantize import quantize, values_to_observe
-from sparseinfer.export.signature import Signature
+from sparseinfer.export.signature import Signature, tensors_of
 from sparseinfer.quantize.error import sqnr_db
 from sparseinfer.quantize.scheme import Scheme, scheme_for
 
@@ -95,8 +95,8 @@ def agreement(
     found: list[Tensor] = []
     for batch in batches:
         named = dict(zip(signature.tensors, batch, strict=True)) | signature.fixed
-        known += _flat(exact(**named))
-        found += _flat(engine(**named))
+        known += tensors_of(exact(**named))
+        found += tensors_of(engine(**named))
     if not all(torch.isfinite(y).all() for y in found):
         raise RuntimeError(
             "expected finite outputs of the int8 engine, got NaN or Inf; this is a fault of the "
@@ -109,10 +109,3 @@ def agreement(
         same = torch.cat([a.argmax(1) == b.argmax(1) for a, b in rows])
         text += f", the same largest output in {int(same.sum())} of {len(same)} rows"
     return text
-
-
-def _flat(outputs: Any) -> list[Tensor]:
-    if isinstance(outputs, Tensor):
-        return [outputs]
-    parts = outputs.values() if isinstance(outputs, dict) else outputs or ()
-    return [tensor for part in parts for tensor in _flat(part)]

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Outputs", "Signature", "arguments_of", "signature_of"]
+__all__ = ["Outputs", "Signature", "arguments_of", "signature_of", "tensors_of"]
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -192,6 +192,25 @@ def arguments_of(
                 f"for {name}; try a module around the model that takes its tensors one by one"
             )
     return parameters, given
+
+
+def tensors_of(outputs: Any) -> list[Tensor]:
+    """The tensors in what a model or an engine gives, in order, whatever holds them.
+
+    Torch's trees know only the classes that were registered.
+
+    Example:
+        >>> import torch
+        >>> len(tensors_of({"y": torch.zeros(1), "cache": [None, torch.zeros(2)]}))
+        2
+    """
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    named = hasattr(outputs, "values")
+    if not named and not isinstance(outputs, tuple | list):
+        return []
+    parts = outputs.values() if named else outputs
+    return [tensor for part in parts for tensor in tensors_of(part)]
 
 
 def _structure(tree: Any, leaves: Iterator[int | None]) -> Any:
