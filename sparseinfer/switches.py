@@ -6,11 +6,12 @@ it, of two that do so at once the later one takes the other's setting for the on
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["switching"]
+__all__ = ["logging_at", "switching"]
 
 _LOCK = threading.RLock()
 
@@ -25,3 +26,21 @@ def switching() -> Iterator[None]:
     """
     with _LOCK:
         yield
+
+
+@contextmanager
+def logging_at(level: int, name: str) -> Iterator[None]:
+    """Give a logger a level for a while.
+
+    Example:
+        >>> with logging_at(logging.ERROR, "sparseinfer"):
+        ...     logging.getLogger("sparseinfer").warning("this is not told")
+    """
+    logger = logging.getLogger(name)
+    with switching():
+        before = logger.level
+        logger.setLevel(level)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)

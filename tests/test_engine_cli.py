@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,16 @@ def test_a_factory_becomes_a_file(capsys: Any, folder: Path, module: str) -> Non
         )  # fmt: skip
         assert (code, err) == (0, "")
         assert torch.equal(load_engine("n.sinf")(torch.ones(2, 6)), engine(torch.ones(2, 6)))
+
+
+@pytest.mark.parametrize("factory", ["with_example", "sorts", "fails"])
+def test_an_export_leaves_the_log_as_it_was(
+    capsys: Any, folder: Path, module: str, factory: str
+) -> None:
+    own = logging.getLogger("sparseinfer")
+    before = own.level
+    run(capsys, "export", f"{module}:{factory}", "--example", "2x6", "-o", "x.sinf")
+    assert own.level == before != logging.ERROR
 
 
 def test_a_program_becomes_a_file(capsys: Any, folder: Path) -> None:

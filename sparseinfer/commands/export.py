@@ -18,6 +18,7 @@ from sparseinfer.commands.output import (
     size_text,
 )
 from sparseinfer.commands.source import examples_of, load_source
+from sparseinfer.switches import logging_at
 
 if TYPE_CHECKING:
     from sparseinfer.export.engine import Engine
@@ -96,14 +97,14 @@ def export(
     for option, value in (("weights", weights), ("activations", activations)):
         _check_word(option, value)
     check_output(out, force)
-    # The report says what the log would.
-    logging.getLogger("sparseinfer").setLevel(logging.ERROR)
     model, own_example = load_source(source, trust)
     given = examples_of(example) if example else own_example
-    engine = _compiled(source, model, given, {
-        "target": target, "threads": threads, "check": check, "golden": golden,
-        "baselines": () if baselines == "none" else baselines.split(","),
-    })  # fmt: skip
+    # The report says what the log would.
+    with logging_at(logging.ERROR, "sparseinfer"):
+        engine = _compiled(source, model, given, {
+            "target": target, "threads": threads, "check": check, "golden": golden,
+            "baselines": () if baselines == "none" else baselines.split(","),
+        })  # fmt: skip
     try:
         engine.save(out)
     except OSError as error:

@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from sparseinfer.switches import logging_at
+
 __all__ = ["drop_assertions", "load_program", "module_of"]
 
 OPERATOR = re.compile(r"torch\.ops\.(aten|prims|quantized_decomposed|sparseinfer)\.\w+\.\w+")
@@ -107,15 +109,9 @@ def drop_assertions(module: torch.fx.GraphModule) -> None:
 @contextmanager
 def _silent() -> Iterator[None]:
     """Keep torch from printing a traceback beside the error that it raises, and its warnings."""
-    log = logging.getLogger("torch.export")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
+    with logging_at(logging.CRITICAL, "torch.export"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class _Untrusted(Exception):
