@@ -223,6 +223,7 @@ def test_values_that_are_always_zero() -> None:
         ({"calibration": torch.zeros(0, 4)}, ValueError, "batch 0 of the calibration data"),
         ({"calibration": torch.zeros(3, 5)}, ValueError, r"got \[3, 5\].*try batches like"),
         ({"calibration": torch.zeros(3, 4, dtype=torch.int64)}, TypeError, "try .float()"),
+        ({"calibration": [torch.ones(3, 4).to_sparse()]}, TypeError, "a dense tensor .*to_dense"),
         ({"calibration": torch.full((3, 4), torch.nan)}, ValueError, "NaN or Inf.*that was input"),
         ({"calibration": torch.full((3, 4), 1e30)}, ValueError, "scale is 2"),
         ({"weights": "float32", "calibration": torch.zeros(3, 4)}, ValueError, "expected no cal"),

@@ -60,6 +60,10 @@ def _pieces(tensors: Sequence[Any], graph: Graph) -> Iterator[list[Tensor]]:
         if not isinstance(tensor, Tensor) or tensor.dtype != torch.float32:
             got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise TypeError(f"expected float32 for {value.name}, got {got}; try .float()")
+        if tensor.layout != torch.strided:
+            raise TypeError(
+                f"expected a dense tensor for {value.name}, got {tensor.layout}; try .to_dense()"
+            )
         if tensor.shape[1:] != value.shape[1:] or tensor.dim() != len(value.shape):
             raise ValueError(
                 f"expected {list(value.shape)} for {value.name}, of any batch, got "
