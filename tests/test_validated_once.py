@@ -22,6 +22,7 @@ from sparseinfer import (
     load_sparse,
     native,
 )
+from sparseinfer.convert import conversion
 from tests.oracle import sparse_weight
 
 
@@ -85,7 +86,11 @@ def test_of_a_layer(
 
 
 @pytest.mark.parametrize("measured", [False, True])
-def test_of_a_conversion(measured: bool, validated: list[int]) -> None:
+def test_of_a_conversion(
+    measured: bool, validated: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A layer whose timing was disturbed is packed, and so validated, once more.
+    monkeypatch.setattr(conversion, "review", lambda *parts: None)
     x = torch.randn(3, 32)
     example = {"example_inputs": x, "verify": False} if measured else {}
     sparse = convert_to_sparse(
