@@ -1,0 +1,83 @@
+"""Pooling, and means over images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sparseinfer.export.graph import MOST_COLUMNS, Value
+from sparseinfer.export.lowering.table import Call, Refusal, lowers, pair
+
+aten = torch.ops.aten
+
+
+@lowers(aten.max_pool2d_with_indices.default)
+def _max_pool(call: Call) -> Value:
+    kernel, stride, padding, ceil = _window(call)
+    if pair(call.argument(4, "dilation", 1)) != [1, 1]:
+        raise Refusal("it is dilated")
+    return call.add("max_pool", [call.value(0)], **_pooled(call, kernel, stride, padding, ceil))
+
+
+@lowers(aten.avg_pool2d.default)
+def _average_pool(call: Call) -> Value:
+    kernel, stride, padding, ceil = _window(call)
+    counts = bool(call.argument(5, "count_include_pad", True))
+    if call.argument(6, "divisor_override", None) is not None:
+        raise Refusal("it has a divisor of its own")
+    pooled = _pooled(call, kernel, stride, padding, ceil)
+    if counts and pooled["padding"] != [padding[0], padding[0], padding[1], padding[1]]:
+        raise Refusal("its last windows, by ceil_mode, reach beyond the padding that it counts")
+    return call.add("average_pool", [call.value(0)], **pooled, count_padding=counts)
+
+
+def _window(call: Call) -> tuple[list[int], list[int], list[int], bool]:
+    kernel = pair(call.args[1])
+    stride = pair(call.argument(2, "stride", None) or kernel)
+    padding = pair(call.argument(3, "padding", 0))
+    is_max = "max" in call.name
+    return kernel, stride, padding, bool(call.argument(5 if is_max else 4, "ceil_mode", False))
+
+
+def _pooled(
+    call: Call, kernel: list[int], stride: list[int], padding: list[int], ceil: bool
+) -> dict[str, Any]:
+    """Attributes of a pooling; what ceil_mode adds is padding at the end."""
+    shape = call.value(0).shape
+    if len(shape) != 4:
+        raise Refusal("it pools other tensors than a batch of images")
+    if max(shape[2:]) > MOST_COLUMNS:
+        raise Refusal(f"images of at most {MOST_COLUMNS} rows and columns are taken")
+    ends = []
+    for axis in range(2):
+        after = padding[axis]
+        if ceil:
+            covered = (call.shape[2 + axis] - 1) * stride[axis] + kernel[axis]
+            after = max(0, covered - shape[2 + axis] - padding[axis])
+        ends += [padding[axis], after]
+    return {"kernel": kernel, "stride": stride, "padding": ends}
+
+
+@lowers(aten._adaptive_avg_pool2d.default)
+def _adaptive_average_pool(call: Call) -> Value:
+    x = call.value(0)
+    size = pair(call.args[1])
+    if len(x.shape) != 4 or any(have % want for have, want in zip(x.shape[2:], size, strict=True)):
+        raise Refusal(f"{list(x.shape[2:])} is not cut evenly in {size}")
+    kernel = [have // want for have, want in zip(x.shape[2:], size, strict=True)]
+    if size == [1, 1]:
+        return call.add("global_average_pool", [x])
+    if max(x.shape[2:]) > MOST_COLUMNS:
+        raise Refusal(f"images of at most {MOST_COLUMNS} rows and columns are taken")
+    return call.add(
+        "average_pool", [x], kernel=kernel, stride=kernel, padding=[0] * 4, count_padding=False
+    )
+
+
+@lowers(aten.mean.dim)
+def _mean(call: Call) -> Value:
+    x, dims = call.value(0), sorted(dim % len(call.value(0).shape) for dim in call.args[1] or ())
+    if len(x.shape) != 4 or dims != [2, 3]:
+        raise Refusal("a mean over height and width of images is taken, and no other")
+    return call.add("global_average_pool", [x])
