@@ -32,7 +32,7 @@ INT8 = (
 )  # fmt: skip
 
 BFLOAT16 = (
-    Peer("sparseinfer", _OURS, "Bfloat16", None, "ours", ios=("float32",)),
+    Peer("sparseinfer", _OURS, "Bfloat16", None, "ours"),
     Peer("torch", _BFLOAT16, "Eager", None, "dense"),
     Peer("torch.onednn", _BFLOAT16, "OneDnn", None, "dense"),
     Peer("openvino", _OPENVINO, "OpenVinoBfloat16", "openvino", "dense"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.native import Packed
 from benchmarks.peers.engines.interface import DYNAMIC, Array, Layer, Prepared
@@ -35,11 +35,19 @@ class _Ours(TorchEngine):
 
 
 class Bfloat16(_Ours):
-    """Values in bfloat16, which the kernels widen and multiply in float32."""
+    """Pairs of bfloat16, which multiply x in that type: natively in a network, or the module."""
 
     def prepare(self, layer: Layer) -> Prepared:
         """Pack the weight once and copy it."""
-        return self._modules(layer, "bfloat16", weights="bfloat16")
+        if layer.io == "bfloat16":
+            return self._native(layer)
+        return self._modules(layer, "bfloat16", weights="bfloat16", activations="bfloat16")
+
+    def _native(self, layer: Layer) -> Prepared:
+        blob = _C.pack("panel", np.ascontiguousarray(layer.weight), value_type="bfloat16", g=2)
+        x, bias = torch.from_numpy(layer.x).bfloat16(), torch.from_numpy(layer.bias)
+        types = ("bfloat16", "bfloat16")
+        return _native_calls(layer, blob, x, bias, torch.bfloat16, "bf16", types)
 
 
 class Int8(_Ours):
@@ -56,47 +64,11 @@ class Int8(_Ours):
     def _native(self, layer: Layer) -> Prepared:
         scales = layer.quantized
         blob = _C.pack("panel", layer.real_weight, value_type="int8", scales=scales.weight_scales)
-        packed = Packed(torch.from_numpy(blob).clone())
-        copies = [packed, *(packed.copy() for _ in range(layer.copies(blob.nbytes) - 1))]
-        linear = layer.op == "linear"
         x, bias = torch.from_numpy(layer.x), torch.from_numpy(layer.float_bias)
-        x = x.t().contiguous() if linear else x
-        shape = layer.out_shape[::-1] if linear else layer.out_shape
-        y = torch.empty(shape, dtype=torch.uint8)
-        addresses = (x.data_ptr(), y.data_ptr(), bias.data_ptr())
-        threads = torch.get_num_threads()
-        rest = ("none", -1, threads, "uint8", "uint8", scales.x_scale, scales.x_zero)
-        ends = (scales.y_scale, scales.y_zero)
-        buffers = (x, y, bias)
-
-        def call_of(packed: Packed) -> Callable[[], object]:
-            # The addresses keep no memory alive; the default argument does.
-            args: tuple[Any, ...]
-            if linear:
-                n = x.shape[1]
-                run: Callable[..., object] = packed.handle.linear_int8
-                args = (*addresses, n, n, n, True, *rest, 0, 0, *ends)
-            else:
-                height, width = x.shape[2:]
-                stride, padding = (layer.stride,) * 2, (layer.padding,) * 4
-                run = packed.handle.conv_int8
-                args = (
-                    *addresses, 1, height, width, stride, padding, (1, 1), "zeros", *rest, *ends
-                )  # fmt: skip
-
-            def call(_buffers: object = (packed, buffers)) -> object:
-                return run(*args)
-
-            return call
-
-        calls = [call_of(one) for one in copies]
-
-        def result() -> Array:
-            y.fill_(255)
-            calls[0]()
-            return np.ascontiguousarray((y.t() if linear else y).numpy())
-
-        return Prepared(calls, result, threads, "int8")
+        inputs = ("uint8", "uint8", scales.x_scale, scales.x_zero)
+        of_tokens = (0, 0) if layer.op == "linear" else ()
+        rest = (*inputs, *of_tokens, scales.y_scale, scales.y_zero)
+        return _native_calls(layer, blob, x, bias, torch.uint8, "int8", rest)
 
 
 class Int8Dynamic(_Ours):
@@ -105,3 +77,46 @@ class Int8Dynamic(_Ours):
     def prepare(self, layer: Layer) -> Prepared:
         """Pack the weight once and copy it."""
         return self._modules(layer, DYNAMIC, weights="int8")
+
+
+def _native_calls(
+    layer: Layer, blob: Array, x: Tensor, bias: Tensor, dtype: torch.dtype, kind: str,
+    rest: tuple[object, ...],
+) -> Prepared:  # fmt: skip
+    """Calls of the native function for a type, channel-major; `rest` is what it takes besides."""
+    packed = Packed(torch.from_numpy(blob).clone())
+    copies = [packed, *(packed.copy() for _ in range(layer.copies(blob.nbytes) - 1))]
+    linear = layer.op == "linear"
+    x = x.t().contiguous() if linear else x
+    y = torch.empty(layer.out_shape[::-1] if linear else layer.out_shape, dtype=dtype)
+    addresses = (x.data_ptr(), y.data_ptr(), bias.data_ptr())
+    threads = torch.get_num_threads()
+    if linear:
+        n = x.shape[1]
+        args: tuple[Any, ...] = (*addresses, n, n, n, True)
+    else:
+        height, width = x.shape[2:]
+        stride, padding = (layer.stride,) * 2, (layer.padding,) * 4
+        args = (*addresses, 1, height, width, stride, padding, (1, 1), "zeros")
+    args = (*args, "none", -1, threads, *rest)
+    buffers = (x, y, bias)
+
+    def call_of(packed: Packed) -> Callable[[], object]:
+        run: Callable[..., object] = getattr(packed.handle, f"{layer.op}_{kind}")
+
+        # The addresses keep no memory alive; the default argument does.
+        def call(_buffers: object = (packed, buffers)) -> object:
+            return run(*args)
+
+        return call
+
+    calls = [call_of(one) for one in copies]
+
+    def result() -> Array:
+        y.fill_(255)
+        calls[0]()
+        plain = y.float() if dtype == torch.bfloat16 else y
+        return np.ascontiguousarray((plain.t() if linear else plain).numpy())
+
+    precision = "bfloat16" if kind == "bf16" else kind
+    return Prepared(calls, result, threads, precision)
