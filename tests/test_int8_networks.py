@@ -52,7 +52,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_networks_give_the_reference_bit_for_bit(name: str, threads: int) -> None:
     make, shape = NETWORKS[name]
     model, x = make(), torch.randn(shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -72,6 +72,15 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }  # fmt: skip
 
 
+def some_quick(kinds: Iterable[str]) -> list[Any]:
+    """Torch's exporters take a second a model, so that most kinds are of the slow tests."""
+    quick = ("linear", "conv2d", "gru")
+    return [
+        kind if kind in quick else pytest.param(kind, marks=pytest.mark.slow)
+        for kind in sorted(kinds)
+    ]
+
+
 def converted(kind: str) -> tuple[nn.Module, nn.Module, Tensor]:
     torch.manual_seed(0)
     build, shape = KINDS[kind]
@@ -107,7 +116,7 @@ def uint8_bytes(file: bytes) -> int:
 
 
 @pytest.mark.parametrize("dynamo", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", some_quick(KINDS))
 def test_both_exporters_write_what_torch_computes(kind: str, dynamo: bool) -> None:
     model, sparse, x = converted(kind)
     file = exported(sparse, x, dynamo=dynamo)
@@ -116,7 +125,7 @@ def test_both_exporters_write_what_torch_computes(kind: str, dynamo: bool) -> No
     assert torch.equal(sparse(x), sparse(x))  # it is called as before
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("lstm", "gru", "rnn")])
+@pytest.mark.parametrize("kind", some_quick(set(KINDS) - {"lstm", "gru", "rnn"}))
 def test_programs_of_torch_export_too(kind: str) -> None:
     model, sparse, x = converted(kind)
     program = torch.export.export(sparse, (x,))
@@ -124,7 +133,9 @@ def test_programs_of_torch_export_too(kind: str) -> None:
     torch.testing.assert_close(run(file, x), model(x).detach(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["linear", "conv2d", "convtranspose2d", "lstm", "attention"])
+@pytest.mark.parametrize(
+    "kind", some_quick(["linear", "conv2d", "convtranspose2d", "lstm", "attention"])
+)
 def test_sizes_may_be_left_open(kind: str) -> None:
     model, sparse, x = converted(kind)
     shapes = {0: torch.export.Dim("batch", min=1, max=64)}

@@ -9,7 +9,7 @@ import pytest
 import torch
 import triton_bsr_checks as checks
 from test_triton_nm import needs_assembler, needs_gpu, needs_triton, worker
-from triton_nm_checks import ACTIVATIONS, DTYPES
+from triton_nm_checks import ACTIVATIONS, DTYPES, ONE_QUICK
 
 from sparseinfer import formats
 from sparseinfer.kernels import registry
@@ -45,7 +45,7 @@ SHAPES = [
 
 @needs_triton
 @pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ONE_QUICK)
 def test_linear_matches_float64(interpreted: Check, dtype: str, block: int) -> None:
     for at, shape in enumerate(SHAPES):
         density = (0.4, 1.0, 0.4, 0.0)[at % 4]
@@ -54,7 +54,7 @@ def test_linear_matches_float64(interpreted: Check, dtype: str, block: int) -> N
 
 
 @needs_triton
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ONE_QUICK)
 def test_linear_activations_splits_values_and_layouts(interpreted: Check, dtype: str) -> None:
     for activation in ACTIVATIONS:
         biased = activation != "relu"
@@ -68,14 +68,14 @@ def test_linear_activations_splits_values_and_layouts(interpreted: Check, dtype:
 
 @needs_triton
 @pytest.mark.parametrize("name", checks.CONVOLUTIONS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ONE_QUICK)
 def test_convolutions_match_float64(interpreted: Check, dtype: str, name: str) -> None:
     block = BLOCKS[list(checks.CONVOLUTIONS).index(name) % 4]
     interpreted(checks.check_conv, dtype, name, block, 0.6, "gelu", "cpu")
 
 
 @needs_triton
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ONE_QUICK)
 def test_convolutions_of_every_block(interpreted: Check, dtype: str) -> None:
     for block in BLOCKS:
         interpreted(checks.check_conv, dtype, "1x1", block, 0.6, "none", "cpu")
@@ -86,7 +86,7 @@ def test_convolutions_of_every_block(interpreted: Check, dtype: str) -> None:
 @needs_triton
 @pytest.mark.slow
 @pytest.mark.parametrize("name", checks.CONVOLUTIONS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ONE_QUICK)
 def test_every_convolution_of_every_block(interpreted: Check, dtype: str, name: str) -> None:
     for block in BLOCKS:
         for density in (0.0, 0.6, 1.0):
@@ -94,7 +94,7 @@ def test_every_convolution_of_every_block(interpreted: Check, dtype: str, name: 
 
 
 @needs_triton
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ONE_QUICK)
 def test_convolutions_of_many_pixels_and_of_one_axis(interpreted: Check, dtype: str) -> None:
     interpreted(checks.check_conv_large, dtype, "cpu")
     interpreted(checks.check_conv1d_and_values, dtype, "cpu")

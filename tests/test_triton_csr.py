@@ -10,7 +10,7 @@ import pytest
 import torch
 import triton_csr_checks as checks
 from test_triton_nm import needs_assembler, needs_gpu, needs_triton, worker
-from triton_nm_checks import ACTIVATIONS, DTYPES
+from triton_nm_checks import ACTIVATIONS, DTYPES, ONE_QUICK
 
 from sparseinfer.kernels.row import Problem
 from sparseinfer.kernels.triton.csr_rows import ALIGN, SLICE_ROWS, csr_limits, csr_rows
@@ -46,7 +46,7 @@ SHAPES = [
 
 @needs_triton
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ONE_QUICK)
 def test_matches_float64(interpreted: Check, dtype: str, shape: tuple[int, int, int]) -> None:
     for density in (0.0, 0.2, 1.0):
         interpreted(checks.check_oracle, dtype, shape, density, "none", True, "cpu")
@@ -54,7 +54,7 @@ def test_matches_float64(interpreted: Check, dtype: str, shape: tuple[int, int, 
 
 
 @needs_triton
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ONE_QUICK)
 def test_activations(interpreted: Check, dtype: str) -> None:
     for activation in ACTIVATIONS:
         for biased in (False, True):
@@ -64,7 +64,7 @@ def test_activations(interpreted: Check, dtype: str) -> None:
 
 @needs_triton
 @pytest.mark.parametrize("tokens", [1, 5])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ONE_QUICK)
 def test_cut_rows(interpreted: Check, dtype: str, tokens: int) -> None:
     interpreted(checks.check_cut_rows, dtype, tokens, "cpu")
 
@@ -77,7 +77,7 @@ def test_columns_of_two_and_four_bytes(interpreted: Check, columns: int) -> None
 
 
 @needs_triton
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ONE_QUICK)
 def test_values_layouts_and_operator(interpreted: Check, dtype: str) -> None:
     interpreted(checks.check_nonfinite_and_zeros, dtype, "cpu")
     interpreted(checks.check_layouts, dtype, "cpu")
@@ -91,6 +91,7 @@ def test_errors_and_examples(interpreted: Check) -> None:
 
 
 @needs_assembler
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("capability", "dtype", "block"),
     [(80, d, b) for d in DTYPES for b in (1, 16)] + [(90, "bfloat16", b) for b in (1, 2, 4, 8, 16)],

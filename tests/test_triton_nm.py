@@ -89,7 +89,7 @@ COMPILED = [  # the quick tests of test_compiled_rows.py are sm_90's
 
 @needs_triton
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", checks.DTYPES)
+@pytest.mark.parametrize("dtype", checks.ONE_QUICK)
 def test_matches_float64(interpreted: Check, dtype: str, shape: tuple[int, int, int]) -> None:
     interpreted(checks.check_oracle, dtype, shape, "none", True, 2, "cpu")
     interpreted(checks.check_integers, dtype, shape, 2, "cpu")
@@ -98,7 +98,7 @@ def test_matches_float64(interpreted: Check, dtype: str, shape: tuple[int, int, 
 @needs_triton
 @pytest.mark.parametrize("biased", [False, True], ids=["no bias", "bias"])
 @pytest.mark.parametrize("activation", checks.ACTIVATIONS)
-@pytest.mark.parametrize("dtype", checks.DTYPES)
+@pytest.mark.parametrize("dtype", checks.ONE_QUICK)
 def test_activation(interpreted: Check, dtype: str, activation: str, biased: bool) -> None:
     interpreted(checks.check_oracle, dtype, (3, 18, 21), activation, biased, 2, "cpu")
     if not biased:
@@ -107,40 +107,40 @@ def test_activation(interpreted: Check, dtype: str, activation: str, biased: boo
 
 @needs_triton
 @pytest.mark.parametrize("n", [1, 3, 4])
-@pytest.mark.parametrize("dtype", checks.DTYPES)
+@pytest.mark.parametrize("dtype", checks.ONE_QUICK)
 def test_other_n_of_four(interpreted: Check, dtype: str, n: int) -> None:
     interpreted(checks.check_oracle, dtype, (5, 19, 46), "none", True, n, "cpu")
     interpreted(checks.check_integers, dtype, (5, 19, 30), n, "cpu")
 
 
 @needs_triton
-@pytest.mark.parametrize("dtype", checks.DTYPES)
+@pytest.mark.parametrize("dtype", checks.ONE_QUICK)
 def test_nonfinite_and_signed_zero(interpreted: Check, dtype: str) -> None:
     interpreted(checks.check_nonfinite_and_zeros, dtype, "cpu")
 
 
 @needs_triton
-@pytest.mark.parametrize("dtype", checks.DTYPES)
+@pytest.mark.parametrize("dtype", checks.ONE_QUICK)
 def test_input_layouts(interpreted: Check, dtype: str) -> None:
     interpreted(checks.check_layouts, dtype, "cpu")
 
 
 @needs_triton
 @pytest.mark.parametrize("n", [1, 2])
-@pytest.mark.parametrize("dtype", checks.DTYPES)
+@pytest.mark.parametrize("dtype", checks.ONE_QUICK)
 def test_native_packed_buffer(interpreted: Check, dtype: str, n: int) -> None:
     interpreted(checks.check_native_buffer, dtype, n)
 
 
 @needs_triton
-@pytest.mark.parametrize("dtype", checks.DTYPES)
+@pytest.mark.parametrize("dtype", checks.ONE_QUICK)
 def test_module(interpreted: Check, dtype: str) -> None:
     interpreted(checks.check_module, dtype, "cpu")
 
 
 @needs_triton
 @pytest.mark.parametrize("tokens", [1, 2])
-@pytest.mark.parametrize("dtype", checks.DTYPES)
+@pytest.mark.parametrize("dtype", checks.ONE_QUICK)
 def test_splits_of_k(interpreted: Check, dtype: str, tokens: int) -> None:
     interpreted(checks.check_splits, dtype, tokens, "cpu")
 

@@ -21,6 +21,8 @@ import sparseinfer.kernels.triton as light
 from sparseinfer.kernels.triton.nm_planes import NmMeta
 
 DTYPES = ("float32", "float16", "bfloat16")
+ONE_QUICK = (DTYPES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in DTYPES[1:]))
+"""Triton's interpreter takes a second a test, so that most of its types are of the slow tests."""
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda y: y,
     "relu": torch.relu,
