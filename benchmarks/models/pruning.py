@@ -72,10 +72,11 @@ def settle_batch_norms(model: nn.Module, images: torch.Tensor) -> None:
     Without them signals shrink from layer to layer until their floats are denormal, which is slow
     on some processors and no property of the network.
     """
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.reset_running_stats()
-            module.momentum = None
-            module.train()
-    model(images)
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    if norms:
+        model(images)
     model.eval()

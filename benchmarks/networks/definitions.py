@@ -16,12 +16,16 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Network:
-    """How to make a network, the shape of one input, and the layers that stay dense."""
+    """How to make a network, the shape of one input, and the layers that stay dense.
+
+    An input is of normal numbers, or of `tokens` ids below that.
+    """
 
     name: str
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
     kept: tuple[str, ...]
+    tokens: int = 0
 
 
 def mlp() -> nn.Module:
@@ -105,7 +109,27 @@ def mobilenet_v2() -> nn.Module:
     return nn.Sequential(*layers, *_classifier(1280))
 
 
+class _Hidden(nn.Module):
+    """The hidden states of an encoder, for tokens that are all there."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden: Tensor = self.encoder(ids).last_hidden_state
+        return hidden
+
+
+def bert_base() -> nn.Module:
+    """BERT-base's twelve blocks on its embeddings; the pooler, which nothing reads, is left out."""
+    from transformers import BertConfig, BertModel
+
+    return _Hidden(BertModel(BertConfig(), add_pooling_layer=False))
+
+
 IMAGE = (3, 224, 224)
+VOCABULARY = 30522
 
 NETWORKS = {
     network.name: network
@@ -114,6 +138,7 @@ NETWORKS = {
         Network("mobilenet-v1", mobilenet_v1, IMAGE, ("0.0", "29")),
         Network("mobilenet-v2", mobilenet_v2, IMAGE, ("0.0", "21")),
         Network("resnet50", resnet50, IMAGE, ("0.0", "20")),
+        Network("bert-base", bert_base, (128,), (), VOCABULARY),
     )
 }
 
@@ -146,4 +171,7 @@ def build(network: Network, sparsity: float) -> nn.Module:
 def inputs_of(network: Network, batch: int, seed: int = SEED) -> Tensor:
     """Random inputs of a network."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn((batch, *network.shape), generator=generator)
+    shape = (batch, *network.shape)
+    if network.tokens:
+        return torch.randint(network.tokens, shape, generator=generator)
+    return torch.randn(shape, generator=generator)

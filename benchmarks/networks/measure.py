@@ -56,7 +56,8 @@ def write_network(network: Network, sparsity: float, batch: int, folder: Path, i
     torch.save(model.state_dict(), folder / "state.pt")
     np.save(folder / "x.npy", x.numpy())
     with torch.no_grad():
-        np.save(folder / "exact.npy", copy.deepcopy(model).double()(x.double()).numpy())
+        wide = x.double() if x.is_floating_point() else x
+        np.save(folder / "exact.npy", copy.deepcopy(model).double()(wide).numpy())
     path = folder / "model.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -53,6 +53,16 @@ def test_networks_are_those_of_the_papers(name: str) -> None:
     assert parameters == expected[name]
 
 
+def test_bert_reads_tokens() -> None:
+    pytest.importorskip("transformers")
+    network = NETWORKS["bert-base"]
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in network.make().parameters())
+    assert parameters == 108_891_648  # of the paper's 110 million, less the pooler
+    ids = inputs_of(network, 2)
+    assert ids.shape == (2, 128) and ids.dtype == torch.int64 and int(ids.max()) < network.tokens
+
+
 def test_how_far_an_output_is() -> None:
     exact = np.array([[1.0, 2.0, -4.0], [3.0, 1.0, 0.0]])
     found = compared((exact + 0.04).astype(np.float32), exact)
