@@ -27,6 +27,7 @@ from benchmarks.networks.definitions import NETWORKS
 from benchmarks.networks.measure import command_of, measure, write_network
 from benchmarks.networks.results import NetworkResults
 from benchmarks.networks.table import as_markdown
+from benchmarks.peers.catalogue import OPT_IN
 from benchmarks.peers.crew import Crew
 from benchmarks.peers.environments import CACHE
 from benchmarks.peers.turns import TurnPlan
@@ -37,16 +38,30 @@ QUICK_PLAN = TurnPlan(rounds=4, floor=2, samples=3, turn=0.05, budget=0.4)
 QUICK_NETWORKS, QUICK_SPARSITIES = ("mlp", "mobilenet-v2"), (0.9,)
 
 
-def chosen(engines: str, dtype: str, compile: bool) -> list[Entrant]:
-    """The engines that are asked for, by name and by type."""
+def chosen(
+    engines: str, dtype: str, compile: bool = False, deepsparse: bool = False
+) -> list[Entrant]:
+    """The engines that are asked for, by name and by type.
+
+    Raises:
+        typer.BadParameter: one does not exist, or is DeepSparse without `deepsparse`.
+    """
     dtypes = parse_names(dtype, DTYPES)
     names = parse_names(engines, ENTRANTS)
+    left_out = set()
+    if engines == "all":
+        left_out = {
+            name for name, asked in ((SLOW_START, compile), (OPT_IN, deepsparse)) if not asked
+        }
+    elif OPT_IN in names and not deepsparse:
+        raise typer.BadParameter(
+            f"expected --deepsparse beside the engine {OPT_IN}, got none: its licence is for "
+            "evaluation only, try --deepsparse where you have agreed to it"
+        )
     return [
         entrant
         for name, entrant in ENTRANTS.items()
-        if name in names
-        and entrant.dtype in dtypes
-        and (name != SLOW_START or compile or engines != "all")
+        if name in names and entrant.dtype in dtypes and name not in left_out
     ]
 
 
@@ -59,12 +74,17 @@ def main(
     engines: Annotated[str, typer.Option(help=f"all, or some of {', '.join(ENTRANTS)}")] = "all",
     dtype: Annotated[str, typer.Option(help=f"all, or some of {', '.join(DTYPES)}")] = "all",
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile too: minutes")] = False,
+    deepsparse: Annotated[
+        bool,
+        typer.Option("--deepsparse", help="DeepSparse too: its licence is for evaluation only"),
+    ] = False,
+    cache: Annotated[Path, typer.Option(help="folder of the peers' environments")] = CACHE,
     quick: Annotated[
         bool, typer.Option("--quick", help="two networks at 90%, few rounds: not for quoting")
     ] = False,
 ) -> None:
     """Time whole networks in every engine, and write what was found."""
-    entrants = chosen(engines, dtype, compile)
+    entrants = chosen(engines, dtype, compile, deepsparse)
     names = parse_names(networks, NETWORKS)
     values = parse_sparsities(sparsity)
     if quick:
@@ -80,7 +100,7 @@ def main(
     warn_if_busy(console, results.machine["cores"])
     end_as_by_ctrl_c()
     try:
-        _run(results, entrants, QUICK_PLAN if quick else PLAN, out, console)
+        _run(results, entrants, QUICK_PLAN if quick else PLAN, cache, out, console)
         results.complete = True
     except KeyboardInterrupt:
         console.print("ended early: what was measured is kept")
@@ -89,8 +109,9 @@ def main(
 
 
 def _run(
-    results: NetworkResults, entrants: list[Entrant], plan: TurnPlan, out: Path, console: Console
-) -> None:
+    results: NetworkResults, entrants: list[Entrant], plan: TurnPlan, cache: Path, out: Path,
+    console: Console,
+) -> None:  # fmt: skip
     by_peer = {entrant.name: entrant for entrant in entrants}
     settings = results.settings
     cells = [(network, size) for network in settings["networks"] for size in settings["batches"]]
@@ -101,7 +122,7 @@ def _run(
         )
         for count in settings["threads"]:
             with Crew(
-                count, CACHE, lambda peer, n, cache: command_of(by_peer[peer.name], n, cache)
+                count, cache, lambda peer, n, cache: command_of(by_peer[peer.name], n, cache)
             ) as crew:
                 for name, size in cells:
                     for value in settings["sparsities"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.peers.catalogue import Peer
+from benchmarks.peers.catalogue import OPT_IN, Peer
 
 DTYPES = ("float32", "bfloat16", "int8")
 
@@ -47,6 +47,8 @@ ENTRANTS = {
         _onnx("openvino", "OpenVino", "openvino", "float32"),
         _onnx("openvino-bf16", "OpenVinoBfloat16", "openvino", "bfloat16"),
         _onnx("openvino-int8", "OpenVinoInt8", "openvino", "int8"),
+        _onnx("mnn", "Mnn", "mnn", "float32"),
+        _onnx(OPT_IN, "DeepSparse", "deepsparse", "float32"),
     )
 }
 

@@ -160,6 +160,10 @@ def test_the_table_and_the_file(results: NetworkResults, tmp_path: Path) -> None
 def test_engines_by_name_and_type() -> None:
     names = [entrant.name for entrant in program.chosen("all", "all", False)]
     assert "torch.compile" not in names and set(OURS.values()) < set(names)
+    assert "deepsparse" not in names and "mnn" in names
+    assert "deepsparse" in [own.name for own in program.chosen("all", "all", deepsparse=True)]
+    with pytest.raises(typer.BadParameter, match="expected --deepsparse beside the engine"):
+        program.chosen("mnn,deepsparse", "all")
     assert "torch.compile" in [own.name for own in program.chosen("all", "float32", True)]
     assert [own.name for own in program.chosen("torch.compile", "all", False)] == ["torch.compile"]
     int8 = [own.name for own in program.chosen("all", "int8", False)]
