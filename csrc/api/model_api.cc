@@ -25,6 +25,7 @@ si_status describe_tensor(const char* function, const si::Value& value, si_tenso
   info.bytes = value.bytes;
   info.kind = static_cast<si_tensor_kind>(value.kind);
   info.format = "";
+  info.per_batch = value.per_batch;
   if (value.packed != nullptr) {
     info.type = static_cast<si_value_type>(reinterpret_cast<const si::BlobHeader*>(value.data)->value_type);
     info.format = si::format_of(value.packed->format)->name;
@@ -47,6 +48,20 @@ si_status check_pointers(const char* function, const si_context* context, const 
   return SI_OK;
 }
 
+// A model that `fill` makes; none where it fails.
+template <class Fill>
+si_status new_model(si_model** out, Fill fill) {
+  void* const memory = std::malloc(sizeof(si_model));
+  SI_REQUIRE(memory != nullptr, SI_ERR_MEMORY, "out of memory");
+  auto* const model = new (memory) si_model;
+  const si_status status = fill(model);
+  if (status == SI_OK)
+    *out = model;
+  else
+    si_model_close(model);
+  return status;
+}
+
 }  // namespace
 
 si_status si_model_seal(void* file, size_t bytes) {
@@ -59,15 +74,12 @@ si_status si_model_seal(void* file, size_t bytes) {
 
 si_status si_model_open(const void* file, size_t bytes, si_model** out) {
   SI_REQUIRE(out != nullptr, SI_ERR_ARGUMENT, "si_model_open: null result");
-  void* const memory = std::malloc(sizeof(si_model));
-  SI_REQUIRE(memory != nullptr, SI_ERR_MEMORY, "out of memory");
-  auto* const model = new (memory) si_model;
-  const si_status status = si::open_model(file, bytes, true, model);
-  if (status == SI_OK)
-    *out = model;
-  else
-    si_model_close(model);
-  return status;
+  return new_model(out, [&](si_model* model) { return si::open_model(file, bytes, true, model); });
+}
+
+si_status si_model_at_batch(const si_model* model, int64_t batch, si_model** out) {
+  SI_REQUIRE(model != nullptr && out != nullptr, SI_ERR_ARGUMENT, "si_model_at_batch: null pointer");
+  return new_model(out, [&](si_model* made) { return si::model_at_batch(*model, batch, made); });
 }
 
 void si_model_close(si_model* model) {
@@ -89,8 +101,10 @@ si_status si_model_describe(const si_model* model, si_model_info* out) {
   info.metadata = model->file.metadata;
   info.metadata_bytes = header.metadata_bytes;
   info.tensors = header.tensors;
-  info.golden_bytes = header.golden_bytes;
+  info.golden_bytes = model->batch == header.batch ? header.golden_bytes : 0;
   info.version = header.version;
+  info.batch = model->batch;
+  info.most_batch = header.most_batch;
   return write_result("si_model_describe", info, out);
 }
 

@@ -4,6 +4,7 @@
 #include <sparseinfer.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@ py::dict tensor_of(const si_tensor_info& info) {
   tensor["bytes"] = info.bytes;
   tensor["format"] = info.format;
   tensor["nnz"] = info.nnz;
+  tensor["per_batch"] = info.per_batch;
   return tensor;
 }
 
@@ -40,6 +42,12 @@ class Model {
   ~Model() { si_model_close(handle_); }
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
+
+  // The same file at another batch; `base` outlives it.
+  Model(const Model& base, int64_t batch) {
+    check(without_gil([&] { return si_model_at_batch(base.handle_, batch, &handle_); }));
+    check(si_model_describe(handle_, &info_));
+  }
 
   const si_model_info& info() const { return info_; }
   py::bytes metadata() const { return py::bytes(info_.metadata, info_.metadata_bytes); }
@@ -179,6 +187,11 @@ void add_models(py::module_& m) {
   m.def("seal_model", &seal_model, py::arg("ptr"), py::arg("nbytes"), "Arena and checksum of a model file, in place.");
   py::class_<Model>(m, "Model")
       .def(py::init<uintptr_t, size_t>(), py::arg("ptr"), py::arg("nbytes"))
+      .def(
+          "at_batch", [](const Model& model, int64_t batch) { return std::make_unique<Model>(model, batch); },
+          py::arg("batch"), py::keep_alive<0, 1>())
+      .def_property_readonly("batch", [](const Model& model) { return model.info().batch; })
+      .def_property_readonly("most_batch", [](const Model& model) { return model.info().most_batch; })
       .def_property_readonly("inputs", [](const Model& model) { return model.tensors(true); })
       .def_property_readonly("outputs", [](const Model& model) { return model.tensors(false); })
       .def_property_readonly("nodes", &Model::nodes)
