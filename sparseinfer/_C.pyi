@@ -205,8 +205,21 @@ class Model:
     @property
     def context_bytes(self) -> int: ...
 
-class Context:
-    def __init__(self, model: Model, ptr: int, nbytes: int, threads: int) -> None: ...
+class Torch:
+    def __init__(
+        self, tensor: type, parameter: type, float32: Any, strided: Any, empty_like: Any
+    ) -> None: ...
+
+class Plan:
+    def __init__(
+        self,
+        model: Model,
+        threads: int,
+        shapes: tuple[Any, ...],
+        templates: tuple[Any, ...],
+        torch: Torch,
+    ) -> None: ...
+    def call(self, tensors: tuple[Any, ...]) -> list[Any] | None: ...
     def run(
         self, inputs: Sequence[int], outputs: Sequence[int], timed: bool = False
     ) -> list[float]: ...

@@ -117,6 +117,19 @@ def test_a_factory_becomes_a_file(capsys: Any, folder: Path, module: str) -> Non
         assert torch.equal(load_engine("n.sinf")(torch.ones(2, 6)), engine(torch.ones(2, 6)))
 
 
+def test_a_file_of_any_batch(capsys: Any, folder: Path, module: str) -> None:
+    code, _, err = run(
+        capsys, "export", f"{module}:with_example", "-o", "m.sinf", "--baselines", "none",
+        "--dynamic-batch",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "Any batch up to 2,147,483,647." in run(capsys, "inspect", "m.sinf")[1]
+    np.save("x.npy", np.ones((5, 6), np.float32))
+    assert "output: 5x4" in run(capsys, "run", "m.sinf", "--input", "x.npy")[1]
+    np.save("x.npy", np.ones((5, 7), np.float32))
+    assert "expected 2x6" in refused(capsys, "run", "m.sinf", "--input", "x.npy")
+
+
 @pytest.mark.parametrize("factory", ["with_example", "sorts", "fails"])
 def test_an_export_leaves_the_log_as_it_was(
     capsys: Any, folder: Path, module: str, factory: str

@@ -83,6 +83,10 @@ def export(
         bool,
         typer.Option("--golden", help="Keep the example and its outputs in the file, for a test."),
     ] = False,
+    dynamic_batch: Annotated[
+        bool,
+        typer.Option("--dynamic-batch", help="Take any batch, dimension 0 of every input."),
+    ] = False,
     trust: Annotated[
         bool,
         typer.Option("--trust", help="Read a .pt2 file that may run anything, as a pickle may."),
@@ -103,6 +107,7 @@ def export(
     with logging_at(logging.ERROR, "sparseinfer"):
         engine = _compiled(source, model, given, {
             "target": target, "threads": threads, "check": check, "golden": golden,
+            "dynamic": "batch" if dynamic_batch else None,
             "baselines": () if baselines == "none" else baselines.split(","),
         })  # fmt: skip
     try:

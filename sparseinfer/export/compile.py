@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 from sparseinfer.convert.observe import Example, list_examples
 from sparseinfer.convert.replace import replace
 from sparseinfer.convert.to_dense import to_dense
+from sparseinfer.export.dynamic import batched_inputs, mark_batch
 from sparseinfer.export.engine import Engine, check_threads
 from sparseinfer.export.file import write_graph
 from sparseinfer.export.from_torch import from_torch
@@ -53,6 +54,7 @@ def compile(
     weights: str = "float32",
     activations: str | None = None,
     calibration: Any = None,
+    dynamic: Any = None,
     check: bool = True,
     baselines: Sequence[str] = ("eager",),
     budget_s: float = 1.0,
@@ -75,6 +77,9 @@ def compile(
         activations: what they are multiplied with; None: what suits them. With `"int8"` values are
             bytes from layer to layer, and floats around what has no kernel for bytes.
         calibration: for `"int8"`: data as `sparseinfer.calibrate` takes it, of any batch size.
+        dynamic: a batch that may vary, dimension 0 of the inputs: `"batch"` for all of them, or as
+            in `torch.export`, by name, `{"x": {0: "batch"}}` or `{"x": {0: Dim("batch", max=64)}}`.
+            The model is exported at batch 1 and one more, too, which have to agree.
         check: compare the engine's outputs with the model's: both against the model in float64.
         baselines: what to time it against, of `BASELINES`, interleaved; the report tells.
         budget_s: seconds for each of these comparisons.
@@ -88,8 +93,9 @@ def compile(
         TypeError: `model` is no nn.Module, or an example is neither a tensor nor a plain value.
         ValueError: the model is in training mode, on another device or in another type; there is
             not one example, or an unknown baseline, type or target; threads is less than 1;
-            `golden` without `check`; calibration data is missing, given for float32, empty, of
-            another shape, or holds NaN or Inf.
+            `golden` without `check`; `dynamic` does not fit the inputs, or the model does not
+            compute the same at every batch; calibration data is missing, given for float32, empty,
+            of another shape, or holds NaN or Inf.
         NotImplementedError: engines of these types are not built yet.
         UnsupportedOperators: a ValueError that lists every operation that the engine has not.
         RuntimeError: the engine's outputs differ from the model's by more than rounding, or the
@@ -124,19 +130,23 @@ def compile(
             f"expected one example of the inputs, got {len(examples)}; try an engine for each shape"
         )
     args, kwargs = tree_map(_plain, examples[0])
-    arguments_of(model.forward, args, kwargs)
+    _, given = arguments_of(model.forward, args, kwargs)
+    batched = batched_inputs(dynamic, given)
     with torch.inference_mode(False), torch.no_grad():
         dense = dense_model(model)
         graph, program = from_torch(dense, args, kwargs)
-        optimize(graph)
-        _log.debug("%s", graph)
-        given, outputs = program.call_spec.in_spec, program.call_spec.out_spec
-        in_order = {name: kwargs[name] for name in given.child(1).context}
+        in_spec, outputs = program.call_spec.in_spec, program.call_spec.out_spec
+        in_order = {name: kwargs[name] for name in in_spec.child(1).context}
         is_tensor = [name is not None for name in program.graph_signature.user_outputs]
         signature = signature_of(model.forward, args, in_order, outputs, is_tensor)
+        others = mark_batch(graph, dense, args, kwargs, signature, batched)
+        optimize(graph)
+        _log.debug("%s", graph)
         file = write_graph(graph, signature.to_json(), target)
         engine = exact = Engine(file, used)
         pairs, error = _compare(dense, engine, args, kwargs) if check else ([], "")
+        for other in others if check else ():
+            _compare(dense, engine, *other)
         if scheme.quantizes:
             engine, error = int8_engine(graph, signature, exact, calibration, target)
             file = engine.file

@@ -24,13 +24,13 @@ OPERATORS = {
 }  # fmt: skip
 """Their numbers in a file (csrc/runtime/operators.inc)."""
 
-HEADER = struct.Struct("<8s2IQ6IQ72x")
+HEADER = struct.Struct("<8s2IQ6I2Q2I56x")
 TENSOR = struct.Struct("<3I8IIfIQ")
 NODE = struct.Struct("<6I10i")
 VERSION = 1
 PACKED = 255
 TYPES = {torch.float32: 0, torch.int8: 3, torch.uint8: 4}
-INPUT, CONSTANT, COMPUTED = 0, 1, 2
+INPUT, CONSTANT, COMPUTED, BATCHED = 0, 1, 2, 3
 NO_TENSOR = 0xFFFFFFFF
 LONGEST_NAME = 255
 PANEL_MOST_COLUMNS = 65535
@@ -74,7 +74,11 @@ class _File:
 
     def write(self) -> Tensor:
         for value in self.graph.inputs:
-            self.numbers[value] = self._add(value, INPUT)
+            self.numbers[value] = self._add(value, BATCHED if value.most_batch else INPUT)
+        batch, most_batch = next(
+            ((value.shape[0], value.most_batch) for value in self.graph.inputs if value.most_batch),
+            (0, 0),
+        )
         operands: list[int] = []
         nodes, node_names = [], []
         for node in self.graph.nodes:
@@ -91,7 +95,7 @@ class _File:
         names = b"".join(name + b"\0" for name in (*self.names, *node_names))
         header = HEADER.pack(
             b"SINFMODL", VERSION, 0, 0, len(self.tensors), len(nodes), len(operands),
-            len(outputs), len(names), len(self.metadata), 0,
+            len(outputs), len(names), len(self.metadata), 0, 0, batch, most_batch,
         )  # fmt: skip
         sections = [
             header, b"".join(self.tensors), b"".join(nodes), _words(operands), _words(outputs),
