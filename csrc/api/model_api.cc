@@ -1,6 +1,7 @@
 // The C API of models: checks every argument and hands over to the runtime.
 #include <sparseinfer.h>
 
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -12,6 +13,8 @@
 #include "runtime/selftest.h"
 
 namespace {
+
+constexpr size_t kFirstOptions = offsetof(si_open_options, threads) + sizeof(int32_t);
 
 using si::fail;
 using si::write_result;
@@ -66,15 +69,23 @@ si_status new_model(si_model** out, Fill fill) {
 
 si_status si_model_seal(void* file, size_t bytes) {
   si_model model;
-  SI_TRY(si::open_model(file, bytes, false, &model));
+  SI_TRY(si::open_model(file, bytes, false, 1, &model));
   static_cast<si::FileHeader*>(file)->arena_bytes = model.arena_bytes;
   static_cast<si::FileHeader*>(file)->checksum = si::file_checksum(model.file);
   return SI_OK;
 }
 
 si_status si_model_open(const void* file, size_t bytes, si_model** out) {
+  return si_model_open_with(file, bytes, nullptr, out);
+}
+
+si_status si_model_open_with(const void* file, size_t bytes, const si_open_options* options, si_model** out) {
   SI_REQUIRE(out != nullptr, SI_ERR_ARGUMENT, "si_model_open: null result");
-  return new_model(out, [&](si_model* model) { return si::open_model(file, bytes, true, model); });
+  si_open_options own{};
+  own.threads = 1;
+  if (options != nullptr) SI_TRY(si::read_args("si_model_open_with", options, kFirstOptions, &own));
+  SI_REQUIRE(own.threads >= 1, SI_ERR_ARGUMENT, "si_model_open_with: expected threads >= 1, got ", own.threads);
+  return new_model(out, [&](si_model* model) { return si::open_model(file, bytes, true, own.threads, model); });
 }
 
 si_status si_model_at_batch(const si_model* model, int64_t batch, si_model** out) {

@@ -373,6 +373,12 @@ typedef struct si_node_info {
  * checksum. The file is validated. */
 SI_API si_status si_model_seal(void* file, size_t bytes);
 SI_API si_status si_model_open(const void* file, size_t bytes, si_model** out);
+typedef struct si_open_options {
+  size_t struct_size;
+  int32_t threads; /* >= 1: that the file is checked on, at most */
+} si_open_options;
+/* As si_model_open, which takes one thread; options may be NULL. */
+SI_API si_status si_model_open_with(const void* file, size_t bytes, const si_open_options* options, si_model** out);
 /* The same model planned for another batch, 1 to most_batch: the file is not read again, each node is checked anew, and
  * a context of it needs bytes of its own. The first handle must stay open as long as this one, which uses its weights.
  * SI_ERR_ARGUMENT: the model has a fixed batch, or this one is larger than it may be. */

@@ -37,8 +37,11 @@ py::dict tensor_of(const si_tensor_info& info) {
 // A model file in memory of the caller's, which outlives it.
 class Model {
  public:
-  Model(uintptr_t address, size_t bytes) {
-    check(without_gil([&] { return si_model_open(reinterpret_cast<const void*>(address), bytes, &handle_); }));
+  Model(uintptr_t address, size_t bytes, int32_t threads) {
+    si_open_options options = sized<si_open_options>();
+    options.threads = threads;
+    check(without_gil(
+        [&] { return si_model_open_with(reinterpret_cast<const void*>(address), bytes, &options, &handle_); }));
     check(si_model_describe(handle_, &info_));
   }
   ~Model() { si_model_close(handle_); }
@@ -301,7 +304,7 @@ void seal_model(uintptr_t address, size_t bytes) {
 void add_models(py::module_& m) {
   m.def("seal_model", &seal_model, py::arg("ptr"), py::arg("nbytes"), "Arena and checksum of a model file, in place.");
   py::class_<Model>(m, "Model")
-      .def(py::init<uintptr_t, size_t>(), py::arg("ptr"), py::arg("nbytes"))
+      .def(py::init<uintptr_t, size_t, int32_t>(), py::arg("ptr"), py::arg("nbytes"), py::arg("threads") = 1)
       .def(
           "at_batch", [](const Model& model, int64_t batch) { return std::make_unique<Model>(model, batch); },
           py::arg("batch"), py::keep_alive<0, 1>())

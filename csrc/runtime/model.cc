@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/parallel.h"
 #include "formats/half.h"
 #include "formats/panel/quads.h"
 #include "runtime/operators.h"
@@ -159,17 +160,61 @@ si_status read_values(si_model* model, Names* names) {
       at += aligned(tensor.bytes);
     }
     if (value.type == kPacked) {
-      si_weights* weights = &model->weights[packed++];
-      SI_TRY(open_weights(value.data, static_cast<size_t>(tensor.bytes), weights));
-      bool same = weights->shape.ndim == value.ndim;
-      for (int d = 0; same && d < value.ndim; ++d) same = weights->shape.dims[d] == value.dims[d];
-      if (!same) return bad_model("the packed weight of tensor ", i, " has another shape than the tensor");
-      value.packed = weights;
+      value.packed = &model->weights[packed++];
       value.bytes = tensor.bytes;
     } else if (value.kind == kConstant && value.bytes != tensor.bytes) {
       return bad_model("expected ", value.bytes, " bytes of tensor ", i, ", got ", tensor.bytes);
     }
     if (value.kind == kInput) value.offset = static_cast<uint64_t>(model->inputs++);
+  }
+  return SI_OK;
+}
+
+// Of packed weights that a thread more is taken for: fewer are checked in the time that it may take to come.
+constexpr uint64_t kBytesPerThread = uint64_t{16} << 20;
+
+// Opens the packed weights on up to `threads` threads, the largest first.
+si_status read_weights(si_model* model, int threads) {
+  const int64_t count = model->weights.size();
+  Buffer<const Value*> values;
+  Buffer<BlobBytes> blobs;
+  Buffer<bool> sums, sound;
+  SI_TRY(values.allocate(count));
+  SI_TRY(blobs.allocate(count));
+  SI_TRY(sums.allocate(count));
+  SI_TRY(sound.allocate(count));
+  int64_t next = 0;
+  for (const Value& value : model->values)
+    if (value.packed != nullptr) values[next++] = &value;
+  std::sort(values.begin(), values.end(), [](const Value* a, const Value* b) { return a->bytes > b->bytes; });
+  uint64_t bytes = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    blobs[i] = {values[i]->data, values[i]->bytes};
+    bytes += values[i]->bytes;
+  }
+  const auto used = static_cast<int>(std::min<uint64_t>(static_cast<uint64_t>(threads), 1 + bytes / kBytesPerThread));
+  const auto open = [&](int64_t i) {
+    return open_weights(blobs[i].data, static_cast<size_t>(blobs[i].bytes),
+                        &model->weights[values[i]->packed - model->weights.data()], true);
+  };
+  // Sums are one item. Validators take any bytes, so that they need not wait for it.
+  SI_TRY(parallel_for(used, count == 0 ? 0 : count + 1, [&](int64_t item) {
+    if (item == 0)
+      check_blob_sums(blobs.data(), count, sums.data());
+    else
+      sound[item - 1] = open(item - 1) == SI_OK;
+  }));
+  for (int64_t i = 0; i < count; ++i) {
+    // What is damaged is told by its checksum, and what is not by the check that it fails: once more, for its message.
+    if (!sums[i]) {
+      SI_TRY(open_weights(blobs[i].data, static_cast<size_t>(blobs[i].bytes),
+                          &model->weights[values[i]->packed - model->weights.data()]));
+    }
+    if (!sound[i]) SI_TRY(open(i));
+    const Value& value = *values[i];
+    bool same = value.packed->shape.ndim == value.ndim;
+    for (int d = 0; same && d < value.ndim; ++d) same = value.packed->shape.dims[d] == value.dims[d];
+    if (!same) return bad_model("the packed weight of tensor '", value.name, "' has another shape than the tensor");
   }
   return SI_OK;
 }
@@ -244,11 +289,12 @@ si_status place_values(si_model* model) {
 
 }  // namespace
 
-si_status open_model(const void* file, size_t bytes, bool sealed, si_model* out) {
+si_status open_model(const void* file, size_t bytes, bool sealed, int threads, si_model* out) {
   SI_TRY(read_file(file, bytes, sealed, &out->file));
   out->batch = out->file.header->batch;
   Names names(out->file);
   SI_TRY(read_values(out, &names));
+  SI_TRY(read_weights(out, threads));
   SI_TRY(read_nodes(out, &names));
   SI_TRY(names.done());
   bool varies = false;

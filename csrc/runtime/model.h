@@ -73,8 +73,9 @@ struct si_model {
 
 namespace si {
 
-// Opens a file in place. Unless it is `sealed`, its checksum and the bytes of its arena are not compared.
-[[nodiscard]] si_status open_model(const void* file, size_t bytes, bool sealed, si_model* out);
+// Opens a file in place, on up to `threads` threads. Unless it is `sealed`, its checksum and the bytes of its arena are
+// not compared.
+[[nodiscard]] si_status open_model(const void* file, size_t bytes, bool sealed, int threads, si_model* out);
 
 // The same file with the dimensions that another batch gives its tensors: checked and planned anew. `base` stays alive
 // as long as `out`, which uses its weights.

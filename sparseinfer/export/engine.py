@@ -49,7 +49,7 @@ class Engine:
         self, file: Tensor, threads: int, races: Sequence[Race] = (), error: str = ""
     ) -> None:
         self._file = file
-        self._model = Model(file.data_ptr(), len(file))
+        self._model = Model(file.data_ptr(), len(file), threads)
         self._inputs = self._model.inputs
         self._shapes = [torch.Size(tensor["shape"]) for tensor in self._inputs]
         self._batched = [tensor["per_batch"] != 0 for tensor in self._inputs]
