@@ -236,7 +236,7 @@ def test_values_that_are_always_zero() -> None:
         ({"calibration": torch.full((3, 4), torch.nan)}, ValueError, "NaN or Inf.*that was input"),
         ({"calibration": torch.full((3, 4), 1e30)}, ValueError, "scale is 2"),
         ({"weights": "float32", "calibration": torch.zeros(3, 4)}, ValueError, "expected no cal"),
-        ({"weights": "bfloat16"}, NotImplementedError, "not built yet"),
+        ({"weights": "int4"}, NotImplementedError, "not built yet"),
         ({"weights": "int4"}, NotImplementedError, "not built yet"),
         ({"activations": "float32"}, NotImplementedError, "not built yet"),
         ({"weights": "int7"}, ValueError, "expected weights of"),

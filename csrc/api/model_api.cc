@@ -158,7 +158,8 @@ si_status si_model_node(const si_model* model, size_t index, si_node_info* out) 
   info.multiply_adds = node.multiply_adds;
   info.runs = node.shares ? 0 : 1;
   const bool bytes = model->operand(node, 0)->type == si::kUint8 || model->value(node.output).type == si::kUint8;
-  info.type = bytes ? SI_U8 : SI_F32;
+  const bool pairs = weight != nullptr && weight->packed != nullptr && weight->packed->panel.pairs();
+  info.type = bytes ? SI_U8 : pairs ? SI_BF16 : SI_F32;
   info.activation = node.activation;
   info.operands = node.operands;
   info.operand = node.operand;

@@ -362,7 +362,7 @@ typedef struct si_node_info {
   int64_t weights;       /* elements of the dense weight */
   int64_t multiply_adds; /* of kept weights; of a pooling, its additions or comparisons */
   int32_t runs;          /* 0: its output is its operand as it stands */
-  si_value_type type;    /* U8 where it takes bytes, or gives them; F32 elsewhere */
+  si_value_type type;    /* U8 where it takes bytes, or gives them; BF16 where it multiplies pairs; F32 elsewhere */
   si_activation activation;
   size_t operands;
   const uint32_t* operand; /* tensors; UINT32_MAX for one that it does without */

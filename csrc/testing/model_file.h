@@ -65,13 +65,14 @@ struct ModelFile {
     return id;
   }
   uint32_t packed(const std::vector<uint32_t>& dims, const std::vector<float>& values, uint32_t groups = 1,
-                  si_value_type type = SI_F32) {
+                  si_value_type type = SI_F32, int32_t g = 0) {
     si_weight_desc desc{static_cast<int32_t>(dims.size()), {}, groups};
     for (size_t i = 0; i < dims.size() && i < 4; ++i) desc.shape[i] = dims[i];
     si_pack_options options{};
     options.struct_size = sizeof options;
     options.format = SI_FORMAT_PANEL;
     options.value_type = type;
+    options.g = g;
     void* blob = nullptr;
     size_t bytes = 0;
     SI_CHECK_EQ(si_pack(values.data(), &desc, &options, &blob, &bytes), SI_OK);

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 from sparseinfer.convert.observe import Example, list_examples
 from sparseinfer.convert.replace import replace
 from sparseinfer.convert.to_dense import to_dense
+from sparseinfer.export.bfloat16 import bfloat16_engine, bfloat16_error
 from sparseinfer.export.dynamic import batched_inputs, mark_batch
 from sparseinfer.export.engine import Engine, check_threads
 from sparseinfer.export.file import write_graph
@@ -73,9 +74,12 @@ def compile(
         example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments;
             None: those that an exported program carries.
         threads: with how many the engine runs; None: `torch.get_num_threads()`.
-        weights: the type of the stored weights, `"float32"` or `"int8"` (a scale an output row).
+        weights: the type of the stored weights, `"float32"`, `"bfloat16"` or `"int8"` (a scale an
+            output row).
         activations: what they are multiplied with; None: what suits them. With `"int8"` values are
-            bytes from layer to layer, and floats around what has no kernel for bytes.
+            bytes from layer to layer, and floats around what has no kernel for bytes. Weights of
+            `"bfloat16"` compute in float32, or with `"bfloat16"` by products of two such, whose
+            sums are float32.
         calibration: for `"int8"`: data as `sparseinfer.calibrate` takes it, of any batch size.
         dynamic: a batch that may vary, dimension 0 of the inputs: `"batch"` for all of them, or as
             in `torch.export`, by name, `{"x": {0: "batch"}}` or `{"x": {0: Dim("batch", max=64)}}`.
@@ -149,12 +153,17 @@ def compile(
             _compare(dense, engine, *other)
         if scheme.quantizes:
             engine, error = int8_engine(graph, signature, exact, calibration, target)
+        elif scheme.weights == "bfloat16":
+            engine = bfloat16_engine(graph, signature, scheme, used, target)
+            if check:
+                error = bfloat16_error(dense, engine, args, kwargs, [true for true, _ in pairs])
+        if engine is not exact:
             file = engine.file
             pairs = _own_outputs(engine, pairs, args, kwargs)
         if golden:
             file = add_golden(file, signature.bind(args, kwargs), *zip(*pairs, strict=True))
         races = [_race(name, model, dense, engine, args, kwargs, budget_s) for name in baselines]
-        if scheme.quantizes and baselines:
+        if engine is not exact and baselines:
             both = [partial(own, *args, **kwargs) for own in (exact, engine)]
             races.append(Race("the float32 engine", compare(*both, budget_s=budget_s)))
     for race in races:
@@ -246,7 +255,7 @@ def _compare(
 def _own_outputs(
     engine: Engine, pairs: list[tuple[Tensor, float]], args: Any, kwargs: Any
 ) -> list[tuple[Tensor, float]]:
-    """What an int8 engine gives on the example, within its distance from the model in float64."""
+    """What an engine of narrower types gives on the example, within its error against float64."""
     given = tensors_of(engine(*args, **kwargs)) if pairs else []
     exact = [true for true, _ in pairs]
     return [
