@@ -5,6 +5,7 @@
 
 #include "core/buffer.h"
 #include "core/tuning.h"
+#include "formats/panel/counts.h"
 #include "formats/panel/kblock.h"
 #include "formats/panel/order.h"
 #include "formats/panel/pairs.h"
@@ -53,31 +54,11 @@ PanelView view_of(const WeightShape& shape, int32_t kblock, si_value_type type, 
   return view;
 }
 
-// Of elements for which `is` holds. Counters as wide as the elements fill whole vectors of them.
-template <class Counter, class T, class Is>
-uint64_t count_of(const T* first, uint64_t count, uint64_t most, Is is) {
-  uint64_t total = 0;
-  for (uint64_t begin = 0; begin < count; begin += most) {
-    const uint64_t end = std::min(count, begin + most);
-    Counter found = 0;
-    for (uint64_t i = begin; i < end; ++i) found = static_cast<Counter>(found + (is(first[i]) ? 1 : 0));
-    total += found;
-  }
-  return total;
-}
-
 uint64_t zeros(si_value_type type, const void* values, uint64_t count) {
   if (type == SI_F32)
-    return count_of<uint32_t>(static_cast<const float*>(values), count, UINT32_MAX, [](float v) { return v == 0.0f; });
-  return count_of<uint16_t>(static_cast<const BFloat16*>(values), count, UINT16_MAX,
+    return count_of<uint32_t>(static_cast<const float*>(values), count, [](float v) { return v == 0.0f; });
+  return count_of<uint16_t>(static_cast<const BFloat16*>(values), count,
                             [](BFloat16 value) { return (value.bits & 0x7fff) == 0; });
-}
-
-// How many of a panel's columns do not stand after the one before them.
-int64_t falls(const uint16_t* index, uint64_t count) {
-  uint16_t found = 0;
-  for (uint64_t i = 1; i < count; ++i) found = static_cast<uint16_t>(found + (index[i] <= index[i - 1] ? 1 : 0));
-  return found;
 }
 
 }  // namespace
@@ -251,13 +232,11 @@ si_status panel_validate(const BlobHeader& header, const void* blob, size_t byte
         if (index[0] < first_k || index[count - 1] >= last_k) return refuse("a column index is out of range");
         index += count;
       }
-      if (panel_columns > kPanelMaxK || falls(first, panel_columns) != may_fall)
+      if (panel_columns > kPanelMaxK || count_falls(first, panel_columns) != may_fall)
         return refuse("column indices do not increase");
       for (uint64_t i = 0; i < panel_columns; ++i) seen[first[i]] = 1;
       // A column that stands twice is one fewer that was seen.
-      const auto columns_here = static_cast<uint64_t>(last_k - first_k);
-      if (count_of<uint8_t>(seen.data() + first_k, columns_here, UINT8_MAX, [](uint8_t v) { return v != 0; }) !=
-          panel_columns)
+      if (count_marks(seen.data() + first_k, last_k - first_k) != panel_columns)
         return refuse("a column stands in two patterns");
       column += panel_columns;
       value += panel_values;
