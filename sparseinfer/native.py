@@ -1,8 +1,9 @@
 """The native library: this is the only module that imports it."""
 
 from sparseinfer._C import (
-    Context,
     Model,
+    Plan,
+    Torch,
     Weights,
     cpu_features,
     formats,
@@ -21,8 +22,9 @@ from sparseinfer._C import (
 )
 
 __all__ = [
-    "Context",
     "Model",
+    "Plan",
+    "Torch",
     "Weights",
     "cpu_features",
     "formats",

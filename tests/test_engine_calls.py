@@ -196,6 +196,59 @@ def test_inputs_that_say_how_they_are_read() -> None:
             engine(other)
 
 
+class Kept(Tensor):
+    """A class of tensors of somebody's own."""
+
+
+def test_tensors_that_are_read_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those alone: whatever else a tensor may be is looked at in Python first."""
+    conv = nn.Conv2d(3, 4, 3).eval()
+    x = torch.randn(2, 3, 5, 5)
+    engine = quick(conv, x)
+    looked_at = 0
+    whole = Engine._taken
+
+    def counted(own: Engine, tensors: Any) -> Any:
+        nonlocal looked_at
+        looked_at += 1
+        return whole(own, tensors)
+
+    monkeypatch.setattr(Engine, "_taken", counted)
+    plain = [x, nn.Parameter(x), x.clone().requires_grad_(), torch.cat([x, x])[2:], x.detach()]
+    for given in plain:
+        y = engine(given)
+        assert torch.allclose(y, conv(x), atol=1e-6) and not y.requires_grad
+    with torch.inference_mode():
+        assert torch.allclose(engine(x.clone()), conv(x), atol=1e-6)
+    assert looked_at == 0
+    wide = torch.randn(2, 3, 5, 10)
+    wide[..., ::2] = x
+    others = [
+        x.contiguous(memory_format=torch.channels_last), wide[..., ::2], x.as_subclass(Kept),
+        torch._neg_view(-x),
+    ]  # fmt: skip
+    for given in others:
+        assert torch.allclose(engine(given), conv(x), atol=1e-6)
+    assert torch.allclose(engine(input=x), conv(x), atol=1e-6)
+    assert looked_at == len(others) + 1
+    refused = [x.double(), x.int(), x.to("meta"), x[:1], x[0], x.tolist(), None, x.to_sparse()]
+    for given in refused:
+        with pytest.raises((TypeError, ValueError), match="expected"):
+            engine(given)
+    for arguments in ((), (x, x)):
+        with pytest.raises(TypeError, match="expected"):
+            engine(*arguments)
+
+
+def test_outputs_of_calls_are_their_own() -> None:
+    linear = nn.Linear(4, 2).eval()
+    engine = quick(linear, torch.randn(1, 4))
+    x = torch.randn(6, 1, 4)
+    found = [engine(row) for row in x]
+    assert torch.allclose(torch.stack(found), linear(x), atol=1e-6)
+    assert len({y.data_ptr() for y in found}) == len(found)
+
+
 @pytest.fixture(params=["dtype", "device"])
 def defaults(request: pytest.FixtureRequest) -> Iterator[None]:
     """Another default of torch for the tensors that it makes."""

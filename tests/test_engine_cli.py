@@ -117,6 +117,30 @@ def test_a_factory_becomes_a_file(capsys: Any, folder: Path, module: str) -> Non
         assert torch.equal(load_engine("n.sinf")(torch.ones(2, 6)), engine(torch.ones(2, 6)))
 
 
+def test_a_file_of_bfloat16(capsys: Any, folder: Path, module: str) -> None:
+    for activations in ("float32", "bfloat16"):
+        code, out, err = run(
+            capsys, "export", f"{module}:with_example", "-o", "m.sinf", "--baselines", "none",
+            "--weights", "bfloat16", "--activations", activations, "--force",
+        )  # fmt: skip
+        assert (code, err) == (0, "")
+        assert "Outputs of bfloat16 within" in out
+        assert "bfloat16" in run(capsys, "inspect", "m.sinf")[1]
+
+
+def test_a_file_of_any_batch(capsys: Any, folder: Path, module: str) -> None:
+    code, _, err = run(
+        capsys, "export", f"{module}:with_example", "-o", "m.sinf", "--baselines", "none",
+        "--dynamic-batch",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "Any batch up to 2,147,483,647." in run(capsys, "inspect", "m.sinf")[1]
+    np.save("x.npy", np.ones((5, 6), np.float32))
+    assert "output: 5x4" in run(capsys, "run", "m.sinf", "--input", "x.npy")[1]
+    np.save("x.npy", np.ones((5, 7), np.float32))
+    assert "expected 2x6" in refused(capsys, "run", "m.sinf", "--input", "x.npy")
+
+
 @pytest.mark.parametrize("factory", ["with_example", "sorts", "fails"])
 def test_an_export_leaves_the_log_as_it_was(
     capsys: Any, folder: Path, module: str, factory: str
@@ -158,7 +182,7 @@ def test_a_program_becomes_a_file(capsys: Any, folder: Path) -> None:
         (["{module}:small", "--example", "2x7"], "{module}:small: "),
         (["{module}:small", "--example", "2x6", "--example", "2x6"], "{module}:small: "),
         (["{module}:small", "--weights", "int8"], "--weights int8 is not built yet"),
-        (["{module}:small", "--activations", "bfloat16"], "--activations bfloat16 is not built"),
+        (["{module}:with_example", "--activations", "bfloat16"], "got float32 and bfloat16"),
         (["{module}:small", "--weights", "int3"], "expected --weights of float32"),
         (["{module}:with_example", "--target", "z80"], "expected a target of host"),
         (["{module}:with_example", "--baselines", "tensorrt"], "expected baselines of eager"),

@@ -142,6 +142,15 @@ def test_other_operators_run_in_floats_between() -> None:
         assert sparseinfer.quantize.sqnr_db(exact, y) > 20
 
 
+def test_depthwise_convolutions_that_floats_are_made_of() -> None:
+    layers = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, groups=8), nn.Softmax(1)
+    model = nn.Sequential(*layers).eval()
+    graph = quantized(model, torch.randn(2, 3, 8, 8))
+    assert ops(graph) == ["quantize", "conv", "depthwise_conv", "dequantize", "softmax"]
+    engine = compiled(model, torch.randn(2, 3, 8, 8), calibration=torch.randn(8, 3, 8, 8))
+    assert engine.report().nodes[2]["type"] == "uint8"
+
+
 def test_a_value_that_bytes_and_floats_are_made_of_is_both() -> None:
     class Both(nn.Module):
         def __init__(self) -> None:
@@ -227,7 +236,7 @@ def test_values_that_are_always_zero() -> None:
         ({"calibration": torch.full((3, 4), torch.nan)}, ValueError, "NaN or Inf.*that was input"),
         ({"calibration": torch.full((3, 4), 1e30)}, ValueError, "scale is 2"),
         ({"weights": "float32", "calibration": torch.zeros(3, 4)}, ValueError, "expected no cal"),
-        ({"weights": "bfloat16"}, NotImplementedError, "not built yet"),
+        ({"weights": "int4"}, NotImplementedError, "not built yet"),
         ({"weights": "int4"}, NotImplementedError, "not built yet"),
         ({"activations": "float32"}, NotImplementedError, "not built yet"),
         ({"weights": "int7"}, ValueError, "expected weights of"),

@@ -1,6 +1,7 @@
 // The C API of models: checks every argument and hands over to the runtime.
 #include <sparseinfer.h>
 
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -12,6 +13,8 @@
 #include "runtime/selftest.h"
 
 namespace {
+
+constexpr size_t kFirstOptions = offsetof(si_open_options, threads) + sizeof(int32_t);
 
 using si::fail;
 using si::write_result;
@@ -25,6 +28,7 @@ si_status describe_tensor(const char* function, const si::Value& value, si_tenso
   info.bytes = value.bytes;
   info.kind = static_cast<si_tensor_kind>(value.kind);
   info.format = "";
+  info.per_batch = value.per_batch;
   if (value.packed != nullptr) {
     info.type = static_cast<si_value_type>(reinterpret_cast<const si::BlobHeader*>(value.data)->value_type);
     info.format = si::format_of(value.packed->format)->name;
@@ -47,27 +51,46 @@ si_status check_pointers(const char* function, const si_context* context, const 
   return SI_OK;
 }
 
+// A model that `fill` makes; none where it fails.
+template <class Fill>
+si_status new_model(si_model** out, Fill fill) {
+  void* const memory = std::malloc(sizeof(si_model));
+  SI_REQUIRE(memory != nullptr, SI_ERR_MEMORY, "out of memory");
+  auto* const model = new (memory) si_model;
+  const si_status status = fill(model);
+  if (status == SI_OK)
+    *out = model;
+  else
+    si_model_close(model);
+  return status;
+}
+
 }  // namespace
 
 si_status si_model_seal(void* file, size_t bytes) {
   si_model model;
-  SI_TRY(si::open_model(file, bytes, false, &model));
+  SI_TRY(si::open_model(file, bytes, false, 1, &model));
   static_cast<si::FileHeader*>(file)->arena_bytes = model.arena_bytes;
   static_cast<si::FileHeader*>(file)->checksum = si::file_checksum(model.file);
   return SI_OK;
 }
 
 si_status si_model_open(const void* file, size_t bytes, si_model** out) {
+  return si_model_open_with(file, bytes, nullptr, out);
+}
+
+si_status si_model_open_with(const void* file, size_t bytes, const si_open_options* options, si_model** out) {
   SI_REQUIRE(out != nullptr, SI_ERR_ARGUMENT, "si_model_open: null result");
-  void* const memory = std::malloc(sizeof(si_model));
-  SI_REQUIRE(memory != nullptr, SI_ERR_MEMORY, "out of memory");
-  auto* const model = new (memory) si_model;
-  const si_status status = si::open_model(file, bytes, true, model);
-  if (status == SI_OK)
-    *out = model;
-  else
-    si_model_close(model);
-  return status;
+  si_open_options own{};
+  own.threads = 1;
+  if (options != nullptr) SI_TRY(si::read_args("si_model_open_with", options, kFirstOptions, &own));
+  SI_REQUIRE(own.threads >= 1, SI_ERR_ARGUMENT, "si_model_open_with: expected threads >= 1, got ", own.threads);
+  return new_model(out, [&](si_model* model) { return si::open_model(file, bytes, true, own.threads, model); });
+}
+
+si_status si_model_at_batch(const si_model* model, int64_t batch, si_model** out) {
+  SI_REQUIRE(model != nullptr && out != nullptr, SI_ERR_ARGUMENT, "si_model_at_batch: null pointer");
+  return new_model(out, [&](si_model* made) { return si::model_at_batch(*model, batch, made); });
 }
 
 void si_model_close(si_model* model) {
@@ -89,8 +112,10 @@ si_status si_model_describe(const si_model* model, si_model_info* out) {
   info.metadata = model->file.metadata;
   info.metadata_bytes = header.metadata_bytes;
   info.tensors = header.tensors;
-  info.golden_bytes = header.golden_bytes;
+  info.golden_bytes = model->batch == header.batch ? header.golden_bytes : 0;
   info.version = header.version;
+  info.batch = model->batch;
+  info.most_batch = header.most_batch;
   return write_result("si_model_describe", info, out);
 }
 
@@ -133,7 +158,8 @@ si_status si_model_node(const si_model* model, size_t index, si_node_info* out) 
   info.multiply_adds = node.multiply_adds;
   info.runs = node.shares ? 0 : 1;
   const bool bytes = model->operand(node, 0)->type == si::kUint8 || model->value(node.output).type == si::kUint8;
-  info.type = bytes ? SI_U8 : SI_F32;
+  const bool pairs = weight != nullptr && weight->packed != nullptr && weight->packed->panel.pairs();
+  info.type = bytes ? SI_U8 : pairs ? SI_BF16 : SI_F32;
   info.activation = node.activation;
   info.operands = node.operands;
   info.operand = node.operand;

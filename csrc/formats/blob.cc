@@ -11,6 +11,13 @@ namespace {
 constexpr char kMagic[8] = {'S', 'P', 'A', 'R', 'S', 'I', 'N', 'F'};
 constexpr size_t kChecksumOffset = offsetof(BlobHeader, checksum);
 
+SI_INLINE uint64_t checksum_word(uint64_t state, const uint8_t* data) {
+  uint64_t word;
+  std::memcpy(&word, data, sizeof word);
+  state = (state ^ word) * 0x100000001b3ULL;
+  return state ^ state >> 32;
+}
+
 uint64_t blob_checksum(const uint8_t* blob, size_t bytes) {
   const uint64_t state = checksum_words(kChecksumStart, blob, kChecksumOffset);
   return checksum_words(state, blob + sizeof(BlobHeader), bytes - sizeof(BlobHeader));
@@ -21,13 +28,62 @@ uint64_t round_up(uint64_t value) { return (value + kSectionAlign - 1) / kSectio
 }  // namespace
 
 uint64_t checksum_words(uint64_t state, const uint8_t* data, size_t bytes) {
-  for (size_t i = 0; i < bytes; i += 8) {
-    uint64_t word;
-    std::memcpy(&word, data + i, 8);
-    state = (state ^ word) * 0x100000001b3ULL;
-    state ^= state >> 32;
-  }
+  for (size_t i = 0; i < bytes; i += sizeof(uint64_t)) state = checksum_word(state, data + i);
   return state;
+}
+
+void check_blob_sums(const BlobBytes* blobs, int64_t count, bool* matches) {
+  constexpr int kLanes = 4;
+  struct Lane {
+    uint64_t state;
+    const uint8_t* at;
+    uint64_t words;
+    int64_t blob;
+  } lanes[kLanes] = {};
+  int64_t next = 0;
+  const auto start = [&](Lane* lane) {
+    for (; next < count; ++next) {
+      const BlobBytes& blob = blobs[next];
+      matches[next] = false;
+      if (blob.bytes <= sizeof(BlobHeader) || blob.bytes % sizeof(uint64_t) != 0) continue;
+      *lane = {checksum_words(kChecksumStart, blob.data, kChecksumOffset), blob.data + sizeof(BlobHeader),
+               (blob.bytes - sizeof(BlobHeader)) / sizeof(uint64_t), next};
+      ++next;
+      return;
+    }
+    lane->words = 0;
+  };
+  for (Lane& lane : lanes) start(&lane);
+  for (;;) {
+    uint64_t steps = UINT64_MAX;
+    const Lane* any = nullptr;
+    for (const Lane& lane : lanes)
+      if (lane.words != 0) {
+        steps = std::min(steps, lane.words);
+        any = &lane;
+      }
+    if (any == nullptr) return;
+    // A lane that is done reads along with another; its sum is of no interest.
+    const uint8_t* from[kLanes];
+    uint64_t state[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      from[i] = lanes[i].words != 0 ? lanes[i].at : any->at;
+      state[i] = lanes[i].state;
+    }
+    for (uint64_t word = 0; word < steps; ++word) SI_UNROLL
+    for (int i = 0; i < kLanes; ++i) state[i] = checksum_word(state[i], from[i] + word * sizeof(uint64_t));
+    for (int i = 0; i < kLanes; ++i) {
+      Lane& lane = lanes[i];
+      if (lane.words == 0) continue;
+      lane.state = state[i];
+      lane.at += steps * sizeof(uint64_t);
+      lane.words -= steps;
+      if (lane.words != 0) continue;
+      const auto& header = *reinterpret_cast<const BlobHeader*>(blobs[lane.blob].data);
+      matches[lane.blob] = header.checksum == lane.state;
+      start(&lane);
+    }
+  }
 }
 
 uint64_t SectionPlan::add(uint64_t elements, size_t element_bytes) {
@@ -118,7 +174,7 @@ WeightShape shape_of(const BlobHeader& header) {
   return shape;
 }
 
-si_status check_header(const void* blob, size_t bytes) {
+si_status check_header(const void* blob, size_t bytes, bool is_summed) {
   SI_REQUIRE(blob != nullptr, SI_ERR_ARGUMENT, "expected a packed weight, got a null pointer");
   if (reinterpret_cast<uintptr_t>(blob) % alignof(BlobHeader) != 0)
     return fail(SI_ERR_ARGUMENT, "expected a packed weight aligned to 8 bytes; try copying it to a fresh buffer");
@@ -129,7 +185,7 @@ si_status check_header(const void* blob, size_t bytes) {
   if (header.total_bytes != bytes || bytes % kSectionAlign != 0)
     return corrupt("expected ", header.total_bytes, " bytes, got ", bytes);
   if (header.flags != 0 || header.reserved != 0) return corrupt("a reserved field is not zero");
-  if (header.checksum != blob_checksum(static_cast<const uint8_t*>(blob), bytes))
+  if (!is_summed && header.checksum != blob_checksum(static_cast<const uint8_t*>(blob), bytes))
     return corrupt("its checksum does not match");
   si_weight_desc desc{};
   if (header.ndim < 2 || header.ndim > 4) return corrupt("expected 2 to 4 dimensions, got ", header.ndim);

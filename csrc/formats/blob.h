@@ -83,6 +83,15 @@ class SectionPlan {
 constexpr uint64_t kChecksumStart = 0xcbf29ce484222325ULL;
 uint64_t checksum_words(uint64_t state, const uint8_t* data, size_t bytes);  // bytes: a multiple of 8
 
+// Bytes that may be a blob.
+struct BlobBytes {
+  const uint8_t* data;
+  uint64_t bytes;
+};
+// Whether each blob's checksum is what its header tells; false of what is too short or of no whole words. A sum waits
+// for each of its words, so those of several blobs are taken side by side: the largest had best come first.
+void check_blob_sums(const BlobBytes* blobs, int64_t count, bool* matches);
+
 struct BlobDeleter {
   void operator()(uint8_t* blob) const { std::free(blob); }
 };
@@ -105,9 +114,9 @@ BlobHeader make_header(si_format format, const WeightShape& shape);
 // Call last, when every section is written.
 void seal_blob(uint8_t* blob);
 
-// Checks what all formats share: size, alignment, magic, version, shape, checksum. Fails with SI_ERR_CORRUPT. Only then
-// may the buffer be read as a BlobHeader.
-[[nodiscard]] si_status check_header(const void* blob, size_t bytes);
+// Checks what all formats share: size, alignment, magic, version, shape and, unless it was checked already, the
+// checksum. Fails with SI_ERR_CORRUPT. Only then may the buffer be read as a BlobHeader.
+[[nodiscard]] si_status check_header(const void* blob, size_t bytes, bool is_summed = false);
 WeightShape shape_of(const BlobHeader& header);
 
 // The failure of a validator: corrupt(parts...).

@@ -106,6 +106,36 @@ void test_two_words() {
   SI_CHECK_EQ(si::check_header(blob.get(), bytes), SI_OK);
 }
 
+// Sums that are taken side by side are those of each blob by itself, however many and of whatever sizes.
+void test_many_sums() {
+  std::vector<si::OwnedBlob> blobs(11);
+  std::vector<si::BlobBytes> bytes;
+  for (size_t i = 0; i < blobs.size(); ++i) {
+    const auto columns = static_cast<int64_t>(1 + i * i * i % 97);
+    const std::vector<float> weight(static_cast<size_t>(columns), 1.0f);
+    SI_CHECK_EQ(si::csr_pack(weight.data(), make_shape({1, columns}, 1), {}, &blobs[i]), SI_OK);
+    bytes.push_back({blobs[i].data.get(), blobs[i].bytes});
+  }
+  for (size_t count = 0; count <= blobs.size(); ++count)
+    for (size_t damaged = 0; damaged <= count; ++damaged) {
+      bool matches[11];
+      std::fill(matches, matches + 11, true);
+      uint8_t* const last = damaged < count ? blobs[damaged].data.get() + blobs[damaged].bytes - 1 : nullptr;
+      if (last != nullptr) *last ^= 1;
+      si::check_blob_sums(bytes.data(), static_cast<int64_t>(count), matches);
+      if (last != nullptr) *last ^= 1;
+      for (size_t i = 0; i < count; ++i) SI_CHECK_EQ(matches[i], i != damaged);
+    }
+  // What is no blob: the header alone, less, and no whole words.
+  const uint64_t sizes[] = {0, 8, 127, 128, bytes[3].bytes - 1};
+  std::vector<si::BlobBytes> bad;
+  for (const uint64_t size : sizes) bad.push_back({bytes[3].data, size});
+  bad.push_back(bytes[3]);
+  bool matches[6];
+  si::check_blob_sums(bad.data(), 6, matches);
+  for (size_t i = 0; i < 6; ++i) SI_CHECK_EQ(matches[i], i == 5);
+}
+
 }  // namespace
 
 int main() {
@@ -113,5 +143,6 @@ int main() {
   test_sections();
   test_header();
   test_two_words();
+  test_many_sums();
   return si::testing::finish("blob_test");
 }

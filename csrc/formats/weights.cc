@@ -39,8 +39,8 @@ si_status pack_weights(const float* weight, const si_weight_desc& desc, const si
   return format->pack(weight, shape, options, out);
 }
 
-si_status open_weights(const void* blob, size_t bytes, si_weights* out) {
-  SI_TRY(check_header(blob, bytes));
+si_status open_weights(const void* blob, size_t bytes, si_weights* out, bool is_summed) {
+  SI_TRY(check_header(blob, bytes, is_summed));
   const auto& header = *static_cast<const BlobHeader*>(blob);
   const Format* format = format_of(header.format);
   if (format == nullptr) return corrupt("unknown format ", header.format);

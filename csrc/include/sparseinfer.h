@@ -333,6 +333,8 @@ typedef struct si_model_info {
   size_t tensors;
   uint64_t golden_bytes; /* of the inputs that it carries, with the outputs that they give; 0: it has none */
   uint32_t version;      /* of the file's format */
+  int64_t batch;         /* that this handle is planned for; 0: the model has a fixed one */
+  int64_t most_batch;    /* and the largest that it may have */
 } si_model_info;
 
 /* What gives a tensor its elements. */
@@ -348,6 +350,7 @@ typedef struct si_tensor_info {
   si_tensor_kind kind;
   const char* format; /* of a packed weight, whose bytes are its buffer's and its type that of its values; else "" */
   int64_t nnz;        /* of a packed weight */
+  int64_t per_batch;  /* shape[0] is so many times the batch; 0: it does not vary with it */
 } si_tensor_info;
 
 typedef struct si_node_info {
@@ -359,7 +362,7 @@ typedef struct si_node_info {
   int64_t weights;       /* elements of the dense weight */
   int64_t multiply_adds; /* of kept weights; of a pooling, its additions or comparisons */
   int32_t runs;          /* 0: its output is its operand as it stands */
-  si_value_type type;    /* U8 where it takes bytes, or gives them; F32 elsewhere */
+  si_value_type type;    /* U8 where it takes bytes, or gives them; BF16 where it multiplies pairs; F32 elsewhere */
   si_activation activation;
   size_t operands;
   const uint32_t* operand; /* tensors; UINT32_MAX for one that it does without */
@@ -370,6 +373,16 @@ typedef struct si_node_info {
  * checksum. The file is validated. */
 SI_API si_status si_model_seal(void* file, size_t bytes);
 SI_API si_status si_model_open(const void* file, size_t bytes, si_model** out);
+typedef struct si_open_options {
+  size_t struct_size;
+  int32_t threads; /* >= 1: that the file is checked on, at most */
+} si_open_options;
+/* As si_model_open, which takes one thread; options may be NULL. */
+SI_API si_status si_model_open_with(const void* file, size_t bytes, const si_open_options* options, si_model** out);
+/* The same model planned for another batch, 1 to most_batch: the file is not read again, each node is checked anew, and
+ * a context of it needs bytes of its own. The first handle must stay open as long as this one, which uses its weights.
+ * SI_ERR_ARGUMENT: the model has a fixed batch, or this one is larger than it may be. */
+SI_API si_status si_model_at_batch(const si_model* model, int64_t batch, si_model** out);
 SI_API void si_model_close(si_model* model);
 SI_API si_status si_model_describe(const si_model* model, si_model_info* out);
 SI_API si_status si_model_input(const si_model* model, size_t index, si_tensor_info* out);

@@ -42,7 +42,7 @@ void test_header() {
   refused(good, "version 2", header<uint32_t>(&si::FileHeader::version, 2));
   refused(good, "version 0", header<uint32_t>(&si::FileHeader::version, 0));
   refused(good, "flags", header<uint32_t>(&si::FileHeader::flags, 1));
-  refused(good, "reserved", [](uint8_t* file) { reinterpret_cast<si::FileHeader*>(file)->reserved[6] = 1; });
+  refused(good, "reserved", [](uint8_t* file) { reinterpret_cast<si::FileHeader*>(file)->reserved[5] = 1; });
   refused(good, "does not begin", [](uint8_t* file) { file[0] = 'G'; });
   // Counts that promise gigabytes, and none.
   for (const uint32_t count : {uint32_t{0}, UINT32_MAX, uint32_t{1} << 30}) {
@@ -66,7 +66,7 @@ void test_tensors() {
     refused(file, part);
   };
   tensor("type 7", [](ModelFile& file) { file.tensors[0].type = 7; });
-  tensor("kind 3", [](ModelFile& file) { file.tensors[0].kind = 3; });
+  tensor("kind 4", [](ModelFile& file) { file.tensors[0].kind = 4; });
   tensor("has a scale or a zero point", [](ModelFile& file) { file.tensors[0].zero_point = 5; });
   tensor("has a scale or a zero point", [](ModelFile& file) { file.tensors[2].scale = 1.0f; });
   tensor("dimensions", [](ModelFile& file) { file.tensors[0].ndim = 9; });

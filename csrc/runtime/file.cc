@@ -14,6 +14,10 @@ si_status check_counts(const FileHeader& header) {
   if (header.flags != 0) return bad_model("expected flags 0, got ", header.flags);
   for (const uint64_t word : header.reserved)
     if (word != 0) return bad_model("expected zero in the reserved words, got ", word);
+  if (header.batch > header.most_batch || header.most_batch > INT32_MAX ||
+      (header.batch == 0) != (header.most_batch == 0))
+    return bad_model("expected a batch from 1 to its largest, which is below 2^31, or neither, got ", header.batch,
+                     " and ", header.most_batch);
   const struct {
     const char* name;
     uint32_t count, least, most;

@@ -26,8 +26,9 @@ constexpr uint32_t kMostName = 255;
 constexpr uint32_t kMostMetadata = 1 << 20;
 
 // Types of tensors. Those below 255 are numbers of si_value_type.
-enum TensorType : uint32_t { kFloat32 = 0, kInt8 = 3, kUint8 = 4, kPacked = 255 };
-enum TensorKind : uint32_t { kInput = 0, kConstant = 1, kComputed = 2 };
+enum TensorType : uint32_t { kFloat32 = 0, kBFloat16 = 2, kInt8 = 3, kUint8 = 4, kPacked = 255 };
+// A batched input is one whose dimension 0 may vary.
+enum TensorKind : uint32_t { kInput = 0, kConstant = 1, kComputed = 2, kBatchedInput = 3 };
 
 struct FileHeader {
   char magic[8];
@@ -42,7 +43,9 @@ struct FileHeader {
   uint32_t metadata_bytes;
   uint64_t arena_bytes;
   uint64_t golden_bytes;
-  uint64_t reserved[7];
+  uint32_t batch;       // dimension 0 of the batched inputs as the file has them; 0: there are none
+  uint32_t most_batch;  // and the most that it may be
+  uint64_t reserved[6];
   uint64_t checksum;
 };
 static_assert(sizeof(FileHeader) == 128, "the header is part of the file format");

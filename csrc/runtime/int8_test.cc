@@ -62,6 +62,26 @@ void test_threads() {
   SI_CHECK(info.runs == 0 && info.type == SI_U8);
 }
 
+// Bytes of a batch are those of its samples by themselves, whatever the batch.
+void test_batches() {
+  const AlignedBytes one_file = byte_network().bytes(), file = at_batch(byte_network(), 2, 9).bytes();
+  const OpenModel one = open(one_file), model = open(file);
+  if (!SI_CHECK(one != nullptr && model != nullptr)) return;
+  Random random;
+  for (const int64_t batch : {1, 2, 3, 9}) {
+    si_model* made = nullptr;
+    if (!SI_CHECK_EQ(si_model_at_batch(model.get(), batch, &made), SI_OK)) return;
+    const OpenModel varied(made);
+    const auto rows = static_cast<size_t>(batch);
+    const std::vector<float> x = random.tensor(rows * 324, false);
+    std::vector<float> y(12 * rows), second(200 * rows), own(12 * rows), own_second(200 * rows);
+    SI_CHECK_EQ(Runner(varied.get(), 2).run({x.data()}, {y.data(), second.data()}), SI_OK);
+    for (size_t row = 0; row < rows; ++row)
+      SI_CHECK_EQ(Runner(one.get(), 1).run({&x[row * 324]}, {&own[row * 12], &own_second[row * 200]}), SI_OK);
+    SI_CHECK(y == own && second == own_second);
+  }
+}
+
 void change(const char* part, const std::function<void(ModelFile&)>& fn) {
   ModelFile file = byte_network();
   fn(file);
@@ -166,6 +186,7 @@ void test_nodes() {
 
 int main() {
   test_threads();
+  test_batches();
   test_tensors();
   test_types();
   test_nodes();

@@ -17,11 +17,12 @@ enum class Place : uint8_t { kInput, kOutput, kConstant, kArena };
 
 struct Value {
   TensorType type;
-  TensorKind kind;
+  TensorKind kind;  // of batched inputs kInput
   int32_t ndim;
   int64_t dims[kMostDims];
-  uint64_t bytes;  // of the elements; of a packed weight, those of its buffer
-  float scale;     // of uint8: an element is scale * (byte - zero_point)
+  int64_t per_batch;  // dimension 0 over the batch; 0 where it does not vary with it
+  uint64_t bytes;     // of the elements; of a packed weight, those of its buffer
+  float scale;        // of uint8: an element is scale * (byte - zero_point)
   int32_t zero_point;
   const char* name;          // in the file, with a zero byte at its end
   const uint8_t* data;       // of a constant
@@ -60,6 +61,7 @@ struct si_model {
   si::Buffer<si::Node> nodes;
   si::Buffer<si_weights> weights;
   int64_t inputs = 0;
+  int64_t batch = 0;  // that the dimensions of the tensors are for; 0: it cannot vary
   uint64_t arena_bytes = 0;
 
   const si::Value& value(uint32_t tensor) const { return values[tensor]; }
@@ -71,8 +73,13 @@ struct si_model {
 
 namespace si {
 
-// Opens a file in place. Unless it is `sealed`, its checksum and the bytes of its arena are not compared.
-[[nodiscard]] si_status open_model(const void* file, size_t bytes, bool sealed, si_model* out);
+// Opens a file in place, on up to `threads` threads. Unless it is `sealed`, its checksum and the bytes of its arena are
+// not compared.
+[[nodiscard]] si_status open_model(const void* file, size_t bytes, bool sealed, int threads, si_model* out);
+
+// The same file with the dimensions that another batch gives its tensors: checked and planned anew. `base` stays alive
+// as long as `out`, which uses its weights.
+[[nodiscard]] si_status model_at_batch(const si_model& base, int64_t batch, si_model* out);
 
 // Fills in the roots, places and offsets of the tensors, and the bytes of the arena: plan.cc.
 [[nodiscard]] si_status plan_memory(si_model* model);

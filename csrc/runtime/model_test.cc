@@ -347,6 +347,42 @@ void test_contexts() {
 #endif
 }
 
+// Weights so large that several threads check them; damage in any is told as by one.
+void test_threads_of_opening() {
+  Random random;
+  ModelFile network;
+  uint32_t at = network.input({1, 2000});
+  const std::vector<float> weight = random.tensor(2000 * 2100, true), small = random.tensor(12 * 2100, true);
+  at = network.node(1, {at, network.packed({2100, 2000}, weight)}, {1, 2100});
+  at = network.node(1, {at, network.packed({12, 2100}, small)}, {1, 12});
+  const uint32_t again = network.packed({2000, 2100}, weight);
+  network.outputs = {at, network.node(1, {network.node(1, {0, 1}, {1, 2100}), again}, {1, 2000})};
+  const AlignedBytes file = network.bytes();
+  si_open_options options = sized<si_open_options>();
+  si_model* model = nullptr;
+  for (const int32_t threads : {1, 2, 5}) {
+    options.threads = threads;
+    SI_CHECK_EQ(si_model_open_with(file.data(), file.size(), &options, &model), SI_OK);
+    si_model_close(model);
+    size_t end = file.size();
+    for (const size_t back : {network.data[2].size(), network.data[1].size(), network.data[0].size()}) {
+      end -= back;
+      file.data()[end + 300] ^= 1;
+      SI_CHECK_EQ(si_model_open_with(file.data(), file.size(), &options, &model), SI_ERR_CORRUPT);
+      SI_CHECK(says("checksum"));
+      file.data()[end + 300] ^= 1;
+    }
+  }
+  options.threads = 0;
+  SI_CHECK_EQ(si_model_open_with(file.data(), file.size(), &options, &model), SI_ERR_ARGUMENT);
+  options = sized<si_open_options>();
+  options.struct_size = sizeof(size_t);
+  SI_CHECK_EQ(si_model_open_with(file.data(), file.size(), &options, &model), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_model_open_with(file.data(), file.size(), &options, nullptr), SI_ERR_ARGUMENT);
+  SI_CHECK_EQ(si_model_open_with(file.data(), file.size(), nullptr, &model), SI_OK);
+  si_model_close(model);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -359,5 +395,6 @@ int main(int argc, char** argv) {
   test_selftest();
   test_memory();
   test_contexts();
+  test_threads_of_opening();
   return finish("model_test");
 }

@@ -70,6 +70,8 @@ si_status selftest(si_context* context, double* worst) {
   const FileHeader& header = *model.file.header;
   SI_REQUIRE(header.golden_bytes != 0, SI_ERR_UNSUPPORTED,
              "expected a model file with golden inputs and outputs, got one without; try exporting it with them");
+  SI_REQUIRE(model.batch == header.batch, SI_ERR_UNSUPPORTED, "expected the batch of the golden inputs, ", header.batch,
+             ", got a model at batch ", model.batch, "; try the model as it was opened");
   Buffer<const void*> inputs;
   Buffer<void*> outputs;
   Buffer<const float*> golden;

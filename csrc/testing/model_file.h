@@ -45,6 +45,7 @@ struct ModelFile {
   std::vector<std::vector<uint8_t>> data;
   std::string metadata = "{}";
   std::vector<uint8_t> golden;  // the section as it is
+  uint32_t batch = 0, most_batch = 0;
 
   uint32_t tensor(TensorKind kind, const std::vector<uint32_t>& dims, TensorType type = kFloat32) {
     FileTensor record{};
@@ -64,13 +65,14 @@ struct ModelFile {
     return id;
   }
   uint32_t packed(const std::vector<uint32_t>& dims, const std::vector<float>& values, uint32_t groups = 1,
-                  si_value_type type = SI_F32) {
+                  si_value_type type = SI_F32, int32_t g = 0) {
     si_weight_desc desc{static_cast<int32_t>(dims.size()), {}, groups};
     for (size_t i = 0; i < dims.size() && i < 4; ++i) desc.shape[i] = dims[i];
     si_pack_options options{};
     options.struct_size = sizeof options;
     options.format = SI_FORMAT_PANEL;
     options.value_type = type;
+    options.g = g;
     void* blob = nullptr;
     size_t bytes = 0;
     SI_CHECK_EQ(si_pack(values.data(), &desc, &options, &blob, &bytes), SI_OK);
@@ -116,7 +118,8 @@ struct ModelFile {
       return aligned(bytes);
     };
     size_t size = aligned(outputs.size() * sizeof(float));
-    for (const FileTensor& tensor : tensors) size += tensor.kind == kInput ? bytes_of(tensor) : 0;
+    for (const FileTensor& tensor : tensors)
+      size += tensor.kind == kInput || tensor.kind == kBatchedInput ? bytes_of(tensor) : 0;
     for (const uint32_t output : outputs) size += bytes_of(tensors[output]);
     golden.assign(size, 0);
     for (size_t i = 0; i < outputs.size(); ++i) std::memcpy(&golden[i * sizeof bound], &bound, sizeof bound);
@@ -137,6 +140,8 @@ struct ModelFile {
     header.names_bytes = static_cast<uint32_t>(names.size());
     header.metadata_bytes = static_cast<uint32_t>(metadata.size());
     header.golden_bytes = golden.size();
+    header.batch = batch;
+    header.most_batch = most_batch;
     std::vector<uint8_t> out;
     const auto add = [&](const void* section, size_t size) {
       const size_t at = out.size();
@@ -224,6 +229,7 @@ class Runner {
   si_status run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs, double* seconds = nullptr) {
     return si_context_run(context_, inputs.data(), outputs.data(), seconds);
   }
+  si_status selftest() { return si_context_selftest(context_, nullptr); }
 
  private:
   AlignedBytes memory_;
@@ -259,6 +265,18 @@ inline ModelFile small_network(uint32_t seed = 1) {
   const uint32_t j = file.node(1, {i, last}, {1, 12});
   const uint32_t k = file.node(5, {j}, {1, 12}, {}, SI_ACT_TANH);
   file.outputs = {file.node(10, {k}, {1, 12}, {1}), j};
+  return file;
+}
+
+// A network of batch 1 at another one, which may vary up to `most`; 0: it is fixed.
+inline ModelFile at_batch(ModelFile file, uint32_t batch, uint32_t most) {
+  for (FileTensor& tensor : file.tensors) {
+    if (tensor.kind == kConstant) continue;
+    tensor.dims[0] *= batch;
+    if (tensor.kind == kInput && most != 0) tensor.kind = kBatchedInput;
+  }
+  file.batch = most != 0 ? batch : 0;
+  file.most_batch = most;
   return file;
 }
 

@@ -68,7 +68,7 @@ def bound_inputs(engine: Engine, given: Sequence[str]) -> dict[str, Any]:
         found[name] = read_array(Path(path))
         shape = dict(engine.inputs)[name]
         got = tuple(found[name].shape)
-        if got != shape:
+        if not engine.takes(name, got):
             raise UserError(
                 f"{path}: expected {_shape(shape)} for {name}, got {_shape(got)}; try an "
                 "array of that shape, or exporting the model for this one"
@@ -129,9 +129,10 @@ def _show(facts: EngineFacts) -> None:
         f"{word} {', '.join(map(_told_tensor, tensors))}"
         for word, tensors in (("inputs", facts.inputs), ("outputs", facts.outputs))
     )
+    batches = f" Any batch up to {facts.most_batch:,}." if facts.most_batch else ""
     zeros = percent(totals["weights"] - totals["nonzeros"], totals["weights"])
     lines = [
-        f"Model file of version {facts.version}: {ends}.",
+        f"Model file of version {facts.version}: {ends}.{batches}",
         f"{totals['nodes']} nodes that run, {len(facts.tensors)} tensors, {totals['weights']:,} "
         f"weights, {zeros} of them zero; {totals['multiply_adds']:,} multiply-adds a call.",
         f"File {facts.file_bytes:,} bytes: "

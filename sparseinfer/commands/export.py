@@ -32,7 +32,7 @@ EPILOG = (
     "sparseinfer export model.pt2 --target aarch64-neon --baselines none -o model.sinf"
 )
 
-BUILT = {"weights": ("float32",), "activations": ("float32",)}
+BUILT = {"weights": ("float32", "bfloat16"), "activations": ("float32", "bfloat16")}
 """The words of `sparseinfer.compile` that this command takes so far."""
 
 KNOWN = ("float32", "bfloat16", "int8")
@@ -57,10 +57,11 @@ def export(
         ),
     ] = None,
     weights: Annotated[
-        str, typer.Option(metavar="TYPE", help="Type of the stored weights: float32.")
+        str, typer.Option(metavar="TYPE", help="Type of the stored weights: float32 or bfloat16.")
     ] = "float32",
     activations: Annotated[
-        str, typer.Option(metavar="TYPE", help="Type of intermediate results: float32.")
+        str,
+        typer.Option(metavar="TYPE", help="What they are multiplied with: float32 or bfloat16."),
     ] = "float32",
     target: Annotated[
         str | None,
@@ -83,6 +84,10 @@ def export(
         bool,
         typer.Option("--golden", help="Keep the example and its outputs in the file, for a test."),
     ] = False,
+    dynamic_batch: Annotated[
+        bool,
+        typer.Option("--dynamic-batch", help="Take any batch, dimension 0 of every input."),
+    ] = False,
     trust: Annotated[
         bool,
         typer.Option("--trust", help="Read a .pt2 file that may run anything, as a pickle may."),
@@ -102,7 +107,9 @@ def export(
     # The report says what the log would.
     with logging_at(logging.ERROR, "sparseinfer"):
         engine = _compiled(source, model, given, {
-            "target": target, "threads": threads, "check": check, "golden": golden,
+            "weights": weights, "activations": activations, "target": target,
+            "threads": threads, "check": check, "golden": golden,
+            "dynamic": "batch" if dynamic_batch else None,
             "baselines": () if baselines == "none" else baselines.split(","),
         })  # fmt: skip
     try:

@@ -18,6 +18,9 @@ from sparseinfer.export.program import drop_assertions
 
 __all__ = ["NodeComparison", "NodeError", "compare_nodes"]
 
+FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Types of values that are compared; bytes stand for values that torch does not compute."""
+
 
 @dataclass(frozen=True)
 class NodeError:
@@ -113,12 +116,13 @@ def compare_nodes(
             name, shape = tensor["name"], tuple(tensor["shape"])
             row = NodeError(index, node["name"], node["op"], name, shape)
             true = exact.get(name)
-            if tensor["dtype"] != "float32":
+            dtype = FLOATS.get(tensor["dtype"])
+            if dtype is None:
                 row = NodeError(**{**asdict(row), "why": f"it is of {tensor['dtype']}"})
-            elif true is None or true.numel() * 4 != len(elements):
+            elif true is None or true.numel() * dtype.itemsize != len(elements):
                 row = NodeError(**{**asdict(row), "why": "the model has no such tensor"})
             else:
-                y = torch.frombuffer(bytearray(elements), dtype=torch.float32).view(true.shape)
+                y = torch.frombuffer(bytearray(elements), dtype=dtype).view(true.shape)
                 row = NodeError(**{**asdict(row), **_errors(y, own[name], true, tolerance)})
             found.append(row)
     return NodeComparison(found)

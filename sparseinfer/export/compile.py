@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_map
 from sparseinfer.convert.observe import Example, list_examples
 from sparseinfer.convert.replace import replace
 from sparseinfer.convert.to_dense import to_dense
+from sparseinfer.export.bfloat16 import bfloat16_engine, bfloat16_error
+from sparseinfer.export.dynamic import batched_inputs, mark_batch
 from sparseinfer.export.engine import Engine, check_threads
 from sparseinfer.export.file import write_graph
 from sparseinfer.export.from_torch import from_torch
@@ -53,6 +55,7 @@ def compile(
     weights: str = "float32",
     activations: str | None = None,
     calibration: Any = None,
+    dynamic: Any = None,
     check: bool = True,
     baselines: Sequence[str] = ("eager",),
     budget_s: float = 1.0,
@@ -71,10 +74,16 @@ def compile(
         example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments;
             None: those that an exported program carries.
         threads: with how many the engine runs; None: `torch.get_num_threads()`.
-        weights: the type of the stored weights, `"float32"` or `"int8"` (a scale an output row).
+        weights: the type of the stored weights, `"float32"`, `"bfloat16"` or `"int8"` (a scale an
+            output row).
         activations: what they are multiplied with; None: what suits them. With `"int8"` values are
-            bytes from layer to layer, and floats around what has no kernel for bytes.
+            bytes from layer to layer, and floats around what has no kernel for bytes. Weights of
+            `"bfloat16"` compute in float32, or with `"bfloat16"` by products of two such, whose
+            sums are float32.
         calibration: for `"int8"`: data as `sparseinfer.calibrate` takes it, of any batch size.
+        dynamic: a batch that may vary, dimension 0 of the inputs: `"batch"` for all of them, or as
+            in `torch.export`, by name, `{"x": {0: "batch"}}` or `{"x": {0: Dim("batch", max=64)}}`.
+            The model is exported at batch 1 and one more, too, which have to agree.
         check: compare the engine's outputs with the model's: both against the model in float64.
         baselines: what to time it against, of `BASELINES`, interleaved; the report tells.
         budget_s: seconds for each of these comparisons.
@@ -88,8 +97,9 @@ def compile(
         TypeError: `model` is no nn.Module, or an example is neither a tensor nor a plain value.
         ValueError: the model is in training mode, on another device or in another type; there is
             not one example, or an unknown baseline, type or target; threads is less than 1;
-            `golden` without `check`; calibration data is missing, given for float32, empty, of
-            another shape, or holds NaN or Inf.
+            `golden` without `check`; `dynamic` does not fit the inputs, or the model does not
+            compute the same at every batch; calibration data is missing, given for float32, empty,
+            of another shape, or holds NaN or Inf.
         NotImplementedError: engines of these types are not built yet.
         UnsupportedOperators: a ValueError that lists every operation that the engine has not.
         RuntimeError: the engine's outputs differ from the model's by more than rounding, or the
@@ -124,27 +134,36 @@ def compile(
             f"expected one example of the inputs, got {len(examples)}; try an engine for each shape"
         )
     args, kwargs = tree_map(_plain, examples[0])
-    arguments_of(model.forward, args, kwargs)
+    _, given = arguments_of(model.forward, args, kwargs)
+    batched = batched_inputs(dynamic, given)
     with torch.inference_mode(False), torch.no_grad():
         dense = dense_model(model)
         graph, program = from_torch(dense, args, kwargs)
-        optimize(graph)
-        _log.debug("%s", graph)
-        given, outputs = program.call_spec.in_spec, program.call_spec.out_spec
-        in_order = {name: kwargs[name] for name in given.child(1).context}
+        in_spec, outputs = program.call_spec.in_spec, program.call_spec.out_spec
+        in_order = {name: kwargs[name] for name in in_spec.child(1).context}
         is_tensor = [name is not None for name in program.graph_signature.user_outputs]
         signature = signature_of(model.forward, args, in_order, outputs, is_tensor)
+        others = mark_batch(graph, dense, args, kwargs, signature, batched)
+        optimize(graph)
+        _log.debug("%s", graph)
         file = write_graph(graph, signature.to_json(), target)
         engine = exact = Engine(file, used)
         pairs, error = _compare(dense, engine, args, kwargs) if check else ([], "")
+        for other in others if check else ():
+            _compare(dense, engine, *other)
         if scheme.quantizes:
             engine, error = int8_engine(graph, signature, exact, calibration, target)
+        elif scheme.weights == "bfloat16":
+            engine = bfloat16_engine(graph, signature, scheme, used, target)
+            if check:
+                error = bfloat16_error(dense, engine, args, kwargs, [true for true, _ in pairs])
+        if engine is not exact:
             file = engine.file
             pairs = _own_outputs(engine, pairs, args, kwargs)
         if golden:
             file = add_golden(file, signature.bind(args, kwargs), *zip(*pairs, strict=True))
         races = [_race(name, model, dense, engine, args, kwargs, budget_s) for name in baselines]
-        if scheme.quantizes and baselines:
+        if engine is not exact and baselines:
             both = [partial(own, *args, **kwargs) for own in (exact, engine)]
             races.append(Race("the float32 engine", compare(*both, budget_s=budget_s)))
     for race in races:
@@ -236,7 +255,7 @@ def _compare(
 def _own_outputs(
     engine: Engine, pairs: list[tuple[Tensor, float]], args: Any, kwargs: Any
 ) -> list[tuple[Tensor, float]]:
-    """What an int8 engine gives on the example, within its distance from the model in float64."""
+    """What an engine of narrower types gives on the example, within its error against float64."""
     given = tensors_of(engine(*args, **kwargs)) if pairs else []
     exact = [true for true, _ in pairs]
     return [

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from sparseinfer.export.aligned import new_memory
 from sparseinfer.export.drawing import draw
 from sparseinfer.export.facts import EngineFacts, facts_of
+from sparseinfer.export.plans import BatchPlan, Plans
 from sparseinfer.export.profile import Profile, profile_of
 from sparseinfer.export.report import EngineReport, Race
 from sparseinfer.export.signature import Signature
 from sparseinfer.files import write_bytes, write_text
-from sparseinfer.native import Context, Model
+from sparseinfer.native import Model
 
 if TYPE_CHECKING:
     from sparseinfer.export.comparison import NodeComparison
@@ -33,7 +33,9 @@ class Engine:
     """A network as one plan, called as the model that it was made of.
 
     It never changes, and any number of threads may call it at once: each call runs in a context of
-    its own, which is kept for later ones. It is made by `sparseinfer.compile` or `load_engine`.
+    its own, which is kept for later ones. Where its batch may vary, the first call with a batch
+    plans for it, and the plans of the last eight batches are kept. It is made by
+    `sparseinfer.compile` or `load_engine`.
 
     Example:
         >>> import sparseinfer
@@ -47,10 +49,11 @@ class Engine:
         self, file: Tensor, threads: int, races: Sequence[Race] = (), error: str = ""
     ) -> None:
         self._file = file
-        self._model = Model(file.data_ptr(), len(file))
-        self._inputs, self._outputs = self._model.inputs, self._model.outputs
+        self._model = Model(file.data_ptr(), len(file), threads)
+        self._inputs = self._model.inputs
         self._shapes = [torch.Size(tensor["shape"]) for tensor in self._inputs]
-        self._signature = Signature.from_json(self._model.metadata, len(self._outputs))
+        self._batched = [tensor["per_batch"] != 0 for tensor in self._inputs]
+        self._signature = Signature.from_json(self._model.metadata, len(self._model.outputs))
         if len(self._signature.tensors) != len(self._inputs):
             raise ValueError(
                 f"expected a signature of {len(self._inputs)} tensors, got "
@@ -58,7 +61,9 @@ class Engine:
             )
         self.threads = threads
         self._races, self._error = list(races), error
-        self._contexts: list[tuple[Context, Tensor]] = []
+        self._plans = Plans(self._model, threads)
+        # A call of so many positional arguments is one of tensors alone, in order.
+        self._plain = self._signature.plain_count()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network on tensors of the shapes that it was compiled for.
@@ -66,9 +71,14 @@ class Engine:
         Raises:
             TypeError: arguments are missing, or there are some that the model does not take, or one
                 is not a float32 tensor on the CPU.
-            ValueError: a tensor has another shape than the example, or another argument is not what
-                it was there.
+            ValueError: a tensor has another shape than the example, or a batch that is 0, larger
+                than it may be or not that of another tensor; another argument is not what it was.
         """
+        if not kwargs and len(args) == self._plain:
+            # None where a tensor is to be looked at: of another batch, laid out otherwise, refused.
+            found = self._plans.latest.native.call(args)
+            if found is not None:
+                return self._signature.give(found)
         outputs, _ = self._run(self._signature.bind(args, kwargs), False)
         return self._signature.give(outputs)
 
@@ -91,14 +101,29 @@ class Engine:
         if repeats < 1:
             raise ValueError(f"expected repeats >= 1, got {repeats}; try 20")
         tensors = self._signature.bind(*_arguments(inputs))
+        plan = self._plan_of(self._taken(tensors))
         seconds = [self._run(tensors, True)[1] for _ in range(repeats)]
-        return profile_of(self._model.nodes, seconds)
+        return profile_of(plan.model.nodes, seconds)
 
     @property
     def inputs(self) -> list[tuple[str, tuple[int, ...]]]:
         """The name and shape of each tensor that a call takes, in order."""
         names = self._signature.tensors
         return [(name, tuple(shape)) for name, shape in zip(names, self._shapes, strict=True)]
+
+    @property
+    def most_batch(self) -> int:
+        """The largest batch that a call may have; 0 where it is the example's."""
+        return self._model.most_batch
+
+    def takes(self, name: str, shape: Sequence[int]) -> bool:
+        """Whether the tensor of that name may have that shape.
+
+        Raises:
+            KeyError: there is no such tensor.
+        """
+        at = {own: index for index, own in enumerate(self._signature.tensors)}[name]
+        return self._fits(at, torch.Size(shape))
 
     @property
     def fixed(self) -> dict[str, Any]:
@@ -118,11 +143,7 @@ class Engine:
         Raises:
             RuntimeError: the file has none, or an output differs by more than is allowed.
         """
-        context = self._borrow()
-        try:
-            return context[0].selftest()
-        finally:
-            self._contexts.append(context)
+        return self._plans.at(self._model.batch).native.selftest()
 
     def compare(
         self, model: nn.Module | ExportedProgram, inputs: Any, tolerance: float | None = None
@@ -148,14 +169,11 @@ class Engine:
 
         args, kwargs = _arguments(inputs)
         tensors = self._signature.bind(args, kwargs)
-        own = [self._taken(index, tensor) for index, tensor in enumerate(tensors)]
-        outputs = self._empty_outputs()
-        context = self._borrow()
-        try:
-            seen = context[0].watch([x.data_ptr() for x in own], [y.data_ptr() for y in outputs])
-        finally:
-            self._contexts.append(context)
-        nodes, all_tensors = self._model.nodes, self._model.tensors
+        own = self._taken(tensors)
+        plan = self._plan_of(own)
+        outputs = [torch.empty_like(y) for y in plan.templates]
+        seen = plan.native.watch([x.data_ptr() for x in own], [y.data_ptr() for y in outputs])
+        nodes, all_tensors = plan.model.nodes, plan.model.tensors
         return compare_nodes(nodes, all_tensors, seen, model, args, kwargs, tolerance)
 
     def draw(self, path: str | os.PathLike[str], profile: Profile | None = None) -> None:
@@ -183,37 +201,29 @@ class Engine:
         return self._file
 
     def _run(self, tensors: Sequence[Any], timed: bool) -> tuple[list[Tensor], list[float]]:
-        own = [self._taken(index, tensor) for index, tensor in enumerate(tensors)]
-        outputs = self._empty_outputs()
-        context = self._borrow()
-        try:
-            seconds = context[0].run(
-                [tensor.data_ptr() for tensor in own],
-                [tensor.data_ptr() for tensor in outputs],
-                timed,
-            )
-        finally:
-            self._contexts.append(context)
+        own = self._taken(tensors)
+        plan = self._plan_of(own)
+        outputs = [torch.empty_like(y) for y in plan.templates]
+        seconds = plan.native.run(
+            [tensor.data_ptr() for tensor in own], [tensor.data_ptr() for tensor in outputs], timed
+        )
         return outputs, seconds
 
-    def _empty_outputs(self) -> list[Tensor]:
-        return [
-            torch.empty(tensor["shape"], dtype=torch.float32, device="cpu")
-            for tensor in self._outputs
-        ]
+    def _plan_of(self, tensors: Sequence[Tensor]) -> BatchPlan:
+        """The plan of the batch that these have."""
+        named = zip(self._signature.tensors, tensors, self._batched, strict=True)
+        batches = {name: len(tensor) for name, tensor, batched in named if batched}
+        if len(set(batches.values())) > 1:
+            told = ", ".join(f"{batch} of {name}" for name, batch in batches.items())
+            raise ValueError(f"expected one batch, got {told}; try tensors of the same samples")
+        return self._plans.at(next(iter(batches.values()), self._model.batch))
 
-    def _borrow(self) -> tuple[Context, Tensor]:
-        """A context and its memory for one call, which gives them back to `_contexts`."""
-        try:
-            return self._contexts.pop()
-        except IndexError:
-            pass
-        memory = new_memory(self._model.context_bytes)
-        return Context(self._model, memory.data_ptr(), len(memory), self.threads), memory
+    def _taken(self, tensors: Sequence[Any]) -> list[Tensor]:
+        """Inputs as the kernels read them: contiguous, which images of other layouts become."""
+        return [self._taken_one(index, tensor) for index, tensor in enumerate(tensors)]
 
-    def _taken(self, index: int, tensor: Any) -> Tensor:
-        """An input as the kernels read it: contiguous, which images of other layouts become."""
-        name, shape = self._inputs[index]["name"], self._shapes[index]
+    def _taken_one(self, index: int, tensor: Any) -> Tensor:
+        name = self._inputs[index]["name"]
         if not isinstance(tensor, Tensor):
             raise TypeError(
                 f"expected a tensor for {name}, got {type(tensor).__name__}; try torch.as_tensor"
@@ -227,12 +237,21 @@ class Engine:
             raise TypeError(
                 f"expected a dense tensor for {name}, got {tensor.layout}; try .to_dense()"
             )
-        if tensor.shape != shape:
+        if not self._fits(index, tensor.shape):
+            told = f"{list(self._shapes[index])} for {name}"
+            if self._batched[index]:
+                told += f", of any batch from 1 to {self.most_batch}"
             raise ValueError(
-                f"expected {list(shape)} for {name}, got {list(tensor.shape)}; try to compile an "
-                "engine for that shape"
+                f"expected {told}, got {list(tensor.shape)}; try to compile an engine for that "
+                "shape"
             )
         return tensor.detach().contiguous().resolve_neg()
+
+    def _fits(self, index: int, shape: torch.Size) -> bool:
+        own = self._shapes[index]
+        if not self._batched[index]:
+            return shape == own
+        return len(shape) == len(own) and shape[1:] == own[1:] and 1 <= shape[0] <= self.most_batch
 
 
 def load_engine(

@@ -53,6 +53,9 @@ class NodeFacts:
 class EngineFacts:
     """A model file. `bytes` are by kind: their sum is the file's; the arena is part of a context.
 
+    The arena, shapes and the work are those of the example's batch. `most_batch` is the largest
+    that a call may have; 0 where it is the example's.
+
     Example:
         >>> import sparseinfer, torch
         >>> model = torch.nn.Linear(8, 4).eval()
@@ -70,6 +73,7 @@ class EngineFacts:
     outputs: tuple[TensorFacts, ...]
     tensors: tuple[TensorFacts, ...]
     nodes: tuple[NodeFacts, ...]
+    most_batch: int = 0
 
     @property
     def totals(self) -> dict[str, int]:
@@ -108,6 +112,7 @@ def facts_of(model: Model, file_bytes: int) -> EngineFacts:
         tuple(map(_tensor, model.inputs)), tuple(map(_tensor, model.outputs)),
         tensors,
         tuple(_node(node) for node in model.nodes),
+        model.most_batch,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from sparseinfer.formats.packed import pack
 from sparseinfer.formats.panel import kblock_for
 from sparseinfer.kernels.activations import ACTIVATIONS
 from sparseinfer.native import seal_model
+from sparseinfer.quantize.scheme import Scheme
 
 __all__ = ["OPERATORS", "write_graph"]
 
@@ -24,22 +26,26 @@ OPERATORS = {
 }  # fmt: skip
 """Their numbers in a file (csrc/runtime/operators.inc)."""
 
-HEADER = struct.Struct("<8s2IQ6IQ72x")
+HEADER = struct.Struct("<8s2IQ6I2Q2I56x")
 TENSOR = struct.Struct("<3I8IIfIQ")
 NODE = struct.Struct("<6I10i")
 VERSION = 1
 PACKED = 255
-TYPES = {torch.float32: 0, torch.int8: 3, torch.uint8: 4}
-INPUT, CONSTANT, COMPUTED = 0, 1, 2
+TYPES = {torch.float32: 0, torch.bfloat16: 2, torch.int8: 3, torch.uint8: 4}
+INPUT, CONSTANT, COMPUTED, BATCHED = 0, 1, 2, 3
 NO_TENSOR = 0xFFFFFFFF
 LONGEST_NAME = 255
+FLOAT32 = Scheme("float32", "float32")
 PANEL_MOST_COLUMNS = 65535
 
 
-def write_graph(graph: Graph, metadata: bytes, target: str | None = None) -> Tensor:
+def write_graph(
+    graph: Graph, metadata: bytes, target: str | None = None, scheme: Scheme = FLOAT32
+) -> Tensor:
     """The file of an optimised graph, in memory aligned as the library reads it.
 
-    `target`: the machine that weights are packed for; None: this one.
+    `target`: the machine that weights are packed for; None: this one. `scheme`: the types of
+    weights that floats are multiplied with, and of what becomes of the floats for that.
 
     Raises:
         UnsupportedOperators: nodes are left that have no number in a file.
@@ -57,14 +63,14 @@ def write_graph(graph: Graph, metadata: bytes, target: str | None = None) -> Ten
     ]
     if missing:
         raise UnsupportedOperators(missing)
-    return _File(graph, metadata, target or "host").write()
+    return _File(graph, metadata, target or "host", scheme).write()
 
 
 class _File:
-    def __init__(self, graph: Graph, metadata: bytes, target: str) -> None:
+    def __init__(self, graph: Graph, metadata: bytes, target: str, scheme: Scheme) -> None:
         self.graph = _with_own_outputs(graph)
         self.metadata = metadata
-        self.target = target
+        self.target, self.scheme = target, scheme
         self.numbers: dict[Value, int] = {}
         # A weight may be that of several nodes, which cut it into groups of their own, or round it.
         self.packed: dict[tuple[Value, int, torch.dtype], int] = {}
@@ -74,7 +80,11 @@ class _File:
 
     def write(self) -> Tensor:
         for value in self.graph.inputs:
-            self.numbers[value] = self._add(value, INPUT)
+            self.numbers[value] = self._add(value, BATCHED if value.most_batch else INPUT)
+        batch, most_batch = next(
+            ((value.shape[0], value.most_batch) for value in self.graph.inputs if value.most_batch),
+            (0, 0),
+        )
         operands: list[int] = []
         nodes, node_names = [], []
         for node in self.graph.nodes:
@@ -91,7 +101,7 @@ class _File:
         names = b"".join(name + b"\0" for name in (*self.names, *node_names))
         header = HEADER.pack(
             b"SINFMODL", VERSION, 0, 0, len(self.tensors), len(nodes), len(operands),
-            len(outputs), len(names), len(self.metadata), 0,
+            len(outputs), len(names), len(self.metadata), 0, 0, batch, most_batch,
         )  # fmt: skip
         sections = [
             header, b"".join(self.tensors), b"".join(nodes), _words(operands), _words(outputs),
@@ -129,7 +139,7 @@ class _File:
         key = value, node.attributes.get("groups", 1), x.dtype
         if key not in self.packed:
             assert value.constant is not None, f"{node} reads {value} as its weight"
-            packed = _packed(node, value.constant, self.target)
+            packed = _packed(node, value.constant, self.target, self.scheme)
             self.packed[key] = self._add(value, CONSTANT, PACKED, packed)
         return self.packed[key]
 
@@ -164,7 +174,7 @@ def _with_own_outputs(graph: Graph) -> Graph:
     return Graph(graph.inputs, nodes, outputs)
 
 
-def _packed(node: Node, weight: Tensor, target: str) -> Tensor:
+def _packed(node: Node, weight: Tensor, target: str, scheme: Scheme) -> Tensor:
     """A weight as the kernels read it: dense ones too, which panel computes as fast as any."""
     columns, x = weight[0].numel(), node.inputs[0]
     assert x is not None
@@ -173,10 +183,15 @@ def _packed(node: Node, weight: Tensor, target: str) -> Tensor:
         return pack(weight.float(), "panel", groups=groups, weights="int8", target=target)
     if columns > PANEL_MOST_COLUMNS:
         return pack(weight.float(), "csr", groups=node.attributes.get("groups", 1), target=target)
+    types: dict[str, Any] = {
+        "weights": scheme.weights, "activations": scheme.activations, "target": target,
+    }  # fmt: skip
     if node.op == "conv":
-        return pack(weight.float(), "panel", groups=node.attributes["groups"], target=target)
+        return pack(weight.float(), "panel", groups=node.attributes["groups"], **types)
+    if scheme.rounds:
+        return pack(weight.float(), "panel", **types)
     tokens = torch.Size(x.shape[:-1]).numel()
-    return pack(weight.float(), "panel", kblock=kblock_for(tokens), target=target)
+    return pack(weight.float(), "panel", kblock=kblock_for(tokens), **types)
 
 
 def _params(node: Node) -> list[int]:

@@ -6,6 +6,7 @@ operation with one output. Nodes stand in the order in which they run.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from sparseinfer.quantize.activations import ActivationScale
 
-__all__ = ["MOST_COLUMNS", "MOST_DIMS", "Graph", "Node", "Value"]
+__all__ = ["MOST_COLUMNS", "MOST_DIMS", "Graph", "Node", "Value", "copied"]
 
 MOST_DIMS = 8
 """Of a tensor in a file."""
@@ -28,7 +29,8 @@ MOST_COLUMNS = 2**17
 class Value:
     """A tensor of the graph; `constant` holds the elements of one that does not change.
 
-    `scale` tells what the bytes of one of uint8 stand for.
+    `scale` tells what the bytes of one of uint8 stand for. `most_batch` is the largest batch of an
+    input whose dimension 0 is one that may vary, else 0.
 
     Example:
         >>> str(Value("x", (1, 3)))
@@ -40,6 +42,7 @@ class Value:
     constant: Tensor | None = None
     dtype: torch.dtype = torch.float32
     scale: ActivationScale | None = None
+    most_batch: int = 0
 
     def __str__(self) -> str:
         kind = "" if self.dtype == torch.float32 else f" {self.dtype}".replace("torch.", "")
@@ -119,6 +122,22 @@ class Graph:
         """Take nodes out; nothing may read their outputs any more."""
         gone = set(map(id, nodes))
         self.nodes = [node for node in self.nodes if id(node) not in gone]
+
+
+def copied(graph: Graph) -> Graph:
+    """The graph with nodes of its own, and the same values.
+
+    Example:
+        >>> x, y = Value("x", (2,)), Value("y", (2,))
+        >>> graph = Graph([x], [Node("add", "", [x, x], y)], [y])
+        >>> again = copied(graph)
+        >>> again.nodes[0] is graph.nodes[0], again.nodes[0].output is y
+        (False, True)
+    """
+    nodes = [copy.copy(node) for node in graph.nodes]
+    for node in nodes:
+        node.inputs = list(node.inputs)
+    return Graph(list(graph.inputs), nodes, list(graph.outputs))
 
 
 def _operands(nodes: Iterable[Node]) -> Iterable[Value]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from sparseinfer.export.calibration import calibration_batches, observed_scales
 from sparseinfer.export.engine import Engine
 from sparseinfer.export.file import write_graph
-from sparseinfer.export.graph import Graph
+from sparseinfer.export.graph import Graph, copied
 from sparseinfer.export.passes.quantize import quantize, values_to_observe
 from sparseinfer.export.signature import Signature, tensors_of
 from sparseinfer.quantize.error import sqnr_db
@@ -34,11 +33,6 @@ def engine_scheme(weights: str, activations: str | None, calibration: Any) -> Sc
         "weights='float32', activations='float32'"
     """
     scheme = scheme_for(weights, activations)
-    if scheme.weights not in ("float32", "int8"):
-        raise NotImplementedError(
-            f"expected an engine of float32 or int8 weights, got {scheme}, which is not built yet; "
-            "try weights='int8' with calibration data"
-        )
     if scheme.quantizes and calibration is None:
         raise ValueError(
             f"expected calibration data for {scheme}, got none; try calibration=loader, a few "
@@ -68,23 +62,6 @@ def int8_engine(
     quantize(graph, observed_scales(graph, values, batches, signature, exact.threads))
     engine = Engine(write_graph(graph, signature.to_json(), target), exact.threads)
     return engine, agreement(exact, engine, batches, signature)
-
-
-def copied(graph: Graph) -> Graph:
-    """The graph with nodes of its own, and the same values.
-
-    Example:
-        >>> from sparseinfer.export.graph import Node, Value
-        >>> x, y = Value("x", (2,)), Value("y", (2,))
-        >>> graph = Graph([x], [Node("add", "", [x, x], y)], [y])
-        >>> again = copied(graph)
-        >>> again.nodes[0] is graph.nodes[0], again.nodes[0].output is y
-        (False, True)
-    """
-    nodes = [copy.copy(node) for node in graph.nodes]
-    for node in nodes:
-        node.inputs = list(node.inputs)
-    return Graph(list(graph.inputs), nodes, list(graph.outputs))
 
 
 def agreement(

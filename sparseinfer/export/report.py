@@ -66,6 +66,9 @@ class EngineReport:
         narrow = sum(node["type"] == "uint8" for node in running)
         if narrow:
             lines.append(f"{narrow} of them compute on bytes, {len(running) - narrow} on float32")
+        pairs = sum(node["type"] == "bfloat16" for node in running)
+        if pairs:
+            lines.append(f"{pairs} of them multiply bfloat16, {len(running) - pairs} float32")
         lines += [str(race) for race in self.races] or ["not timed"]
         lines.append(self.error or "outputs not compared with the model's")
         for node in running:

@@ -100,6 +100,22 @@ class Signature:
                 )
         return [given[name] for name in self.tensors]
 
+    def plain_count(self) -> int:
+        """With how many positional arguments a call gives the tensors, in order; -1: never.
+
+        Example:
+            >>> Signature(["x", "scale"], ["x"], {"scale": 2}, {"scale": 2}, 0).plain_count()
+            1
+        """
+        count = len(self.tensors)
+        if self.parameters[:count] != self.tensors:
+            return -1
+        try:
+            self.bind([()] * count, {})
+        except (TypeError, ValueError):
+            return -1
+        return count
+
     def give(self, tensors: Sequence[Tensor]) -> Any:
         """The outputs of one call, in the model's structure."""
         return _built(self.outputs, tensors)

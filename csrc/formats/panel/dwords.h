@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "formats/panel/counts.h"
 #include "formats/panel/order.h"
 
 namespace si {
@@ -214,6 +215,37 @@ struct PatternCheck {
     return dword[first * pattern_rows(pattern) + rank * group + unit - first];
   }
 
+  // Whether all is well, but for columns of other patterns: the quick way to see it. Marks the columns in `seen`, and
+  // adds their number.
+  bool is_sound(uint8_t* seen, uint64_t* columns) const {
+    const int per_unit = unit_indices<Dword>(view.g), whole = (count - 1) * per_unit;
+    const int64_t limit = slots(view.shape, view.g);
+    // The last unit may repeat its columns. What increases up to one that is in range is in range itself.
+    bool repeats = false;
+    int own = 0;
+    for (int i = whole; i < whole + per_unit; ++i) {
+      if (index[i] >= limit) return false;
+      const bool repeat = i > whole && index[i] == index[i - 1];
+      if ((repeats && !repeat) || (!repeat && i > 0 && index[i] <= index[i - 1])) return false;
+      if (*value_fault(count - 1, i - whole, repeat) != '\0') return false;
+      repeats = repeat;
+      own += repeat ? 0 : 1;
+    }
+    if (count_falls(index, static_cast<uint64_t>(whole)) != 0) return false;
+    for (int i = 0; i < whole + own; ++i) seen[index[i]] = 1;
+    *columns += static_cast<uint64_t>(whole + own);
+    if (view.g == 4) {
+      for (int unit = 0; unit < count - 1; ++unit)
+        if (*value_fault(unit, 0, false) != '\0') return false;
+      return true;
+    }
+    // All values are stored ones but those of the repeats.
+    const auto values = static_cast<uint64_t>(count * pattern_rows(pattern) * kValues<Dword>);
+    using Value = std::remove_cv_t<std::remove_reference_t<decltype(Dword::value[0])>>;
+    const auto missing = static_cast<uint64_t>((per_unit - own) * pattern_rows(pattern));
+    return count_of<Value>(&dword->value[0], values, [](Value value) { return !is_stored(value); }) == missing;
+  }
+
   // "" where all is well. `seen` has a place for each slot of the panel.
   const char* fault(uint8_t* seen) const {
     const int per_unit = unit_indices<Dword>(view.g), indices = count * per_unit;
@@ -263,6 +295,9 @@ si_status check_dwords(const PanelView& view) {
     if (e.rows != rows_in_panel(view.shape, panel)) return refuse("wrong number of rows");
     if (e.column_offset != index || e.value_offset != dword) return refuse("wrong offset");
     std::fill(seen.begin(), seen.end(), uint8_t{0});
+    uint64_t columns = 0;
+    bool is_sound = true;
+    const uint64_t first_index = index, first_dword = dword;
     for (int p = 1; p <= kPatterns; ++p) {
       const uint64_t count = e.count[p - 1];
       if (count == 0) continue;
@@ -272,9 +307,21 @@ si_status check_dwords(const PanelView& view) {
       if (indices > view.columns - index || dwords > view.values - dword) return refuse("counts out of range");
       const PatternCheck<Dword> check{view, view.index + index, view.value_as<Dword>() + dword, static_cast<int>(count),
                                       p};
-      if (const char* fault = check.fault(seen.data()); *fault != '\0') return refuse(fault);
+      is_sound = is_sound && check.is_sound(seen.data(), &columns);
       index += indices;
       dword += dwords;
+    }
+    if (is_sound && count_marks(seen.data(), seen.size()) == columns) continue;
+    // What is wrong, and where: the first fault.
+    std::fill(seen.begin(), seen.end(), uint8_t{0});
+    index = first_index;
+    dword = first_dword;
+    for (int p = 1; p <= kPatterns; ++p) {
+      const auto count = static_cast<int>(e.count[p - 1]);
+      const PatternCheck<Dword> check{view, view.index + index, view.value_as<Dword>() + dword, count, p};
+      if (const char* fault = check.fault(seen.data()); *fault != '\0') return refuse(fault);
+      index += static_cast<uint64_t>(count * unit_indices<Dword>(view.g));
+      dword += static_cast<uint64_t>(count * pattern_rows(p));
     }
   }
   if (index != view.columns || dword != view.values) return corrupt("panel: totals do not match");

@@ -36,9 +36,8 @@ si_status pairs_pack(const float* weight, const WeightShape& shape, const si_pac
 si_status pairs_validate(const BlobHeader& header, const void* blob, size_t bytes, PanelView* out) {
   PanelView view{};
   SI_TRY(open_dwords<Pair>(header, blob, bytes, &view));
-  uint64_t found = 0;
-  for (int64_t panel = 0; panel < view.panels; ++panel)
-    dwords_visit<Pair>(view, panel, [&](int64_t, int, uint16_t) { ++found; });
+  const uint64_t found = count_of<uint16_t>(static_cast<const uint16_t*>(view.value), 2 * view.values,
+                                            [](uint16_t v) { return is_stored(v); });
   if (found != header.nnz) return corrupt("panel: the number of non-zero values does not match");
   *out = view;
   return SI_OK;

@@ -1,9 +1,12 @@
 // linear and conv: what the packed formats compute, by the drivers of kernels/. Weights of int8 take bytes, and give
-// bytes or floats.
+// bytes or floats; pairs of bfloat16 take and give floats or bfloat16.
 #include "kernels/conv/conv.h"
+#include "kernels/conv/conv_bf16.h"
 #include "kernels/conv/conv_int8.h"
 #include "kernels/linear/linear.h"
+#include "kernels/linear/linear_bf16.h"
 #include "kernels/linear/linear_int8.h"
+#include "kernels/network/network.h"
 #include "kernels/scalar/scalar.h"
 #include "runtime/operators.h"
 
@@ -16,9 +19,9 @@ bool is_int8(const si_weights& weights) { return weights.value_type == SI_I8; }
 // The types of a call and, of bytes, what they stand for.
 template <class Args>
 void set_types(const Call& call, Args* args, si_quantization* quantization) {
-  args->x_type = call.x().type == kUint8 ? SI_U8 : SI_F32;
-  args->y_type = call.y().type == kUint8 ? SI_U8 : SI_F32;
-  if (args->x_type == SI_F32) return;
+  args->x_type = static_cast<si_value_type>(call.x().type);
+  args->y_type = static_cast<si_value_type>(call.y().type);
+  if (args->x_type != SI_U8) return;
   *quantization = quantization_of(call.x(), call.y());
   if (const Value* residual = call.model.operand(call.node, 3); residual != nullptr) {
     quantization->residual_scale = residual->scale;
@@ -32,22 +35,22 @@ si_status check_weight(const si_model& model, si_op op, Node* node) {
   const Value* weight = model.operand(*node, 1);
   if (weight->packed == nullptr) return bad_node(*node, "expected a packed weight");
   const Value& y = model.value(node->output);
-  const bool bytes = is_int8(*weight->packed);
-  if (bytes) {
-    SI_TRY(check_bytes(*node, model.operand(*node, 0), "an x"));
-    if (y.type != kUint8) SI_TRY(check_float(*node, &y, "an output"));
-  } else {
-    SI_TRY(check_float(*node, model.operand(*node, 0), "an x"));
-    SI_TRY(check_float(*node, &y, "an output"));
-    if (weight->packed->panel.pairs()) return bad_node(*node, "expected weights of float32 or int8, got pairs");
-  }
-  const CallTypes types{bytes ? SI_U8 : SI_F32, y.type == kUint8 ? SI_U8 : SI_F32};
+  const Value* x = model.operand(*node, 0);
+  const bool bytes = is_int8(*weight->packed), pairs = weight->packed->panel.pairs();
+  if (bytes)
+    SI_TRY(check_bytes(*node, x, "an x"));
+  else if (!pairs || x->type != kBFloat16)
+    SI_TRY(check_float(*node, x, "an x"));
+  if (!(bytes && y.type == kUint8) && !(pairs && y.type == kBFloat16)) SI_TRY(check_float(*node, &y, "an output"));
+  const CallTypes types{static_cast<si_value_type>(x->type), static_cast<si_value_type>(y.type)};
   const Row* row = nullptr;
   SI_TRY(row_for_call(*weight->packed, op, types, SI_ROW_BEST, &row));
   node->isa = tile_kernels(row->isa);
   SI_TRY(check_bias(*node, model.operand(*node, 2), weight->packed->shape.M()));
   const Value* residual = model.operand(*node, 3);
   if (residual == nullptr) return SI_OK;
+  // The sum is a second pass over y.
+  if (pairs) SI_TRY(check_float(*node, &y, "an output beside a residual"));
   SI_TRY(bytes ? check_bytes(*node, residual, "a residual") : check_float(*node, residual, "a residual"));
   bool same = residual->ndim == y.ndim;
   for (int i = 0; same && i < y.ndim; ++i) same = residual->dims[i] == y.dims[i];
@@ -85,6 +88,17 @@ si_conv_args conv_args(const si_model& model, const Node& node) {
   return args;
 }
 
+// The kernels of pairs take no residual: it is added to what they give.
+si_status run_pairs(const Call& call, const si_weights& weights, si_conv_args args) {
+  const auto* residual = static_cast<const float*>(args.residual);
+  args.residual = nullptr;
+  if (residual != nullptr) args.activation = SI_ACT_NONE;
+  SI_TRY(call.node.isa != nullptr ? conv_bf16(*call.node.isa, weights, args) : scalar_conv_bf16(weights, args));
+  if (residual == nullptr) return SI_OK;
+  return add(widest_tile_kernels(), call.output(), residual, call.output(), call.y().elements(), call.node.activation,
+             call.threads);
+}
+
 }  // namespace
 
 si_status check_linear(const si_model& model, Node* node) {
@@ -114,6 +128,8 @@ si_status run_linear(const Call& call) {
   set_types(call, &args, &quantization);
   if (is_int8(weights))
     return call.node.isa != nullptr ? linear_int8(*call.node.isa, weights, args) : scalar_linear_int8(weights, args);
+  if (weights.panel.pairs())
+    return call.node.isa != nullptr ? linear_bf16(*call.node.isa, weights, args) : scalar_linear_bf16(weights, args);
   return call.node.isa != nullptr ? linear(*call.node.isa, weights, args) : scalar_linear(weights, args);
 }
 
@@ -149,6 +165,7 @@ si_status run_conv(const Call& call) {
   set_types(call, &args, &quantization);
   if (is_int8(weights))
     return call.node.isa != nullptr ? conv_int8(*call.node.isa, weights, args) : scalar_conv_int8(weights, args);
+  if (weights.panel.pairs()) return run_pairs(call, weights, args);
   return call.node.isa != nullptr ? conv(*call.node.isa, weights, args) : scalar_conv(weights, args);
 }
 

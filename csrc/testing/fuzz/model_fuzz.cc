@@ -44,7 +44,7 @@ Memory memory_of(size_t bytes) {
 void mend(uint8_t* file, size_t size, bool sizes) {
   if (size < sizeof(si::FileHeader)) return;
   auto* const header = reinterpret_cast<si::FileHeader*>(file);
-  header->reserved[6] = 0;  // what chooses below
+  header->reserved[5] = 0;  // what chooses below
   if (sizes) header->total_bytes = size;
   si::FileView view{};
   if (si::read_file(file, size, false, &view) != SI_OK) return;
@@ -99,11 +99,19 @@ void run(const si_model* model, int32_t threads) {
 extern "C" __attribute__((visibility("default"))) int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Memory file = memory_of(size);
   if (size != 0) std::memcpy(file.get(), data, size);
-  const uint8_t choice = size >= sizeof(si::FileHeader) ? data[offsetof(si::FileHeader, reserved) + 48] : 0;
+  const uint8_t choice = size >= sizeof(si::FileHeader) ? data[offsetof(si::FileHeader, reserved) + 40] : 0;
   if (choice % 64 != 0) mend(file.get(), size, choice % 16 != 1);
   si_model* model = nullptr;
   if (!ran(si_model_open(file.get(), size, &model))) return 0;
-  run(model, 1 + choice / 64 % 3);
+  const int32_t threads = 1 + choice / 64 % 3;
+  run(model, threads);
+  // Batches next to the file's and far from it, and those that are refused.
+  for (const int64_t batch : {int64_t{0}, int64_t{1}, int64_t{3}, int64_t{choice}, int64_t{INT32_MAX}}) {
+    si_model* other = nullptr;
+    if (!ran(si_model_at_batch(model, batch, &other))) continue;
+    run(other, threads);
+    si_model_close(other);
+  }
   si_model_close(model);
   return 0;
 }

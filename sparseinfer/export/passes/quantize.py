@@ -19,6 +19,9 @@ __all__ = ["quantize", "values_to_observe"]
 
 SAME_SCALE = ("max_pool", "reshape")
 PASSING = (*SAME_SCALE, "add", "global_average_pool")
+BYTES_ONLY = (*PASSING, "depthwise_conv")
+"""What gives bytes wherever it takes them; others give floats to a reader of floats."""
+
 CLAMPS = ("none", "relu", "relu6")
 DEPTHWISE_KERNELS = (3, 5, 7)
 MOST_COLUMNS = 65535
@@ -42,7 +45,7 @@ def values_to_observe(graph: Graph) -> list[Value]:
         value
         for node in graph.nodes
         if node.output in chosen
-        for value in _read(node)
+        for value in (*_read(node), *_bytes_given(node))
         if value not in chosen or chosen[value].op not in SAME_SCALE
     )
     return list(found)
@@ -91,7 +94,7 @@ def quantize(graph: Graph, scales: Mapping[Value, ActivationScale]) -> None:
         node.inputs = [of(value) if value in read else value for value in node.inputs]
         if takes_bytes and node.op == "depthwise_conv":
             _quantize_depthwise(node)
-        if takes_bytes and (node.output in read_as_bytes or node.op in PASSING):
+        if takes_bytes and (node.output in read_as_bytes or node.op in BYTES_ONLY):
             source = node.inputs[0]
             assert source is not None
             scale = source.scale if node.op in SAME_SCALE else scales[node.output]
@@ -113,6 +116,10 @@ def _bytes(value: Value, scale: ActivationScale) -> Value:
 def _read(node: Node) -> list[Value]:
     """What a node reads and a model does not hold."""
     return [value for value in node.inputs if value is not None and value.constant is None]
+
+
+def _bytes_given(node: Node) -> list[Value]:
+    return [node.output] if node.op == "depthwise_conv" else []
 
 
 def _chosen(graph: Graph) -> dict[Value, Node]:
