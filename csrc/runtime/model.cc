@@ -52,11 +52,14 @@ class Names {
   const char* const end_;
 };
 
-uint64_t element_size(TensorType type) { return type == kInt8 || type == kUint8 ? 1 : sizeof(float); }
+uint64_t element_size(TensorType type) {
+  if (type == kInt64) return sizeof(int64_t);
+  return type == kInt8 || type == kUint8 || type == kBool ? 1 : sizeof(float);
+}
 
-// Bytes have a scale and a zero point, which nothing else has. What comes in and goes out is float32.
+// Bytes have a scale and a zero point, which nothing else has. Ids and masks come in, what goes out is float32.
 si_status read_type(const FileTensor& tensor, uint32_t index, Value* value) {
-  if (tensor.type != kFloat32 && tensor.type != kInt8 && tensor.type != kUint8 && tensor.type != kPacked)
+  if (tensor.type != kFloat32 && (tensor.type < kInt8 || tensor.type > kBool) && tensor.type != kPacked)
     return bad_model("tensor ", index, " has type ", tensor.type);
   if (tensor.kind > kComputed) return bad_model("tensor ", index, " is of kind ", tensor.kind);
   value->type = static_cast<TensorType>(tensor.type);
@@ -64,6 +67,8 @@ si_status read_type(const FileTensor& tensor, uint32_t index, Value* value) {
   if (value->type == kPacked && value->kind != kConstant)
     return bad_model("tensor ", index, " is a packed weight and no constant");
   if (value->type == kInt8 && value->kind != kConstant) return bad_model("tensor ", index, " of int8 is no constant");
+  if ((value->type == kInt64 || value->type == kBool) && value->kind == kConstant)
+    return bad_model("tensor ", index, " of ids or of a mask is constant");
   if (value->type == kUint8 && value->kind != kComputed)
     return bad_model("tensor ", index, " of uint8 is not computed by a node");
   value->scale = tensor.scale;

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "load_engine"]
 
+DTYPES = {"float32": torch.float32, "int64": torch.int64, "bool": torch.bool}
+CASTS = {"float32": ".float()", "int64": ".long()", "bool": ".bool()"}
+"""Of inputs: what they are, and how others become so."""
+
 
 class Engine:
     """A network as one plan, called as the model that it was made of.
@@ -218,10 +222,11 @@ class Engine:
             raise TypeError(
                 f"expected a tensor for {name}, got {type(tensor).__name__}; try torch.as_tensor"
             )
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        kind = self._inputs[index]["dtype"]
+        if tensor.dtype != DTYPES[kind] or tensor.device.type != "cpu":
             raise TypeError(
-                f"expected float32 on the CPU for {name}, got {tensor.dtype} on {tensor.device}; "
-                "try .float().cpu()"
+                f"expected {kind} on the CPU for {name}, got {tensor.dtype} on {tensor.device}; "
+                f"try {CASTS[kind]}.cpu()"
             )
         if tensor.layout != torch.strided:
             raise TypeError(

@@ -52,7 +52,9 @@ def add_golden(
 
 def _bytes(tensor: Tensor) -> Tensor:
     """The elements, and zeros up to where the next tensor may begin."""
-    own = tensor.detach().float().contiguous().reshape(-1).view(torch.uint8)
+    tensor = tensor.detach()
+    plain = tensor.float() if tensor.is_floating_point() else tensor
+    own = plain.contiguous().reshape(-1).view(torch.uint8)
     return torch.nn.functional.pad(own, (0, aligned_size(len(own)) - len(own)))
 
 
