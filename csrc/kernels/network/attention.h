@@ -5,8 +5,8 @@
 
 namespace si {
 
-// All heads of a batch, whose features stand side by side in a token; the first one's `job` but for scratch, queries and
-// the mask, of all queries.
+// All heads of a batch, whose features stand side by side in a token; the first one's `job` but for scratch, queries
+// and the mask, of all queries.
 struct Attention {
   AttentionJob job;
   int64_t batch, heads;

@@ -5,8 +5,9 @@
 // Both products are one register tile, of rows that are broadcast by vectors: keys are the vectors of the scores, for
 // which a block of them is transposed, and features those of the sums, for which the values stand right. Blocks of keys
 // after the first rescale what is there (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018;
-// Rabe and Staats, "Self-attention does not need O(n^2) memory", 2021), so that scratch does not grow with the sequence.
-// A query all of whose keys are masked by -Inf gives zeros. Scores stay in the nearest cache. y overlaps nothing.
+// Rabe and Staats, "Self-attention does not need O(n^2) memory", 2021), so that scratch does not grow with the
+// sequence. A query all of whose keys are masked by -Inf gives zeros. Scores stay in the nearest cache. y overlaps
+// nothing.
 //
 // Included by the instruction-set translation units only.
 #pragma once
@@ -27,8 +28,8 @@ void product_tile(const float* a, int64_t lda, const float* b, int64_t ldb, int6
                   bool more) {
   typename V::Reg sums[kRows][kVectors];
   SI_UNROLL for (int r = 0; r < kRows; ++r) {
-    SI_UNROLL for (int n = 0; n < kVectors; ++n)
-      sums[r][n] = more ? V::load(c + r * ldc + n * V::kWidth) : V::broadcast(0.0f);
+    SI_UNROLL for (int n = 0; n < kVectors; ++n) sums[r][n] =
+        more ? V::load(c + r * ldc + n * V::kWidth) : V::broadcast(0.0f);
   }
   for (int64_t k = 0; k < depth; ++k) {
     typename V::Reg row[kVectors];
@@ -132,10 +133,10 @@ void attend(const AttentionJob& job) {
   using Reg = typename V::Reg;
   constexpr int W = V::kWidth;
   const int64_t padded_dim = (job.dim + W - 1) / W * W;
-  float* const keys = job.scratch;                                       // [dim][padded keys]
-  float* const values = keys + kKeyBlock * ((job.dim + 15) / 16 * 16);   // [keys][padded dim], unless they stand right
+  float* const keys = job.scratch;                                        // [dim][padded keys]
+  float* const values = keys + kKeyBlock * ((job.dim + 15) / 16 * 16);    // [keys][padded dim], unless they stand right
   float* const scores = values + kKeyBlock * ((job.dim + 15) / 16 * 16);  // [kQueryRows][kKeyBlock]
-  float* const sums = scores + kQueryRows * kKeyBlock;                   // [queries][padded dim]
+  float* const sums = scores + kQueryRows * kKeyBlock;                    // [queries][padded dim]
   auto* const states = reinterpret_cast<RowState*>(sums + job.queries * padded_dim);
   for (int64_t i = 0; i < job.queries; ++i) states[i] = {kMinusInfinity, 0.0f};
   // Keys that come after every query are not looked at.
@@ -162,8 +163,7 @@ void attend(const AttentionJob& job) {
         const int64_t valid = own < 0 ? 0 : own < count ? own : count;
         most = valid > most ? valid : most;
         const float* const mask = job.mask == nullptr ? nullptr : job.mask + (i + r) * job.mask_ld + k0;
-        const float before =
-            exponentials<V>(scores + r * kKeyBlock, mask, job.scale, valid, padded, &states[i + r]);
+        const float before = exponentials<V>(scores + r * kKeyBlock, mask, job.scale, valid, padded, &states[i + r]);
         if (k0 == 0) continue;
         float* const row = sums + (i + r) * padded_dim;
         for (int64_t d = 0; d < padded_dim; d += W) V::store(row + d, V::mul(V::broadcast(before), V::load(row + d)));

@@ -32,8 +32,12 @@ int batch_axis(const Node& node) { return node.params[7] == 0 ? 0 : 1; }
 int64_t batch_of(const Node& node, const Value& x) { return x.dims[batch_axis(node)]; }
 int64_t tokens_of(const Node& node, const Value& x) { return x.dims[1 - batch_axis(node)]; }
 // Elements from one of either to the next.
-int64_t batch_step(const Node& node, const Value& x) { return batch_axis(node) == 1 ? x.dims[2] : x.dims[1] * x.dims[2]; }
-int64_t token_step(const Node& node, const Value& x) { return batch_axis(node) == 0 ? x.dims[2] : x.dims[1] * x.dims[2]; }
+int64_t batch_step(const Node& node, const Value& x) {
+  return batch_axis(node) == 1 ? x.dims[2] : x.dims[1] * x.dims[2];
+}
+int64_t token_step(const Node& node, const Value& x) {
+  return batch_axis(node) == 0 ? x.dims[2] : x.dims[1] * x.dims[2];
+}
 
 // One of q, k and v, of which `used` features from `first` on are the heads.
 si_status check_heads(const si_model& model, const Node& node, uint32_t which, int64_t batch, int64_t used) {

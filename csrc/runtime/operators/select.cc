@@ -145,8 +145,7 @@ si_status run_where(const Call& call) {
       SI_REQUIRE(numbers[i] == 0 || numbers[i] == 1, SI_ERR_ARGUMENT, "expected 0 or 1 in '", condition.name, "', got ",
                  numbers[i], " at element ", i, "; try the mask of a tokenizer");
   int64_t steps[3][kMostDims];
-  for (uint32_t which = 0; which < 3; ++which)
-    broadcast_steps(*call.model.operand(call.node, which), y, steps[which]);
+  for (uint32_t which = 0; which < 3; ++which) broadcast_steps(*call.model.operand(call.node, which), y, steps[which]);
   const int64_t n = y.elements();
   for (int64_t i = 0; i < n; ++i) {
     const int64_t place = place_of(y, i, steps[0]);
