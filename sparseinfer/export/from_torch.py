@@ -31,7 +31,15 @@ _WHOLE = (
 INPUT_TYPES = (torch.float32, torch.int64, torch.bool)
 """What a model may be called with: ids are int64, and masks either."""
 
-INTEGERS_READ = ("embedding", "scaled_dot_product_attention", "view", "reshape", "clone")
+INTEGERS_READ = (
+    "embedding",
+    "scaled_dot_product_attention",
+    "view",
+    "reshape",
+    "unsqueeze",
+    "squeeze",
+    "clone",
+)
 """Operators that take other types than float32: ids, and masks."""
 
 STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
@@ -136,7 +144,7 @@ def _lowered(node: Any, known: dict[str, Any], graph: Graph, missing: list[Missi
     kwargs = tree_map(lambda part: _argument(part, known), dict(node.kwargs))
     module = _module_of(node)
     if node.target is operator.getitem:
-        if isinstance(args[0], tuple):
+        if isinstance(args[0], tuple | list):
             return args[0][args[1]]
         # Of operators that give several tensors, such as maxima and their places, the first.
         if args[1] != 0:

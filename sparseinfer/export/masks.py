@@ -177,9 +177,7 @@ def _constant(call: Call, mask: Tensor) -> Value | None:
     return Value(f"{call.name} mask", tuple(mask.shape), mask.contiguous())
 
 
-def _where(
-    call: Call, mask: Choice, index: Tensor, if_zero: Tensor, otherwise: Tensor
-) -> Value:
+def _where(call: Call, mask: Choice, index: Tensor, if_zero: Tensor, otherwise: Tensor) -> Value:
     if not torch.equal(index.reshape(-1), torch.arange(index.numel())):
         raise Refusal("its mask takes elements of its input out of their order")
     if torch.Size(mask.source.shape).numel() != index.numel():

@@ -35,6 +35,9 @@ int64_t place_of(const Value& y, int64_t at, const int64_t* steps) {
   return place;
 }
 
+// The name of the input that the first operand shows.
+const char* input_name(const Call& call) { return call.model.value(call.x().root).name; }
+
 const int64_t* numbers_of(const Call& call) { return static_cast<const int64_t*>(call.data[call.node.operand[0]]); }
 
 }  // namespace
@@ -58,7 +61,7 @@ si_status run_embedding(const Call& call) {
   const int64_t rows = table.dims[0], n = table.dims[1], count = call.x().elements();
   const int64_t* const ids = numbers_of(call);
   for (int64_t i = 0; i < count; ++i)
-    SI_REQUIRE(ids[i] >= 0 && ids[i] < rows, SI_ERR_ARGUMENT, "expected ids of '", call.x().name, "' from 0 to ",
+    SI_REQUIRE(ids[i] >= 0 && ids[i] < rows, SI_ERR_ARGUMENT, "expected ids of '", input_name(call), "' from 0 to ",
                rows - 1, ", got ", ids[i], " at element ", i, "; try the tokenizer of the model");
   for (int64_t i = 0; i < count; ++i)
     std::memcpy(call.output() + i * n, call.input(1) + ids[i] * n, static_cast<size_t>(n) * sizeof(float));
@@ -142,7 +145,7 @@ si_status run_where(const Call& call) {
   const uint8_t* const bytes = call.input_bytes(0);
   if (call.node.params[0] == 1 && condition.type == kInt64)
     for (int64_t i = 0; i < condition.elements(); ++i)
-      SI_REQUIRE(numbers[i] == 0 || numbers[i] == 1, SI_ERR_ARGUMENT, "expected 0 or 1 in '", condition.name, "', got ",
+      SI_REQUIRE(numbers[i] == 0 || numbers[i] == 1, SI_ERR_ARGUMENT, "expected 0 or 1 in '", input_name(call), "', got ",
                  numbers[i], " at element ", i, "; try the mask of a tokenizer");
   int64_t steps[3][kMostDims];
   for (uint32_t which = 0; which < 3; ++which) broadcast_steps(*call.model.operand(call.node, which), y, steps[which]);

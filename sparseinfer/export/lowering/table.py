@@ -64,15 +64,13 @@ class Call:
         self.graph.nodes.append(Node(op, self.module, inputs, output, attributes, activation))
         return output
 
-    def node(
-        self, op: str, inputs: list[Value | None], output: Value, **attributes: Any
-    ) -> Value:
+    def node(self, op: str, inputs: list[Value | None], output: Value, **attributes: Any) -> Value:
         """Add a node on the way to what the call gives; its output."""
         self.graph.nodes.append(Node(op, self.module, inputs, output, attributes))
         return output
 
 
-Lowering = Callable[[Call], Value]
+Lowering = Callable[[Call], Value | tuple[Value, ...]]
 
 LOWERINGS: dict[Any, Lowering] = {}
 """THE table of operators that are taken, which the files beside this one fill."""

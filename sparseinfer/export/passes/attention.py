@@ -1,8 +1,8 @@
 """Attention reads the heads of its tokens where projections put them, and gives tokens.
 
 Models cut the features of a token into heads and turn these to the front. The engine's attention
-reads `[batch, tokens, features]`, or tokens before batches, of which the heads are a range: what was
-turned is read with its strides, and what stands elsewhere is brought there.
+reads `[batch, tokens, features]`, or tokens before batches, of which the heads are a range: what
+was turned is read with its strides, and what stands elsewhere is brought there.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ def place_attention(graph: Graph) -> None:
     """Let attention over heads be attention over tokens; permutes of before and after meet.
 
     Example:
-        >>> names = ("q", "heads", "y")
-        >>> q, h, y = (Value(n, s) for n, s in zip(names, [(1, 5, 8), (1, 5, 2, 4), (1, 2, 5, 4)]))
-        >>> t = Value("turned", y.shape)
-        >>> nodes = [Node("reshape", "", [q], h), Node("permute", "", [h], t, {"axes": [0, 2, 1, 3]}),
-        ...          Node("attention", "", [t, t, t, None], y, {"scale": 0.5, "causal": False})]
+        >>> q, heads = Value("q", (1, 5, 8)), Value("heads", (1, 5, 2, 4))
+        >>> turned, y = Value("turned", (1, 2, 5, 4)), Value("y", (1, 2, 5, 4))
+        >>> given = {"scale": 0.5, "causal": False}
+        >>> nodes = [
+        ...     Node("reshape", "", [q], heads),
+        ...     Node("permute", "", [heads], turned, {"axes": [0, 2, 1, 3]}),
+        ...     Node("attention", "", [turned, turned, turned, None], y, given),
+        ... ]
         >>> graph = Graph([q], nodes, [y])
         >>> place_attention(graph)
-        >>> print(graph.nodes[2])
-        y tokens[1, 5, 8] = attention(q, q, q, -, scale=0.5, causal=False, heads=2, features=4, first=[0, 0, 0], tokens_first=False)  # 
+        >>> [value and value.name for value in graph.nodes[2].inputs], graph.nodes[2].output.shape
+        (['q', 'q', 'q', None], (1, 5, 8))
     """
     producers = graph.producers()
     nodes: list[Node] = []
@@ -52,7 +55,7 @@ def _placed(node: Node, producers: dict[Value, Node]) -> list[Node]:
         if own is None:
             turned = Value(f"{value.name} turned", tuple(value.shape[axis] for axis in axes))
             before.append(Node("permute", node.name, [value], turned, {"axes": axes}))
-            own = turned, (*turned.shape[:2], heads * features), 0
+            own = turned, (turned.shape[0], turned.shape[1], heads * features), 0
         source, shape, start = own
         if source.shape != shape:
             tokens = Value(f"{value.name} tokens {place}", shape)
