@@ -76,7 +76,7 @@ class _Builder:
             self.linear, self.conv, self.conv, self.depthwise, self.add, self.add, self.activation,
             self.activation, self.max_pool, self.average_pool, self.global_pool, self.reshape,
             self.softmax, self.concat, self.norm, self.line, self.layer_norm, self.permute,
-            self.embedding, self.attention, self.attention,
+            self.embedding, self.attention, self.attention, self.slice,
         ]  # fmt: skip
         while len(self.network.steps) < steps:
             self.random.choice(makers)()
@@ -258,6 +258,20 @@ class _Builder:
         self.random.shuffle(axes)
         self.put(f"permute {axes}", [place], lambda x: x.permute(axes))
 
+    def slice(self) -> None:
+        place = self.pick()
+        assert place is not None
+        shape = self.values[place].shape
+        axis = self.random.randrange(len(shape))
+        if len(shape) > 2 and self.random.random() < 0.4:
+            index = self.random.randrange(-shape[axis], shape[axis])
+            self.put(f"select {axis} {index}", [place], lambda x: x.select(axis, index))
+            return
+        first = self.random.randrange(shape[axis])
+        step = self.random.choice([1, 1, 2, 3])
+        cut = (slice(None),) * axis + (slice(first, self.random.choice([None, -1, 5]), step),)
+        self.put(f"slice {cut}", [place], lambda x: x[cut])
+
     def _ids(self) -> list[int]:
         return [k for k, x in enumerate(self.values) if not x.is_floating_point()]
 
@@ -272,7 +286,7 @@ class _Builder:
             return
         batch, tokens, features = self.values[place].shape
         heads = self.random.choice([h for h in range(1, features + 1) if features % h == 0])
-        way = self.random.choice(["split", "unbind", "tokens first"])
+        way = self.random.choice(["split", "unbind", "tokens first", "heads first"])
         masks = [k for k in self._ids() if self.values[k].shape == (batch, tokens)]
         reads = [place, *masks[: self.random.randint(0, 1)]]
         causal = len(reads) == 1 and self.random.random() < 0.4
@@ -311,6 +325,9 @@ class _Attention(nn.Module):
         elif self.way == "unbind":
             apart = whole.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
             parts = list(apart.unbind(0))
+        elif self.way == "heads first":
+            apart = whole.view(batch, tokens, self.heads, 3, -1)
+            parts = [apart[:, :, :, i].transpose(1, 2) for i in range(3)]
         else:
             turned = whole.transpose(0, 1).contiguous()
             parts = [

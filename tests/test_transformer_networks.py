@@ -78,7 +78,29 @@ def distilbert() -> Made:
     return pruned(transformers.DistilBertModel(config)), tokens()
 
 
-MODELS = [bert, minilm, distilbert]
+def classifier() -> Made:
+    """With what BERT does after its last layer: the first token, and two layers more."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=20, num_labels=5,
+    )  # fmt: skip
+    return pruned(transformers.BertForSequenceClassification(config)), tokens()
+
+
+def vit(full: bool = False) -> Made:
+    transformers = pytest.importorskip("transformers")
+    small = {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 64, "image_size": 32, "patch_size": 8,
+    }  # fmt: skip
+    config = transformers.ViTConfig(num_labels=10, **({} if full else small))
+    model = pruned(transformers.ViTForImageClassification(config))
+    images = torch.randn(1 if full else 2, 3, config.image_size, config.image_size)
+    return model, {"pixel_values": images}
+
+
+MODELS = [bert, minilm, distilbert, classifier, vit]
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -152,9 +174,14 @@ def test_models_of_transformers(make: Callable[[], Made], tmp_path: Path) -> Non
     engine = compile(model, inputs, baselines=(), golden=True)
     assert engine.selftest() < 1
     found = ops(engine)
-    assert "permute" not in found and found.count("attention") == 2
-    other = {**inputs, "input_ids": inputs["input_ids"].flip(0, 1)}
-    other["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+    # Patches become tokens once, and nothing else is turned around.
+    assert found.count("permute") == (make is vit) and found.count("attention") == 2
+    # One projection for the three of a layer, and norms after a sum are one with it.
+    assert found[found.index("attention") - 1] in ("linear", "where")
+    assert "add" not in found[found.index("attention") :] or make is vit
+    other = {name: x.flip(0, 1) for name, x in inputs.items()}
+    if "attention_mask" in inputs:
+        other["attention_mask"] = torch.ones_like(inputs["attention_mask"])
     assert close(engine, model, other)
     compared = engine.compare(model, inputs)
     assert compared.first is None, str(compared)
@@ -244,9 +271,24 @@ def test_what_is_refused_is_named() -> None:
         compile(Weights().eval(), torch.randn(1, 3, 8))
 
 
+def test_int8() -> None:
+    """Linear layers compute on bytes; attention and norms stay between floats."""
+    model, inputs = classifier()
+    more = [{**inputs, "input_ids": torch.randint(50, (2, 7))} for _ in range(4)]
+    engine = compile(model, inputs, baselines=(), weights="int8", calibration=more)
+    found = ops(engine)
+    assert found.count("quantize") >= 6 and found.count("attention") == 2
+    given, own = engine(**inputs).logits, model(**inputs).logits
+    assert (given - own).norm() <= 0.1 * own.norm()
+    with pytest.raises(TypeError, match=r"expected int64 for input_ids, got torch.int32; try"):
+        bad = [{**inputs, "input_ids": inputs["input_ids"].int()}]
+        compile(model, inputs, baselines=(), weights="int8", calibration=bad)
+
+
 @pytest.mark.slow
-def test_bert_base() -> None:
-    model, inputs = bert(full=True)
+@pytest.mark.parametrize("make", [bert, vit])
+def test_full_models(make: Callable[[bool], Made]) -> None:
+    model, inputs = make(True)
     engine = compile(model, inputs, baselines=())
     assert ops(engine).count("attention") == 12
     assert engine.compare(model, inputs).first is None

@@ -19,7 +19,7 @@ int32_t bits_of(float value) {
 }
 
 // Ids of 2 x 5 tokens and their mask: embedding, three projections as one, masked attention of 2 heads of 4 features,
-// residual and norm.
+// residual and norm; the tokens first, and of the first sequence every second one.
 ModelFile small_transformer(uint32_t seed = 1) {
   Random random;
   random.engine.seed(seed);
@@ -37,7 +37,8 @@ ModelFile small_transformer(uint32_t seed = 1) {
   const uint32_t scale = file.constant({8}, random.tensor(8, false)),
                  shift = file.constant({8}, random.tensor(8, false));
   const uint32_t normal = file.node(14, {y, scale, shift, x}, {2, 5, 8}, {bits_of(1e-5f)});
-  file.outputs = {file.node(17, {normal}, {5, 2, 8}, {1, 0, 2})};
+  const uint32_t turned = file.node(17, {normal}, {5, 2, 8}, {1, 0, 2});
+  file.outputs = {turned, file.node(19, {file.node(19, {turned}, {5, 1, 8}, {1, 0, 1})}, {2, 1, 8}, {0, 1, 2})};
   return file;
 }
 
@@ -45,9 +46,11 @@ std::vector<float> run(const ModelFile& network, const std::vector<int64_t>& ids
                        int threads = 1, si_status want = SI_OK) {
   const AlignedBytes file = network.bytes();
   const OpenModel model = open(file);
-  std::vector<float> y(80, NAN);
-  if (SI_CHECK(model != nullptr))
-    SI_CHECK_EQ(Runner(model.get(), threads).run({ids.data(), mask.data()}, {y.data()}), want);
+  std::vector<float> y(80, NAN), some(16, NAN);
+  if (!SI_CHECK(model != nullptr)) return y;
+  SI_CHECK_EQ(Runner(model.get(), threads).run({ids.data(), mask.data()}, {y.data(), some.data()}), want);
+  if (want == SI_OK)
+    for (size_t i = 0; i < 16; ++i) SI_CHECK_EQ(some[i], y[(1 + 2 * (i / 8)) * 16 + i % 8]);
   return y;
 }
 
@@ -176,7 +179,7 @@ void test_refused() {
     change(file);
     refused(file, part);
   };
-  enum { kEmbedding, kLinear, kReshape, kWhere, kAttention, kNorm, kPermute };
+  enum { kEmbedding, kLinear, kReshape, kWhere, kAttention, kNorm, kPermute, kSlice };
   const auto type = [](ModelFile& file, uint32_t tensor, si::TensorType to) { file.tensors[tensor].type = to; };
   // Types: ids and masks come in, and are nothing else.
   bad("ids of int64", [&](ModelFile& file) { type(file, kIds, si::kFloat32); });
@@ -216,8 +219,8 @@ void test_refused() {
     bad("eps", [=](ModelFile& file) { file.nodes[kNorm].params[0] = bits_of(value); });
   bad("parameter 1", [](ModelFile& file) { file.nodes[kNorm].params[1] = 2; });
   bad("parameter 2", [](ModelFile& file) { file.nodes[kNorm].params[2] = 1; });
-  bad("elements of operand 1", [](ModelFile& file) { file.operands[file.operands.size() - 4] = 2; });
-  bad("dimension 2 of the output", [](ModelFile& file) { file.operands[file.operands.size() - 2] = 5; });
+  bad("elements of operand 1", [](ModelFile& file) { file.operands[13] = 2; });
+  bad("dimension 2 of the output", [](ModelFile& file) { file.operands[15] = 5; });
   // Permutes: axes that are there once each.
   for (const int32_t value : {-1, 3, INT32_MIN, INT32_MAX, 0}) {
     bad("axis", [=](ModelFile& file) { file.nodes[kPermute].params[0] = value; });
@@ -227,6 +230,15 @@ void test_refused() {
     file.tensors[file.nodes[kPermute].output].dims[0] = 2;
     file.tensors[file.nodes[kPermute].output].dims[1] = 5;
   });
+  // Slices: what lies within x.
+  for (const int32_t value : {-1, 3, INT32_MIN, INT32_MAX})
+    bad("axis", [=](ModelFile& file) { file.nodes[kSlice].params[0] = value; });
+  for (const int32_t value : {-1, 2, INT32_MIN, INT32_MAX})
+    bad("within", [=](ModelFile& file) { file.nodes[kSlice].params[1] = value; });
+  for (const int32_t value : {0, -1, INT32_MIN, INT32_MAX, 4})
+    bad("within", [=](ModelFile& file) { file.nodes[kSlice + 1].params[2] = value; });
+  bad("dimension 2 of the output", [](ModelFile& file) { file.tensors[file.nodes[kSlice].output].dims[2] = 9; });
+  bad("parameter 3", [](ModelFile& file) { file.nodes[kSlice].params[3] = 1; });
   // Where: what is chosen fits, and gives the output its size.
   bad("broadcast", [](ModelFile& file) { file.tensors[file.nodes[kWhere].output].dims[3] = 4; });
   bad("dimension 1 of the output", [](ModelFile& file) { file.tensors[file.nodes[kWhere].output].dims[1] = 2; });

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "load_engine"]
 
-DTYPES = {"float32": torch.float32, "int64": torch.int64, "bool": torch.bool}
-CASTS = {"float32": ".float()", "int64": ".long()", "bool": ".bool()"}
-"""Of inputs: what they are, and how others become so."""
+CASTS = {
+    "float32": (torch.float32, ".float()"), "int64": (torch.int64, ".long()"),
+    "bool": (torch.bool, ".bool()"),
+}  # fmt: skip
+"""What inputs are, and how other tensors become so."""
 
 
 class Engine:
@@ -223,10 +225,11 @@ class Engine:
                 f"expected a tensor for {name}, got {type(tensor).__name__}; try torch.as_tensor"
             )
         kind = self._inputs[index]["dtype"]
-        if tensor.dtype != DTYPES[kind] or tensor.device.type != "cpu":
+        dtype, cast = CASTS[kind]
+        if tensor.dtype != dtype or tensor.device.type != "cpu":
             raise TypeError(
                 f"expected {kind} on the CPU for {name}, got {tensor.dtype} on {tensor.device}; "
-                f"try {CASTS[kind]}.cpu()"
+                f"try {cast}.cpu()"
             )
         if tensor.layout != torch.strided:
             raise TypeError(

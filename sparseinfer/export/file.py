@@ -7,7 +7,7 @@ import struct
 import torch
 from torch import Tensor
 
-from sparseinfer.export.aligned import aligned_size
+from sparseinfer.export.aligned import aligned_size, bytes_of
 from sparseinfer.export.errors import Missing, UnsupportedOperators
 from sparseinfer.export.graph import MOST_DIMS, Graph, Node, Value
 from sparseinfer.formats.packed import pack
@@ -21,7 +21,7 @@ OPERATORS = {
     "linear": 1, "conv": 2, "depthwise_conv": 3, "add": 4, "activation": 5, "max_pool": 6,
     "average_pool": 7, "global_average_pool": 8, "reshape": 9, "softmax": 10, "concat": 11,
     "quantize": 12, "dequantize": 13, "layer_norm": 14, "attention": 15, "embedding": 16,
-    "permute": 17, "where": 18,
+    "permute": 17, "where": 18, "slice": 19,
 }  # fmt: skip
 """Their numbers in a file (csrc/runtime/operators.inc)."""
 
@@ -120,8 +120,7 @@ class _File:
             assert value.constant is not None, f"{node} reads {value} before it is computed"
             whole = value.constant.detach()
             plain = whole if whole.dtype == torch.int8 else whole.float()
-            elements = plain.contiguous().reshape(-1).view(torch.uint8)
-            self.numbers[value] = self._add(value, CONSTANT, TYPES[plain.dtype], elements)
+            self.numbers[value] = self._add(value, CONSTANT, TYPES[plain.dtype], bytes_of(plain))
         return self.numbers[value]
 
     def _weight(self, node: Node, value: Value) -> int:
@@ -199,6 +198,8 @@ def _params(node: Node) -> list[int]:
         params += [*given["first"], int(given["tokens_first"])]
     elif node.op == "permute":
         params = given["axes"]
+    elif node.op == "slice":
+        params = [given["axis"], given["start"], given["step"]]
     elif node.op == "where":
         params = [int(given["exact"])]
     return params + [0] * (10 - len(params))

@@ -168,7 +168,8 @@ def _lowered(node: Any, known: dict[str, Any], graph: Graph, missing: list[Missi
     except Refusal as refusal:
         why = str(refusal)
     missing.append(Missing(str(node.target), module, why))
-    return Value(node.name, call.shape, None, torch.float32)
+    kind = torch.int64 if sample.dtype == torch.int64 else torch.float32
+    return Value(node.name, call.shape, None, kind)
 
 
 def _folded(node: Any, args: Any, kwargs: Any) -> Any:

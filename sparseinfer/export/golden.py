@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparseinfer.export.aligned import aligned_size, new_memory
+from sparseinfer.export.aligned import aligned_size, bytes_of, new_memory
 from sparseinfer.native import seal_model
 
 __all__ = ["add_golden"]
@@ -54,7 +54,7 @@ def _bytes(tensor: Tensor) -> Tensor:
     """The elements, and zeros up to where the next tensor may begin."""
     tensor = tensor.detach()
     plain = tensor.float() if tensor.is_floating_point() else tensor
-    own = plain.contiguous().reshape(-1).view(torch.uint8)
+    own = bytes_of(plain)
     return torch.nn.functional.pad(own, (0, aligned_size(len(own)) - len(own)))
 
 

@@ -24,6 +24,7 @@ aten = torch.ops.aten
 
 ELEMENTWISE = (
     aten._to_copy.default, aten.where.self, aten.bitwise_and.Tensor, aten.bitwise_or.Tensor,
+    aten.bitwise_and.Scalar, aten.bitwise_or.Scalar,
     aten.bitwise_not.default, aten.logical_and.default, aten.logical_or.default,
     aten.logical_not.default, aten.eq.Scalar, aten.ne.Scalar, aten.add.Tensor, aten.sub.Tensor,
     aten.rsub.Scalar, aten.mul.Tensor, aten.masked_fill.Scalar, aten.full_like.default,
@@ -82,6 +83,9 @@ def chosen(target: Any, args: Any, kwargs: Any) -> Choice | None:
     ]
     if not choices:
         return None
+    others = [leaf for leaf in leaves if isinstance(leaf, Value) and leaf.constant is None]
+    if any(_begun(value, target, args, kwargs) is None for value in others):
+        raise Refusal("it joins a mask with what is computed otherwise")
     if target not in (*ELEMENTWISE, *MOVES):
         raise Refusal("it reads a mask: attention is taken, and what makes the mask of one")
     if len({choice.source for choice in choices}) > 1:
@@ -138,7 +142,7 @@ def lower_mask(call: Call, mask: Choice | Value, shape: tuple[int, ...]) -> Valu
         if torch.equal(if_zero, otherwise):
             return _constant(call, if_zero)
         index = mask.index.view((1,) * (4 - mask.index.dim()) + tuple(mask.index.shape))
-        return _where(call, mask, _narrowed(index, 4), if_zero, otherwise)
+        return _where(call, mask, _narrowed(index, 4), if_zero, otherwise, shape[3])
     if mask.constant is not None:
         return _constant(call, _added(mask.constant, shape))
     if mask.dtype == torch.bool:
@@ -177,7 +181,9 @@ def _constant(call: Call, mask: Tensor) -> Value | None:
     return Value(f"{call.name} mask", tuple(mask.shape), mask.contiguous())
 
 
-def _where(call: Call, mask: Choice, index: Tensor, if_zero: Tensor, otherwise: Tensor) -> Value:
+def _where(
+    call: Call, mask: Choice, index: Tensor, if_zero: Tensor, otherwise: Tensor, keys: int
+) -> Value:
     if not torch.equal(index.reshape(-1), torch.arange(index.numel())):
         raise Refusal("its mask takes elements of its input out of their order")
     if torch.Size(mask.source.shape).numel() != index.numel():
@@ -185,10 +191,12 @@ def _where(call: Call, mask: Choice, index: Tensor, if_zero: Tensor, otherwise: 
     condition = Value(f"{mask.source.name} of {call.name}", tuple(index.shape), None,
                       mask.source.dtype)  # fmt: skip
     call.node("reshape", [mask.source], condition)
-    shape = torch.broadcast_shapes(index.shape, if_zero.shape, otherwise.shape)
+    if_zero, small = _narrowed(if_zero, 4), _narrowed(otherwise, 4)
+    shape = torch.broadcast_shapes(index.shape, if_zero.shape, small.shape)
+    if shape[3] != keys:  # one of them has to be as wide as the mask
+        shape, small = torch.Size((*shape[:3], keys)), otherwise
     values: list[Value | None] = [condition]
-    for name, part in (("otherwise", otherwise), ("if zero", if_zero)):
-        small = _narrowed(part, 4)
-        values.append(Value(f"{call.name} {name}", tuple(small.shape), small.contiguous()))
+    for name, part in (("otherwise", small), ("if zero", if_zero)):
+        values.append(Value(f"{call.name} {name}", tuple(part.shape), part.contiguous()))
     output = Value(f"{call.name} mask", tuple(shape))
     return call.node("where", values, output, exact=mask.exact)

@@ -1,5 +1,5 @@
-// embedding, permute and where: what moves elements by numbers. Ids, and conditions that promise to be 0 or 1, are
-// looked at when they are there: in a run.
+// embedding, permute, where and slice: what moves elements by numbers. Ids, and conditions that promise to be 0 or 1,
+// are looked at when they are there: in a run.
 #include <algorithm>
 #include <cstring>
 
@@ -145,8 +145,8 @@ si_status run_where(const Call& call) {
   const uint8_t* const bytes = call.input_bytes(0);
   if (call.node.params[0] == 1 && condition.type == kInt64)
     for (int64_t i = 0; i < condition.elements(); ++i)
-      SI_REQUIRE(numbers[i] == 0 || numbers[i] == 1, SI_ERR_ARGUMENT, "expected 0 or 1 in '", input_name(call), "', got ",
-                 numbers[i], " at element ", i, "; try the mask of a tokenizer");
+      SI_REQUIRE(numbers[i] == 0 || numbers[i] == 1, SI_ERR_ARGUMENT, "expected 0 or 1 in '", input_name(call),
+                 "', got ", numbers[i], " at element ", i, "; try the mask of a tokenizer");
   int64_t steps[3][kMostDims];
   for (uint32_t which = 0; which < 3; ++which) broadcast_steps(*call.model.operand(call.node, which), y, steps[which]);
   const int64_t n = y.elements();
@@ -155,6 +155,40 @@ si_status run_where(const Call& call) {
     const bool yes = condition.type == kBool ? bytes[place] != 0 : numbers[place] != 0;
     call.output()[i] = yes ? call.input(1)[place_of(y, i, steps[1])] : call.input(2)[place_of(y, i, steps[2])];
   }
+  return SI_OK;
+}
+
+si_status check_slice(const si_model& model, Node* node) {
+  const Value &x = *model.operand(*node, 0), &y = model.value(node->output);
+  SI_TRY(check_no_activation(*node));
+  SI_TRY(check_params(*node, 3));
+  SI_TRY(check_float(*node, &x, "an x"));
+  const int32_t axis = node->params[0];
+  if (axis < 0 || axis >= x.ndim) return bad_node(*node, "expected an axis below ", x.ndim, ", got ", axis);
+  if (y.ndim != x.ndim) return bad_node(*node, "expected an output of ", x.ndim, " dimensions, got ", y.ndim);
+  const int64_t first = node->params[1], step = node->params[2], count = y.dims[axis];
+  if (first < 0 || step < 1 || first + (count - 1) * step >= x.dims[axis])
+    return bad_node(*node, "expected ", count, " elements from ", first, " on within the ", x.dims[axis], " of axis ",
+                    axis);
+  int64_t dims[kMostDims];
+  for (int i = 0; i < x.ndim; ++i) dims[i] = i == axis ? count : x.dims[i];
+  return check_output(model, *node, dims, x.ndim);
+}
+
+si_status run_slice(const Call& call) {
+  const Value &x = call.x(), &y = call.y();
+  const int32_t axis = call.node.params[0];
+  const int64_t step = call.node.params[2], count = y.dims[axis];
+  int64_t outer = 1, inner = 1;
+  for (int i = 0; i < axis; ++i) outer *= x.dims[i];
+  for (int i = axis + 1; i < x.ndim; ++i) inner *= x.dims[i];
+  const float* const from = call.input(0) + call.node.params[1] * inner;
+  // Of a step of one, all that is taken of a row stands together.
+  const int64_t pieces = step == 1 ? 1 : count, piece = step == 1 ? count * inner : inner;
+  for (int64_t row = 0; row < outer; ++row)
+    for (int64_t i = 0; i < pieces; ++i)
+      std::memcpy(call.output() + (row * pieces + i) * piece, from + (row * x.dims[axis] + i * step) * inner,
+                  static_cast<size_t>(piece) * sizeof(float));
   return SI_OK;
 }
 

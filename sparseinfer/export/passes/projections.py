@@ -56,9 +56,7 @@ def _merge(graph: Graph, node: Node, places: list[int], producers: dict[Value, N
     x = layers[0].inputs[0]
     assert x is not None
     name = ", ".join(layer.name for layer in layers)
-    whole = Value(
-        ", ".join(layer.output.name for layer in layers), (*x.shape[:-1], int(sum(rows)))
-    )
+    whole = Value(", ".join(layer.output.name for layer in layers), (*x.shape[:-1], int(sum(rows))))
     merged = Node(
         "linear", name,
         [
