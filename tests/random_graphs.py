@@ -17,6 +17,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
 }  # fmt: skip
 
+IDS = 11
+"""Of an input of ids: a table has so many rows."""
+
 MOST_ELEMENTS = 4096
 """Of a tensor: networks are small, and many."""
 
@@ -56,6 +59,8 @@ class _Builder:
         self.inputs = [torch.randn(shape)]
         if self.random.random() < 0.4:
             self.inputs.append(torch.randn(self.random.choice([shape, self._input_shape(batch)])))
+        if self.random.random() < 0.3:
+            self.inputs.append(torch.randint(IDS, (batch, self.random.randint(1, 9))))
         self.values = list(self.inputs)
 
     def _input_shape(self, batch: int) -> tuple[int, ...]:
@@ -70,7 +75,8 @@ class _Builder:
         makers = [
             self.linear, self.conv, self.conv, self.depthwise, self.add, self.add, self.activation,
             self.activation, self.max_pool, self.average_pool, self.global_pool, self.reshape,
-            self.softmax, self.concat, self.norm, self.line,
+            self.softmax, self.concat, self.norm, self.line, self.layer_norm, self.permute,
+            self.embedding, self.attention, self.attention, self.slice,
         ]  # fmt: skip
         while len(self.network.steps) < steps:
             self.random.choice(makers)()
@@ -84,7 +90,10 @@ class _Builder:
 
     def pick(self, dims: int | None = None) -> int | None:
         """One of the tensors, the latest the likeliest; None where none has so many dimensions."""
-        places = [k for k, x in enumerate(self.values) if dims is None or x.dim() == dims]
+        places = [
+            k for k, x in enumerate(self.values)
+            if x.is_floating_point() and (dims is None or x.dim() == dims)
+        ]  # fmt: skip
         if not places:
             return None
         return max(self.random.choice(places), self.random.choice(places))
@@ -163,7 +172,7 @@ class _Builder:
         place = self.pick()
         assert place is not None
         shape = self.values[place].shape
-        same = [k for k, x in enumerate(self.values) if x.shape == shape]
+        same = [k for k, x in enumerate(self.values) if x.shape == shape and x.is_floating_point()]
         other = self.random.choice(same)
         # Often of a convolution of the same shape, which the addition becomes part of.
         if len(shape) == 4 and self.random.random() < 0.5:
@@ -224,11 +233,64 @@ class _Builder:
         axis = self.random.randrange(len(shape))
         fitting = [
             k for k, x in enumerate(self.values)
-            if x.dim() == len(shape) and (*x.shape[:axis], *x.shape[axis + 1 :])
-            == (*shape[:axis], *shape[axis + 1 :])
+            if x.is_floating_point() and x.dim() == len(shape)
+            and (*x.shape[:axis], *x.shape[axis + 1 :]) == (*shape[:axis], *shape[axis + 1 :])
         ]  # fmt: skip
         parts = [place, *self.random.choices(fitting, k=self.random.randint(1, 2))]
         self.put(f"concat {axis}", parts, lambda *xs: torch.cat(xs, axis))
+
+    def layer_norm(self) -> None:
+        place = self.pick()
+        assert place is not None
+        # Of a small eps, rows of nearly one number would show the rounding before them enlarged.
+        layer = nn.LayerNorm(
+            self.values[place].shape[-1], 0.1, elementwise_affine=self.random.random() < 0.7
+        )
+        if layer.elementwise_affine:
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.uniform_(layer.bias, -0.5, 0.5)
+        self.put("layer_norm", [place], layer)
+
+    def permute(self) -> None:
+        place = self.pick()
+        assert place is not None
+        axes = list(range(self.values[place].dim()))
+        self.random.shuffle(axes)
+        self.put(f"permute {axes}", [place], lambda x: x.permute(axes))
+
+    def slice(self) -> None:
+        place = self.pick()
+        assert place is not None
+        shape = self.values[place].shape
+        axis = self.random.randrange(len(shape))
+        if len(shape) > 2 and self.random.random() < 0.4:
+            index = self.random.randrange(-shape[axis], shape[axis])
+            self.put(f"select {axis} {index}", [place], lambda x: x.select(axis, index))
+            return
+        first = self.random.randrange(shape[axis])
+        step = self.random.choice([1, 1, 2, 3])
+        cut = (slice(None),) * axis + (slice(first, self.random.choice([None, -1, 5]), step),)
+        self.put(f"slice {cut}", [place], lambda x: x[cut])
+
+    def _ids(self) -> list[int]:
+        return [k for k, x in enumerate(self.values) if not x.is_floating_point()]
+
+    def embedding(self) -> None:
+        places = self._ids()
+        if places:
+            self.put("embedding", [places[0]], nn.Embedding(IDS, self.random.randint(1, 12)))
+
+    def attention(self) -> None:
+        place = self.pick(3)
+        if place is None:
+            return
+        batch, tokens, features = self.values[place].shape
+        heads = self.random.choice([h for h in range(1, features + 1) if features % h == 0])
+        way = self.random.choice(["split", "unbind", "tokens first", "heads first"])
+        masks = [k for k in self._ids() if self.values[k].shape == (batch, tokens)]
+        reads = [place, *masks[: self.random.randint(0, 1)]]
+        causal = len(reads) == 1 and self.random.random() < 0.4
+        self.put(f"attention {way}", reads, _Attention(features, heads, way, causal))
 
     def norm(self) -> None:
         place = self.pick(4)
@@ -242,6 +304,40 @@ class _Builder:
             nn.init.uniform_(layer.weight, 0.5, 1.5)
             nn.init.uniform_(layer.bias, -0.5, 0.5)
         self.put("norm", [place], layer)
+
+
+class _Attention(nn.Module):
+    """Heads of a token that are cut out as models do it, masked as they do it."""
+
+    def __init__(self, features: int, heads: int, way: str, causal: bool) -> None:
+        super().__init__()
+        self.projections = nn.Linear(features, 3 * features)
+        self.heads, self.way, self.causal = heads, way, causal
+
+    def forward(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
+        batch, tokens, features = x.shape
+        whole = self.projections(x)
+        if self.way == "split":
+            parts = [
+                part.view(batch, tokens, self.heads, -1).transpose(1, 2)
+                for part in whole.split(features, 2)
+            ]
+        elif self.way == "unbind":
+            apart = whole.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            parts = list(apart.unbind(0))
+        elif self.way == "heads first":
+            apart = whole.view(batch, tokens, self.heads, 3, -1)
+            parts = [apart[:, :, :, i].transpose(1, 2) for i in range(3)]
+        else:
+            turned = whole.transpose(0, 1).contiguous()
+            parts = [
+                part.reshape(tokens, batch * self.heads, -1).transpose(0, 1)
+                for part in turned.split(features, 2)
+            ]
+            parts = [part.reshape(batch, self.heads, tokens, -1) for part in parts]
+        mask = None if ids is None else (ids != 0)[:, None, None, :]
+        y = F.scaled_dot_product_attention(*parts, attn_mask=mask, is_causal=self.causal)
+        return y.transpose(1, 2).reshape(batch, tokens, features)
 
 
 def random_network(seed: int, steps: int = 9) -> tuple[RandomNetwork, tuple[Tensor, ...]]:

@@ -284,6 +284,38 @@ def test_run_with_several_inputs_and_outputs(capsys: Any, folder: Path) -> None:
     assert "without" in refused(capsys, "run", "two.sinf", "--selftest")
 
 
+def test_ids_and_masks(capsys: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "tokens.py").write_text(
+        "import torch\n"
+        "class Words(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.table = torch.nn.Embedding(9, 4)\n"
+        "    def forward(self, ids, mask):\n"
+        "        x = self.table(ids)[:, None]\n"
+        "        keys = mask[:, None, None]\n"
+        "        return torch.nn.functional.scaled_dot_product_attention(x, x, x, keys)[:, 0]\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    examples = ("--example", "2x3:int64", "--example", "2x3:bool")
+    code, _, err = run(capsys, "export", "tokens:Words", *examples, "-o", "words.sinf")
+    assert code == 0, err
+    np.save("ids.npy", np.array([[1, 2, 8], [0, 3, 4]]))
+    np.save("mask.npy", np.array([[True, True, False], [True, False, False]]))
+    inputs = ("--input", "ids.npy", "--input", "mask=mask.npy")
+    code, _, err = run(capsys, "run", "words.sinf", *inputs, "-o", "y.npy")
+    assert code == 0 and np.load("y.npy").shape == (2, 3, 4), err
+    assert run(capsys, "bench", "words.sinf", "--seconds", "0.05", *inputs)[0] == 0
+    assert run(capsys, "bench", "words.sinf", "--seconds", "0.05")[0] == 0
+    np.save("ids.npy", np.array([[1, 2, 9], [0, 3, 4]]))
+    assert "from 0 to 8, got 9" in refused(capsys, "run", "words.sinf", *inputs)
+    np.save("ids.npy", np.zeros((2, 3), np.int32))
+    text = refused(capsys, "run", "words.sinf", *inputs)
+    assert "expected an array of int64, got int32" in text and "astype(numpy.int64)" in text
+    bad = ("export", "tokens:Words", "--example", "2x3:int7", "-o", "other.sinf")
+    assert "or 1x128:int64" in refused(capsys, *bad)
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [

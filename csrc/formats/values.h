@@ -26,6 +26,10 @@ inline const char* type_name(si_value_type type) {
       return "int8";
     case SI_U8:
       return "uint8";
+    case SI_I64:
+      return "int64";
+    case SI_BOOL:
+      return "bool";
   }
   return "an unknown type";
 }

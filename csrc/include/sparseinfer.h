@@ -44,8 +44,10 @@ SI_API const char* si_version(void);
 
 typedef SI_ENUM(si_op){SI_OP_LINEAR = 0, SI_OP_CONV = 1} si_op;
 typedef SI_ENUM(si_format){SI_FORMAT_CSR = 1, SI_FORMAT_PANEL = 2, SI_FORMAT_NM = 3, SI_FORMAT_BSR = 4} si_format;
-typedef SI_ENUM(si_value_type){SI_F32 = 0, SI_F16 = 1, SI_BF16 = 2, SI_I8 = 3, /* of weights: a scale a row */
-                               SI_U8 = 4} si_value_type;                       /* of x and y: si_quantization */
+typedef SI_ENUM(si_value_type){
+    SI_F32 = 0, SI_F16 = 1, SI_BF16 = 2, SI_I8 = 3, /* of weights: a scale a row */
+    SI_U8 = 4,                                      /* of x and y: si_quantization */
+    SI_I64 = 5, SI_BOOL = 6} si_value_type;         /* of a model's inputs: ids, and masks of bytes */
 
 /* ---- Targets: the machines that weights are packed for ----------------------------------------------- */
 
@@ -360,7 +362,7 @@ typedef struct si_node_info {
   const char* format;    /* of its packed weight; "" without */
   int64_t nnz;           /* of the packed weight */
   int64_t weights;       /* elements of the dense weight */
-  int64_t multiply_adds; /* of kept weights; of a pooling, its additions or comparisons */
+  int64_t multiply_adds; /* of kept weights; of a pooling, its additions or comparisons; of attention, its products */
   int32_t runs;          /* 0: its output is its operand as it stands */
   si_value_type type;    /* U8 where it takes bytes, or gives them; BF16 where it multiplies pairs; F32 elsewhere */
   si_activation activation;

@@ -71,7 +71,7 @@ inline si_value_type value_type_of(const std::string& name) {
 }
 
 inline const char* name_of(si_value_type type) {
-  static constexpr const char* kNames[] = {"float32", "float16", "bfloat16", "int8", "uint8"};
+  static constexpr const char* kNames[] = {"float32", "float16", "bfloat16", "int8", "uint8", "int64", "bool"};
   return kNames[type];
 }
 

@@ -26,7 +26,7 @@ constexpr uint32_t kMostName = 255;
 constexpr uint32_t kMostMetadata = 1 << 20;
 
 // Types of tensors. Those below 255 are numbers of si_value_type.
-enum TensorType : uint32_t { kFloat32 = 0, kBFloat16 = 2, kInt8 = 3, kUint8 = 4, kPacked = 255 };
+enum TensorType : uint32_t { kFloat32 = 0, kBFloat16 = 2, kInt8 = 3, kUint8 = 4, kInt64 = 5, kBool = 6, kPacked = 255 };
 // A batched input is one whose dimension 0 may vary.
 enum TensorKind : uint32_t { kInput = 0, kConstant = 1, kComputed = 2, kBatchedInput = 3 };
 

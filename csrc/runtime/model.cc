@@ -55,13 +55,14 @@ class Names {
 };
 
 uint64_t element_size(TensorType type) {
-  return type == kInt8 || type == kUint8 ? 1 : type == kBFloat16 ? sizeof(uint16_t) : sizeof(float);
+  if (type == kInt64) return sizeof(int64_t);
+  if (type == kBFloat16) return sizeof(uint16_t);
+  return type == kInt8 || type == kUint8 || type == kBool ? 1 : sizeof(float);
 }
 
-// Bytes have a scale and a zero point, which nothing else has. What comes in and goes out is float32.
+// Bytes have a scale and a zero point, which nothing else has. Ids and masks come in, what goes out is float32.
 si_status read_type(const FileTensor& tensor, uint32_t index, Value* value) {
-  if (tensor.type != kFloat32 && tensor.type != kBFloat16 && tensor.type != kInt8 && tensor.type != kUint8 &&
-      tensor.type != kPacked)
+  if (tensor.type != kFloat32 && (tensor.type < kBFloat16 || tensor.type > kBool) && tensor.type != kPacked)
     return bad_model("tensor ", index, " has type ", tensor.type);
   if (tensor.kind > kBatchedInput) return bad_model("tensor ", index, " is of kind ", tensor.kind);
   value->type = static_cast<TensorType>(tensor.type);
@@ -69,6 +70,8 @@ si_status read_type(const FileTensor& tensor, uint32_t index, Value* value) {
   if (value->type == kPacked && value->kind != kConstant)
     return bad_model("tensor ", index, " is a packed weight and no constant");
   if (value->type == kInt8 && value->kind != kConstant) return bad_model("tensor ", index, " of int8 is no constant");
+  if ((value->type == kInt64 || value->type == kBool) && value->kind == kConstant)
+    return bad_model("tensor ", index, " of ids or of a mask is constant");
   if ((value->type == kUint8 || value->type == kBFloat16) && value->kind != kComputed)
     return bad_model("tensor ", index, value->type == kUint8 ? " of uint8" : " of bfloat16",
                      " is not computed by a node");

@@ -50,6 +50,7 @@ class Plan {
     const bool is_view = node->op == operator_of(kReshape);
     if (!is_view && !node->op->in_place) return;
     for (uint32_t k = 0; k < node->operands; ++k) {
+      if (node->operand[k] == kNoTensor) continue;
       const uint32_t root = model_->values[node->operand[k]].root;
       Value& x = model_->values[root];
       if (x.bytes != y.bytes) continue;

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from sparseinfer.commands.engine_file import bound_inputs, open_engine
 from sparseinfer.commands.output import UserError, console, fold
-from sparseinfer.commands.run import named_outputs
-from sparseinfer.commands.source import load_source
+from sparseinfer.commands.run import named_outputs, outputs_of
+from sparseinfer.commands.source import example_of, load_source
 
 if TYPE_CHECKING:
     from sparseinfer.export.engine import Engine
@@ -113,7 +113,11 @@ def _random(engine: Engine) -> dict[str, Any]:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    found = {name: torch.randn(shape, generator=generator) for name, shape in engine.inputs}
+    kinds = (tensor.dtype for tensor in engine.facts().inputs)
+    found = {
+        name: example_of(shape, kind, generator)
+        for (name, shape), kind in zip(engine.inputs, kinds, strict=True)
+    }
     return found | engine.fixed
 
 
@@ -125,7 +129,7 @@ def _measured(
     from sparseinfer.timing.measure import torch_threads
 
     batch = engine.inputs[0][1][0] if engine.inputs and engine.inputs[0][1] else 1
-    own = list(named_outputs(engine(**arguments)).values())
+    own = list(outputs_of(engine, arguments).values())
     with torch_threads(engine.threads), torch.inference_mode():
         calls: dict[str, Callable[[], Any]] = {"sparseinfer": lambda: engine(**arguments)}
         reasons: dict[str, str] = {}

@@ -57,6 +57,7 @@ def bound_inputs(engine: Engine, given: Sequence[str]) -> dict[str, Any]:
         UserError: there are too many or too few, or one is not what the engine takes.
     """
     names = [name for name, _ in engine.inputs]
+    kinds = dict(zip(names, (tensor.dtype for tensor in engine.facts().inputs), strict=True))
     found: dict[str, Any] = {}
     for text in given:
         name, equals, path = text.partition("=")
@@ -65,7 +66,7 @@ def bound_inputs(engine: Engine, given: Sequence[str]) -> dict[str, Any]:
             name, path = left[0] if left else "", text
         if name not in names or name in found:
             raise UserError(f"expected {_told(engine)}, got --input {text}; try each of them once")
-        found[name] = read_array(Path(path))
+        found[name] = read_array(Path(path), [kinds[name]])
         shape = dict(engine.inputs)[name]
         got = tuple(found[name].shape)
         if not engine.takes(name, got):

@@ -16,6 +16,8 @@ from sparseinfer.commands.output import UserError, check_output, console, fold, 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sparseinfer.export.engine import Engine
+
 __all__ = ["run"]
 
 EPILOG = (
@@ -32,7 +34,7 @@ def run(
         typer.Option(
             "--input",
             metavar="FILE",
-            help="A .npy file of float32; once for each input, in order, or as name=FILE.",
+            help="A .npy file of the input's type; once for each, in order, or as name=FILE.",
         ),
     ] = None,
     out: Annotated[
@@ -73,7 +75,7 @@ def run(
     arguments = bound_inputs(engine, given or [])
     if out is not None:
         check_output(out, force)
-    outputs = named_outputs(engine(**arguments))
+    outputs = outputs_of(engine, arguments)
     if out is not None:
         _write(out, outputs)
     if as_json:
@@ -83,6 +85,18 @@ def run(
         _show(name, tensor, top_k)
     if out is not None:
         console().print(f"Written: {fold(str(out))}.", highlight=False)
+
+
+def outputs_of(engine: Engine, arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """What a call gives, by name.
+
+    Raises:
+        UserError: inputs hold ids that the model has not, or a mask of other numbers.
+    """
+    try:
+        return named_outputs(engine(**arguments))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def named_outputs(outputs: Any, path: str = "") -> dict[str, Tensor]:

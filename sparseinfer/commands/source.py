@@ -14,7 +14,10 @@ from sparseinfer.commands.output import UserError, of_file
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["examples_of", "load_source", "read_array"]
+__all__ = ["example_of", "examples_of", "load_source", "read_array"]
+
+TYPES = {"float32": "numpy.float32", "int64": "numpy.int64", "bool": "bool"}
+"""What inputs may be, and what numpy calls these types."""
 
 SOURCES = "a .pt2 file, or package.module:factory"
 
@@ -76,7 +79,7 @@ def _made(source: str, module: str, name: str) -> tuple[Any, Any]:
 
 
 def examples_of(texts: Sequence[str]) -> tuple[torch.Tensor, ...]:
-    """Tensors of the shapes or the .npy files that are named.
+    """Tensors of the shapes or the .npy files that are named; `1x128:int64` is one of ids.
 
     Raises:
         UserError: one is neither.
@@ -89,20 +92,32 @@ def examples_of(texts: Sequence[str]) -> tuple[torch.Tensor, ...]:
         if text.endswith(".npy"):
             found.append(read_array(Path(text)))
             continue
-        parts = text.split("x")
-        if not all(part.isascii() and part.isdecimal() and int(part) > 0 for part in parts):
+        shape, _, kind = text.partition(":")
+        parts = shape.split("x")
+        sizes = all(part.isascii() and part.isdecimal() and int(part) > 0 for part in parts)
+        if not sizes or kind not in ("", *TYPES):
             raise UserError(
-                f"expected a shape or a .npy file as --example, got {text!r}; try 1x3x224x224"
+                f"expected a shape or a .npy file as --example, got {text!r}; try 1x3x224x224, or "
+                "1x128:int64"
             )
         try:
-            found.append(torch.randn([int(part) for part in parts], generator=generator))
+            found.append(example_of([int(part) for part in parts], kind or "float32", generator))
         except RuntimeError as error:
             raise UserError(f"--example {text}: too large for this machine; try less") from error
     return tuple(found)
 
 
-def read_array(path: Path) -> torch.Tensor:
-    """A float32 tensor of a .npy file; nothing in it is unpickled.
+def example_of(shape: Sequence[int], kind: str, generator: torch.Generator) -> torch.Tensor:
+    """An input of a type by its name: random numbers, ones for ids and masks of them, or False."""
+    import torch
+
+    if kind == "float32":
+        return torch.randn(tuple(shape), generator=generator)
+    return torch.full(tuple(shape), kind == "int64", dtype=getattr(torch, kind))
+
+
+def read_array(path: Path, kinds: Sequence[str] = tuple(TYPES)) -> torch.Tensor:
+    """A tensor of a .npy file, of one of these types; nothing in it is unpickled.
 
     Raises:
         UserError: it is something else, or cannot be read.
@@ -122,9 +137,10 @@ def read_array(path: Path) -> torch.Tensor:
             f"{path}: expected an array of numpy.save, got a file that cannot be read as one; "
             "try numpy.save(path, x)"
         ) from error
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+    if not isinstance(array, np.ndarray) or str(array.dtype) not in kinds:
         kind = array.dtype if isinstance(array, np.ndarray) else "several arrays"
         raise UserError(
-            f"{path}: expected an array of float32, got {kind}; try x.astype(numpy.float32)"
+            f"{path}: expected an array of {' or '.join(kinds)}, got {kind}; try "
+            f"x.astype({TYPES[kinds[0]]})"
         )
     return torch.from_numpy(array.copy(order="C"))

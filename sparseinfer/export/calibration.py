@@ -19,6 +19,9 @@ from sparseinfer.quantize.observers import observer
 
 __all__ = ["calibration_batches", "observed_scales"]
 
+CASTS = {torch.float32: ".float()", torch.int64: ".long()", torch.bool: ".bool()"}
+"""How other tensors become what a model takes."""
+
 MOST_AT_ONCE = 256
 """Values that one engine gives: a file has up to 1,024 outputs."""
 
@@ -57,9 +60,12 @@ def calibration_batches(data: Any, graph: Graph, signature: Signature) -> list[l
 def _pieces(tensors: Sequence[Any], graph: Graph) -> Iterator[list[Tensor]]:
     whole: list[Tensor] = []
     for value, tensor in zip(graph.inputs, tensors, strict=True):
-        if not isinstance(tensor, Tensor) or tensor.dtype != torch.float32:
+        if not isinstance(tensor, Tensor) or tensor.dtype != value.dtype:
             got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise TypeError(f"expected float32 for {value.name}, got {got}; try .float()")
+            kind = str(value.dtype).removeprefix("torch.")
+            raise TypeError(
+                f"expected {kind} for {value.name}, got {got}; try {CASTS[value.dtype]}"
+            )
         if tensor.layout != torch.strided:
             raise TypeError(
                 f"expected a dense tensor for {value.name}, got {tensor.layout}; try .to_dense()"

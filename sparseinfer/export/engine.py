@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "load_engine"]
 
+CASTS = {
+    "float32": (torch.float32, ".float()"), "int64": (torch.int64, ".long()"),
+    "bool": (torch.bool, ".bool()"),
+}  # fmt: skip
+"""What inputs are, and how other tensors become so."""
+
 
 class Engine:
     """A network as one plan, called as the model that it was made of.
@@ -228,10 +234,12 @@ class Engine:
             raise TypeError(
                 f"expected a tensor for {name}, got {type(tensor).__name__}; try torch.as_tensor"
             )
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        kind = self._inputs[index]["dtype"]
+        dtype, cast = CASTS[kind]
+        if tensor.dtype != dtype or tensor.device.type != "cpu":
             raise TypeError(
-                f"expected float32 on the CPU for {name}, got {tensor.dtype} on {tensor.device}; "
-                "try .float().cpu()"
+                f"expected {kind} on the CPU for {name}, got {tensor.dtype} on {tensor.device}; "
+                f"try {cast}.cpu()"
             )
         if tensor.layout != torch.strided:
             raise TypeError(

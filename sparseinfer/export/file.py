@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseinfer.export.aligned import aligned_size
+from sparseinfer.export.aligned import aligned_size, bytes_of
 from sparseinfer.export.errors import Missing, UnsupportedOperators
 from sparseinfer.export.graph import MOST_DIMS, Graph, Node, Value
 from sparseinfer.formats.packed import pack
@@ -22,7 +22,8 @@ __all__ = ["OPERATORS", "write_graph"]
 OPERATORS = {
     "linear": 1, "conv": 2, "depthwise_conv": 3, "add": 4, "activation": 5, "max_pool": 6,
     "average_pool": 7, "global_average_pool": 8, "reshape": 9, "softmax": 10, "concat": 11,
-    "quantize": 12, "dequantize": 13,
+    "quantize": 12, "dequantize": 13, "layer_norm": 14, "attention": 15, "embedding": 16,
+    "permute": 17, "where": 18, "slice": 19,
 }  # fmt: skip
 """Their numbers in a file (csrc/runtime/operators.inc)."""
 
@@ -31,7 +32,10 @@ TENSOR = struct.Struct("<3I8IIfIQ")
 NODE = struct.Struct("<6I10i")
 VERSION = 1
 PACKED = 255
-TYPES = {torch.float32: 0, torch.bfloat16: 2, torch.int8: 3, torch.uint8: 4}
+TYPES = {
+    torch.float32: 0, torch.bfloat16: 2, torch.int8: 3, torch.uint8: 4, torch.int64: 5,
+    torch.bool: 6,
+}  # fmt: skip
 INPUT, CONSTANT, COMPUTED, BATCHED = 0, 1, 2, 3
 NO_TENSOR = 0xFFFFFFFF
 LONGEST_NAME = 255
@@ -129,8 +133,7 @@ class _File:
             assert value.constant is not None, f"{node} reads {value} before it is computed"
             whole = value.constant.detach()
             plain = whole if whole.dtype == torch.int8 else whole.float()
-            elements = plain.contiguous().reshape(-1).view(torch.uint8)
-            self.numbers[value] = self._add(value, CONSTANT, TYPES[plain.dtype], elements)
+            self.numbers[value] = self._add(value, CONSTANT, TYPES[plain.dtype], bytes_of(plain))
         return self.numbers[value]
 
     def _weight(self, node: Node, value: Value) -> int:
@@ -206,7 +209,24 @@ def _params(node: Node) -> list[int]:
         params += [int(given.get("count_padding", False))]
     elif node.op in ("softmax", "concat"):
         params = [given["axis"]]
+    elif node.op == "layer_norm":
+        params = [_bits(given["eps"]), int(not given["centred"])]
+    elif node.op == "attention":
+        params = [given["heads"], given["features"], _bits(given["scale"]), int(given["causal"])]
+        params += [*given["first"], int(given["tokens_first"])]
+    elif node.op == "permute":
+        params = given["axes"]
+    elif node.op == "slice":
+        params = [given["axis"], given["start"], given["step"]]
+    elif node.op == "where":
+        params = [int(given["exact"])]
     return params + [0] * (10 - len(params))
+
+
+def _bits(number: float) -> int:
+    """A float32 as the integer of the same bits."""
+    bits: int = struct.unpack("<i", struct.pack("<f", number))[0]
+    return bits
 
 
 def _name(text: str) -> bytes:

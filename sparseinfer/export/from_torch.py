@@ -14,11 +14,33 @@ from torch.utils._pytree import tree_any, tree_map
 from sparseinfer.export.errors import Missing, UnsupportedOperators
 from sparseinfer.export.graph import MOST_DIMS, Graph, Value
 from sparseinfer.export.lowering import LOWERINGS, Call, Refusal
+from sparseinfer.export.masks import Choice, chosen
+from sparseinfer.export.program import drop_assertions
 
 __all__ = ["STATE", "from_torch", "graph_of"]
 
-_WHOLE = (torch.ops.aten.linear.default, torch.ops.aten.silu.default, torch.ops.aten.gelu.default)
+aten = torch.ops.aten
+
+_WHOLE = (
+    aten.linear.default, aten.silu.default, aten.gelu.default, aten.layer_norm.default,
+    aten.native_layer_norm.default, aten.embedding.default,
+    aten.scaled_dot_product_attention.default,
+)  # fmt: skip
 """Operators that torch would cut in smaller ones, and the engine has."""
+
+INPUT_TYPES = (torch.float32, torch.int64, torch.bool)
+"""What a model may be called with: ids are int64, and masks either."""
+
+INTEGERS_READ = (
+    "embedding",
+    "scaled_dot_product_attention",
+    "view",
+    "reshape",
+    "unsqueeze",
+    "squeeze",
+    "clone",
+)
+"""Operators that take other types than float32: ids, and masks."""
 
 STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 """Inputs of an exported program that the model holds."""
@@ -51,6 +73,7 @@ def from_torch(
         for whole in _WHOLE:
             table.pop(whole, None)
         program = program.run_decompositions(table)
+        drop_assertions(program.graph_module)
     return graph_of(program), program
 
 
@@ -89,15 +112,23 @@ def graph_of(program: torch.export.ExportedProgram) -> Graph:
         if output.kind != OutputKind.USER_OUTPUT:
             missing.append(Missing(str(output.kind), output.target or "", "it changes its state"))
         elif not isinstance(output.arg, ConstantArgument):
-            graph.outputs.append(known[output.arg.name])
+            found = known[output.arg.name]
+            if isinstance(found, Choice):
+                missing.append(Missing("its outputs", "", f"{output.arg.name} is a mask"))
+            else:
+                graph.outputs.append(found)
         elif output.arg.value is not None:
             given = repr(output.arg.value)
             missing.append(Missing(given, "", "outputs are tensors, or None"))
     if not graph.outputs:
         missing.append(Missing("its outputs", "", "none of them is a tensor"))
-    for value in (*graph.inputs, *graph.outputs):
+    for value in graph.inputs:
+        if value.dtype not in INPUT_TYPES:
+            why = "inputs are float32, int64 or bool"
+            missing.append(Missing(str(value.dtype), value.name, why))
+    for value in graph.outputs:
         if value.dtype != torch.float32:
-            missing.append(Missing(str(value.dtype), value.name, "inputs and outputs are float32"))
+            missing.append(Missing(str(value.dtype), value.name, "outputs are float32"))
     for value in dict.fromkeys((*graph.inputs, *graph.producers(), *graph.uses())):
         if len(value.shape) > MOST_DIMS or 0 in value.shape:
             why = f"tensors have up to {MOST_DIMS} dimensions, and elements"
@@ -113,29 +144,32 @@ def _lowered(node: Any, known: dict[str, Any], graph: Graph, missing: list[Missi
     kwargs = tree_map(lambda part: _argument(part, known), dict(node.kwargs))
     module = _module_of(node)
     if node.target is operator.getitem:
-        if isinstance(args[0], tuple):
+        if isinstance(args[0], tuple | list):
             return args[0][args[1]]
         # Of operators that give several tensors, such as maxima and their places, the first.
         if args[1] != 0:
             missing.append(Missing(str(node.args[0].target), module, f"its output {args[1]}"))
         return args[0]
-    if not tree_any(lambda part: isinstance(part, Value) and part.constant is None, (args, kwargs)):
+    if not tree_any(_is_computed, (args, kwargs)):
         return _folded(node, args, kwargs)
     sample = node.meta["val"]
     sample = sample[0] if isinstance(sample, tuple | list) else sample
-    call = Call(graph, node.name, module, args, kwargs, tuple(sample.shape))
+    call = Call(graph, node.name, module, args, kwargs, tuple(sample.shape), sample.dtype)
     lowering = LOWERINGS.get(node.target)
     why = "no operator of the engine computes it"
-    if lowering is not None:
-        try:
-            _check_types(args)
-            if sample.dtype != torch.float32:
-                raise Refusal(f"it gives {sample.dtype}, and float32 is taken")
+    try:
+        if not _takes_masks(node):
+            mask = chosen(node.target, args, kwargs)
+            if mask is not None:
+                return mask
+        if lowering is not None:
+            _check_types(node, args, sample.dtype)
             return lowering(call)
-        except Refusal as refusal:
-            why = str(refusal)
+    except Refusal as refusal:
+        why = str(refusal)
     missing.append(Missing(str(node.target), module, why))
-    return Value(node.name, call.shape, None, torch.float32)
+    kind = torch.int64 if sample.dtype == torch.int64 else torch.float32
+    return Value(node.name, call.shape, None, kind)
 
 
 def _folded(node: Any, args: Any, kwargs: Any) -> Any:
@@ -153,7 +187,20 @@ def _folded(node: Any, args: Any, kwargs: Any) -> Any:
         return tree_map(named, node.target(*tree_map(plain, args), **tree_map(plain, kwargs)))
 
 
-def _check_types(args: Any) -> None:
+def _is_computed(part: Any) -> bool:
+    return isinstance(part, Choice) or (isinstance(part, Value) and part.constant is None)
+
+
+def _takes_masks(node: Any) -> bool:
+    return bool(node.target == aten.scaled_dot_product_attention.default)
+
+
+def _check_types(node: Any, args: Any, gives: torch.dtype) -> None:
+    if str(node.target).split(".")[1] in INTEGERS_READ:
+        return
+    if gives != torch.float32:
+        raise Refusal(f"it gives {gives}, and float32 is taken")
+
     def check(part: Any) -> None:
         if isinstance(part, Value) and part.dtype != torch.float32:
             raise Refusal(f"expected float32, got {part.dtype} of {part.name}; try model.float()")

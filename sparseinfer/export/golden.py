@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparseinfer.export.aligned import aligned_size, new_memory
+from sparseinfer.export.aligned import aligned_size, bytes_of, new_memory
 from sparseinfer.native import seal_model
 
 __all__ = ["add_golden"]
@@ -52,7 +52,9 @@ def add_golden(
 
 def _bytes(tensor: Tensor) -> Tensor:
     """The elements, and zeros up to where the next tensor may begin."""
-    own = tensor.detach().float().contiguous().reshape(-1).view(torch.uint8)
+    tensor = tensor.detach()
+    plain = tensor.float() if tensor.is_floating_point() else tensor
+    own = bytes_of(plain)
     return torch.nn.functional.pad(own, (0, aligned_size(len(own)) - len(own)))
 
 

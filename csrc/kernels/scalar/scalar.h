@@ -24,5 +24,7 @@ void scalar_activate(float* data, int64_t count, si_activation activation);
 void scalar_pool(const PoolJob& job);  // `line` is not used
 void scalar_max_pool_bytes(const PoolJob& job, const uint8_t* x, uint8_t* y);
 void scalar_softmax(const float* x, float* y, int64_t n, int64_t inner);
+void scalar_norm(const NormJob& job);
+void scalar_attend(const AttentionJob& job);  // scratch holds the scores of a query: a float a key
 
 }  // namespace si

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/tile/activation.h"
+#include "kernels/tile/attention_tile.h"
 #include "kernels/tile/byte_depthwise.h"
 #include "kernels/tile/byte_elementwise.h"
 #include "kernels/tile/cell.h"
@@ -11,6 +12,7 @@
 #include "kernels/tile/elementwise.h"
 #include "kernels/tile/move.h"
 #include "kernels/tile/narrow_tile.h"
+#include "kernels/tile/norm_tile.h"
 #include "kernels/tile/panel_tile.h"
 #include "kernels/tile/pool_tile.h"
 #include "kernels/tile/rows_tile.h"
@@ -82,6 +84,8 @@ constexpr TileKernels table_of(Isa isa, const ByteKernels* bytes, const PairKern
   kernels.clamp = clamp_all<V>;
   kernels.sum = sum<V>;
   kernels.softmax = softmax<V>;
+  kernels.norm = norm<V>;
+  kernels.attend = attend<V>;
   return kernels;
 }
 

@@ -121,6 +121,45 @@ SI_INLINE int64_t pool_divisor(const PoolJob& job, int64_t row, int64_t column) 
          covered(column * job.stride[1] - job.padding[1], job.kernel[1], job.w);
 }
 
+// Rows of n elements that are normalised, see norm_tile.h.
+struct NormJob {
+  const float* x;         // [rows][n]
+  const float* residual;  // added to x before, or null
+  const float* weight;    // of n, or null
+  const float* bias;      // likewise
+  float* y;               // may be x or residual
+  int64_t rows, n;
+  float eps;
+  bool centred;  // the mean is taken off first; false: rows are divided by their root mean square as they are
+};
+
+// Some queries of one head, see attention_tile.h. `ld` is from token to token.
+struct AttentionJob {
+  const float *q, *k, *v;
+  float* y;
+  int64_t ldq, ldk, ldv, ldy;
+  int64_t queries, keys, dim;
+  int64_t first;  // of the queries, among all
+  float scale;
+  bool causal;        // a query attends to keys up to its own place
+  const float* mask;  // is added to the scores: of the first query; or null
+  int64_t mask_ld;    // from query to query; 0 where all have the same
+  float* scratch;     // attention_floats
+};
+
+// Keys whose scores are kept at a time: longer sequences are taken in blocks.
+constexpr int64_t kKeyBlock = 512;
+// Queries that share what is read of the keys and values.
+constexpr int64_t kQueryBlock = 128;
+// Rows of a register tile, and floats that any vector is a part of.
+constexpr int64_t kQueryRows = 4;
+constexpr int64_t kWidestVector = 16;
+
+SI_INLINE int64_t attention_floats(int64_t queries, int64_t dim) {
+  const int64_t padded = (dim + kWidestVector - 1) / kWidestVector * kWidestVector;
+  return kKeyBlock * (2 * padded + kQueryRows) + queries * (padded + 2);
+}
+
 // The widths of narrow tiles, which hold so many tokens at most.
 constexpr int64_t kNarrowWidths[] = {1, 4, 8, 16, 32};
 constexpr int kNarrowCount = sizeof kNarrowWidths / sizeof kNarrowWidths[0];
@@ -169,6 +208,8 @@ struct TileKernels {
   float (*sum)(const float* x, int64_t count);
   // Over n of [n][inner].
   void (*softmax)(const float* x, float* y, int64_t n, int64_t inner);
+  void (*norm)(const NormJob&);
+  void (*attend)(const AttentionJob&);
 };
 
 // One function an instruction set; those of other families of processors are not built.

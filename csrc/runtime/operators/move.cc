@@ -12,6 +12,8 @@ si_status check_reshape(const si_model& model, Node* node) {
   if (x.type == kUint8) {
     SI_TRY(check_bytes(*node, &y, "an output"));
     SI_TRY(check_same_scale(*node, x, y));
+  } else if (x.type == kInt64 || x.type == kBool) {
+    if (y.type != x.type) return bad_node(*node, "expected an output of its operand's type, got type ", y.type);
   } else {
     SI_TRY(check_float(*node, &x, "an x"));
     SI_TRY(check_float(*node, &y, "an output"));

@@ -80,7 +80,8 @@ void run(const si_model* model, int32_t threads) {
     expect(ran(is_input ? si_model_input(model, i, &tensor) : si_model_output(model, i - info.inputs, &tensor)));
     if (tensor.bytes > kMostBytes) return;
     tensors.push_back(memory_of(static_cast<size_t>(tensor.bytes)));
-    std::memset(tensors.back().get(), 0x3f, static_cast<size_t>(tensor.bytes));
+    // Ids are small, so that tables have them.
+    std::memset(tensors.back().get(), tensor.type == SI_I64 ? 0 : 0x3f, static_cast<size_t>(tensor.bytes));
     if (is_input)
       inputs.push_back(tensors.back().get());
     else

@@ -46,9 +46,19 @@ def _add(call: Call) -> Value:
     a, b = call.args[0], call.args[1]
     if call.kwargs.get("alpha", 1) != 1:
         raise Refusal("its alpha is not 1")
-    if not isinstance(a, Value) or not isinstance(b, Value) or a.shape != b.shape:
+    if not isinstance(a, Value) or not isinstance(b, Value):
+        raise Refusal("it adds tensors of different shapes, or a number")
+    a, b = (_repeated(value, call.shape) for value in (a, b))
+    if a.shape != b.shape:
         raise Refusal("it adds tensors of different shapes, or a number")
     return call.add("add", [a, b])
+
+
+def _repeated(value: Value, shape: tuple[int, ...]) -> Value:
+    """A constant as large as what it is added to; other values as they are."""
+    if value.constant is None or value.shape == shape:
+        return value
+    return Value(f"{value.name} repeated", shape, value.constant.expand(shape).contiguous())
 
 
 @lowers(aten._softmax.default)

@@ -34,6 +34,51 @@ def _same(call: Call) -> Value:
     return call.value(0)
 
 
+@lowers(aten.permute.default, aten.transpose.int)
+def _permute(call: Call) -> Value:
+    x = call.value(0)
+    axes = list(range(len(x.shape)))
+    if isinstance(call.args[1], int):
+        a, b = call.args[1] % len(axes), call.args[2] % len(axes)
+        axes[a], axes[b] = axes[b], axes[a]
+    else:
+        axes = [axis % len(axes) for axis in call.args[1]]
+    return call.add("permute", [x], axes=axes)
+
+
+@lowers(aten.slice.Tensor)
+def _slice(call: Call) -> Value:
+    x = call.value(0)
+    axis = call.argument(1, "dim", 0) % len(x.shape)
+    first, size = call.argument(2, "start", None) or 0, x.shape[axis]
+    start = max(0, first + size) if first < 0 else first
+    if call.shape == x.shape:
+        return x
+    return call.add("slice", [x], axis=axis, start=start, step=call.argument(4, "step", 1))
+
+
+@lowers(aten.select.int)
+def _select(call: Call) -> Value:
+    x = call.value(0)
+    axis = call.args[1] % len(x.shape)
+    start = call.args[2] % x.shape[axis]
+    row = Value(f"{call.name} row", (*x.shape[:axis], 1, *x.shape[axis + 1 :]), dtype=x.dtype)
+    call.node("slice", [x], row, axis=axis, start=start, step=1)
+    return call.add("reshape", [row])
+
+
+@lowers(aten.split_with_sizes.default)
+def _split(call: Call) -> tuple[Value, ...]:
+    x, sizes = call.value(0), call.args[1]
+    axis = call.argument(2, "dim", 0) % len(x.shape)
+    parts, start = [], 0
+    for index, size in enumerate(sizes):
+        part = Value(f"{call.name} {index}", (*x.shape[:axis], size, *x.shape[axis + 1 :]))
+        parts.append(call.node("slice", [x], part, axis=axis, start=start, step=1))
+        start += size
+    return tuple(parts)
+
+
 @lowers(aten.cat.default)
 def _cat(call: Call) -> Value:
     values = list(call.args[0])

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from sparseinfer.export.graph import Graph, Node, Value
 
 __all__ = ["LOWERINGS", "Call", "Lowering", "Refusal", "lowers", "pair"]
@@ -34,6 +36,7 @@ class Call:
     args: Sequence[Any]
     kwargs: dict[str, Any]
     shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
 
     def value(self, index: int) -> Value:
         """An argument that has to be a tensor."""
@@ -57,12 +60,17 @@ class Call:
         self, op: str, inputs: list[Value | None], activation: str = "none", **attributes: Any
     ) -> Value:
         """Add a node whose output is what the call gives."""
-        output = Value(self.name, self.shape)
+        output = Value(self.name, self.shape, dtype=self.dtype)
         self.graph.nodes.append(Node(op, self.module, inputs, output, attributes, activation))
         return output
 
+    def node(self, op: str, inputs: list[Value | None], output: Value, **attributes: Any) -> Value:
+        """Add a node on the way to what the call gives; its output."""
+        self.graph.nodes.append(Node(op, self.module, inputs, output, attributes))
+        return output
 
-Lowering = Callable[[Call], Value]
+
+Lowering = Callable[[Call], Value | tuple[Value, ...]]
 
 LOWERINGS: dict[Any, Lowering] = {}
 """THE table of operators that are taken, which the files beside this one fill."""

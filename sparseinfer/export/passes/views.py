@@ -1,0 +1,94 @@
+"""Reshapes and permutes in a row become one of each at most, or nothing."""
+
+from __future__ import annotations
+
+from sparseinfer.export.graph import Graph, Node, Value
+from sparseinfer.export.views import View, joined, view_of
+
+__all__ = ["simplify_views", "sink_views"]
+
+
+def simplify_views(graph: Graph) -> None:
+    """Let every reshape and permute read what was last computed before it.
+
+    Example:
+        >>> x, y, z = Value("x", (2, 3)), Value("y", (3, 2)), Value("z", (2, 3))
+        >>> turn = {"axes": [1, 0]}
+        >>> nodes = [Node("permute", "", [x], y, turn), Node("permute", "", [y], z, turn)]
+        >>> graph = Graph([x], nodes, [z])
+        >>> simplify_views(graph)
+        >>> graph.nodes[1].op, graph.nodes[1].inputs[0] is x
+        ('reshape', True)
+    """
+    producers = graph.producers()
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if node.op in ("reshape", "permute"):
+            nodes += _moved(view_of(node.output, producers), node.output, node.name)
+        else:
+            nodes.append(node)
+    graph.nodes = [node for node in nodes if node.inputs[0] is not node.output]
+
+
+def _moved(view: View, output: Value, name: str) -> list[Node]:
+    """The fewest nodes that make a tensor of the source of its view."""
+    source = view.source
+    if view.is_whole():
+        return [Node("reshape", name, [source], output)]
+    factors = view.factors()
+    stored = sorted(factors, key=lambda factor: -factor[1])
+    nodes = []
+    cut = tuple(size for size, _ in stored)
+    if cut != source.shape:
+        split = Value(f"{output.name} split", cut, dtype=output.dtype)
+        nodes.append(Node("reshape", name, [source], split))
+        source = split
+    turned = tuple(size for size, _ in factors)
+    whole = turned == output.shape
+    target = output if whole else Value(f"{output.name} turned", turned, dtype=output.dtype)
+    axes = [stored.index(factor) for factor in factors]
+    nodes.append(Node("permute", name, [source], target, {"axes": axes}))
+    if not whole:
+        nodes.append(Node("reshape", name, [target], output))
+    return nodes
+
+
+def sink_views(graph: Graph) -> None:
+    """Let linear layers compute tokens in the order in which they stand, and permute their output.
+
+    Torch's attention turns its tokens around before its projections, and back after them: of
+    the other order the results are the same, and the two permutes meet.
+
+    Example:
+        >>> x, t = Value("x", (2, 3, 4)), Value("t", (3, 2, 4))
+        >>> w, y = Value("w", (5, 4)), Value("y", (3, 2, 5))
+        >>> turn = Node("permute", "", [x], t, {"axes": [1, 0, 2]})
+        >>> graph = Graph([x], [turn, Node("linear", "fc", [t, w, None], y)], [y])
+        >>> sink_views(graph)
+        >>> [str(node.output) for node in graph.nodes if node.op == "linear"]
+        ['y before[2, 3, 5]']
+    """
+    nodes: list[Node] = []
+    producers = graph.producers()
+    for node in graph.nodes:
+        view = (
+            view_of(node.inputs[0], producers) if node.op == "linear" and node.inputs[0] else None
+        )
+        nodes += [node] if view is None or view.is_whole() else _sunk(node, view)
+        producers.update((new.output, new) for new in nodes[-4:])
+    graph.nodes = nodes
+
+
+def _sunk(node: Node, view: View) -> list[Node]:
+    source, output = view.source, node.output
+    columns = source.shape[-1]
+    if len(node.inputs) > 3 or not source.shape or joined(view.axes[-1]) != [(columns, 1)]:
+        return [node]
+    before = Value(f"{output.name} before", (*source.shape[:-1], output.shape[-1]))
+    node.inputs[0], node.output = source, before
+    # The rows stand as before, and each has as many columns as the output.
+    scale = output.shape[-1]
+    rows = tuple(
+        tuple((size, step // columns * scale) for size, step in axis) for axis in view.axes[:-1]
+    )
+    return [node, *_moved(View(before, (*rows, ((scale, 1),))), output, node.name)]
