@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from networks import prune, simple_cnn
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparseinfer import cli
@@ -163,6 +165,28 @@ def test_a_program_becomes_a_file(capsys: Any, folder: Path) -> None:
     assert torch.allclose(load_engine("m.sinf")(x), model(x), atol=1e-5)
 
 
+INT8 = ("{module}:with_example", "--weights", "int8", "--calibration")
+
+
+def test_an_export_in_bytes(capsys: Any, folder: Path, module: str) -> None:
+    samples = torch.randn(20, 6)
+    np.save("samples.npy", samples.numpy())
+    (folder / "batches").mkdir()
+    for place, part in enumerate(samples.split(8)):
+        np.save(f"batches/{place}.npy", part.numpy())
+    save_file({"input": samples}, "samples.safetensors")
+    given = [word.format(module=module) for word in INT8]
+    files = []
+    for place, data in enumerate(("samples.npy", "batches", "samples.safetensors")):
+        code, out, err = run(capsys, "export", *given, data, "-o", f"{place}.sinf")
+        assert (code, err) == (0, "") and "dB" in out
+        files.append((folder / f"{place}.sinf").read_bytes())
+    assert files[0] == files[2] and len(files[1]) == len(files[0])
+    model = importlib.import_module(module).small()
+    y = load_engine("0.sinf")(samples[:2])
+    assert torch.allclose(y, model(samples[:2]), atol=0.05)
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -181,7 +205,17 @@ def test_a_program_becomes_a_file(capsys: Any, folder: Path) -> None:
         (["{module}:small", "--example", "9999999999x9999999999"], "try less"),
         (["{module}:small", "--example", "2x7"], "{module}:small: "),
         (["{module}:small", "--example", "2x6", "--example", "2x6"], "{module}:small: "),
-        (["{module}:small", "--weights", "int8"], "--weights int8 is not built yet"),
+        (["{module}:small", "--weights", "int8"], "expected --calibration with int8, got none"),
+        (["{module}:with_example", "--calibration", "x.npy"], "expected no calibration data for"),
+        (["{module}:with_example", "--activations", "int8", "--calibration", "x.npy"], "int8"),
+        ([*INT8, "none.npy"], "none.npy: No such file"),
+        ([*INT8, "broken.pt2"], "as --calibration, got 'broken.pt2'"),
+        ([*INT8, "nowhere"], "nowhere: No such file or folder"),
+        ([*INT8, "empty"], "expected .npy files, got none"),
+        ([*INT8, "wide.npy"], "expected [2, 6] for input, of any batch, got [4, 7]"),
+        ([*INT8, "nan.npy"], "NaN or Inf"),
+        ([*INT8, "broken.npy"], "expected an array of numpy.save"),
+        ([*INT8, "broken.safetensors"], "broken.safetensors: "),
         (["{module}:with_example", "--activations", "bfloat16"], "got float32 and bfloat16"),
         (["{module}:small", "--weights", "int3"], "expected --weights of float32"),
         (["{module}:with_example", "--target", "z80"], "expected a target of host"),
@@ -193,7 +227,12 @@ def test_a_program_becomes_a_file(capsys: Any, folder: Path) -> None:
 def test_exports_that_are_refused(
     capsys: Any, folder: Path, module: str, arguments: list[str], text: str
 ) -> None:
-    (folder / "broken.pt2").write_bytes(b"PK hello")
+    for name in ("broken.pt2", "broken.npy", "broken.safetensors"):
+        (folder / name).write_bytes(b"PK hello")
+    (folder / "empty").mkdir()
+    np.save("x.npy", np.zeros((4, 6), np.float32))
+    np.save("wide.npy", np.zeros((4, 7), np.float32))
+    np.save("nan.npy", np.full((4, 6), np.nan, np.float32))
     given = [argument.format(module=module) for argument in arguments]
     assert text.format(module=module) in refused(capsys, "export", *given, "-o", "m.sinf")
     assert not (folder / "m.sinf").exists()

@@ -415,3 +415,10 @@ def test_transformers_models_come_back(calibrated: bool, tmp_path: Path) -> None
     assert torch.equal(again(tokens).logits, expected)
     half = transformers.BertForMaskedLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert sqnr_db(expected, half(tokens).logits) > 20
+
+
+def test_batches_in_a_tuple_are_arguments() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 2)).eval(), torch.rand(12, 4)
+    with pytest.raises(ValueError, match=r"try list\(...\) of it where it holds batches"):
+        sparseinfer.calibrate(model, x.split(4))
+    assert sparseinfer.calibrate(model, list(x.split(4))).batches == 3

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sparseinfer.commands.calibration import calibration_of
 from sparseinfer.commands.output import (
     UserError,
     check_output,
@@ -29,13 +30,12 @@ __all__ = ["export"]
 EPILOG = (
     "Examples:\n\nsparseinfer export model.pt2 -o model.sinf\n\n"
     "sparseinfer export my_package.models:make --example 1x3x224x224 -o model.sinf --golden\n\n"
+    "sparseinfer export model.pt2 --weights int8 --calibration samples.npy -o model.sinf\n\n"
     "sparseinfer export model.pt2 --target aarch64-neon --baselines none -o model.sinf"
 )
 
-BUILT = {"weights": ("float32", "bfloat16"), "activations": ("float32", "bfloat16")}
-"""The words of `sparseinfer.compile` that this command takes so far."""
-
 KNOWN = ("float32", "bfloat16", "int8")
+"""The words of `sparseinfer.compile`."""
 
 
 def export(
@@ -57,12 +57,24 @@ def export(
         ),
     ] = None,
     weights: Annotated[
-        str, typer.Option(metavar="TYPE", help="Type of the stored weights: float32 or bfloat16.")
+        str,
+        typer.Option(metavar="TYPE", help="Type of the stored weights: float32, bfloat16 or int8."),
     ] = "float32",
     activations: Annotated[
-        str,
-        typer.Option(metavar="TYPE", help="What they are multiplied with: float32 or bfloat16."),
-    ] = "float32",
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="What they are multiplied with, of the same words. (default: what suits them)",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="For int8, samples: a .npy file of them, a folder of such files, or a "
+            ".safetensors file with a tensor for each input.",
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The machine that will run it. (default: this one)"),
@@ -101,14 +113,20 @@ def export(
     """
     for option, value in (("weights", weights), ("activations", activations)):
         _check_word(option, value)
+    if "int8" in (weights, activations) and calibration is None:
+        raise UserError(
+            "expected --calibration with int8, got none; try --calibration samples.npy, a few "
+            "hundred samples of the training data"
+        )
     check_output(out, force)
+    samples = None if calibration is None else calibration_of(calibration)
     model, own_example = load_source(source, trust)
     given = examples_of(example) if example else own_example
     # The report says what the log would.
     with logging_at(logging.ERROR, "sparseinfer"):
         engine = _compiled(source, model, given, {
-            "weights": weights, "activations": activations, "target": target,
-            "threads": threads, "check": check, "golden": golden,
+            "weights": weights, "activations": activations, "calibration": samples,
+            "target": target, "threads": threads, "check": check, "golden": golden,
             "dynamic": "batch" if dynamic_batch else None,
             "baselines": () if baselines == "none" else baselines.split(","),
         })  # fmt: skip
@@ -122,19 +140,9 @@ def export(
         _show(engine, out)
 
 
-def _check_word(option: str, value: str) -> None:
-    if value not in KNOWN:
+def _check_word(option: str, value: str | None) -> None:
+    if value is not None and value not in KNOWN:
         raise UserError(f"expected --{option} of {', '.join(KNOWN)}, got {value!r}; try float32")
-    if value not in BUILT[option]:
-        # Types that round activations want calibration data, which no option brings yet.
-        instead = (
-            "sparseinfer.compile(model, x, weights='int8', calibration=loader).save('model.sinf')"
-            if value == "int8"
-            else "sparseinfer.convert_to_sparse, which has it for layers"
-        )
-        raise UserError(
-            f"--{option} {value} is not built yet; try --{option} {BUILT[option][0]}, or {instead}"
-        )
 
 
 def _compiled(source: str, model: Any, example: Any, options: dict[str, Any]) -> Engine:
@@ -163,7 +171,7 @@ def _compiled(source: str, model: Any, example: Any, options: dict[str, Any]) ->
             f"{len(error.missing)} that it has not; try sparseinfer.convert_to_sparse, which "
             "leaves these parts to torch"
         ) from error
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{source}: {first}") from error
 
@@ -195,8 +203,8 @@ def _show(engine: Engine, out_path: Path) -> None:
         f"{totals['nodes']} nodes, {totals['weights']:,} weights, {1 - kept:.1%} of them zero.",
         highlight=False,
     )
-    out.print(f"{(report.error or 'Outputs were not compared with the model').capitalize()}.",
-              highlight=False)  # fmt: skip
+    error = report.error or "outputs were not compared with the model"
+    out.print(f"{error[:1].upper()}{error[1:]}.", highlight=False)
     for race in report.races:
         out.print(fold(f"{race}."), highlight=False)
     size = size_text(report.file_bytes)

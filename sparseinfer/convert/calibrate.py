@@ -71,6 +71,7 @@ def calibrate(model: nn.Module, data: Any, *, method: str = "mse") -> Calibratio
     afterwards. `data` is a batch as `example_inputs` of `convert_to_sparse` is (a tensor, a tuple
     of positional arguments, a dict of keyword arguments), or an iterable of those, such as a
     DataLoader; of a list that a DataLoader makes of inputs and labels the first is the input.
+    Batches in a tuple, such as `x.split(16)` gives, have to become a list.
     A few hundred samples like those that the model will meet are enough.
 
     Args:
@@ -123,8 +124,7 @@ def watch_inputs(
                 raise ValueError(f"{error} in batch {batches} of the calibration data") from None
             raise ValueError(
                 f"expected calibration data that the model takes, got batch {batches} of "
-                f"{_shapes(example)}, on which it raised {brief(error)}; try model(batch) with it, "
-                "or [(x,) for x, _ in loader] where batches hold labels"
+                f"{_shapes(example)}, on which it raised {brief(error)}; {_instead(data)}"
             ) from error
         batches += 1
     if batches == 0:
@@ -133,6 +133,12 @@ def watch_inputs(
             "data, and a new iterator where one was used up"
         )
     return {name: watch.result() for name, watch in watches.items()}, batches
+
+
+def _instead(data: Any) -> str:
+    if isinstance(data, tuple) and len(data) > 1:
+        return "a tuple is the arguments of one call: try list(...) of it where it holds batches"
+    return "try model(batch) with it, or [(x,) for x, _ in loader] where batches hold labels"
 
 
 class _Unfit(Exception):
