@@ -86,7 +86,7 @@ class Engine:
         """What the engine is: its nodes, its memory, and how it ran against the model."""
         return EngineReport(
             self._model.nodes, len(self._file), self._model.arena_bytes, self.threads,
-            list(self._races), self._error,
+            list(self._races), self._error, self.most_batch,
         )  # fmt: skip
 
     def profile(self, inputs: Any, repeats: int = 20) -> Profile:
