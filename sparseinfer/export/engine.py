@@ -76,8 +76,8 @@ class Engine:
         """
         if not kwargs and len(args) == self._plain:
             # None where a tensor is to be looked at: of another batch, laid out otherwise, refused.
-            found = self._plans.latest.native.call(args)
-            if found is not None:
+            found = self._plans.latest.native.call(args) or self._called_at_another_batch(args)
+            if found:
                 return self._signature.give(found)
         outputs, _ = self._run(self._signature.bind(args, kwargs), False)
         return self._signature.give(outputs)
@@ -199,6 +199,15 @@ class Engine:
     def file(self) -> Tensor:
         """Its bytes, which nobody may change."""
         return self._file
+
+    def _called_at_another_batch(self, args: Sequence[Any]) -> list[Tensor] | None:
+        """The outputs where only the batch is another, and there is a plan for it."""
+        if True not in self._batched:
+            return None
+        first = args[self._batched.index(True)]
+        if not isinstance(first, Tensor) or first.dim() == 0 or len(first) not in self._plans:
+            return None
+        return self._plans.at(len(first)).native.call(tuple(args))
 
     def _run(self, tensors: Sequence[Any], timed: bool) -> tuple[list[Tensor], list[float]]:
         own = self._taken(tensors)
