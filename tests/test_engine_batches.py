@@ -51,8 +51,9 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("own", [1, 4])
+@pytest.mark.parametrize(
+    ("name", "own"), [*((name, 1) for name in MODELS), ("mlp", 4), ("network", 4)]
+)
 def test_every_batch(name: str, own: int, tmp_path: Path) -> None:
     model, shape = MODELS[name]
     engine = quick(model, torch.randn(own, *shape))
@@ -114,6 +115,7 @@ def test_inputs_that_vary_beside_one_that_does_not(dynamic: Any) -> None:
     fixed = torch.randn(3, 2)
     example = {"more": torch.randn(2, 6), "x": torch.randn(2, 6), "fixed": fixed}
     engine = quick(model, example, dynamic)
+    assert f"any batch up to {engine.most_batch:,}" in str(engine.report())
     assert engine.most_batch == (9 if "fixed" in dynamic else 2**31 - 1)
     for batch in (1, 2, 5):
         x, more = torch.randn(batch, 6), torch.randn(batch, 6)

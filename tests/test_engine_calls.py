@@ -20,8 +20,8 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def quick(model: nn.Module, example: Any) -> Engine:
-    return compile(model.eval(), example, baselines=())
+def quick(model: nn.Module, example: Any, dynamic: Any = None) -> Engine:
+    return compile(model.eval(), example, baselines=(), dynamic=dynamic)
 
 
 class Doubles(nn.Module):
@@ -231,6 +231,14 @@ def test_tensors_that_are_read_where_they_lie(monkeypatch: pytest.MonkeyPatch) -
         assert torch.allclose(engine(given), conv(x), atol=1e-6)
     assert torch.allclose(engine(input=x), conv(x), atol=1e-6)
     assert looked_at == len(others) + 1
+    varies = quick(conv, x, "batch")
+    for batch in (1, 3):
+        varies(torch.randn(batch, 3, 5, 5))
+    looked_at = 0
+    for batch in (1, 2, 3, 1, 1, 3):
+        more = torch.randn(batch, 3, 5, 5)
+        assert torch.allclose(varies(more), conv(more), atol=1e-6)
+    assert looked_at == 0
     refused = [x.double(), x.int(), x.to("meta"), x[:1], x[0], x.tolist(), None, x.to_sparse()]
     for given in refused:
         with pytest.raises((TypeError, ValueError), match="expected"):

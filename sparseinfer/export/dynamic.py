@@ -187,6 +187,7 @@ def check_batches(own: Graph, other: Graph, batched: Sequence[Value], batch: int
         ValueError: they are not; it lists every operation that differs, with its module.
 
     Example:
+        >>> from sparseinfer.export.graph import Node
         >>> def graph(batch):
         ...     x, y = Value("x", (batch, 3)), Value("y", (batch, 3))
         ...     return Graph([x], [Node("add", "", [x, x], y)], [y])

@@ -82,8 +82,8 @@ class Engine:
         """
         if not kwargs and len(args) == self._plain:
             # None where a tensor is to be looked at: of another batch, laid out otherwise, refused.
-            found = self._plans.latest.native.call(args)
-            if found is not None:
+            found = self._plans.latest.native.call(args) or self._called_at_another_batch(args)
+            if found:
                 return self._signature.give(found)
         outputs, _ = self._run(self._signature.bind(args, kwargs), False)
         return self._signature.give(outputs)
@@ -92,7 +92,7 @@ class Engine:
         """What the engine is: its nodes, its memory, and how it ran against the model."""
         return EngineReport(
             self._model.nodes, len(self._file), self._model.arena_bytes, self.threads,
-            list(self._races), self._error,
+            list(self._races), self._error, self.most_batch,
         )  # fmt: skip
 
     def profile(self, inputs: Any, repeats: int = 20) -> Profile:
@@ -205,6 +205,15 @@ class Engine:
     def file(self) -> Tensor:
         """Its bytes, which nobody may change."""
         return self._file
+
+    def _called_at_another_batch(self, args: Sequence[Any]) -> list[Tensor] | None:
+        """The outputs where only the batch is another, and there is a plan for it."""
+        if True not in self._batched:
+            return None
+        first = args[self._batched.index(True)]
+        if not isinstance(first, Tensor) or first.dim() == 0 or len(first) not in self._plans:
+            return None
+        return self._plans.at(len(first)).native.call(tuple(args))
 
     def _run(self, tensors: Sequence[Any], timed: bool) -> tuple[list[Tensor], list[float]]:
         own = self._taken(tensors)

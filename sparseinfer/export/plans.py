@@ -36,6 +36,9 @@ class Plans:
         self._lock = Lock()
         self.latest = self.at(model.batch)
 
+    def __contains__(self, batch: int) -> bool:
+        return batch in self._kept
+
     def at(self, batch: int) -> BatchPlan:
         """The plan of a batch, of which no other is made while it is kept.
 

@@ -47,7 +47,8 @@ class Race:
 class EngineReport:
     """The nodes of an engine, its bytes, its threads, and its races.
 
-    `error` tells how far its outputs were from the model's; empty where nobody looked.
+    `error` tells how far its outputs were from the model's; empty where nobody looked. `most_batch`
+    is the largest batch of a call; 0 where it is the example's, which all else is told for.
     """
 
     nodes: Sequence[Mapping[str, Any]]
@@ -56,6 +57,7 @@ class EngineReport:
     threads: int
     races: Sequence[Race]
     error: str
+    most_batch: int = 0
 
     def __str__(self) -> str:
         running = [node for node in self.nodes if node["runs"]]
@@ -63,6 +65,8 @@ class EngineReport:
             f"{len(running)} nodes, {self.file_bytes:,} bytes of file, "
             f"{self.arena_bytes:,} bytes of arena, {self.threads} threads"
         ]
+        if self.most_batch:
+            lines.append(f"any batch up to {self.most_batch:,}")
         narrow = sum(node["type"] == "uint8" for node in running)
         if narrow:
             lines.append(f"{narrow} of them compute on bytes, {len(running) - narrow} on float32")
