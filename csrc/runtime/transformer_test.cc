@@ -227,7 +227,7 @@ void test_refused() {
     bad("eps", [=](ModelFile& file) { file.nodes[kNorm].params[0] = bits_of(value); });
   bad("parameter 1", [](ModelFile& file) { file.nodes[kNorm].params[1] = 2; });
   bad("parameter 2", [](ModelFile& file) { file.nodes[kNorm].params[2] = 1; });
-  bad("elements of operand 1", [](ModelFile& file) { file.operands[13] = 2; });
+  bad("constant elements of operand 1", [](ModelFile& file) { file.operands[13] = 2; });
   bad("dimension 2 of the output", [](ModelFile& file) { file.operands[15] = 5; });
   // Permutes: axes that are there once each.
   for (const int32_t value : {-1, 3, INT32_MIN, INT32_MAX, 0}) {

@@ -71,9 +71,9 @@ class Engine:
 
         Raises:
             TypeError: arguments are missing, or there are some that the model does not take, or one
-                is not a float32 tensor on the CPU.
-            ValueError: a tensor has another shape than the example, or another argument is not what
-                it was there.
+                is not a tensor of its type on the CPU.
+            ValueError: a tensor has another shape than the example, another argument is not what it
+                was there, or an id is one that the model has not.
         """
         outputs, _ = self._run(self._signature.bind(args, kwargs), False)
         return self._signature.give(outputs)
