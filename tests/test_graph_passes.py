@@ -52,6 +52,21 @@ class Applied(nn.Module):
 X = torch.randn(2, 4, 6, 6)
 
 
+def test_activations_move_past_reshapes() -> None:
+    graph = graph_of(Applied(lambda m, x: torch.relu(m.conv(x).flatten(1).view(2, 4, -1))), X)
+    fuse_activations(graph)
+    assert ops(graph) == ["conv", "reshape", "reshape"] and graph.nodes[0].activation == "relu"
+    assert graph.nodes[-1].output is graph.outputs[0]
+
+    def twice(m: Applied, x: Tensor) -> Any:
+        y = m.conv(x).flatten(1)
+        return torch.relu(y), y
+
+    graph = graph_of(Applied(twice), X)
+    fuse_activations(graph)
+    assert ops(graph) == ["conv", "reshape", "activation"]
+
+
 def test_a_residual_that_others_read_stays() -> None:
     graph = graph_of(Applied(lambda m, x: m.conv(x) + x), X)
     fuse_residuals(graph)

@@ -100,7 +100,30 @@ def vit(full: bool = False) -> Made:
     return model, {"pixel_values": images}
 
 
-MODELS = [bert, minilm, distilbert, classifier, vit]
+def gpt2() -> Made:
+    """The prefill of a language model: its mask, and what only positions decide, are one."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=20, use_cache=False,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = transformers.GPT2LMHeadModel(config).eval()
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2 and "mlp" in name:
+            weight.data *= torch.rand(weight.shape) >= 0.7
+    return model, tokens()
+
+
+def t5() -> Made:
+    """Norms without a mean, and biases by how far apart two tokens stand."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.T5Config(
+        vocab_size=50, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4
+    )
+    return pruned(transformers.T5EncoderModel(config)), tokens()
+
+
+MODELS = [bert, minilm, distilbert, classifier, vit, gpt2, t5]
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -178,7 +201,8 @@ def test_models_of_transformers(make: Callable[[], Made], tmp_path: Path) -> Non
     assert found.count("permute") == (make is vit) and found.count("attention") == 2
     # One projection for the three of a layer, and norms after a sum are one with it.
     assert found[found.index("attention") - 1] in ("linear", "where")
-    assert "add" not in found[found.index("attention") :] or make is vit
+    assert "add" not in found[found.index("attention") :] or make in (vit, gpt2, t5)
+    assert "activation" not in found
     other = {name: x.flip(0, 1) for name, x in inputs.items()}
     if "attention_mask" in inputs:
         other["attention_mask"] = torch.ones_like(inputs["attention_mask"])

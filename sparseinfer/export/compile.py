@@ -66,7 +66,8 @@ def compile(
 
     Batch norms, activations and residual additions become part of the layers before them; pruned
     weights are stored without their zeros; intermediate results share one arena. The engine takes
-    float32 inputs of the shapes of the example. The model itself stays as it is.
+    inputs of the types and shapes of the example: float32, int64 (ids, masks) or bool. The model
+    itself stays as it is.
 
     Args:
         model: in evaluation mode, on the CPU, in float32; converted ones are taken as well, and

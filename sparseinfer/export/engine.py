@@ -76,9 +76,10 @@ class Engine:
 
         Raises:
             TypeError: arguments are missing, or there are some that the model does not take, or one
-                is not a float32 tensor on the CPU.
+                is not a tensor of its type on the CPU.
             ValueError: a tensor has another shape than the example, or a batch that is 0, larger
-                than it may be or not that of another tensor; another argument is not what it was.
+                than it may be or not that of another tensor; another argument is not what it was,
+                or an id is one that the model has not.
         """
         if not kwargs and len(args) == self._plain:
             # None where a tensor is to be looked at: of another batch, laid out otherwise, refused.

@@ -16,6 +16,7 @@ from sparseinfer.export.graph import MOST_DIMS, Graph, Value
 from sparseinfer.export.lowering import LOWERINGS, Call, Refusal
 from sparseinfer.export.masks import Choice, chosen
 from sparseinfer.export.program import drop_assertions
+from sparseinfer.export.rewrites import rewrite_formulas
 
 __all__ = ["STATE", "from_torch", "graph_of"]
 
@@ -23,7 +24,7 @@ aten = torch.ops.aten
 
 _WHOLE = (
     aten.linear.default, aten.silu.default, aten.gelu.default, aten.layer_norm.default,
-    aten.native_layer_norm.default, aten.embedding.default,
+    aten.native_layer_norm.default, aten.rms_norm.default, aten.embedding.default,
     aten.scaled_dot_product_attention.default,
 )  # fmt: skip
 """Operators that torch would cut in smaller ones, and the engine has."""
@@ -74,6 +75,7 @@ def from_torch(
             table.pop(whole, None)
         program = program.run_decompositions(table)
         drop_assertions(program.graph_module)
+        rewrite_formulas(program.graph_module)
     return graph_of(program), program
 
 

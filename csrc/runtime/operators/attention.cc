@@ -23,8 +23,8 @@ si_status check_elements(const si_model& model, const Node& node, uint32_t which
   const Value* value = model.operand(node, which);
   if (value == nullptr) return SI_OK;
   SI_TRY(check_float(node, value, "an operand"));
-  if (value->ndim == 1 && value->dims[0] == n) return SI_OK;
-  return bad_node(node, "expected ", n, " elements of operand ", which);
+  if (value->kind == kConstant && value->ndim == 1 && value->dims[0] == n) return SI_OK;
+  return bad_node(node, "expected ", n, " constant elements of operand ", which);
 }
 
 // Which dimensions of q, k, v and y are the batch and the tokens.

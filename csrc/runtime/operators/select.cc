@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/parallel.h"
+#include "kernels/source.h"
 #include "runtime/operators.h"
 
 namespace si {
@@ -69,6 +70,7 @@ si_status run_embedding(const Call& call) {
 }
 
 si_status check_permute(const si_model& model, Node* node) {
+  node->isa = widest_tile_kernels();
   const Value& x = *model.operand(*node, 0);
   SI_TRY(check_no_activation(*node));
   SI_TRY(check_params(*node, x.ndim));
@@ -98,7 +100,9 @@ si_status run_permute(const Call& call) {
   // Some rows of the last dimension at a time, so that what one of them reads of a cache line the next ones find near.
   const int64_t n = y.dims[y.ndim - 1], rows = y.elements() / n, last = steps[y.ndim - 1];
   constexpr int64_t kRows = 16;
-  return parallel_for(y.elements() < 65536 ? 1 : call.threads, (rows + kRows - 1) / kRows, [&](int64_t part) {
+  const TileKernels* const isa = call.node.isa;
+  const int threads = isa == nullptr ? call.threads : useful_threads(isa->tuning.threads, call.threads, y.elements());
+  return parallel_for(threads, (rows + kRows - 1) / kRows, [&](int64_t part) {
     const int64_t first = part * kRows, count = std::min(kRows, rows - first);
     const float* from[kRows];
     float* const to = call.output() + first * n;

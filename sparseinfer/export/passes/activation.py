@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparseinfer.export.graph import Graph
+from sparseinfer.export.graph import Graph, Node, Value
 
 __all__ = ["fuse_activations"]
 
@@ -24,10 +24,25 @@ def fuse_activations(graph: Graph) -> None:
     for node in [node for node in graph.nodes if node.op == "activation"]:
         source = node.inputs[0]
         assert source is not None
-        before = graph.producers().get(source)
+        moves, before = _before(graph, source)
         if before is None or before.op not in TAKES or before.activation != "none":
             continue
-        if graph.uses()[source] == 1:
-            before.activation = node.activation
-            before.output = node.output
-            graph.remove([node])
+        before.activation = node.activation
+        (moves[0] if moves else before).output = node.output
+        graph.remove([node])
+
+
+def _before(graph: Graph, value: Value) -> tuple[list[Node], Node | None]:
+    """What computes a value that is read once, and the reshapes of it on the way, the last first.
+
+    An activation of what was reshaped is one of what was there before.
+    """
+    producers, uses = graph.producers(), graph.uses()
+    moves: list[Node] = []
+    while uses[value] == 1 and value in producers:
+        node = producers[value]
+        if node.op != "reshape" or node.inputs[0] is None:
+            return moves, node
+        moves.append(node)
+        value = node.inputs[0]
+    return moves, None

@@ -18,10 +18,20 @@ def remove_dead_code(graph: Graph) -> None:
         >>> [node.op for node in graph.nodes]
         ['add']
     """
-    for node in graph.nodes:
+    producers = graph.producers()
+    for node in list(graph.nodes):
         source = node.inputs[0]
-        if node.op == "reshape" and source is not None and source.shape == node.output.shape:
+        if node.op != "reshape" or source is None or source.shape != node.output.shape:
+            continue
+        before = producers.get(source)
+        if before is None:
             graph.replace(node.output, source)
+            continue
+        # The name that is left is the last one, which is the model's own.
+        graph.replace(source, node.output)
+        before.output = node.output
+        producers[node.output] = before
+        graph.remove([node])
     read = set(graph.outputs)
     for node in reversed(graph.nodes):
         if node.output in read:

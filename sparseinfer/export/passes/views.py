@@ -54,10 +54,10 @@ def _moved(view: View, output: Value, name: str) -> list[Node]:
 
 
 def sink_views(graph: Graph) -> None:
-    """Let linear layers compute tokens in the order in which they stand, and permute their output.
+    """Let linear layers compute tokens in the order in which they stand, and move their output.
 
-    Torch's attention turns its tokens around before its projections, and back after them: of
-    the other order the results are the same, and the two permutes meet.
+    Torch's attention turns its tokens around before its projections, and back after them; other
+    models make rows of them. In the other order the results are the same, and the moves meet.
 
     Example:
         >>> x, t = Value("x", (2, 3, 4)), Value("t", (3, 2, 4))
@@ -71,18 +71,21 @@ def sink_views(graph: Graph) -> None:
     nodes: list[Node] = []
     producers = graph.producers()
     for node in graph.nodes:
-        view = (
-            view_of(node.inputs[0], producers) if node.op == "linear" and node.inputs[0] else None
-        )
-        nodes += [node] if view is None or view.is_whole() else _sunk(node, view)
+        source = node.inputs[0]
+        if node.op == "linear" and source is not None:
+            nodes += _sunk(node, view_of(source, producers))
+        else:
+            nodes.append(node)
         producers.update((new.output, new) for new in nodes[-4:])
     graph.nodes = nodes
 
 
 def _sunk(node: Node, view: View) -> list[Node]:
     source, output = view.source, node.output
+    if source is node.inputs[0] or len(node.inputs) > 3 or not source.shape:
+        return [node]
     columns = source.shape[-1]
-    if len(node.inputs) > 3 or not source.shape or joined(view.axes[-1]) != [(columns, 1)]:
+    if joined(view.axes[-1]) != [(columns, 1)]:
         return [node]
     before = Value(f"{output.name} before", (*source.shape[:-1], output.shape[-1]))
     node.inputs[0], node.output = source, before
