@@ -420,5 +420,5 @@ def test_transformers_models_come_back(calibrated: bool, tmp_path: Path) -> None
 def test_batches_in_a_tuple_are_arguments() -> None:
     model, x = nn.Sequential(nn.Linear(4, 2)).eval(), torch.rand(12, 4)
     with pytest.raises(ValueError, match=r"try list\(...\) of it where it holds batches"):
-        sparseinfer.calibrate(model, x.split(4))
-    assert sparseinfer.calibrate(model, list(x.split(4))).batches == 3
+        calibrate(model, x.split(4))
+    assert calibrate(model, list(x.split(4))).batches == 3
