@@ -1,0 +1,210 @@
+"""Projects of C build on the library: installed, and as part of their own build.
+
+Every program here is linked by the C compiler, and needs no C++ runtime.
+"""
+
+import ctypes
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sparseinfer
+
+pytestmark = pytest.mark.slow  # They compile the library.
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECTS = ROOT / "tests" / "c_projects"
+MODEL = ROOT / "csrc" / "runtime" / "golden" / "small_network_v1.sinf"
+VERSION = sparseinfer.__version__
+CPP = re.compile(r" U (_Z|__cxa_(throw|guard|pure|begin)|__gxx_|_Unwind_)|libstdc\+\+")
+
+
+def call(*words: str | Path, **environment: str) -> str:
+    """What a command prints; its whole output in the failure where it fails."""
+    done = subprocess.run(
+        [str(word) for word in words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def tool(name: str) -> str:
+    path = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if path is None:
+        pytest.skip(f"no {name} on PATH")
+    return path
+
+
+def configure(source: Path, build: Path, *options: str) -> None:
+    launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
+    # The scalar kernels alone compile in a third of the time.
+    scalar = ["-DSPARSEINFER_INSTRUCTION_SETS=NONE", "-DCMAKE_BUILD_TYPE=Release"]
+    ninja = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"]
+    call(tool("cmake"), "-S", source, "-B", build, *ninja, *launcher, *scalar, *options)
+
+
+def build(source: Path, folder: Path, *options: str, target: str = "all") -> None:
+    configure(source, folder, *options)
+    call(tool("cmake"), "--build", folder, "--target", target, CMAKE_BUILD_PARALLEL_LEVEL="2")
+
+
+def check_program(program: Path, shared: bool = False, **environment: str) -> None:
+    """That it runs the model, and needs no C++ runtime; `shared`, whether it loads the library."""
+    assert re.fullmatch(rf"{re.escape(VERSION)} 0\.0833\n", call(program, MODEL, **environment))
+    assert not CPP.search(call(tool("nm"), program))
+    needed = re.findall(r"NEEDED.*\[(.+)\]", call(tool("readelf"), "-d", program))
+    assert ("libsparseinfer.so.1" in needed) == shared
+    assert not any("stdc++" in library or "libgcc" in library for library in needed)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prefix that the library was installed to, and moved from there afterwards."""
+    work = tmp_path_factory.mktemp("install")
+    build(ROOT, work / "build", "-DSPARSEINFER_TESTS=OFF", "-DCMAKE_INSTALL_LIBDIR=lib")
+    call(tool("cmake"), "--install", work / "build", "--prefix", work / "first")
+    shutil.rmtree(work / "build")
+    (work / "first").rename(work / "prefix")
+    return work / "prefix"
+
+
+def test_what_is_installed(installed: Path):
+    files = {
+        path.relative_to(installed).as_posix() for path in installed.rglob("*") if not path.is_dir()
+    }
+    assert files == {
+        "include/sparseinfer.h",
+        "lib/libsparseinfer.a",
+        "lib/libsparseinfer.so",
+        "lib/libsparseinfer.so.1",
+        "lib/pkgconfig/sparseinfer.pc",
+        "lib/cmake/sparseinfer/sparseinferConfig.cmake",
+        "lib/cmake/sparseinfer/sparseinferConfigVersion.cmake",
+    }
+
+
+def test_the_shared_library_needs_no_cpp_and_offers_the_header_alone(installed: Path):
+    library = installed / "lib" / "libsparseinfer.so"
+    needed = re.findall(r"NEEDED.*\[(.+)\]", call(tool("readelf"), "-d", library))
+    assert needed and not any("stdc++" in each or "libgcc" in each for each in needed)
+    offered = set(re.findall(r" T (\w+)", call(tool("nm"), "-D", "--defined-only", library)))
+    header = (installed / "include" / "sparseinfer.h").read_text()
+    assert offered == set(re.findall(r"^SI_API [^;(]*?\b(si_\w+)\(", header, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "link", ["sparseinfer::static", "sparseinfer::shared", "sparseinfer::sparseinfer"]
+)
+@pytest.mark.parametrize("shared", ["ON", "OFF"])
+def test_find_package(installed: Path, tmp_path: Path, link: str, shared: str):
+    options = ["-DWAY=package", f"-DLINK={link}", f"-DBUILD_SHARED_LIBS={shared}"]
+    build(PROJECTS, tmp_path, *options, f"-DCMAKE_PREFIX_PATH={installed}", f"-DWANTED={VERSION}")
+    loads = link == "sparseinfer::shared" or (link == "sparseinfer::sparseinfer" and shared == "ON")
+    check_program(tmp_path / "main", loads)
+
+
+@pytest.mark.parametrize("wanted", ["99.0", "0.0.1"])
+def test_another_version_is_refused(installed: Path, tmp_path: Path, wanted: str):
+    with pytest.raises(AssertionError, match="compatible with requested version"):
+        configure(
+            PROJECTS,
+            tmp_path,
+            *("-DWAY=package", "-DLINK=sparseinfer::static", f"-DWANTED={wanted}"),
+            f"-DCMAKE_PREFIX_PATH={installed}",
+        )
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_pkg_config(installed: Path, tmp_path: Path, static: bool):
+    path = {"PKG_CONFIG_PATH": str(installed / "lib" / "pkgconfig")}
+    flags = call(
+        tool("pkg-config"), "--cflags", "--libs", *(["--static"] * static), "sparseinfer", **path
+    )
+    words = flags.split()
+    if static:
+        words[words.index("-lsparseinfer")] = "-l:libsparseinfer.a"
+    main = tmp_path / "main"
+    call(tool("cc"), "-std=c99", "-Wall", "-Werror", PROJECTS / "main.c", *words, "-o", main)
+    check_program(main, not static, LD_LIBRARY_PATH=str(installed / "lib"))
+    assert call(tool("pkg-config"), "--modversion", "sparseinfer", **path).strip() == VERSION
+
+
+@pytest.mark.parametrize(
+    ("way", "link", "options"),
+    [
+        ("subdirectory", "sparseinfer::static", []),
+        ("subdirectory", "sparseinfer::shared", ["-DSPARSEINFER_SHARED=ON"]),
+        ("fetch", "sparseinfer::sparseinfer", []),
+        ("fetch", "sparseinfer::static", ["-DSPARSEINFER_THREADS=OFF"]),
+    ],
+)
+def test_as_part_of_another_project(tmp_path: Path, way: str, link: str, options: list[str]):
+    build(
+        PROJECTS,
+        tmp_path,
+        f"-DWAY={way}",
+        f"-DLINK={link}",
+        f"-DSPARSEINFER_SOURCE={ROOT}",
+        *options,
+    )
+    check_program(tmp_path / "main", link == "sparseinfer::shared")
+    # No tests, no program and no installation of ours in another project.
+    assert not list(tmp_path.rglob("sparseinfer-run")) and not list(tmp_path.rglob("*_test"))
+
+
+def test_without_files_and_threads(tmp_path: Path):
+    build(
+        ROOT,
+        tmp_path,
+        *("-DSPARSEINFER_FILES=OFF", "-DSPARSEINFER_THREADS=OFF", "-DSPARSEINFER_SHARED=OFF"),
+        "-DSPARSEINFER_TESTS=ON",
+        target="api.model_api_test",
+    )
+    library = tmp_path / "lib" / "libsparseinfer.a"
+    undefined = set(re.findall(r" U (\w+)", call(tool("nm"), "--undefined-only", library)))
+    assert not undefined & {"open", "open64", "read", "mmap", "mmap64", "fopen", "fopen64", "dlsym"}
+    assert not any(name.startswith("pthread_") for name in undefined)
+    call(tmp_path / "api.model_api_test")
+
+
+class IsaInfo(ctypes.Structure):
+    """`si_isa_info` of the header."""
+
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("name", ctypes.c_char_p),
+        ("compiled", ctypes.c_int),
+        ("supported", ctypes.c_int),
+        ("reason", ctypes.c_char_p),
+        ("features", ctypes.c_uint64),
+    ]
+
+
+def test_instruction_sets_that_were_left_out_say_so(installed: Path):
+    library = ctypes.CDLL(str(installed / "lib" / "libsparseinfer.so"))
+    library.si_isa_count.restype = ctypes.c_size_t
+    reasons = {}
+    for index in range(library.si_isa_count()):
+        info = IsaInfo(struct_size=ctypes.sizeof(IsaInfo))
+        assert library.si_isa(ctypes.c_size_t(index), ctypes.byref(info)) == 0
+        assert info.compiled == (info.name == b"scalar")
+        reasons[info.name] = info.reason
+    mine = b"neon" if platform.machine() == "aarch64" else b"avx2"
+    assert reasons.pop(b"scalar") == b""
+    assert reasons[mine] == b"not built: this library was configured without " + mine
+    assert all(reason.startswith(b"not built: ") for reason in reasons.values())
+
+
+def test_an_unknown_instruction_set(tmp_path: Path):
+    """One that is not of this processor, or of none, is refused by its name."""
+    with pytest.raises(AssertionError, match=r"SPARSEINFER_INSTRUCTION_SETS.*got 'altivec'"):
+        configure(ROOT, tmp_path, "-DSPARSEINFER_INSTRUCTION_SETS=altivec")
