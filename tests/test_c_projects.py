@@ -12,7 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
 
 import sparseinfer
 
@@ -82,6 +86,7 @@ def test_what_is_installed(installed: Path):
         path.relative_to(installed).as_posix() for path in installed.rglob("*") if not path.is_dir()
     }
     assert files == {
+        "bin/sparseinfer-run",
         "include/sparseinfer.h",
         "lib/libsparseinfer.a",
         "lib/libsparseinfer.so",
@@ -90,6 +95,9 @@ def test_what_is_installed(installed: Path):
         "lib/cmake/sparseinfer/sparseinferConfig.cmake",
         "lib/cmake/sparseinfer/sparseinferConfigVersion.cmake",
     }
+    assert (
+        call(installed / "bin" / "sparseinfer-run", "--version") == f"sparseinfer-run {VERSION}\n"
+    )
 
 
 def test_the_shared_library_needs_no_cpp_and_offers_the_header_alone(installed: Path):
@@ -136,6 +144,71 @@ def test_pkg_config(installed: Path, tmp_path: Path, static: bool):
     call(tool("cc"), "-std=c99", "-Wall", "-Werror", PROJECTS / "main.c", *words, "-o", main)
     check_program(main, not static, LD_LIBRARY_PATH=str(installed / "lib"))
     assert call(tool("pkg-config"), "--modversion", "sparseinfer", **path).strip() == VERSION
+
+
+class Classifier(nn.Module):
+    """Scores of three classes by the means of an image's channels, pruned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.linear = nn.Linear(8, 3)
+        for layer in (self.conv, self.linear):
+            prune.l1_unstructured(layer, "weight", amount=0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(torch.relu(self.conv(x)).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, torch.Tensor]:
+    """A model file, an image as PPM, and the model's output for it."""
+    folder = tmp_path_factory.mktemp("classifier")
+    torch.manual_seed(1)
+    model = Classifier().eval()
+    image = torch.randint(0, 256, (12, 10, 3), dtype=torch.uint8)
+    x = image.permute(2, 0, 1)[None].float() / 255
+    sparseinfer.compile(model, x).save(folder / "model.sinf")
+    (folder / "image.ppm").write_bytes(b"P6 10 12 255\n" + image.numpy().tobytes())
+    np.save(folder / "x.npy", x.numpy())
+    with torch.no_grad():
+        return folder / "model.sinf", folder / "image.ppm", model(x)[0]
+
+
+def test_the_program_reads_and_writes_arrays_of_numpy(installed, classifier, tmp_path: Path):
+    model, image, expected = classifier
+    for given in (image, image.with_name("x.npy")):
+        run = installed / "bin" / "sparseinfer-run"
+        call(run, model, "--input", given, "--output", tmp_path / "y.npy")
+        y = np.load(tmp_path / "y.npy")
+        assert y.shape == (1, 3) and y.dtype == np.float32
+        torch.testing.assert_close(torch.from_numpy(y[0]), expected)
+
+
+def test_examples(installed, classifier, tmp_path: Path):
+    model, image, expected = classifier
+    path = {"PKG_CONFIG_PATH": str(installed / "lib" / "pkgconfig")}
+    flags = call(tool("pkg-config"), "--cflags", "--libs", "sparseinfer", **path).split()
+    example = ROOT / "examples" / "edge"
+    assert len((example / "classify.c").read_text().splitlines()) < 60
+    call(
+        tool("cc"),
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        example / "classify.c",
+        *flags,
+        "-o",
+        tmp_path / "classify",
+    )
+    library = installed / "lib" / "libsparseinfer.so"
+    where = {"LD_LIBRARY_PATH": str(library.parent)}
+    by_c = call(tmp_path / "classify", model, image, **where)
+    by_ctypes = call(sys.executable, example / "classify.py", library, model, image)
+    assert by_c == by_ctypes
+    found = re.fullmatch(r"class (\d+), score (\S+)\n", by_c)
+    assert found and int(found[1]) == expected.argmax()
+    assert float(found[2]) == pytest.approx(float(expected.max()), rel=1e-4)
 
 
 @pytest.mark.parametrize(
