@@ -39,7 +39,7 @@ cross_build = build-$(if $(filter aarch64,$1),neon,$1)
 CTEST := ctest --output-on-failure --no-tests=error --timeout 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-benchmarks native lint format sanitize fuzz fuzz-native tsan neon cross serial c-projects cuda counts bench wheel docs setup clean FORCE
+.PHONY: help demo test test-benchmarks native lint format sanitize fuzz fuzz-native tsan neon cross serial c-projects sizes cuda counts bench wheel docs setup clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -119,6 +119,9 @@ serial: $(STAMPS)/tools.stamp ## Build without threads and run the C++ tests
 
 c-projects: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Install the C library, and build projects of C on it in every way
 	$(PY) -m pytest tests/test_c_projects.py
+
+sizes: $(STAMPS)/tools.stamp ## Print how large programs of C are, stripped, on each processor whose compiler is here
+	bash benchmarks/sizes.sh
 
 fuzz: fuzz-files ## Feed damaged input to everything that reads some, FUZZ_SECONDS each
 .PHONY: fuzz-files

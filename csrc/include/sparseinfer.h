@@ -389,7 +389,7 @@ typedef struct si_node_info {
 SI_API si_status si_model_seal(void* file, size_t bytes);
 /* Opens a file that is in memory, in flash say: it is used in place, and never copied or written. It begins at a
  * multiple of 16 bytes, and stays there unchanged as long as the handle. A handle takes memory of malloc's in
- * proportion to the file's tensors and nodes (about 200 bytes each), and none of the size of a weight or a tensor.
+ * proportion to the file's tensors and nodes (a few hundred bytes each), and none of the size of a weight or a tensor.
  * SI_ERR_CORRUPT: the file fails validation; SI_ERR_UNSUPPORTED: it has a version or an operator of a newer library.
  * *out is set where this gives SI_OK and left alone elsewhere. */
 SI_API si_status si_model_open(const void* file, size_t bytes, si_model** out);
