@@ -279,5 +279,5 @@ def test_instruction_sets_that_were_left_out_say_so(installed: Path):
 
 def test_an_unknown_instruction_set(tmp_path: Path):
     """One that is not of this processor, or of none, is refused by its name."""
-    with pytest.raises(AssertionError, match=r"SPARSEINFER_INSTRUCTION_SETS.*got 'altivec'"):
+    with pytest.raises(AssertionError, match="got 'altivec'"):
         configure(ROOT, tmp_path, "-DSPARSEINFER_INSTRUCTION_SETS=altivec")
