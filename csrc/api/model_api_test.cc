@@ -1,6 +1,7 @@
 // The C API of models with arguments that it must refuse, and the bytes that a context takes: a page that nothing may
 // touch lies after them.
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -180,7 +181,16 @@ void test_load() {
       unlink(path);
     }
   }
+  // A pipe that nobody writes to.
+  char folder[] = "/tmp/sparseinfer-XXXXXX";
+  SI_CHECK(mkdtemp(folder) != nullptr);
+  const std::string pipe = std::string(folder) + "/pipe";
+  SI_CHECK_EQ(mkfifo(pipe.c_str(), 0600), 0);
   si_model* model = nullptr;
+  SI_CHECK_EQ(si_model_load(pipe.c_str(), SI_LOAD_READ, &model), SI_ERR_FILE);
+  SI_CHECK(says("regular file"));
+  unlink(pipe.c_str());
+  rmdir(folder);
   SI_CHECK_EQ(si_model_load(nullptr, SI_LOAD_READ, &model), SI_ERR_ARGUMENT);
   SI_CHECK_EQ(si_model_load(kGolden, SI_LOAD_READ, nullptr), SI_ERR_ARGUMENT);
   SI_CHECK_EQ(si_model_load(kGolden, static_cast<si_load>(2), &model), SI_ERR_ARGUMENT);
