@@ -168,7 +168,10 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, to
     model = Classifier().eval()
     image = torch.randint(0, 256, (12, 10, 3), dtype=torch.uint8)
     x = image.permute(2, 0, 1)[None].float() / 255
-    sparseinfer.compile(model, x).save(folder / "model.sinf")
+    sparseinfer.compile(model, x, golden=True).save(folder / "model.sinf")
+    sparseinfer.compile(model, x, golden=True, weights="int8", calibration=[x, x.flip(3)]).save(
+        folder / "int8.sinf"
+    )
     (folder / "image.ppm").write_bytes(b"P6 10 12 255\n" + image.numpy().tobytes())
     np.save(folder / "x.npy", x.numpy())
     with torch.no_grad():
@@ -183,6 +186,39 @@ def test_the_program_reads_and_writes_arrays_of_numpy(installed, classifier, tmp
         y = np.load(tmp_path / "y.npy")
         assert y.shape == (1, 3) and y.dtype == np.float32
         torch.testing.assert_close(torch.from_numpy(y[0]), expected)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "emulator", "sets"),
+    [
+        ("aarch64-linux-gnu", "qemu-aarch64-static", "neon;neondot"),
+        ("arm-linux-gnueabihf", "qemu-arm-static", "NONE"),
+        ("riscv64-linux-gnu", "qemu-riscv64-static", "NONE"),
+    ],
+)
+def test_models_test_themselves_on_other_processors(
+    installed, classifier, tmp_path: Path, prefix: str, emulator: str, sets: str
+):
+    """What a model gave here is within its bound there; integers are the same bit for bit."""
+    tool(f"{prefix}-g++")
+    options = [
+        f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'cmake' / prefix}.cmake",
+        f"-DSPARSEINFER_INSTRUCTION_SETS={sets}",
+        "-DCMAKE_BUILD_TYPE=MinSizeRel",
+    ]
+    build(ROOT, tmp_path, *options, target="sparseinfer-run")
+    there = [tool(emulator), "-L", f"/usr/{prefix}", tmp_path / "sparseinfer-run"]
+    model, image, _ = classifier
+    for name in ("model.sinf", "int8.sinf"):
+        given = [model.with_name(name), "--input", image, "--output"]
+        call(*there, *given, tmp_path / "there.npy", "--selftest")
+        call(*there, *given, tmp_path / "threads.npy", "--threads", "3")
+        call(installed / "bin" / "sparseinfer-run", *given, tmp_path / "here.npy", "--selftest")
+        y = {which: np.load(tmp_path / f"{which}.npy") for which in ("there", "threads", "here")}
+        assert (y["there"] == y["threads"]).all()
+        if name == "int8.sinf":
+            assert (y["there"] == y["here"]).all()
+        np.testing.assert_allclose(y["there"], y["here"], rtol=1e-5, atol=1e-6)
 
 
 def test_examples(installed, classifier, tmp_path: Path):
