@@ -31,15 +31,15 @@ WERROR_FLAG := $(if $(filter 1,$(WERROR)),-DSPARSEINFER_WERROR=ON)
 export CMAKE_ARGS := $(CMAKE_ARGS) -DSPARSEINFER_TESTS=ON $(WERROR_FLAG)
 
 # Directories are in the list because adding or removing a file changes only them.
-NATIVE_SOURCES := $(shell find csrc -type d -o -name '*.cc' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
-FORMATTED_SOURCES = $(shell find csrc -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+NATIVE_SOURCES := $(shell find csrc -type d -o -name '*.cc' -o -name '*.c' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
+FORMATTED_SOURCES = $(shell find csrc examples tests -name '*.cc' -o -name '*.c' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # The processors of `make cross`, beside aarch64, which is `make neon`.
 CROSS := armv7 riscv64
 cross_build = build-$(if $(filter aarch64,$1),neon,$1)
 CTEST := ctest --output-on-failure --no-tests=error --timeout 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-benchmarks native lint format sanitize fuzz fuzz-native tsan neon cross serial cuda counts bench wheel docs setup clean FORCE
+.PHONY: help demo test test-benchmarks native lint format sanitize fuzz fuzz-native tsan neon cross serial c-projects sizes cuda counts bench wheel docs setup clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -116,6 +116,12 @@ serial: $(STAMPS)/tools.stamp ## Build without threads and run the C++ tests
 	cmake -S . -B build-serial -G Ninja -DSPARSEINFER_THREADS=OFF $(WERROR_FLAG)
 	cmake --build build-serial
 	$(CTEST) --test-dir build-serial
+
+c-projects: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Install the C library, and build projects of C on it in every way
+	$(PY) -m pytest tests/test_c_projects.py
+
+sizes: $(STAMPS)/tools.stamp ## Print how large programs of C are, stripped, on each processor whose compiler is here
+	bash benchmarks/sizes.sh
 
 fuzz: fuzz-files ## Feed damaged input to everything that reads some, FUZZ_SECONDS each
 .PHONY: fuzz-files

@@ -15,8 +15,10 @@ OUTSIDE = (
     "benchmarks/README.md",
     "csrc/README.md",
     "csrc/formats/LAYOUT.md",
+    "csrc/runtime/FORMAT.md",
+    "csrc/include/sparseinfer.h",
     *(str(path.relative_to(ROOT)) for path in ROOT.glob("benchmarks/results/**/*.*")),
-    *(str(path.relative_to(ROOT)) for path in ROOT.glob("examples/*.py")),
+    *(str(path.relative_to(ROOT)) for path in ROOT.glob("examples/**/*.*")),
 )
 """Files that pages link to, kept at their own places under the site's root."""
 

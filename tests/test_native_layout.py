@@ -10,8 +10,8 @@ CSRC = Path(__file__).resolve().parent.parent / "csrc"
 FLOORS = ("include", "core", "formats", "kernels", "runtime", "api", "python")
 """The folders from the ground up. A file includes files of its own floor and of those below."""
 
-APART = ("cuda", "testing")
-"""Folders that no floor may include: CUDA stands alone, and tests may look at everything."""
+APART = ("cuda", "testing", "tools")
+"""Folders that no floor may include. CUDA and the program stand alone; tests see everything."""
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<(sparseinfer\.h)>)', re.MULTILINE)
 

@@ -136,6 +136,14 @@ si_status check_recurrent(const si_weights* weights, const si_recurrent_args& ar
 
 const char* si_last_error(void) { return si::last_message(); }
 const char* si_version(void) { return SPARSEINFER_VERSION; }
+uint32_t si_abi_version(void) { return SI_ABI_VERSION; }
+
+si_status si_get_error(si_error* out) {
+  si_error error{};
+  error.status = si::last_status();
+  std::strncpy(error.text, si::last_message(), sizeof error.text - 1);
+  return write_result("si_get_error", error, out);
+}
 
 const char* si_feature_name(size_t bit) {
   static constexpr const char* kNames[] = {

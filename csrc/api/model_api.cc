@@ -15,6 +15,7 @@
 namespace {
 
 constexpr size_t kFirstOptions = offsetof(si_open_options, threads) + sizeof(int32_t);
+constexpr size_t kFirstContextOptions = offsetof(si_context_options, user) + sizeof(void*);
 
 using si::fail;
 using si::write_result;
@@ -63,6 +64,12 @@ si_status new_model(si_model** out, Fill fill) {
   else
     si_model_close(model);
   return status;
+}
+
+si_status check_alone(const char* function, const si::ContextUse& use) {
+  SI_REQUIRE(use.alone(), SI_ERR_ARGUMENT, function,
+             ": expected a context that runs no other call, got one that does; try a context for each thread");
+  return SI_OK;
 }
 
 }  // namespace
@@ -167,19 +174,35 @@ si_status si_model_node(const si_model* model, size_t index, si_node_info* out) 
   return write_result("si_model_node", info, out);
 }
 
+uint64_t si_context_bytes(const si_model* model) { return model == nullptr ? 0 : si::context_bytes(*model); }
+
 si_status si_context_create(const si_model* model, void* memory, size_t bytes, int32_t threads, si_context** out) {
+  si_context_options options{};
+  options.struct_size = sizeof options;
+  options.threads = threads;
+  return si_context_create_with(model, memory, bytes, &options, out);
+}
+
+si_status si_context_create_with(const si_model* model, void* memory, size_t bytes, const si_context_options* options,
+                                 si_context** out) {
   SI_REQUIRE(model != nullptr && out != nullptr, SI_ERR_ARGUMENT, "si_context_create: null pointer");
-  SI_REQUIRE(threads >= 1, SI_ERR_ARGUMENT, "si_context_create: expected threads >= 1, got ", threads);
+  si_context_options own{};
+  SI_TRY(si::read_args("si_context_create_with", options, kFirstContextOptions, &own));
+  SI_REQUIRE(own.threads >= 1, SI_ERR_ARGUMENT, "si_context_create: expected threads >= 1, got ", own.threads);
   const uint64_t least = si::context_bytes(*model);
   SI_REQUIRE(memory != nullptr && reinterpret_cast<uintptr_t>(memory) % si::kModelAlign == 0 && bytes >= least,
              SI_ERR_ARGUMENT, "si_context_create: expected ", least, " bytes at a multiple of ", si::kModelAlign,
              ", got ", bytes);
-  *out = si::place_context(*model, memory, threads);
+  *out = si::place_context(*model, memory, own.threads);
+  (*out)->parallel_for = own.parallel_for;
+  (*out)->user = own.user;
   return SI_OK;
 }
 
 si_status si_context_run(si_context* context, const void* const* inputs, void* const* outputs, double* seconds) {
   SI_TRY(check_pointers("si_context_run", context, inputs, outputs));
+  const si::ContextUse use(context);
+  SI_TRY(check_alone("si_context_run", use));
   return si::run_context(context, inputs, outputs, seconds);
 }
 
@@ -187,10 +210,14 @@ si_status si_context_watch(si_context* context, const void* const* inputs, void*
                            void* user) {
   SI_TRY(check_pointers("si_context_watch", context, inputs, outputs));
   SI_REQUIRE(observer != nullptr, SI_ERR_ARGUMENT, "si_context_watch: expected an observer, got a null pointer");
+  const si::ContextUse use(context);
+  SI_TRY(check_alone("si_context_watch", use));
   return si::watch_context(context, inputs, outputs, observer, user);
 }
 
 si_status si_context_selftest(si_context* context, double* worst) {
   SI_REQUIRE(context != nullptr, SI_ERR_ARGUMENT, "si_context_selftest: expected a context, got a null handle");
+  const si::ContextUse use(context);
+  SI_TRY(check_alone("si_context_selftest", use));
   return si::selftest(context, worst);
 }

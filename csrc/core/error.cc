@@ -8,6 +8,7 @@ namespace si {
 namespace {
 
 thread_local char t_message[Message::kBytes] = "";
+thread_local si_status t_status = SI_OK;
 
 }  // namespace
 
@@ -45,11 +46,13 @@ void Message::copy_to(char* out, size_t bytes) const {
 }
 
 const char* last_message() { return t_message; }
+si_status last_status() { return t_status; }
 
 si_status keep_message(si_status status, const char* text) {
   const size_t length = std::strlen(text), taken = length < Message::kBytes ? length : Message::kBytes - 1;
   std::memmove(t_message, text, taken);
   t_message[taken] = '\0';
+  t_status = status;
   return status;
 }
 

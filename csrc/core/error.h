@@ -39,8 +39,9 @@ class Message {
   char text_[kBytes] = "";
 };
 
-// The message of the last failure on this thread; "" if none.
+// The message of the last failure on this thread; "" if none. And its status.
 const char* last_message();
+si_status last_status();
 [[nodiscard]] si_status keep_message(si_status status, const char* text);
 
 // Keeps the message that the parts make and gives back the status, so that a function ends with `return fail(...)`.

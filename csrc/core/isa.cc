@@ -18,8 +18,15 @@ void set_reason(IsaState& state, Parts... parts) {
   message.copy_to(state.reason, sizeof state.reason);
 }
 
+constexpr bool kOfThisFamily[kIsaCount] = {
+#define SI_ISA(name, family, features, words) SI_FAMILY_##family(true, false),
+#include "core/isas.inc"
+#undef SI_ISA
+};
+
 IsaState g_states[kIsaCount] = {
-#define SI_ISA(name, family, features, words) {#name, features, words, SI_FAMILY_##family(true, false), false, ""},
+#define SI_ISA(name, family, features, words) \
+  {#name, features, words, SI_FAMILY_##family(SI_CHOSEN(name, true, false), false), false, ""},
 #include "core/isas.inc"
 #undef SI_ISA
 };
@@ -31,7 +38,9 @@ void decide() {
   const uint64_t here = cpu_features();
   for (IsaState& state : g_states) {
     state.supported = state.compiled && (state.features & ~here) == 0;
-    if (!state.compiled)
+    if (!state.compiled && kOfThisFamily[&state - g_states])
+      set_reason(state, "not built: this library was configured without ", state.name);
+    else if (!state.compiled)
       set_reason(state, "not built: this library is for another processor family than ", state.name);
     else if (!state.supported)
       set_reason(state, "this CPU has no ", state.words);

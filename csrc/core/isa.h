@@ -19,6 +19,15 @@
 #endif
 #define SI_FAMILY_ANY(yes, no) yes
 
+// SI_CHOSEN(name, yes, no) is `no` where SI_WITHOUT_name is defined as 1, which leaves a set of the family out: the
+// mark then stands for two arguments, which moves `no` to the third place.
+#define SI_MARK_1 ~, ~
+#define SI_THIRD(first, second, third, ...) third
+#define SI_THIRD_OF(...) SI_THIRD(__VA_ARGS__)
+#define SI_CHOSEN_BY(flag, yes, no) SI_THIRD_OF(SI_MARK_##flag, no, yes, ~)
+#define SI_CHOSEN_IF(flag, yes, no) SI_CHOSEN_BY(flag, yes, no)
+#define SI_CHOSEN(name, yes, no) SI_CHOSEN_IF(SI_WITHOUT_##name, yes, no)
+
 namespace si {
 
 enum class Isa {

@@ -35,12 +35,31 @@ typedef SI_ENUM(si_status){SI_OK = 0,
                            SI_ERR_CORRUPT = 2,     /* a packed buffer that fails validation */
                            SI_ERR_UNSUPPORTED = 3, /* well formed, but no kernel here can run it */
                            SI_ERR_MEMORY = 4,
-                           SI_ERR_INTERNAL = 5} si_status;
+                           SI_ERR_INTERNAL = 5,
+                           SI_ERR_FILE = 6 /* a file that cannot be opened or read */} si_status;
 
 /* The message of the last failure on the calling thread; "" if none. Valid until the next failure on it. */
 SI_API const char* si_last_error(void);
 
+/* The last failure in memory of the caller's, which later failures leave alone. */
+typedef struct si_error {
+  size_t struct_size;
+  si_status status; /* SI_OK where nothing has failed on this thread */
+  char text[1012];  /* of si_last_error, cut where it is longer, with a zero byte at its end */
+} si_error;
+
+/* Copies the last failure of the calling thread. SI_ERR_ARGUMENT, which replaces that failure: `out` is NULL or its
+ * struct_size is not set. */
+SI_API si_status si_get_error(si_error* out);
+
 SI_API const char* si_version(void);
+
+/* The interface that a program is compiled against. It changes where a function or a struct of an earlier header stops
+ * working, and only there; structs that grow at their ends and new functions leave it. */
+#define SI_ABI_VERSION 1
+/* That of the library, which must be SI_ABI_VERSION: a program that may meet another shared library asks at its start.
+ */
+SI_API uint32_t si_abi_version(void);
 
 typedef SI_ENUM(si_op){SI_OP_LINEAR = 0, SI_OP_CONV = 1} si_op;
 typedef SI_ENUM(si_format){SI_FORMAT_CSR = 1, SI_FORMAT_PANEL = 2, SI_FORMAT_NM = 3, SI_FORMAT_BSR = 4} si_format;
@@ -319,9 +338,8 @@ SI_API si_status si_recurrent(const si_weights* weights, const si_recurrent_args
 
 /* ---- Models: whole networks (csrc/runtime/FORMAT.md) ------------------------------------------------- */
 
-/* A model file, validated, and planned for the machine that opens it. The file must begin at a multiple of 64 bytes,
- * and stay alive and unchanged as long as the handle. Handles are immutable: any number of contexts may use one at
- * once. */
+/* A model file, validated, and planned for the machine that opens it. Handles are immutable: any number of contexts may
+ * use one at once. */
 typedef struct si_model si_model;
 
 typedef struct si_model_info {
@@ -374,6 +392,11 @@ typedef struct si_node_info {
 /* Writes into a file that was laid out by another program what this library computes: the bytes of its arena and the
  * checksum. The file is validated. */
 SI_API si_status si_model_seal(void* file, size_t bytes);
+/* Opens a file that is in memory, in flash say: it is used in place, and never copied or written. It begins at a
+ * multiple of 16 bytes, and stays there unchanged as long as the handle. A handle takes memory of malloc's in
+ * proportion to the file's tensors and nodes (a few hundred bytes each), and none of the size of a weight or a tensor.
+ * SI_ERR_CORRUPT: the file fails validation; SI_ERR_UNSUPPORTED: it has a version or an operator of a newer library.
+ * *out is set where this gives SI_OK and left alone elsewhere. */
 SI_API si_status si_model_open(const void* file, size_t bytes, si_model** out);
 typedef struct si_open_options {
   size_t struct_size;
@@ -385,6 +408,17 @@ SI_API si_status si_model_open_with(const void* file, size_t bytes, const si_ope
  * a context of it needs bytes of its own. The first handle must stay open as long as this one, which uses its weights.
  * SI_ERR_ARGUMENT: the model has a fixed batch, or this one is larger than it may be. */
 SI_API si_status si_model_at_batch(const si_model* model, int64_t batch, si_model** out);
+
+typedef SI_ENUM(si_load){
+    SI_LOAD_READ = 0, /* into memory of malloc's: the file may change afterwards */
+    SI_LOAD_MAP = 1   /* mapped: pages are read when they are used and shared with other processes. The file must not
+                         change or be cut short as long as the handle; programs replace it by renaming another. */
+} si_load;
+/* Opens a file by its name, which the handle then holds: si_model_close releases it. SI_ERR_FILE: the system does not
+ * open or read it, or it is no regular file; SI_ERR_UNSUPPORTED: the library was built without files
+ * (SPARSEINFER_FILES=OFF); the rest as si_model_open. */
+SI_API si_status si_model_load(const char* path, si_load how, si_model** out);
+/* Releases a handle; NULL is none. No context of it may run, now or later. */
 SI_API void si_model_close(si_model* model);
 SI_API si_status si_model_describe(const si_model* model, si_model_info* out);
 SI_API si_status si_model_input(const si_model* model, size_t index, si_tensor_info* out);
@@ -393,14 +427,38 @@ SI_API si_status si_model_node(const si_model* model, size_t index, si_node_info
 /* Of all tensors, in the order of the file. */
 SI_API si_status si_model_tensor(const si_model* model, size_t index, si_tensor_info* out);
 
+/* The bytes that a context of this model takes, exactly: those of si_model_info, which the writer of a file knows too.
+ * 0 for NULL. The kernels' scratch is apart (si_scratch_bytes). */
+SI_API uint64_t si_context_bytes(const si_model* model);
+
 /* What one caller runs a model with. It lives in `memory`, context_bytes at a multiple of 64 bytes, which is the
- * caller's to release when no call is under way; there is nothing else to close. */
+ * caller's to release when no call is under way; there is nothing else to close. Nothing is written past those bytes,
+ * before or while it runs. */
 typedef struct si_context si_context;
 SI_API si_status si_context_create(const si_model* model, void* memory, size_t bytes, int32_t threads,
                                    si_context** out);
+
+/* Threads of the caller's: calls work(job) on up to `threads` threads at once, the calling one among them if it likes,
+ * and returns when all those calls have returned. Fewer calls do the same work, one alone or none as well; more than
+ * `threads` do no harm. Results are the same bit for bit. */
+typedef void (*si_parallel_for)(void* user, int32_t threads, void (*work)(void* job), void* job);
+
+typedef struct si_context_options {
+  size_t struct_size;
+  int32_t threads;              /* >= 1; at most so many, fewer where more would not help */
+  si_parallel_for parallel_for; /* NULL: the library's own (si_threads_backend), and one where it was built without */
+  void* user;                   /* handed to parallel_for */
+} si_context_options;
+/* As si_context_create, with options. */
+SI_API si_status si_context_create_with(const si_model* model, void* memory, size_t bytes,
+                                        const si_context_options* options, si_context** out);
+
 /* Runs the model once: `inputs` and `outputs` are arrays of as many pointers as it has, to contiguous tensors that do
- * not overlap. A context runs one call at a time. Nothing is allocated but the kernels' scratch, at a first call.
- * `seconds`, unless NULL, gets the time that each node took. */
+ * not overlap. A context runs one call at a time: a second one, from another thread or from a callback, gives
+ * SI_ERR_ARGUMENT and leaves the first alone. Nothing is allocated but the kernels' scratch, at a first call; nothing
+ * is read from files. `seconds`, unless NULL, gets the time that each node took (si_model_info.nodes of them): a
+ * profile.
+ */
 SI_API si_status si_context_run(si_context* context, const void* const* inputs, void* const* outputs, double* seconds);
 /* Is called after each node with the elements of its output, which later nodes may write over. */
 typedef void (*si_observer)(void* user, size_t node, const void* output);

@@ -33,7 +33,8 @@ constexpr Row kRows[] = {
 // The scalar kernels have no tiles.
 using Tiles = const TileKernels* (*)();
 constexpr Tiles kTiles[] = {
-#define SI_ISA(name, family, features, words) SI_FAMILY_##family(name##_tile_kernels, nullptr),
+#define SI_ISA(name, family, features, words) \
+  SI_FAMILY_##family(SI_CHOSEN(name, name##_tile_kernels, nullptr), nullptr),
 #include "core/isas.inc"
 #undef SI_ISA
 };

@@ -1,16 +1,42 @@
 // What runs a model: memory of the caller's for everything that a run writes, and the threads. One call at a time.
 #pragma once
 
+#include <atomic>
+
+#include "core/parallel.h"
 #include "runtime/model.h"
 
 struct si_context {
   const si_model* model;
   int threads;
+  si_parallel_for parallel_for;  // null: the library's threads
+  void* user;                    // of parallel_for
+  std::atomic<int> busy;         // 1 while a call is under way
   uint8_t* arena;
   void** data;  // of every tensor
 };
 
 namespace si {
+
+// A call of a context, on the context's threads. It is not `alone` where another is under way.
+class ContextUse {
+ public:
+  explicit ContextUse(si_context* context)
+      : context_(context),
+        alone_(context->busy.exchange(1, std::memory_order_acquire) == 0),
+        threads_(context->parallel_for, context->user) {}
+  ~ContextUse() {
+    if (alone_) context_->busy.store(0, std::memory_order_release);
+  }
+  ContextUse(const ContextUse&) = delete;
+  ContextUse& operator=(const ContextUse&) = delete;
+  bool alone() const { return alone_; }
+
+ private:
+  si_context* const context_;
+  const bool alone_;
+  const CallersThreads threads_;
+};
 
 // Bytes that a context takes, its arena included.
 uint64_t context_bytes(const si_model& model);

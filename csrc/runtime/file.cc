@@ -99,8 +99,8 @@ uint64_t file_checksum(const FileView& view) {
 
 si_status read_file(const void* file, size_t bytes, bool sealed, FileView* out) {
   SI_REQUIRE(file != nullptr, SI_ERR_ARGUMENT, "expected a model file, got a null pointer");
-  SI_REQUIRE(reinterpret_cast<uintptr_t>(file) % kModelAlign == 0, SI_ERR_ARGUMENT,
-             "expected a model file at a multiple of ", kModelAlign, " bytes; try memory that is aligned so");
+  SI_REQUIRE(reinterpret_cast<uintptr_t>(file) % kFileAlign == 0, SI_ERR_ARGUMENT,
+             "expected a model file at a multiple of ", kFileAlign, " bytes; try memory that is aligned so");
   if (bytes < sizeof(FileHeader)) return bad_model("it is shorter than its header");
   FileView view{};
   view.header = static_cast<const FileHeader*>(file);

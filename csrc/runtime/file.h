@@ -12,7 +12,9 @@
 namespace si {
 
 constexpr uint32_t kModelVersion = 1;
-constexpr size_t kModelAlign = 64;
+constexpr size_t kModelAlign = 64;  // of sections, counted from the file's beginning, and of a context
+// Of the file in memory: its widest words are of 8 bytes, and kernels read vectors of it at any address.
+constexpr size_t kFileAlign = 16;
 constexpr uint32_t kNoTensor = UINT32_MAX;  // of an operand that a node does without
 constexpr int kMostDims = 8;
 constexpr int kParams = 10;

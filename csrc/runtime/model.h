@@ -7,6 +7,7 @@
 #include "formats/weights.h"
 #include "kernels/registry.h"
 #include "runtime/file.h"
+#include "runtime/load.h"
 
 namespace si {
 
@@ -56,6 +57,7 @@ struct Node {
 }  // namespace si
 
 struct si_model {
+  si::FileBytes loaded;  // none where the file is the caller's
   si::FileView file;
   si::Buffer<si::Value> values;
   si::Buffer<si::Node> nodes;

@@ -1,0 +1,319 @@
+"""Projects of C build on the library: installed, and as part of their own build.
+
+Every program here is linked by the C compiler, and needs no C++ runtime.
+"""
+
+import ctypes
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+import sparseinfer
+
+pytestmark = pytest.mark.slow  # They compile the library.
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECTS = ROOT / "tests" / "c_projects"
+MODEL = ROOT / "csrc" / "runtime" / "golden" / "small_network_v1.sinf"
+VERSION = sparseinfer.__version__
+CPP = re.compile(r" U (_Z|__cxa_(throw|guard|pure|begin)|__gxx_|_Unwind_)|libstdc\+\+")
+
+
+def call(*words: str | Path, **environment: str) -> str:
+    """What a command prints; its whole output in the failure where it fails."""
+    done = subprocess.run(
+        [str(word) for word in words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def tool(name: str) -> str:
+    path = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if path is None:
+        pytest.skip(f"no {name} on PATH")
+    return path
+
+
+def configure(source: Path, build: Path, *options: str) -> None:
+    launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
+    # The scalar kernels alone compile in a third of the time.
+    scalar = ["-DSPARSEINFER_INSTRUCTION_SETS=NONE", "-DCMAKE_BUILD_TYPE=Release"]
+    ninja = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"]
+    call(tool("cmake"), "-S", source, "-B", build, *ninja, *launcher, *scalar, *options)
+
+
+def build(source: Path, folder: Path, *options: str, target: str = "all") -> None:
+    configure(source, folder, *options)
+    call(tool("cmake"), "--build", folder, "--target", target, CMAKE_BUILD_PARALLEL_LEVEL="2")
+
+
+def check_program(program: Path, shared: bool = False, **environment: str) -> None:
+    """That it runs the model, and needs no C++ runtime; `shared`, whether it loads the library."""
+    assert re.fullmatch(rf"{re.escape(VERSION)} 0\.0833\n", call(program, MODEL, **environment))
+    assert not CPP.search(call(tool("nm"), program))
+    needed = re.findall(r"NEEDED.*\[(.+)\]", call(tool("readelf"), "-d", program))
+    assert ("libsparseinfer.so.1" in needed) == shared
+    assert not any("stdc++" in library or "libgcc" in library for library in needed)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prefix that the library was installed to, and moved from there afterwards."""
+    work = tmp_path_factory.mktemp("install")
+    build(ROOT, work / "build", "-DSPARSEINFER_TESTS=OFF", "-DCMAKE_INSTALL_LIBDIR=lib")
+    call(tool("cmake"), "--install", work / "build", "--prefix", work / "first")
+    shutil.rmtree(work / "build")
+    (work / "first").rename(work / "prefix")
+    return work / "prefix"
+
+
+def test_what_is_installed(installed: Path):
+    files = {
+        path.relative_to(installed).as_posix() for path in installed.rglob("*") if not path.is_dir()
+    }
+    assert files == {
+        "bin/sparseinfer-run",
+        "include/sparseinfer.h",
+        "lib/libsparseinfer.a",
+        "lib/libsparseinfer.so",
+        "lib/libsparseinfer.so.1",
+        "lib/pkgconfig/sparseinfer.pc",
+        "lib/cmake/sparseinfer/sparseinferConfig.cmake",
+        "lib/cmake/sparseinfer/sparseinferConfigVersion.cmake",
+    }
+    assert (
+        call(installed / "bin" / "sparseinfer-run", "--version") == f"sparseinfer-run {VERSION}\n"
+    )
+
+
+def test_the_shared_library_needs_no_cpp_and_offers_the_header_alone(installed: Path):
+    library = installed / "lib" / "libsparseinfer.so"
+    needed = re.findall(r"NEEDED.*\[(.+)\]", call(tool("readelf"), "-d", library))
+    assert needed and not any("stdc++" in each or "libgcc" in each for each in needed)
+    offered = set(re.findall(r" T (\w+)", call(tool("nm"), "-D", "--defined-only", library)))
+    header = (installed / "include" / "sparseinfer.h").read_text()
+    assert offered == set(re.findall(r"^SI_API [^;(]*?\b(si_\w+)\(", header, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "link", ["sparseinfer::static", "sparseinfer::shared", "sparseinfer::sparseinfer"]
+)
+@pytest.mark.parametrize("shared", ["ON", "OFF"])
+def test_find_package(installed: Path, tmp_path: Path, link: str, shared: str):
+    options = ["-DWAY=package", f"-DLINK={link}", f"-DBUILD_SHARED_LIBS={shared}"]
+    build(PROJECTS, tmp_path, *options, f"-DCMAKE_PREFIX_PATH={installed}", f"-DWANTED={VERSION}")
+    loads = link == "sparseinfer::shared" or (link == "sparseinfer::sparseinfer" and shared == "ON")
+    check_program(tmp_path / "main", loads)
+
+
+@pytest.mark.parametrize("wanted", ["99.0", "0.0.1"])
+def test_another_version_is_refused(installed: Path, tmp_path: Path, wanted: str):
+    with pytest.raises(AssertionError, match="compatible with requested version"):
+        configure(
+            PROJECTS,
+            tmp_path,
+            *("-DWAY=package", "-DLINK=sparseinfer::static", f"-DWANTED={wanted}"),
+            f"-DCMAKE_PREFIX_PATH={installed}",
+        )
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_pkg_config(installed: Path, tmp_path: Path, static: bool):
+    path = {"PKG_CONFIG_PATH": str(installed / "lib" / "pkgconfig")}
+    flags = call(
+        tool("pkg-config"), "--cflags", "--libs", *(["--static"] * static), "sparseinfer", **path
+    )
+    words = flags.split()
+    if static:
+        words[words.index("-lsparseinfer")] = "-l:libsparseinfer.a"
+    main = tmp_path / "main"
+    call(tool("cc"), "-std=c99", "-Wall", "-Werror", PROJECTS / "main.c", *words, "-o", main)
+    check_program(main, not static, LD_LIBRARY_PATH=str(installed / "lib"))
+    assert call(tool("pkg-config"), "--modversion", "sparseinfer", **path).strip() == VERSION
+
+
+class Classifier(nn.Module):
+    """Scores of three classes by the means of an image's channels, pruned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.linear = nn.Linear(8, 3)
+        for layer in (self.conv, self.linear):
+            prune.l1_unstructured(layer, "weight", amount=0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(torch.relu(self.conv(x)).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, torch.Tensor]:
+    """A model file, an image as PPM, and the model's output for it."""
+    folder = tmp_path_factory.mktemp("classifier")
+    torch.manual_seed(1)
+    model = Classifier().eval()
+    image = torch.randint(0, 256, (12, 10, 3), dtype=torch.uint8)
+    x = image.permute(2, 0, 1)[None].float() / 255
+    sparseinfer.compile(model, x, golden=True).save(folder / "model.sinf")
+    sparseinfer.compile(model, x, golden=True, weights="int8", calibration=[x, x.flip(3)]).save(
+        folder / "int8.sinf"
+    )
+    (folder / "image.ppm").write_bytes(b"P6 10 12 255\n" + image.numpy().tobytes())
+    np.save(folder / "x.npy", x.numpy())
+    with torch.no_grad():
+        return folder / "model.sinf", folder / "image.ppm", model(x)[0]
+
+
+def test_the_program_reads_and_writes_arrays_of_numpy(installed, classifier, tmp_path: Path):
+    model, image, expected = classifier
+    for given in (image, image.with_name("x.npy")):
+        run = installed / "bin" / "sparseinfer-run"
+        call(run, model, "--input", given, "--output", tmp_path / "y.npy")
+        y = np.load(tmp_path / "y.npy")
+        assert y.shape == (1, 3) and y.dtype == np.float32
+        torch.testing.assert_close(torch.from_numpy(y[0]), expected)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "emulator", "sets"),
+    [
+        ("aarch64-linux-gnu", "qemu-aarch64-static", "neon;neondot"),
+        ("arm-linux-gnueabihf", "qemu-arm-static", "NONE"),
+        ("riscv64-linux-gnu", "qemu-riscv64-static", "NONE"),
+    ],
+)
+def test_models_test_themselves_on_other_processors(
+    installed, classifier, tmp_path: Path, prefix: str, emulator: str, sets: str
+):
+    """What a model gave here is within its bound there; integers are the same bit for bit."""
+    tool(f"{prefix}-g++")
+    options = [
+        f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'cmake' / prefix}.cmake",
+        f"-DSPARSEINFER_INSTRUCTION_SETS={sets}",
+        "-DCMAKE_BUILD_TYPE=MinSizeRel",
+    ]
+    build(ROOT, tmp_path, *options, target="sparseinfer-run")
+    there = [tool(emulator), "-L", f"/usr/{prefix}", tmp_path / "sparseinfer-run"]
+    model, image, _ = classifier
+    for name in ("model.sinf", "int8.sinf"):
+        given = [model.with_name(name), "--input", image, "--output"]
+        call(*there, *given, tmp_path / "there.npy", "--selftest")
+        call(*there, *given, tmp_path / "threads.npy", "--threads", "3")
+        call(installed / "bin" / "sparseinfer-run", *given, tmp_path / "here.npy", "--selftest")
+        y = {which: np.load(tmp_path / f"{which}.npy") for which in ("there", "threads", "here")}
+        assert (y["there"] == y["threads"]).all()
+        if name == "int8.sinf":
+            assert (y["there"] == y["here"]).all()
+        np.testing.assert_allclose(y["there"], y["here"], rtol=1e-5, atol=1e-6)
+
+
+def test_examples(installed, classifier, tmp_path: Path):
+    model, image, expected = classifier
+    path = {"PKG_CONFIG_PATH": str(installed / "lib" / "pkgconfig")}
+    flags = call(tool("pkg-config"), "--cflags", "--libs", "sparseinfer", **path).split()
+    example = ROOT / "examples" / "edge"
+    assert len((example / "classify.c").read_text().splitlines()) < 60
+    call(
+        tool("cc"),
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        example / "classify.c",
+        *flags,
+        "-o",
+        tmp_path / "classify",
+    )
+    library = installed / "lib" / "libsparseinfer.so"
+    where = {"LD_LIBRARY_PATH": str(library.parent)}
+    by_c = call(tmp_path / "classify", model, image, **where)
+    by_ctypes = call(sys.executable, example / "classify.py", library, model, image)
+    assert by_c == by_ctypes
+    found = re.fullmatch(r"class (\d+), score (\S+)\n", by_c)
+    assert found and int(found[1]) == expected.argmax()
+    assert float(found[2]) == pytest.approx(float(expected.max()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("way", "link", "options"),
+    [
+        ("subdirectory", "sparseinfer::static", []),
+        ("subdirectory", "sparseinfer::shared", ["-DSPARSEINFER_SHARED=ON"]),
+        ("fetch", "sparseinfer::sparseinfer", []),
+        ("fetch", "sparseinfer::static", ["-DSPARSEINFER_THREADS=OFF"]),
+    ],
+)
+def test_as_part_of_another_project(tmp_path: Path, way: str, link: str, options: list[str]):
+    build(
+        PROJECTS,
+        tmp_path,
+        f"-DWAY={way}",
+        f"-DLINK={link}",
+        f"-DSPARSEINFER_SOURCE={ROOT}",
+        *options,
+    )
+    check_program(tmp_path / "main", link == "sparseinfer::shared")
+    # No tests, no program and no installation of ours in another project.
+    assert not list(tmp_path.rglob("sparseinfer-run")) and not list(tmp_path.rglob("*_test"))
+
+
+def test_without_files_and_threads(tmp_path: Path):
+    build(
+        ROOT,
+        tmp_path,
+        *("-DSPARSEINFER_FILES=OFF", "-DSPARSEINFER_THREADS=OFF", "-DSPARSEINFER_SHARED=OFF"),
+        "-DSPARSEINFER_TESTS=ON",
+        target="api.model_api_test",
+    )
+    library = tmp_path / "lib" / "libsparseinfer.a"
+    undefined = set(re.findall(r" U (\w+)", call(tool("nm"), "--undefined-only", library)))
+    assert not undefined & {"open", "open64", "read", "mmap", "mmap64", "fopen", "fopen64", "dlsym"}
+    assert not any(name.startswith("pthread_") for name in undefined)
+    call(tmp_path / "api.model_api_test")
+
+
+class IsaInfo(ctypes.Structure):
+    """`si_isa_info` of the header."""
+
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("name", ctypes.c_char_p),
+        ("compiled", ctypes.c_int),
+        ("supported", ctypes.c_int),
+        ("reason", ctypes.c_char_p),
+        ("features", ctypes.c_uint64),
+    ]
+
+
+def test_instruction_sets_that_were_left_out_say_so(installed: Path):
+    library = ctypes.CDLL(str(installed / "lib" / "libsparseinfer.so"))
+    library.si_isa_count.restype = ctypes.c_size_t
+    reasons = {}
+    for index in range(library.si_isa_count()):
+        info = IsaInfo(struct_size=ctypes.sizeof(IsaInfo))
+        assert library.si_isa(ctypes.c_size_t(index), ctypes.byref(info)) == 0
+        assert info.compiled == (info.name == b"scalar")
+        reasons[info.name] = info.reason
+    mine = b"neon" if platform.machine() == "aarch64" else b"avx2"
+    assert reasons.pop(b"scalar") == b""
+    assert reasons[mine] == b"not built: this library was configured without " + mine
+    assert all(reason.startswith(b"not built: ") for reason in reasons.values())
+
+
+def test_an_unknown_instruction_set(tmp_path: Path):
+    """One that is not of this processor, or of none, is refused by its name."""
+    with pytest.raises(AssertionError, match="got 'altivec'"):
+        configure(ROOT, tmp_path, "-DSPARSEINFER_INSTRUCTION_SETS=altivec")
