@@ -28,7 +28,8 @@ MOST_COLUMNS = 2**17
 class Value:
     """A tensor of the graph; `constant` holds the elements of one that does not change.
 
-    `scale` tells what the bytes of one of uint8 stand for.
+    `scale` tells what the bytes of one of uint8 stand for, `weight_scales` `[M]` by which numbers a
+    row a weight of float32 was quantised before.
 
     Example:
         >>> str(Value("x", (1, 3)))
@@ -40,6 +41,7 @@ class Value:
     constant: Tensor | None = None
     dtype: torch.dtype = torch.float32
     scale: ActivationScale | None = None
+    weight_scales: Tensor | None = None
 
     def __str__(self) -> str:
         kind = "" if self.dtype == torch.float32 else f" {self.dtype}".replace("torch.", "")

@@ -7,6 +7,7 @@ from sparseinfer.export.passes.activation import fuse_activations
 from sparseinfer.export.passes.batch_norm import fold_batch_norms
 from sparseinfer.export.passes.dead_code import remove_dead_code
 from sparseinfer.export.passes.depthwise import find_depthwise
+from sparseinfer.export.passes.keep_bytes import keep_bytes
 from sparseinfer.export.passes.padding import fold_padding
 from sparseinfer.export.passes.residual import fuse_residuals
 
@@ -19,6 +20,7 @@ PASSES: tuple[Callable[[Graph], None], ...] = (
     find_depthwise,
     fuse_residuals,
     fuse_activations,
+    keep_bytes,
     remove_dead_code,
 )
 
