@@ -142,9 +142,10 @@ def test_a_program_becomes_a_file(capsys: Any, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["model.onnx"], "ONNX files are not built yet; try the torch model"),
-        (["model"], "expected a .pt2 file, or package.module:factory, got 'model'"),
-        (["a b:c"], "expected a .pt2 file, or package.module:factory"),
+        (["none.onnx"], "none.onnx: No such file"),
+        (["broken.onnx"], "broken.onnx: expected an ONNX model"),
+        (["model"], "expected a .pt2 or .onnx file, or package.module:factory, got 'model'"),
+        (["a b:c"], "expected a .pt2 or .onnx file, or package.module:factory"),
         (["none.pt2"], "none.pt2: No such file"),
         (["broken.pt2"], "broken.pt2: expected a file that torch.export.save wrote"),
         (["nowhere_at_all:make"], "got ModuleNotFoundError"),
@@ -170,6 +171,7 @@ def test_exports_that_are_refused(
     capsys: Any, folder: Path, module: str, arguments: list[str], text: str
 ) -> None:
     (folder / "broken.pt2").write_bytes(b"PK hello")
+    (folder / "broken.onnx").write_bytes(b"PK hello")
     given = [argument.format(module=module) for argument in arguments]
     assert text.format(module=module) in refused(capsys, "export", *given, "-o", "m.sinf")
     assert not (folder / "m.sinf").exists()
@@ -351,7 +353,7 @@ def test_bench_beside_others(
     [
         (["--compare", "torch"], "expected --source with --compare"),
         (["--compare", "tensorrt"], "expected --compare of torch, onnxruntime, openvino"),
-        (["--compare", "torch", "--source", "m.onnx"], "ONNX files are not built yet"),
+        (["--compare", "torch", "--source", "m.onnx"], "m.onnx: No such file"),
         (["--threads", "0"], "expected thread counts as --threads"),
         (["--threads", "two"], "expected thread counts as --threads"),
         (["--seconds", "0"], "'--seconds'"),
