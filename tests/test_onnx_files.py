@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,9 @@ def test_files_that_are_cut_or_changed(tmp_path: Path) -> None:
         refused(path, "expected an ONNX model")
     with pytest.raises(OSError):
         read_onnx(tmp_path)
+
+
+def test_without_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx_ir", None)
+    with pytest.raises(ImportError, match=r"got none named onnx_ir; try pip install"):
+        compile("model.onnx")
