@@ -190,9 +190,10 @@ def test_an_export_in_bytes(capsys: Any, folder: Path, module: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["model.onnx"], "ONNX files are not built yet; try the torch model"),
-        (["model"], "expected a .pt2 file, or package.module:factory, got 'model'"),
-        (["a b:c"], "expected a .pt2 file, or package.module:factory"),
+        (["none.onnx"], "none.onnx: No such file"),
+        (["broken.onnx"], "broken.onnx: expected an ONNX model"),
+        (["model"], "expected a .pt2 or .onnx file, or package.module:factory, got 'model'"),
+        (["a b:c"], "expected a .pt2 or .onnx file, or package.module:factory"),
         (["none.pt2"], "none.pt2: No such file"),
         (["broken.pt2"], "broken.pt2: expected a file that torch.export.save wrote"),
         (["nowhere_at_all:make"], "got ModuleNotFoundError"),
@@ -227,7 +228,7 @@ def test_an_export_in_bytes(capsys: Any, folder: Path, module: str) -> None:
 def test_exports_that_are_refused(
     capsys: Any, folder: Path, module: str, arguments: list[str], text: str
 ) -> None:
-    for name in ("broken.pt2", "broken.npy", "broken.safetensors"):
+    for name in ("broken.pt2", "broken.npy", "broken.onnx", "broken.safetensors"):
         (folder / name).write_bytes(b"PK hello")
     (folder / "empty").mkdir()
     np.save("x.npy", np.zeros((4, 6), np.float32))
@@ -446,7 +447,7 @@ def test_bench_beside_others(
     [
         (["--compare", "torch"], "expected --source with --compare"),
         (["--compare", "tensorrt"], "expected --compare of torch, onnxruntime, openvino"),
-        (["--compare", "torch", "--source", "m.onnx"], "ONNX files are not built yet"),
+        (["--compare", "torch", "--source", "m.onnx"], "m.onnx: No such file"),
         (["--threads", "0"], "expected thread counts as --threads"),
         (["--threads", "two"], "expected thread counts as --threads"),
         (["--seconds", "0"], "'--seconds'"),

@@ -105,8 +105,10 @@ def _counts(text: str | None) -> list[int | None]:
 
 def _module(source: str, trust: bool) -> Any:
     from sparseinfer.export.compile import dense_model
+    from sparseinfer.export.from_onnx import is_onnx
 
-    return dense_model(load_source(source, trust)[0])
+    model = load_source(source, trust)[0]
+    return model if is_onnx(model) else dense_model(model)
 
 
 def _random(engine: Engine) -> dict[str, Any]:
@@ -156,6 +158,10 @@ def _measured(
 def _other(
     name: str, module: Any, arguments: dict[str, Any], threads: int
 ) -> tuple[Callable[[], Any], str]:
+    from sparseinfer.export.from_onnx import is_onnx
+
+    if is_onnx(module):
+        return _other_of_onnx(name, module, arguments, threads)
     args, kwargs = _positional(module, arguments)
     if name == "torch":
         return lambda: module(*args, **kwargs), ""
@@ -164,6 +170,24 @@ def _other(
 
     call = onnxruntime_call if name == "onnxruntime" else openvino_call
     return call(module, args, kwargs, threads)
+
+
+def _other_of_onnx(
+    name: str, model: Any, arguments: dict[str, Any], threads: int
+) -> tuple[Callable[[], Any], str]:
+    from sparseinfer.export.compile_onnx import onnxruntime_runs
+    from sparseinfer.export.from_onnx import input_shapes
+    from sparseinfer.export.openvino import openvino_runs
+
+    if name == "torch":
+        return lambda: None, "torch runs no ONNX files"
+    names = list(input_shapes(model))
+    if not set(names) <= set(arguments):
+        return lambda: None, "its inputs have other names: it is another model"
+    inputs = [arguments[own] for own in names]
+    if name == "onnxruntime":
+        return onnxruntime_runs(model, inputs, threads)
+    return openvino_runs(model.SerializeToString(), inputs, threads)
 
 
 def _positional(module: Any, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

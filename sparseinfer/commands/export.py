@@ -29,6 +29,7 @@ __all__ = ["export"]
 
 EPILOG = (
     "Examples:\n\nsparseinfer export model.pt2 -o model.sinf\n\n"
+    "sparseinfer export model.onnx --baselines onnxruntime -o model.sinf\n\n"
     "sparseinfer export my_package.models:make --example 1x3x224x224 -o model.sinf --golden\n\n"
     "sparseinfer export model.pt2 --weights int8 --calibration samples.npy -o model.sinf\n\n"
     "sparseinfer export model.pt2 --target aarch64-neon --baselines none -o model.sinf"
@@ -43,8 +44,8 @@ def export(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A .pt2 file of torch.export.save; or package.module:factory, a function that "
-            "gives a model, or a model and its example inputs. .onnx is not built yet.",
+            help="A .pt2 file of torch.export.save; a .onnx file; or package.module:factory, a "
+            "function that gives a model, or a model and its example inputs.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The .sinf file.")],
@@ -150,12 +151,14 @@ def _compiled(source: str, model: Any, example: Any, options: dict[str, Any]) ->
 
     from sparseinfer.export.compile import compile
     from sparseinfer.export.errors import UnsupportedOperators
+    from sparseinfer.export.from_onnx import is_onnx
 
     # A program compiles with the example that it carries.
     is_program = isinstance(model, torch.export.ExportedProgram)
     if is_program and example is model.example_inputs:
         example = None
-    if example is None and not (is_program and model.example_inputs is not None):
+    brings = is_onnx(model) or (is_program and model.example_inputs is not None)
+    if example is None and not brings:
         raise UserError(
             f"{source}: expected example inputs, got none; try --example 1x3x224x224, or a factory "
             "that gives a model and its inputs"
@@ -171,7 +174,7 @@ def _compiled(source: str, model: Any, example: Any, options: dict[str, Any]) ->
             f"{len(error.missing)} that it has not; try sparseinfer.convert_to_sparse, which "
             "leaves these parts to torch"
         ) from error
-    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, ImportError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{source}: {first}") from error
 
@@ -203,8 +206,8 @@ def _show(engine: Engine, out_path: Path) -> None:
         f"{totals['nodes']} nodes, {totals['weights']:,} weights, {1 - kept:.1%} of them zero.",
         highlight=False,
     )
-    error = report.error or "outputs were not compared with the model"
-    out.print(f"{error[:1].upper()}{error[1:]}.", highlight=False)
+    told = report.error or "outputs were not compared with the model"
+    out.print(fold(f"{told[:1].upper()}{told[1:]}."), highlight=False)
     for race in report.races:
         out.print(fold(f"{race}."), highlight=False)
     size = size_text(report.file_bytes)

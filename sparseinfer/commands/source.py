@@ -19,20 +19,17 @@ __all__ = ["example_of", "examples_of", "load_source", "read_array"]
 TYPES = {"float32": "numpy.float32", "int64": "numpy.int64", "bool": "bool"}
 """What inputs may be, and what numpy calls these types."""
 
-SOURCES = "a .pt2 file, or package.module:factory"
+SOURCES = "a .pt2 or .onnx file, or package.module:factory"
 
 
 def load_source(source: str, trust: bool) -> tuple[Any, Any]:
-    """A model and the example inputs that come with it; None where none do.
+    """A model and the example inputs that come with it; None where none do, as in .onnx files.
 
     Raises:
         UserError: it is no source, or cannot be loaded.
     """
     if source.endswith(".onnx"):
-        raise UserError(
-            f"{source}: ONNX files are not built yet; try the torch model that it was exported "
-            "from, as package.module:factory, or as a .pt2 file of torch.export.save"
-        )
+        return _onnx(source), None
     if source.endswith(".pt2"):
         from sparseinfer.export.program import load_program
 
@@ -49,6 +46,18 @@ def load_source(source: str, trust: bool) -> tuple[Any, Any]:
             f"expected {SOURCES}, got {source!r}; try model.pt2, or my_package.models:make"
         )
     return _made(source, module, name)
+
+
+def _onnx(source: str) -> Any:
+    from sparseinfer.export.from_onnx import read_onnx
+
+    try:
+        return read_onnx(source)
+    except (ValueError, ImportError) as error:
+        text = str(error)
+        raise UserError(text if text.startswith(source) else f"{source}: {text}") from error
+    except OSError as error:
+        raise of_file(error) from error
 
 
 def _made(source: str, module: str, name: str) -> tuple[Any, Any]:

@@ -16,9 +16,11 @@ from sparseinfer.convert.observe import Example, list_examples
 from sparseinfer.convert.replace import replace
 from sparseinfer.convert.to_dense import to_dense
 from sparseinfer.export.bfloat16 import bfloat16_engine, bfloat16_error
+from sparseinfer.export.compile_onnx import compile_onnx
 from sparseinfer.export.dynamic import batched_inputs, mark_batch
 from sparseinfer.export.engine import Engine, check_threads
 from sparseinfer.export.file import write_graph
+from sparseinfer.export.from_onnx import is_onnx
 from sparseinfer.export.from_torch import from_torch
 from sparseinfer.export.golden import add_golden
 from sparseinfer.export.int8 import engine_scheme, int8_engine
@@ -48,7 +50,7 @@ LEAST = 64 * EPS
 
 
 def compile(
-    model: nn.Module | ExportedProgram,
+    model: nn.Module | ExportedProgram | Any,
     example_inputs: Any = None,
     *,
     threads: int | None = None,
@@ -71,9 +73,11 @@ def compile(
 
     Args:
         model: in evaluation mode, on the CPU, in float32; converted ones are taken as well, and
-            what `torch.export.export` gives.
+            what `torch.export.export` gives. Or an ONNX model: the path of a .onnx file, an
+            `onnx.ModelProto` or an `onnx_ir.Model`, quantised ones with their own scales.
         example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments;
-            None: those that an exported program carries.
+            None: those that an exported program carries, or random ones of an ONNX model's
+            shapes.
         threads: with how many the engine runs; None: `torch.get_num_threads()`.
         weights: the type of the stored weights, `"float32"`, `"bfloat16"` or `"int8"` (a scale an
             output row).
@@ -85,8 +89,10 @@ def compile(
         dynamic: a batch that may vary, dimension 0 of the inputs: `"batch"` for all of them, or as
             in `torch.export`, by name, `{"x": {0: "batch"}}` or `{"x": {0: Dim("batch", max=64)}}`.
             The model is exported at batch 1 and one more, too, which have to agree.
-        check: compare the engine's outputs with the model's: both against the model in float64.
-        baselines: what to time it against, of `BASELINES`, interleaved; the report tells.
+        check: compare the engine's outputs with the model's: both against the model in float64;
+            an ONNX model's with those of ONNX Runtime or, without it, onnx's ReferenceEvaluator.
+        baselines: what to time it against, of `BASELINES`, interleaved; the report tells. An ONNX
+            model is run by ONNX Runtime.
         budget_s: seconds for each of these comparisons.
         target: the machine that will run it, one of `sparseinfer.formats.TARGETS`; None: this one.
         golden: keep the example and the model's outputs in the file, for `Engine.selftest`.
@@ -105,6 +111,7 @@ def compile(
         UnsupportedOperators: a ValueError that lists every operation that the engine has not.
         RuntimeError: the engine's outputs differ from the model's by more than rounding, or the
             memory of a parameter was released.
+        ImportError, OSError: an ONNX file cannot be read.
 
     Source: the arena is planned greedily by size (Pisarchyk and Lee, "Efficient memory management
     for deep neural net inference", 2020).
@@ -115,13 +122,6 @@ def compile(
         >>> [node["op"] for node in engine.report().nodes]
         ['linear', 'linear']
     """
-    own_example: list[Example] = []
-    if isinstance(model, ExportedProgram):
-        own_example = [_own_example(model)] if example_inputs is None else []
-        model = module_of(model)
-    _check_model(model)
-    used = check_threads(threads)
-    scheme = engine_scheme(weights, activations, calibration)
     if golden and not check:
         raise ValueError("expected check=True with golden=True, got False; try without golden")
     for baseline in baselines:
@@ -129,6 +129,24 @@ def compile(
             raise ValueError(
                 f"expected baselines of {', '.join(BASELINES)}, got {baseline!r}; try 'eager'"
             )
+    if is_onnx(model):
+        if dynamic is not None:
+            raise NotImplementedError(
+                "engines of ONNX models have the batch of their example so far, got dynamic="
+                f"{dynamic!r}; try the torch model, or an engine for each batch"
+            )
+        return compile_onnx(
+            model, example_inputs, threads=threads, weights=weights, activations=activations,
+            calibration=calibration, check=check, baselines=baselines, budget_s=budget_s,
+            target=target, golden=golden,
+        )  # fmt: skip
+    own_example: list[Example] = []
+    if isinstance(model, ExportedProgram):
+        own_example = [_own_example(model)] if example_inputs is None else []
+        model = module_of(model)
+    _check_model(model)
+    used = check_threads(threads)
+    scheme = engine_scheme(weights, activations, calibration)
     examples = own_example or list_examples(example_inputs)
     if len(examples) != 1:
         raise ValueError(

@@ -33,11 +33,14 @@ class UnsupportedOperators(ValueError):
         1
     """
 
-    def __init__(self, missing: list[Missing]) -> None:
+    def __init__(
+        self,
+        missing: list[Missing],
+        instead: str = "sparseinfer.convert_to_sparse, which leaves these parts to torch",
+    ) -> None:
         self.missing = list(dict.fromkeys(missing))
         lines = "\n  ".join(map(str, self.missing))
         super().__init__(
             f"expected a model of operators that the engine has, got {len(self.missing)} that it "
-            f"has not; try sparseinfer.convert_to_sparse, which leaves these parts to torch:\n"
-            f"  {lines}"
+            f"has not; try {instead}:\n  {lines}"
         )

@@ -142,7 +142,7 @@ class _File:
         key = value, node.attributes.get("groups", 1), x.dtype
         if key not in self.packed:
             assert value.constant is not None, f"{node} reads {value} as its weight"
-            packed = _packed(node, value.constant, self.target, self.scheme)
+            packed = _packed(node, value, self.target, self.scheme)
             self.packed[key] = self._add(value, CONSTANT, PACKED, packed)
         return self.packed[key]
 
@@ -177,13 +177,17 @@ def _with_own_outputs(graph: Graph) -> Graph:
     return Graph(graph.inputs, nodes, outputs)
 
 
-def _packed(node: Node, weight: Tensor, target: str, scheme: Scheme) -> Tensor:
+def _packed(node: Node, value: Value, target: str, scheme: Scheme) -> Tensor:
     """A weight as the kernels read it: dense ones too, which panel computes as fast as any."""
-    columns, x = weight[0].numel(), node.inputs[0]
-    assert x is not None
+    weight, x = value.constant, node.inputs[0]
+    assert weight is not None and x is not None
+    columns = weight[0].numel()
     if x.dtype == torch.uint8:
         groups = node.attributes.get("groups", 1)
-        return pack(weight.float(), "panel", groups=groups, weights="int8", target=target)
+        return pack(
+            weight.float(), "panel", groups=groups, weights="int8", scales=value.weight_scales,
+            target=target,
+        )  # fmt: skip
     if columns > PANEL_MOST_COLUMNS:
         return pack(weight.float(), "csr", groups=node.attributes.get("groups", 1), target=target)
     types: dict[str, Any] = {

@@ -29,8 +29,9 @@ MOST_COLUMNS = 2**17
 class Value:
     """A tensor of the graph; `constant` holds the elements of one that does not change.
 
-    `scale` tells what the bytes of one of uint8 stand for. `most_batch` is the largest batch of an
-    input whose dimension 0 is one that may vary, else 0.
+    `scale` tells what the bytes of one of uint8 stand for, `weight_scales` `[M]` by which numbers a
+    row a weight of float32 was quantised before. `most_batch` is the largest batch of an input
+    whose dimension 0 is one that may vary, else 0.
 
     Example:
         >>> str(Value("x", (1, 3)))
@@ -43,6 +44,7 @@ class Value:
     dtype: torch.dtype = torch.float32
     scale: ActivationScale | None = None
     most_batch: int = 0
+    weight_scales: Tensor | None = None
 
     def __str__(self) -> str:
         kind = "" if self.dtype == torch.float32 else f" {self.dtype}".replace("torch.", "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from sparseinfer.export.onnxruntime import write_onnx
 
-__all__ = ["openvino_call"]
+__all__ = ["openvino_call", "openvino_runs"]
 
 
 def openvino_call(
@@ -32,6 +32,19 @@ def openvino_call(
         >>> bool(why) or len(call()) == 1
         True
     """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.onnx")
+        why = write_onnx(model, args, kwargs, path)
+        if why:
+            return lambda: None, why
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        return openvino_runs(str(path), tensors, threads, precision)
+
+
+def openvino_runs(
+    model: str | bytes, tensors: Sequence[Tensor], threads: int, precision: str = "f32"
+) -> tuple[Callable[[], object], str]:
+    """A call of an ONNX model, a path or bytes, by OpenVINO, and why there is none if so."""
     try:
         import openvino
     except ImportError:
@@ -40,13 +53,11 @@ def openvino_call(
         "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": precision,
     }  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.onnx")
-        why = write_onnx(model, args, kwargs, path)
-        if why:
-            return lambda: None, why
-        request = openvino.Core().compile_model(str(path), "CPU", options).create_infer_request()
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    core = openvino.Core()
+    try:
+        request = core.compile_model(core.read_model(model), "CPU", options).create_infer_request()
+    except RuntimeError as error:
+        return lambda: None, f"OpenVINO does not take it: {(str(error).splitlines() or [''])[0]}"
     for index, tensor in enumerate(tensors):
         request.set_input_tensor(index, openvino.Tensor(tensor.numpy(), shared_memory=True))
     outputs = range(len(request.model_outputs))

@@ -8,6 +8,7 @@ from sparseinfer.export.passes.attention import place_attention
 from sparseinfer.export.passes.batch_norm import fold_batch_norms
 from sparseinfer.export.passes.dead_code import remove_dead_code
 from sparseinfer.export.passes.depthwise import find_depthwise
+from sparseinfer.export.passes.keep_bytes import keep_bytes
 from sparseinfer.export.passes.norm import fuse_norm_residuals
 from sparseinfer.export.passes.padding import fold_padding
 from sparseinfer.export.passes.projections import merge_projections
@@ -30,6 +31,7 @@ PASSES: tuple[Callable[[Graph], None], ...] = (
     find_depthwise,
     fuse_residuals,
     fuse_activations,
+    keep_bytes,
     remove_dead_code,
 )
 

@@ -15,7 +15,10 @@ from sparseinfer.export.graph import Graph, Node, Value
 from sparseinfer.quantize.activations import ActivationScale
 from sparseinfer.quantize.weights import quantize_weight
 
-__all__ = ["quantize", "values_to_observe"]
+__all__ = [
+    "SAME_SCALE", "is_weighted", "passes_bytes", "quantize", "quantize_depthwise",
+    "values_to_observe",
+]  # fmt: skip
 
 SAME_SCALE = ("max_pool", "reshape")
 PASSING = (*SAME_SCALE, "add", "global_average_pool")
@@ -93,7 +96,7 @@ def quantize(graph: Graph, scales: Mapping[Value, ActivationScale]) -> None:
         read = set(_read(node))
         node.inputs = [of(value) if value in read else value for value in node.inputs]
         if takes_bytes and node.op == "depthwise_conv":
-            _quantize_depthwise(node)
+            quantize_depthwise(node)
         if takes_bytes and (node.output in read_as_bytes or node.op in BYTES_ONLY):
             source = node.inputs[0]
             assert source is not None
@@ -126,8 +129,8 @@ def _chosen(graph: Graph) -> dict[Value, Node]:
     """The nodes that compute in int8, by their outputs."""
     chosen: dict[Value, Node] = {}
     for node in graph.nodes:
-        passes = _passes(node) and all(value in chosen for value in _read(node))
-        if passes or _is_weighted(node):
+        passing = passes_bytes(node) and all(value in chosen for value in _read(node))
+        if passing or is_weighted(node):
             chosen[node.output] = node
     readers: dict[Value, list[Node]] = {}
     for node in graph.nodes:
@@ -141,7 +144,8 @@ def _chosen(graph: Graph) -> dict[Value, Node]:
     return chosen
 
 
-def _is_weighted(node: Node) -> bool:
+def is_weighted(node: Node) -> bool:
+    """Whether a node has a weight and a kernel of int8."""
     if node.op not in ("linear", "conv", "depthwise_conv"):
         return False
     weight = node.inputs[1]
@@ -154,7 +158,8 @@ def _is_weighted(node: Node) -> bool:
     return squares and node.activation in CLAMPS
 
 
-def _passes(node: Node) -> bool:
+def passes_bytes(node: Node) -> bool:
+    """Whether a node without a weight has a kernel of int8, that gives bytes of bytes."""
     source = node.inputs[0]
     assert source is not None
     if node.op == "global_average_pool":
@@ -162,11 +167,11 @@ def _passes(node: Node) -> bool:
     return node.op in PASSING and node.activation in CLAMPS
 
 
-def _quantize_depthwise(node: Node) -> None:
+def quantize_depthwise(node: Node) -> None:
     """Its weight is as it is in the file, and its scales an operand more."""
     weight, bias = node.inputs[1], node.inputs[2]
     assert weight is not None and weight.constant is not None
-    small = quantize_weight(weight.constant)
+    small = quantize_weight(weight.constant, weight.weight_scales)
     node.inputs[1:] = [
         Value(weight.name, weight.shape, small.values, torch.int8), bias,
         Value(f"{weight.name} scales", tuple(small.scales.shape), small.scales),

@@ -1,0 +1,18 @@
+"""ONNX models as graphs: read and validated, simplified, then converted by one table."""
+
+from sparseinfer.export.from_onnx import (
+    elementwise,
+    moves,
+    pool,
+    quantized,
+    weighted,
+)
+from sparseinfer.export.from_onnx.convert import from_onnx
+from sparseinfer.export.from_onnx.read import is_onnx, read_onnx
+from sparseinfer.export.from_onnx.simplify import input_shapes
+from sparseinfer.export.from_onnx.table import OPERATORS
+
+__all__ = [
+    "OPERATORS", "elementwise", "from_onnx", "input_shapes", "is_onnx", "moves", "pool",
+    "quantized", "read_onnx", "weighted",
+]  # fmt: skip
