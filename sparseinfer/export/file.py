@@ -20,9 +20,21 @@ __all__ = ["OPERATORS", "write_graph"]
 OPERATORS = {
     "linear": 1, "conv": 2, "depthwise_conv": 3, "add": 4, "activation": 5, "max_pool": 6,
     "average_pool": 7, "global_average_pool": 8, "reshape": 9, "softmax": 10, "concat": 11,
-    "quantize": 12, "dequantize": 13,
+    "quantize": 12, "dequantize": 13, "binary": 20, "slice": 21, "resize": 22, "reduce": 23,
+    "unary": 25,
 }  # fmt: skip
 """Their numbers in a file (csrc/runtime/operators.inc)."""
+
+KINDS = {
+    "binary": ("add", "subtract", "multiply", "divide", "minimum", "maximum", "power"),
+    "resize": ("nearest", "nearest_exact", "bilinear", "bilinear_aligned"),
+    "reduce": ("sum", "mean", "maximum", "minimum"),
+    "unary": (
+        "hardswish", "hardsigmoid", "leaky_relu", "elu", "clamp", "softplus", "abs", "exp", "log",
+        "sqrt", "rsqrt", "erf", "sin", "cos", "floor", "ceil", "round",
+    ),
+}  # fmt: skip
+"""What an operator computes, by its number: its first parameter."""
 
 HEADER = struct.Struct("<8s2IQ6IQ72x")
 TENSOR = struct.Struct("<3I8IIfIQ")
@@ -191,7 +203,19 @@ def _params(node: Node) -> list[int]:
         params += [int(given.get("count_padding", False))]
     elif node.op in ("softmax", "concat"):
         params = [given["axis"]]
+    elif node.op == "slice":
+        params = [given["axis"], given["first"], given["count"], given["step"]]
+    elif node.op in KINDS:
+        params = [KINDS[node.op].index(given["kind"]), *given.get("size", ())]
+        params += [_bits(number) for number in (*given.get("ratio", ()), *given.get("numbers", ()))]
+    if node.op == "reduce":
+        params += [sum(1 << axis for axis in given["axes"]), int(given["keepdim"])]
     return params + [0] * (10 - len(params))
+
+
+def _bits(number: float) -> int:
+    """The float32 that a parameter holds."""
+    return int(struct.unpack("<i", struct.pack("<f", number))[0])
 
 
 def _name(text: str) -> bytes:

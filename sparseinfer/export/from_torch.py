@@ -17,7 +17,16 @@ from sparseinfer.export.lowering import LOWERINGS, Call, Refusal
 
 __all__ = ["STATE", "from_torch", "graph_of"]
 
-_WHOLE = (torch.ops.aten.linear.default, torch.ops.aten.silu.default, torch.ops.aten.gelu.default)
+_aten = torch.ops.aten
+
+_WHOLE = (
+    _aten.linear.default, _aten.silu.default, _aten.gelu.default, _aten.hardswish.default,
+    _aten.hardsigmoid.default, _aten.leaky_relu.default, _aten.elu.default, _aten.softplus.default,
+    _aten.prelu.default, _aten._prelu_kernel.default, _aten.upsample_nearest2d.vec,
+    _aten.upsample_nearest2d.default, _aten._upsample_nearest_exact2d.vec,
+    _aten._upsample_nearest_exact2d.default, _aten.upsample_bilinear2d.vec,
+    _aten.upsample_bilinear2d.default, _aten._log_softmax.default,
+)  # fmt: skip
 """Operators that torch would cut in smaller ones, and the engine has."""
 
 STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)

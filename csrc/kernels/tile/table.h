@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/tile/activation.h"
+#include "kernels/tile/binary.h"
 #include "kernels/tile/byte_depthwise.h"
 #include "kernels/tile/byte_elementwise.h"
 #include "kernels/tile/cell.h"
@@ -14,6 +15,7 @@
 #include "kernels/tile/panel_tile.h"
 #include "kernels/tile/pool_tile.h"
 #include "kernels/tile/rows_tile.h"
+#include "kernels/tile/unary.h"
 
 namespace si {
 namespace {
@@ -82,6 +84,8 @@ constexpr TileKernels table_of(Isa isa, const ByteKernels* bytes, const PairKern
   kernels.clamp = clamp_all<V>;
   kernels.sum = sum<V>;
   kernels.softmax = softmax<V>;
+  kernels.binary = binary<V>;
+  kernels.unary = unary<V>;
   return kernels;
 }
 

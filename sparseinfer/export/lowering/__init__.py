@@ -4,7 +4,19 @@ Values keep torch's own layouts: images `[batch, channels, height, width]`, feat
 They are what the kernels read, so that no layout changes inside a network.
 """
 
-from sparseinfer.export.lowering import elementwise, moves, pool, weighted
+from sparseinfer.export.lowering import (
+    binary,
+    elementwise,
+    moves,
+    pool,
+    reduce,
+    resize,
+    unary,
+    weighted,
+)
 from sparseinfer.export.lowering.table import LOWERINGS, Call, Refusal
 
-__all__ = ["LOWERINGS", "Call", "Refusal", "elementwise", "moves", "pool", "weighted"]
+__all__ = [
+    "LOWERINGS", "Call", "Refusal", "binary", "elementwise", "moves", "pool", "reduce", "resize",
+    "unary", "weighted",
+]  # fmt: skip

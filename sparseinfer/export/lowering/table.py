@@ -61,8 +61,22 @@ class Call:
         self.graph.nodes.append(Node(op, self.module, inputs, output, attributes, activation))
         return output
 
+    def step(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        op: str,
+        inputs: list[Value | None],
+        **attributes: Any,
+    ) -> Value:
+        """Add a node on the way to what the call gives."""
+        output = Value(f"{self.name} {name}", shape)
+        self.graph.nodes.append(Node(op, self.module, inputs, output, attributes))
+        return output
 
-Lowering = Callable[[Call], Value]
+
+Lowering = Callable[[Call], Any]
+"""It gives the value of the call; of an operator that gives several tensors, a tuple of them."""
 
 LOWERINGS: dict[Any, Lowering] = {}
 """THE table of operators that are taken, which the files beside this one fill."""
