@@ -19,6 +19,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 IDS = 11
 """Of an input of ids: a table has so many rows."""
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid, "leaky_relu": F.leaky_relu,
+    "elu": F.elu, "clamp": lambda x: x.clamp(-0.5, 0.7), "softplus": F.softplus, "abs": torch.abs,
+    "sqrt": lambda x: (x.abs() + 0.1).sqrt(), "mish": F.mish, "erf": torch.erf,
+}  # fmt: skip
+
+BINARIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "minimum": torch.minimum,
+    "maximum": torch.maximum, "div": lambda a, b: a / (b.abs() + 0.5),
+}  # fmt: skip
 
 MOST_ELEMENTS = 4096
 """Of a tensor: networks are small, and many."""
@@ -76,7 +86,8 @@ class _Builder:
             self.linear, self.conv, self.conv, self.depthwise, self.add, self.add, self.activation,
             self.activation, self.max_pool, self.average_pool, self.global_pool, self.reshape,
             self.softmax, self.concat, self.norm, self.line, self.layer_norm, self.permute,
-            self.embedding, self.attention, self.attention, self.slice,
+            self.embedding, self.attention, self.attention, self.slice, self.binary,
+            self.binary, self.unary, self.resize, self.reduce,
         ]  # fmt: skip
         while len(self.network.steps) < steps:
             self.random.choice(makers)()
@@ -186,6 +197,51 @@ class _Builder:
         assert place is not None
         name = self.random.choice(list(ACTIVATIONS))
         self.put(name, [place], ACTIVATIONS[name])
+
+    def unary(self) -> None:
+        place = self.pick()
+        assert place is not None
+        name = self.random.choice(list(FUNCTIONS))
+        self.put(name, [place], FUNCTIONS[name])
+
+    def binary(self) -> None:
+        place = self.pick()
+        assert place is not None
+        shape = self.values[place].shape
+        fitting = [k for k, x in enumerate(self.values) if _broadcasts(shape, x.shape)]
+        pair = [place, self.random.choice(fitting)]
+        self.random.shuffle(pair)
+        name = self.random.choice(list(BINARIES))
+        call = BINARIES[name]
+        if self.random.random() < 0.4:
+            constant = torch.randn(
+                self.random.choice([(1,), shape[-1:], (shape[1], *[1] * (len(shape) - 2))])
+            )
+            self.put(f"{name} of a constant", [place], lambda x: call(x, constant.to(x.dtype)))
+        else:
+            self.put(name, pair, call)
+
+    def resize(self) -> None:
+        place = self.pick(4)
+        if place is None:
+            return
+        size = (self.random.randint(1, 16), self.random.randint(1, 16))
+        aligned = self.random.choice([None, False, True])
+        mode = "nearest" if aligned is None else "bilinear"
+        self.put(
+            f"{mode} {size} {aligned}", [place],
+            lambda x: F.interpolate(x, size, mode=mode, align_corners=aligned),
+        )  # fmt: skip
+
+    def reduce(self) -> None:
+        place = self.pick()
+        assert place is not None
+        dims = self.values[place].dim()
+        # The batch stays, so that the network has one.
+        axes = tuple(self.random.sample(range(1, dims), self.random.randint(1, dims - 1)))
+        call = self.random.choice([torch.mean, torch.sum, torch.amax, torch.amin])
+        keepdim = dims - len(axes) < 2 or self.random.random() < 0.5
+        self.put(f"{call.__name__} {axes}", [place], lambda x: call(x, axes, keepdim=keepdim))
 
     def max_pool(self) -> None:
         self._pool("max_pool", F.max_pool2d)
@@ -338,6 +394,11 @@ class _Attention(nn.Module):
         mask = None if ids is None else (ids != 0)[:, None, None, :]
         y = F.scaled_dot_product_attention(*parts, attn_mask=mask, is_causal=self.causal)
         return y.transpose(1, 2).reshape(batch, tokens, features)
+
+
+def _broadcasts(a: torch.Size, b: torch.Size) -> bool:
+    """Whether two shapes of as many dimensions fit."""
+    return len(a) == len(b) and all(x == y or 1 in (x, y) for x, y in zip(a, b, strict=True))
 
 
 def random_network(seed: int, steps: int = 9) -> tuple[RandomNetwork, tuple[Tensor, ...]]:

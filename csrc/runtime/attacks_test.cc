@@ -178,6 +178,46 @@ void test_nodes() {
   node("parameter 0", [](ModelFile& file) { file.nodes[3].params[0] = 1; });
 }
 
+// Of operators of one node, whose parameters are not what they may be.
+void test_parameters() {
+  using Dims = std::vector<uint32_t>;
+  const auto one = [](uint32_t op, const std::vector<Dims>& operands, const Dims& dims,
+                      const std::vector<int32_t>& params) {
+    ModelFile file;
+    std::vector<uint32_t> from;
+    for (const Dims& each : operands) from.push_back(file.input(each));
+    file.outputs = {file.node(op, from, dims, params)};
+    return file;
+  };
+  constexpr int32_t kOne = 0x3F800000, kNan = 0x7FC00000, kHuge = 0x7F000000, kMinus = INT32_MIN | 0x3F800000;
+  SI_CHECK(open(one(20, {{2, 1, 4}, {3, 1}}, {2, 3, 4}, {2}).bytes()) != nullptr);
+  for (const int32_t kind : {-1, 7, INT32_MIN, INT32_MAX}) refused(one(20, {{4}, {4}}, {4}, {kind}), "operation");
+  refused(one(20, {{4}, {3}}, {4}, {0}), "equal or 1");
+  refused(one(20, {{2, 1}, {1, 3}}, {2, 2}, {0}), "dimension 1 of the output");
+  refused(one(20, {{2, 1}, {3}}, {3}, {0}), "2 dimensions");
+  refused(one(20, {{4}, {4}}, {4}, {0, 1}), "parameter 1");
+  SI_CHECK(open(one(21, {{1, 2, 3, 4}}, {1, 2, 6, 8}, {2, 6, 8, kOne, kOne}).bytes()) != nullptr);
+  for (const int32_t kind : {-1, 4, INT32_MAX})
+    refused(one(21, {{1, 2, 3, 4}}, {1, 2, 6, 8}, {kind, 6, 8, kOne, kOne}), "kind");
+  for (const int32_t ratio : {kNan, kHuge, kMinus})
+    for (const int at : {3, 4}) {
+      std::vector<int32_t> params{0, 6, 8, kOne, kOne};
+      params[static_cast<size_t>(at)] = ratio;
+      refused(one(21, {{1, 2, 3, 4}}, {1, 2, 6, 8}, params), "ratio");
+    }
+  refused(one(21, {{1, 2, 3, 4}}, {1, 2, 6, 8}, {0, 6, 9, kOne, kOne}), "dimension 3");
+  refused(one(21, {{2, 3, 4}}, {2, 6, 8}, {0, 6, 8, kOne, kOne}), "4 dimensions");
+  SI_CHECK(open(one(22, {{2, 3, 4}}, {2, 1, 4}, {1, 2, 1}).bytes()) != nullptr);
+  for (const int32_t kind : {-1, 4, INT32_MIN}) refused(one(22, {{2, 3}}, {2}, {kind, 2, 0}), "kind");
+  for (const int32_t over : {0, -1, 4, INT32_MAX, INT32_MIN}) refused(one(22, {{2, 3}}, {2}, {0, over, 0}), "bits");
+  for (const int32_t keeps : {-1, 2}) refused(one(22, {{2, 3}}, {2}, {0, 2, keeps}), "parameter 2");
+  refused(one(22, {{2, 3}}, {3}, {0, 2, 0}), "dimension 0 of the output");
+  SI_CHECK(open(one(23, {{4}}, {4}, {4, kMinus, kOne}).bytes()) != nullptr);
+  for (const int32_t kind : {-1, 17, INT32_MAX}) refused(one(23, {{4}}, {4}, {kind}), "function");
+  refused(one(23, {{4}}, {4}, {4, kNan, kOne}), "NaN");
+  refused(one(23, {{4}}, {5}, {0}), "output");
+}
+
 // What sealing computes is compared too: an arena that is told smaller or larger than it is.
 void test_arena() {
   for (const int64_t more : {int64_t{-64}, int64_t{64}, int64_t{1} << 40}) {
@@ -242,6 +282,7 @@ int main() {
   test_header();
   test_tensors();
   test_nodes();
+  test_parameters();
   test_arena();
   test_golden();
   test_limits();

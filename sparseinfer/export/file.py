@@ -23,9 +23,21 @@ OPERATORS = {
     "linear": 1, "conv": 2, "depthwise_conv": 3, "add": 4, "activation": 5, "max_pool": 6,
     "average_pool": 7, "global_average_pool": 8, "reshape": 9, "softmax": 10, "concat": 11,
     "quantize": 12, "dequantize": 13, "layer_norm": 14, "attention": 15, "embedding": 16,
-    "permute": 17, "where": 18, "slice": 19,
+    "permute": 17, "where": 18, "slice": 19, "binary": 20, "resize": 21,
+    "reduce": 22, "unary": 23,
 }  # fmt: skip
 """Their numbers in a file (csrc/runtime/operators.inc)."""
+
+KINDS = {
+    "binary": ("add", "subtract", "multiply", "divide", "minimum", "maximum", "power"),
+    "resize": ("nearest", "nearest_exact", "bilinear", "bilinear_aligned"),
+    "reduce": ("sum", "mean", "maximum", "minimum"),
+    "unary": (
+        "hardswish", "hardsigmoid", "leaky_relu", "elu", "clamp", "softplus", "abs", "exp", "log",
+        "sqrt", "rsqrt", "erf", "sin", "cos", "floor", "ceil", "round",
+    ),
+}  # fmt: skip
+"""What an operator computes, by its number: its first parameter."""
 
 HEADER = struct.Struct("<8s2IQ6I2Q2I56x")
 TENSOR = struct.Struct("<3I8IIfIQ")
@@ -224,6 +236,11 @@ def _params(node: Node) -> list[int]:
         params = [given["axis"], given["start"], given["step"]]
     elif node.op == "where":
         params = [int(given["exact"])]
+    elif node.op in KINDS:
+        params = [KINDS[node.op].index(given["kind"]), *given.get("size", ())]
+        params += [_bits(number) for number in (*given.get("ratio", ()), *given.get("numbers", ()))]
+    if node.op == "reduce":
+        params += [sum(1 << axis for axis in given["axes"]), int(given["keepdim"])]
     return params + [0] * (10 - len(params))
 
 

@@ -43,8 +43,8 @@ class Value:
     constant: Tensor | None = None
     dtype: torch.dtype = torch.float32
     scale: ActivationScale | None = None
-    most_batch: int = 0
     weight_scales: Tensor | None = None
+    most_batch: int = 0
 
     def __str__(self) -> str:
         kind = "" if self.dtype == torch.float32 else f" {self.dtype}".replace("torch.", "")

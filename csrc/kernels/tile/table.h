@@ -5,6 +5,7 @@
 
 #include "kernels/tile/activation.h"
 #include "kernels/tile/attention_tile.h"
+#include "kernels/tile/binary.h"
 #include "kernels/tile/byte_depthwise.h"
 #include "kernels/tile/byte_elementwise.h"
 #include "kernels/tile/cell.h"
@@ -16,6 +17,7 @@
 #include "kernels/tile/panel_tile.h"
 #include "kernels/tile/pool_tile.h"
 #include "kernels/tile/rows_tile.h"
+#include "kernels/tile/unary.h"
 
 namespace si {
 namespace {
@@ -86,6 +88,8 @@ constexpr TileKernels table_of(Isa isa, const ByteKernels* bytes, const PairKern
   kernels.softmax = softmax<V>;
   kernels.norm = norm<V>;
   kernels.attend = attend<V>;
+  kernels.binary = binary<V>;
+  kernels.unary = unary<V>;
   return kernels;
 }
 

@@ -160,6 +160,44 @@ SI_INLINE int64_t attention_floats(int64_t queries, int64_t dim) {
   return kKeyBlock * (2 * padded + kQueryRows) + queries * (padded + 2);
 }
 
+// The operations of two operands, by their numbers in a model file.
+enum class BinaryKind : int32_t { kAdd, kSubtract, kMultiply, kDivide, kMinimum, kMaximum, kPower };
+
+// y[i] = a[i a_step] op b[i b_step], clamped to [low, high]; a step is 1, or 0 of one number for all. y may be a or b.
+struct BinaryLine {
+  const float* a;
+  const float* b;
+  float* y;
+  int64_t a_step, b_step;
+  int64_t count;
+  float low, high;
+};
+
+// Functions of one number that are no si_activation, by their numbers in a model file, and their parameters.
+enum class UnaryKind : int32_t {
+  kHardswish,
+  kHardsigmoid,
+  kLeakyRelu,
+  kElu,
+  kClamp,
+  kSoftplus,
+  kAbs,
+  kExp,
+  kLog,
+  kSqrt,
+  kRsqrt,
+  kErf,
+  kSin,
+  kCos,
+  kFloor,
+  kCeil,
+  kRound
+};
+struct UnaryFunction {
+  UnaryKind kind;
+  float p[2];
+};
+
 // The widths of narrow tiles, which hold so many tokens at most.
 constexpr int64_t kNarrowWidths[] = {1, 4, 8, 16, 32};
 constexpr int kNarrowCount = sizeof kNarrowWidths / sizeof kNarrowWidths[0];
@@ -210,6 +248,10 @@ struct TileKernels {
   void (*softmax)(const float* x, float* y, int64_t n, int64_t inner);
   void (*norm)(const NormJob&);
   void (*attend)(const AttentionJob&);
+  // Of every kind but kPower.
+  void (*binary)(BinaryKind kind, const BinaryLine& line);
+  // y = function(x), y may be x; false, and nothing done, of a function that it does not hold.
+  bool (*unary)(const UnaryFunction& function, float* y, const float* x, int64_t count);
 };
 
 // One function an instruction set; those of other families of processors are not built.

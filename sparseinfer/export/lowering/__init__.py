@@ -4,9 +4,20 @@ Values keep torch's own layouts: images `[batch, channels, height, width]`, feat
 They are what the kernels read, so that no layout changes inside a network.
 """
 
-from sparseinfer.export.lowering import attention, elementwise, moves, pool, weighted
+from sparseinfer.export.lowering import (
+    attention,
+    binary,
+    elementwise,
+    moves,
+    pool,
+    reduce,
+    resize,
+    unary,
+    weighted,
+)
 from sparseinfer.export.lowering.table import LOWERINGS, Call, Refusal
 
 __all__ = [
-    "LOWERINGS", "Call", "Refusal", "attention", "elementwise", "moves", "pool", "weighted",
+    "LOWERINGS", "Call", "Refusal", "attention", "binary", "elementwise", "moves", "pool", "reduce",
+    "resize", "unary", "weighted",
 ]  # fmt: skip

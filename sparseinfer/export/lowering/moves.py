@@ -23,7 +23,7 @@ def _pad(call: Call) -> Value:
 
 @lowers(
     aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.squeeze.dims,
-    aten.squeeze.dim, aten.unsqueeze.default, aten.flatten.using_ints,
+    aten.squeeze.dim, aten.squeeze.default, aten.unsqueeze.default, aten.flatten.using_ints,
 )  # fmt: skip
 def _reshape(call: Call) -> Value:
     return call.add("reshape", [call.value(0)])
@@ -61,22 +61,19 @@ def _slice(call: Call) -> Value:
 def _select(call: Call) -> Value:
     x = call.value(0)
     axis = call.args[1] % len(x.shape)
-    start = call.args[2] % x.shape[axis]
-    row = Value(f"{call.name} row", (*x.shape[:axis], 1, *x.shape[axis + 1 :]), dtype=x.dtype)
-    call.node("slice", [x], row, axis=axis, start=start, step=1)
-    return call.add("reshape", [row])
+    return _entry(call, x, axis, call.args[2] % x.shape[axis], call.name)
 
 
-@lowers(aten.split_with_sizes.default)
-def _split(call: Call) -> tuple[Value, ...]:
-    x, sizes = call.value(0), call.args[1]
-    axis = call.argument(2, "dim", 0) % len(x.shape)
-    parts, start = [], 0
-    for index, size in enumerate(sizes):
-        part = Value(f"{call.name} {index}", (*x.shape[:axis], size, *x.shape[axis + 1 :]))
-        parts.append(call.node("slice", [x], part, axis=axis, start=start, step=1))
-        start += size
-    return tuple(parts)
+def _entry(call: Call, x: Value, axis: int, index: int, name: str) -> Value:
+    """One entry along an axis, which goes."""
+    entry = _part(call, x, axis, index, 1, f"{name} entry")
+    output = Value(name, x.shape[:axis] + x.shape[axis + 1 :], dtype=x.dtype)
+    return call.node("reshape", [entry], output)
+
+
+def _part(call: Call, x: Value, axis: int, start: int, count: int, name: str) -> Value:
+    output = Value(name, (*x.shape[:axis], count, *x.shape[axis + 1 :]), dtype=x.dtype)
+    return call.node("slice", [x], output, axis=axis, start=start, step=1)
 
 
 @lowers(aten.cat.default)
@@ -86,3 +83,25 @@ def _cat(call: Call) -> Value:
     if not all(isinstance(value, Value) for value in values):
         raise Refusal("it joins other things than tensors")
     return call.add("concat", values, axis=axis)
+
+
+@lowers(aten.split_with_sizes.default, aten.split.Tensor)
+def _split(call: Call) -> tuple[Value, ...]:
+    x, axis = call.value(0), call.argument(2, "dim", 0) % len(call.shape)
+    sizes, whole = call.args[1], x.shape[axis]
+    if isinstance(sizes, int):
+        sizes = [min(sizes, whole - first) for first in range(0, whole, sizes)]
+    parts, first = [], 0
+    for index, size in enumerate(sizes):
+        parts.append(_part(call, x, axis, first, size, f"{call.name} {index}"))
+        first += size
+    return tuple(parts)
+
+
+@lowers(aten.unbind.int)
+def _unbind(call: Call) -> tuple[Value, ...]:
+    x = call.value(0)
+    axis = call.argument(1, "dim", 0) % len(x.shape)
+    return tuple(
+        _entry(call, x, axis, index, f"{call.name} {index}") for index in range(x.shape[axis])
+    )

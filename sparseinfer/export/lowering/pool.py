@@ -1,7 +1,8 @@
-"""Pooling, and means over images."""
+"""Pooling."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from sparseinfer.export.graph import MOST_COLUMNS, Value
 from sparseinfer.export.lowering.table import Call, Refusal, lowers, pair
 
 aten = torch.ops.aten
+
+MOST_UNEVEN = 2**24
+"""Elements of a weight that pools unevenly."""
 
 
 @lowers(aten.max_pool2d_with_indices.default)
@@ -63,8 +67,10 @@ def _pooled(
 def _adaptive_average_pool(call: Call) -> Value:
     x = call.value(0)
     size = pair(call.args[1])
-    if len(x.shape) != 4 or any(have % want for have, want in zip(x.shape[2:], size, strict=True)):
-        raise Refusal(f"{list(x.shape[2:])} is not cut evenly in {size}")
+    if len(x.shape) != 4:
+        raise Refusal("it pools other tensors than a batch of images")
+    if any(have % want for have, want in zip(x.shape[2:], size, strict=True)):
+        return _uneven_average_pool(call, x, size)
     kernel = [have // want for have, want in zip(x.shape[2:], size, strict=True)]
     if size == [1, 1]:
         return call.add("global_average_pool", [x])
@@ -75,9 +81,23 @@ def _adaptive_average_pool(call: Call) -> Value:
     )
 
 
-@lowers(aten.mean.dim)
-def _mean(call: Call) -> Value:
-    x, dims = call.value(0), sorted(dim % len(call.value(0).shape) for dim in call.args[1] or ())
-    if len(x.shape) != 4 or dims != [2, 3]:
-        raise Refusal("a mean over height and width of images is taken, and no other")
-    return call.add("global_average_pool", [x])
+def _uneven_average_pool(call: Call, x: Value, size: list[int]) -> Value:
+    """Windows of different sizes: a linear layer over pixels, which is zero outside of each."""
+    images, pixels, cells = x.shape[:2], math.prod(x.shape[2:]), math.prod(size)
+    if pixels * cells > MOST_UNEVEN:
+        raise Refusal(f"{list(x.shape[2:])} is not cut evenly in {size}, and is too large")
+    rows, columns = (_shares(have, want) for have, want in zip(x.shape[2:], size, strict=True))
+    shares = torch.einsum("ah,bw->abhw", rows, columns).reshape(cells, pixels)
+    weight = Value(f"{call.name} shares", (cells, pixels), shares)
+    flat = call.step("pixels", (*images, pixels), "reshape", [x])
+    cut = call.step("cells", (*images, cells), "linear", [flat, weight, None])
+    return call.add("reshape", [cut])
+
+
+def _shares(have: int, want: int) -> torch.Tensor:
+    """What each of `have` entries adds to the mean of each of `want` windows."""
+    shares = torch.zeros(want, have, device="cpu")
+    for i in range(want):
+        first, last = i * have // want, -(-(i + 1) * have // want)
+        shares[i, first:last] = 1 / (last - first)
+    return shares

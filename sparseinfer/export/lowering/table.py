@@ -69,6 +69,19 @@ class Call:
         self.graph.nodes.append(Node(op, self.module, inputs, output, attributes))
         return output
 
+    def step(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        op: str,
+        inputs: list[Value | None],
+        **attributes: Any,
+    ) -> Value:
+        """Add a node on the way to what the call gives."""
+        output = Value(f"{self.name} {name}", shape)
+        self.graph.nodes.append(Node(op, self.module, inputs, output, attributes))
+        return output
+
 
 Lowering = Callable[[Call], Value | tuple[Value, ...]]
 

@@ -6,7 +6,7 @@ from sparseinfer.export.graph import Graph, Node, Value
 
 __all__ = ["fuse_activations"]
 
-TAKES = ("linear", "conv", "depthwise_conv", "add")
+TAKES = ("linear", "conv", "depthwise_conv", "add", "binary")
 
 
 def fuse_activations(graph: Graph) -> None:
