@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import sparseinfer
 from sparseinfer.export.errors import UnsupportedOperators
 from sparseinfer.export.from_torch import from_torch
 from sparseinfer.export.graph import Graph, Node, Value
@@ -316,3 +317,14 @@ def test_views_of_what_a_reshape_cannot_split() -> None:
     producers = {y: turn, z: again}
     # 4 x 6 turned is cut in rows of 8: each holds one column of 6 and 2 of the next.
     assert view_of(z, producers).source is z and view_of(y, producers).source is x
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4, 3), (12,), (1, 12, 1)])
+def test_reshapes_across_dimensions_stay(shape: tuple[int, ...]) -> None:
+    class Reshaped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x.reshape(shape)).transpose(0, -1).reshape(-1) + 1
+
+    x = torch.randn(2, 6)
+    engine = sparseinfer.compile(Reshaped().eval(), x, baselines=())
+    assert torch.equal(engine(x), Reshaped()(x))

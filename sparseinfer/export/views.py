@@ -56,7 +56,7 @@ class View:
 
     def reshaped(self, shape: Sequence[int]) -> View | None:
         """With other axes; None where one of them would be a part of several factors."""
-        left = [factor for axis in self.axes for factor in axis if factor[0] != 1]
+        left = self.factors()
         axes = []
         for size in shape:
             found: list[Factor] = []

@@ -23,11 +23,13 @@ def simplify_views(graph: Graph) -> None:
     producers = graph.producers()
     nodes: list[Node] = []
     for node in graph.nodes:
-        if node.op in ("reshape", "permute"):
-            nodes += _moved(view_of(node.output, producers), node.output, node.name)
-        else:
+        view = view_of(node.output, producers)
+        # Of itself: it is no move, or one that has no strides.
+        if view.source is node.output:
             nodes.append(node)
-    graph.nodes = [node for node in nodes if node.inputs[0] is not node.output]
+        else:
+            nodes += _moved(view, node.output, node.name)
+    graph.nodes = nodes
 
 
 def _moved(view: View, output: Value, name: str) -> list[Node]:
