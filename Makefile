@@ -53,7 +53,7 @@ demo: $(STAMPS)/native.stamp $(STAMPS)/demo.stamp ## Train, prune and convert a 
 test: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Run the C++ and the Python tests (SLOW=1: the slow ones too)
 	cmake --build $(BUILD)
 	$(CTEST) --test-dir $(BUILD)
-	$(PY) -m pytest $(if $(filter 1,$(SLOW)),,-m "not slow")
+	$(PY) -m pytest -m "not cross$(if $(filter 1,$(SLOW)),, and not slow)"
 
 test-benchmarks: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Run the tests of the benchmark programs
 	$(PY) -m pytest benchmarks/tests
@@ -108,9 +108,10 @@ cross: $(CROSS:%=cross-%) ## The same for every other processor: armv7 (32 bits)
 # The build directory is build-PROCESSOR, and build-neon for aarch64.
 CROSS_TESTS := $(addprefix cross-,aarch64 $(CROSS))
 .PHONY: $(CROSS_TESTS)
-$(CROSS_TESTS): cross-%: cross-%-configured
+$(CROSS_TESTS): cross-%: cross-%-configured $(STAMPS)/native.stamp $(STAMPS)/test.stamp
 	cmake --build $(call cross_build,$*)
 	$(CTEST) --test-dir $(call cross_build,$*)
+	SPARSEINFER_CROSS_BUILD=$(call cross_build,$*) $(PY) -m pytest -m cross -k $(word 1,$(CROSS_$*)) tests/test_c_projects.py
 
 serial: $(STAMPS)/tools.stamp ## Build without threads and run the C++ tests
 	cmake -S . -B build-serial -G Ninja -DSPARSEINFER_THREADS=OFF $(WERROR_FLAG)

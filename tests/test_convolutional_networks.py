@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import some_slow
 from oracle import EPS
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -270,7 +271,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some_slow(NETWORKS, "mobilenet_v3"))
 def test_network(name: str, tmp_path: Path) -> None:
     _end_to_end(NETWORKS[name]().eval(), torch.randn(1, 3, 64, 64), tmp_path)
 

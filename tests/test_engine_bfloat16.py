@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import some_slow
 from torch import Tensor, nn
 
 from sparseinfer.export.bfloat16 import bfloat16_error
@@ -44,7 +45,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some_slow(NETWORKS, "cnn", "one"))
 @pytest.mark.parametrize("activations", ACTIVATIONS)
 def test_networks(name: str, activations: str | None, tmp_path: Path) -> None:
     model, shape = NETWORKS[name]()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from marks import some_slow
 from torch import Tensor, nn
 
 import sparseinfer
@@ -72,13 +73,8 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }  # fmt: skip
 
 
-def some_quick(kinds: Iterable[str]) -> list[Any]:
-    """Torch's exporters take a second a model, so that most kinds are of the slow tests."""
-    quick = ("linear", "conv2d", "gru")
-    return [
-        kind if kind in quick else pytest.param(kind, marks=pytest.mark.slow)
-        for kind in sorted(kinds)
-    ]
+QUICK = ("linear", "conv2d", "gru")
+"""Torch's exporters take a second a model."""
 
 
 def converted(kind: str) -> tuple[nn.Module, nn.Module, Tensor]:
@@ -116,7 +112,7 @@ def uint8_bytes(file: bytes) -> int:
 
 
 @pytest.mark.parametrize("dynamo", [True, False])
-@pytest.mark.parametrize("kind", some_quick(KINDS))
+@pytest.mark.parametrize("kind", some_slow(KINDS, *QUICK))
 def test_both_exporters_write_what_torch_computes(kind: str, dynamo: bool) -> None:
     model, sparse, x = converted(kind)
     file = exported(sparse, x, dynamo=dynamo)
@@ -125,7 +121,7 @@ def test_both_exporters_write_what_torch_computes(kind: str, dynamo: bool) -> No
     assert torch.equal(sparse(x), sparse(x))  # it is called as before
 
 
-@pytest.mark.parametrize("kind", some_quick(set(KINDS) - {"lstm", "gru", "rnn"}))
+@pytest.mark.parametrize("kind", some_slow(sorted(set(KINDS) - {"lstm", "gru", "rnn"}), *QUICK))
 def test_programs_of_torch_export_too(kind: str) -> None:
     model, sparse, x = converted(kind)
     program = torch.export.export(sparse, (x,))
@@ -134,7 +130,7 @@ def test_programs_of_torch_export_too(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", some_quick(["linear", "conv2d", "convtranspose2d", "lstm", "attention"])
+    "kind", some_slow(["linear", "conv2d", "convtranspose2d", "lstm", "attention"], *QUICK)
 )
 def test_sizes_may_be_left_open(kind: str) -> None:
     model, sparse, x = converted(kind)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import some_slow
 from torch import Tensor, nn
 
 from sparseinfer.export.compile import compile
@@ -191,7 +192,7 @@ def test_attention_modules() -> None:
     assert close(engine, model, inputs) and ops(engine).count("attention") == 1
 
 
-@pytest.mark.parametrize("make", MODELS)
+@pytest.mark.parametrize("make", some_slow(MODELS, "bert"))
 def test_models_of_transformers(make: Callable[[], Made], tmp_path: Path) -> None:
     model, inputs = make()
     engine = compile(model, inputs, baselines=(), golden=True)
