@@ -30,6 +30,13 @@ def _average_pool(call: Call) -> Value:
     counts = bool(call.argument(5, "count_include_pad", True))
     if call.argument(6, "divisor_override", None) is not None:
         raise Refusal("it has a divisor of its own")
+    if not any(padding):
+        if len(call.shape) == 4 and all(
+            k >= n for k, n in zip(kernel, call.value(0).shape[2:], strict=True)
+        ):
+            return call.add("global_average_pool", [call.value(0)])
+        # What ceil_mode adds at the end is no padding to torch, which leaves it out of the mean.
+        counts = False
     pooled = _pooled(call, kernel, stride, padding, ceil)
     if counts and pooled["padding"] != [padding[0], padding[0], padding[1], padding[1]]:
         raise Refusal("its last windows, by ceil_mode, reach beyond the padding that it counts")

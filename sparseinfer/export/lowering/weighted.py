@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sparseinfer.export.graph import Value
-from sparseinfer.export.lowering.table import Call, Refusal, lowers
+from sparseinfer.export.lowering.table import Call, Refusal, lowers, pair
 
 aten = torch.ops.aten
 
@@ -49,11 +49,12 @@ def _convolution(call: Call) -> Value:
     if bias is not None and bias.constant is None:
         raise Refusal("its bias is computed")
     flat = len(weight.shape) == 3
-    down, right = (0, padding[0]) if flat else padding
+    # One number stands for every dimension.
+    down, right = (0, padding[0]) if flat else pair(padding)
     return call.add(
         "conv", [x, weight, bias],
-        stride=[1, stride[0]] if flat else list(stride), padding=[down, down, right, right],
-        dilation=[1, dilation[0]] if flat else list(dilation), groups=groups,
+        stride=[1, stride[0]] if flat else pair(stride), padding=[down, down, right, right],
+        dilation=[1, dilation[0]] if flat else pair(dilation), groups=groups,
     )  # fmt: skip
 
 
