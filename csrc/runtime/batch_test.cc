@@ -109,7 +109,11 @@ void test_refused_batches() {
   const AlignedBytes large_file = large.bytes();
   const OpenModel whole = open(large_file);
   at(whole.get(), INT32_MAX, &status);
-  SI_CHECK(status == SI_ERR_ARGUMENT && says("2^40"));
+  // A machine of 32 bits meets the end of its addresses before.
+  if (sizeof(size_t) == 8)
+    SI_CHECK(status == SI_ERR_ARGUMENT && says("2^40"));
+  else
+    SI_CHECK(status == SI_ERR_UNSUPPORTED && says("32-bit addresses"));
 }
 
 // Golden inputs are those of the file's own batch.
