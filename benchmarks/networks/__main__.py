@@ -93,7 +93,7 @@ def main(
     batches, counts = parse_threads(batch), parse_threads(threads)
     console = Console(stderr=True)
     results = NetworkResults.begin(
-        [shown(Path(item)) if item == str(out) else item for item in sys.argv[1:]],
+        [shown(Path(item)) if item in (str(out), str(cache)) else item for item in sys.argv[1:]],
         {"quick": quick, "networks": names, "sparsities": values, "batches": batches,
          "threads": counts, "engines": [entrant.name for entrant in entrants]},
     )  # fmt: skip

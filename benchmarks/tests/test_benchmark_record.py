@@ -13,6 +13,7 @@ from benchmarks.gpu.rows import REHEARSED, GpuResults, Timed
 from benchmarks.machine import ROOT
 from benchmarks.models.rows import ModelResults
 from benchmarks.models.table import markdown_section
+from benchmarks.networks.results import NetworkResults
 from benchmarks.peers.plot import draw as draw_peers
 from benchmarks.peers.results import PeerResults
 from benchmarks.peers.table import as_markdown
@@ -27,6 +28,7 @@ FILES = sorted((ROOT / "benchmarks" / "results").rglob("*.json"))
 PROGRAMS: dict[str, type[Record]] = {
     "peers": PeerResults,
     "models": ModelResults,
+    "networks": NetworkResults,
     "pruning": PruningResults,
     "pruning/structures.json": StructureResults,
 }
@@ -37,6 +39,7 @@ EVERY = [
     threads.ThreadResults,
     PeerResults,
     ModelResults,
+    NetworkResults,
     GpuResults,
     PruningResults,
     StructureResults,

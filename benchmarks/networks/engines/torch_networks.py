@@ -82,7 +82,7 @@ class Ours(Eager):
             UnsupportedError: it is not built yet for these types.
         """
         options = dict(self.options)
-        if options:
+        if options.get("weights") == "int8":
             options["calibration"] = [
                 inputs_of(NETWORKS[network], len(x), 100 + index) for index in range(CALIBRATION)
             ]
