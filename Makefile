@@ -111,6 +111,7 @@ CROSS_TESTS := $(addprefix cross-,aarch64 $(CROSS))
 $(CROSS_TESTS): cross-%: cross-%-configured $(STAMPS)/native.stamp $(STAMPS)/test.stamp
 	cmake --build $(call cross_build,$*)
 	$(CTEST) --test-dir $(call cross_build,$*)
+	cmake --build $(BUILD) --target sparseinfer-run
 	SPARSEINFER_CROSS_BUILD=$(call cross_build,$*) $(PY) -m pytest -m cross -k $(word 1,$(CROSS_$*)) tests/test_c_projects.py
 
 serial: $(STAMPS)/tools.stamp ## Build without threads and run the C++ tests
