@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
-    "efficientnet_lite", "mlp", "mobilenet_v1", "mobilenet_v2", "prune", "resnet", "simple_cnn",
+    "SMALL", "Made", "efficientnet_lite", "mlp", "mobilenet_v1", "mobilenet_v2", "prune", "resnet",
+    "simple_cnn",
 ]  # fmt: skip
 
 
@@ -144,3 +146,16 @@ def _head(channels: int) -> tuple[nn.Module, ...]:
 def _rounded(channels: float) -> int:
     """To a multiple of 8, as the paper has it."""
     return max(8, int(channels + 4) // 8 * 8)
+
+
+Made = tuple[nn.Module, Tensor]
+
+SMALL: dict[str, Callable[[], Made]] = {
+    "mlp": lambda: (mlp(), torch.randn(3, 784)),
+    "simple_cnn": lambda: (simple_cnn(), torch.randn(2, 3, 32, 32)),
+    "resnet18": lambda: (resnet("basic", 0.25, 1), torch.randn(2, 3, 64, 64)),
+    "resnet50": lambda: (resnet("bottleneck", 0.25, 1), torch.randn(1, 3, 65, 65)),
+    "mobilenet_v1": lambda: (mobilenet_v1(0.25, 5), torch.randn(1, 3, 64, 64)),
+    "mobilenet_v2": lambda: (mobilenet_v2(0.35, 3), torch.randn(1, 3, 64, 64)),
+}
+"""Of fewer blocks and channels than the papers have: to export a network takes torch seconds."""

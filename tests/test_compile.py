@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from networks import efficientnet_lite, mlp, mobilenet_v1, mobilenet_v2, prune, resnet, simple_cnn
+from networks import (
+    SMALL,
+    Made,
+    efficientnet_lite,
+    mobilenet_v1,
+    mobilenet_v2,
+    prune,
+    resnet,
+)
 from oracle import EPS
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,18 +28,6 @@ from sparseinfer.export import onnxruntime
 from sparseinfer.export.compile import compile
 from sparseinfer.export.engine import Engine, load_engine
 from sparseinfer.export.errors import UnsupportedOperators
-
-Made = tuple[nn.Module, Tensor]
-
-SMALL: dict[str, Callable[[], Made]] = {
-    "mlp": lambda: (mlp(), torch.randn(3, 784)),
-    "simple_cnn": lambda: (simple_cnn(), torch.randn(2, 3, 32, 32)),
-    "resnet18": lambda: (resnet("basic", 0.25, 1), torch.randn(2, 3, 64, 64)),
-    "resnet50": lambda: (resnet("bottleneck", 0.25, 1), torch.randn(1, 3, 65, 65)),
-    "mobilenet_v1": lambda: (mobilenet_v1(0.25, 5), torch.randn(1, 3, 64, 64)),
-    "mobilenet_v2": lambda: (mobilenet_v2(0.35, 3), torch.randn(1, 3, 64, 64)),
-}
-"""Of fewer blocks and channels than the papers have: to export a network takes torch seconds."""
 
 LARGE: dict[str, Callable[[], Made]] = {
     "resnet18": lambda: (resnet("basic", 1.0), torch.randn(1, 3, 224, 224)),

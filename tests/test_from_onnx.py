@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from networks import mlp, mobilenet_v1, mobilenet_v2, prune, resnet, simple_cnn
+from networks import SMALL, prune
 from onnx_models import onnx_model
 from torch import Tensor, nn
 
@@ -23,15 +22,6 @@ from sparseinfer.export.from_onnx import reference
 onnx = pytest.importorskip("onnx")
 onnx_ir = pytest.importorskip("onnx_ir")
 node = onnx.helper.make_node
-
-NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
-    "mlp": lambda: (mlp(), torch.randn(3, 784)),
-    "simple_cnn": lambda: (simple_cnn(), torch.randn(2, 3, 32, 32)),
-    "resnet18": lambda: (resnet("basic", 0.25, 1), torch.randn(2, 3, 64, 64)),
-    "resnet50": lambda: (resnet("bottleneck", 0.25, 1), torch.randn(1, 3, 65, 65)),
-    "mobilenet_v1": lambda: (mobilenet_v1(0.25, 5), torch.randn(1, 3, 64, 64)),
-    "mobilenet_v2": lambda: (mobilenet_v2(0.35, 3), torch.randn(1, 3, 64, 64)),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +47,7 @@ def ops(engine: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "dynamo"),
     [
-        *((name, False) for name in NETWORKS),
+        *((name, False) for name in SMALL),
         ("mlp", True),
         ("mobilenet_v2", True),
         *(pytest.param(name, True, marks=pytest.mark.slow)
@@ -66,7 +56,7 @@ def ops(engine: Any) -> list[str]:
 )  # fmt: skip
 def test_networks_of_both_exporters(name: str, dynamo: bool, tmp_path: Path) -> None:
     """The engine of the file has the nodes of the model's own, and computes the same."""
-    model, x = NETWORKS[name]()
+    model, x = SMALL[name]()
     prune(model, 0.8)
     engine = quick(exported(model, x, tmp_path / "m.onnx", dynamo))
     own = quick(model, x)
@@ -82,7 +72,7 @@ def test_networks_of_both_exporters(name: str, dynamo: bool, tmp_path: Path) -> 
 
 @pytest.mark.filterwarnings("ignore")
 def test_paths_and_models_in_memory_are_the_same(tmp_path: Path) -> None:
-    model, x = NETWORKS["simple_cnn"]()
+    model, x = SMALL["simple_cnn"]()
     path = exported(model, x, tmp_path / "m.onnx", input_names=["image.1"])
     expected = quick(path)(x)
     proto = onnx.load(path)
@@ -267,7 +257,7 @@ def test_without_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_int8_by_calibration(tmp_path: Path) -> None:
-    model, x = NETWORKS["simple_cnn"]()
+    model, x = SMALL["simple_cnn"]()
     path = exported(model, x, tmp_path / "m.onnx")
     data = torch.randn(16, 3, 32, 32)
     engine = quick(path, weights="int8", calibration=data, golden=True)
@@ -280,7 +270,7 @@ def test_int8_by_calibration(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    model, x = NETWORKS["mlp"]()
+    model, x = SMALL["mlp"]()
     prune(model, 0.9)
     exported(model, x, tmp_path / "m.onnx", input_names=["x"], dynamic_axes={"x": {0: "batch"}})
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from networks import mlp, mobilenet_v2, prune, resnet, simple_cnn
+from networks import SMALL, prune
 from onnx_models import onnx_model
 from torch import Tensor, nn
 
@@ -22,13 +22,6 @@ pytest.importorskip("onnx_ir")
 onnxruntime = pytest.importorskip("onnxruntime")
 quantization = pytest.importorskip("onnxruntime.quantization")
 node = onnx.helper.make_node
-
-NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
-    "mlp": lambda: (mlp(), torch.randn(3, 784)),
-    "simple_cnn": lambda: (simple_cnn(), torch.randn(2, 3, 32, 32)),
-    "resnet18": lambda: (resnet("basic", 0.25, 1), torch.randn(2, 3, 64, 64)),
-    "mobilenet_v2": lambda: (mobilenet_v2(0.35, 3), torch.randn(1, 3, 64, 64)),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +39,7 @@ class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-def
 
 def written(name: str, path: Path) -> Tensor:
     """A pruned network as ONNX, with scales of weights that leave it something to tell apart."""
-    model, x = NETWORKS[name]()
+    model, x = SMALL[name]()
     prune(model, 0.8)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -69,7 +62,9 @@ def nodes_of(engine: Any) -> list[Any]:
 FORMS = [(form, by_row, signed) for form in ("QDQ", "QOperator") for by_row in (False, True)
          for signed in (False, True)]  # fmt: skip
 QUICK = {("mobilenet_v2", "QDQ", True, False), ("resnet18", "QOperator", False, True)}
-STATIC = [(name, *form) for name in NETWORKS for form in FORMS]
+STATIC = [
+    (name, *form) for name in ("mlp", "simple_cnn", "resnet18", "mobilenet_v2") for form in FORMS
+]
 
 
 @pytest.mark.filterwarnings("ignore")

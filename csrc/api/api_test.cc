@@ -10,8 +10,6 @@ using namespace si::testing;
 
 namespace {
 
-bool says(const char* part) { return std::strstr(si_last_error(), part) != nullptr; }
-
 // Structs of callers that know fewer fields, or more.
 void test_sizes() {
   const std::vector<float> weight(6 * 10, 1.0f), x(10, 2.0f);

@@ -18,15 +18,6 @@ namespace {
 
 constexpr char kGolden[] = SI_SOURCE_DIR "/csrc/runtime/golden/small_network_v1.sinf";
 
-template <class T>
-T sized() {
-  T made{};
-  made.struct_size = sizeof made;
-  return made;
-}
-
-bool says(const char* part) { return std::strstr(si_last_error(), part) != nullptr; }
-
 // `bytes` bytes that end where a page begins that cannot be read or written.
 class Guarded {
  public:

@@ -10,8 +10,6 @@ using namespace si::testing;
 
 namespace {
 
-bool says(const char* part) { return std::strstr(si_last_error(), part) != nullptr; }
-
 void test_damage() {
   const AlignedBytes whole = small_network().bytes();
   SI_CHECK(open(whole) != nullptr);

@@ -1,7 +1,5 @@
 // Models whose batch may vary: each batch computes what a file of that batch does, in as much memory; and the files and
 // batches that are refused.
-#include <fstream>
-#include <iterator>
 
 #include "testing/model_file.h"
 #include "testing/problem.h"
@@ -9,14 +7,6 @@
 using namespace si::testing;
 
 namespace {
-
-bool says(const char* part) { return std::strstr(si_last_error(), part) != nullptr; }
-
-si_model_info describe(const si_model* model) {
-  si_model_info info = sized<si_model_info>();
-  SI_CHECK_EQ(si_model_describe(model, &info), SI_OK);
-  return info;
-}
 
 OpenModel at(const si_model* model, int64_t batch, si_status* status = nullptr) {
   si_model* out = nullptr;
@@ -173,18 +163,10 @@ void test_hostile_files() {
 }
 
 // The file of an earlier build: still read at any batch.
-void test_old_file(const char* write_to) {
-  const std::string name = "/batched_network_v1.sinf";
+void test_old_file(int argc, char** argv) {
   const AlignedBytes now = at_batch(small_network(), 2, 6).bytes();
-  if (write_to != nullptr) {
-    std::ofstream out(write_to + name, std::ios::binary);
-    out.write(reinterpret_cast<const char*>(now.data()), static_cast<std::streamsize>(now.size()));
-    SI_CHECK(out.good());
-    return;
-  }
-  std::ifstream in(SI_SOURCE_DIR "/csrc/runtime/golden" + name, std::ios::binary);
-  const std::string content((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  const AlignedBytes old(reinterpret_cast<const uint8_t*>(content.data()), content.size());
+  const AlignedBytes old = golden_file(argc, argv, "batched_network_v1.sinf", now);
+  if (old.size() == 0) return;
   const OpenModel old_model = open(old), model = open(now);
   if (!SI_CHECK(old_model != nullptr && model != nullptr)) return;
   Random random;
@@ -195,7 +177,7 @@ void test_old_file(const char* write_to) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  test_old_file(argc == 3 && std::string(argv[1]) == "--write-golden" ? argv[2] : nullptr);
+  test_old_file(argc, argv);
   test_results();
   test_description();
   test_refused_batches();

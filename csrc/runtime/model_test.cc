@@ -1,8 +1,6 @@
 // Models: what they compute, what they take of memory, and which files they refuse.
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <iterator>
 
 #include "kernels/scalar/scalar.h"
 #include "testing/model_file.h"
@@ -34,14 +32,6 @@ void* aligned_alloc(size_t alignment, size_t size) {
 #endif
 
 namespace {
-
-bool says(const char* part) { return std::strstr(si_last_error(), part) != nullptr; }
-
-si_model_info describe(const si_model* model) {
-  si_model_info info = sized<si_model_info>();
-  SI_CHECK_EQ(si_model_describe(model, &info), SI_OK);
-  return info;
-}
 
 std::vector<float> run(const si_model* model, const std::vector<float>& x, size_t size, int threads = 1) {
   Runner runner(model, threads);
@@ -250,19 +240,10 @@ void test_selftest() {
 }
 
 // The file of an earlier build: still read, and what it gives.
-void test_golden(const char* write_to) {
-  const std::string name = "/small_network_v1.sinf";
-  if (write_to != nullptr) {
-    const AlignedBytes file = small_network().bytes();
-    std::ofstream out(write_to + name, std::ios::binary);
-    out.write(reinterpret_cast<const char*>(file.data()), static_cast<std::streamsize>(file.size()));
-    SI_CHECK(out.good());
-    return;
-  }
-  std::ifstream in(SI_SOURCE_DIR "/csrc/runtime/golden" + name, std::ios::binary);
-  const std::string content((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  const AlignedBytes old(reinterpret_cast<const uint8_t*>(content.data()), content.size());
+void test_golden(int argc, char** argv) {
   const AlignedBytes now = small_network().bytes();
+  const AlignedBytes old = golden_file(argc, argv, "small_network_v1.sinf", now);
+  if (old.size() == 0) return;
   const OpenModel old_model = open(old), model = open(now);
   if (!SI_CHECK(old_model != nullptr && model != nullptr)) return;
   Random random;
@@ -386,7 +367,7 @@ void test_threads_of_opening() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  test_golden(argc == 3 && std::string(argv[1]) == "--write-golden" ? argv[2] : nullptr);
+  test_golden(argc, argv);
   test_results();
   test_residual();
   test_network();

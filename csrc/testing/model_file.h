@@ -6,12 +6,15 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "runtime/file.h"
+#include "testing/c_api.h"
 #include "testing/check.h"
 
 namespace si::testing {
@@ -215,14 +218,17 @@ inline void refused_where_flipped(const AlignedBytes& whole) {
   }
 }
 
+inline si_model_info describe(const si_model* model) {
+  si_model_info info = sized<si_model_info>();
+  SI_CHECK_EQ(si_model_describe(model, &info), SI_OK);
+  return info;
+}
+
 // A context with exactly the bytes that it asks for.
 class Runner {
  public:
   Runner(const si_model* model, int threads) {
-    si_model_info info{};
-    info.struct_size = sizeof info;
-    SI_CHECK_EQ(si_model_describe(model, &info), SI_OK);
-    const std::vector<uint8_t> zeros(info.context_bytes);
+    const std::vector<uint8_t> zeros(describe(model).context_bytes);
     memory_ = AlignedBytes(zeros.data(), zeros.size());
     SI_CHECK_EQ(si_context_create(model, memory_.data(), memory_.size(), threads, &context_), SI_OK);
   }
@@ -278,6 +284,21 @@ inline ModelFile at_batch(ModelFile file, uint32_t batch, uint32_t most) {
   file.batch = most != 0 ? batch : 0;
   file.most_batch = most;
   return file;
+}
+
+// The file of an earlier build under this name; where a program is run with --write-golden FOLDER, none, and `now` is
+// written there.
+inline AlignedBytes golden_file(int argc, char** argv, const std::string& name, const AlignedBytes& now) {
+  if (argc == 3 && std::string(argv[1]) == "--write-golden") {
+    std::ofstream out(argv[2] + ("/" + name), std::ios::binary);
+    out.write(reinterpret_cast<const char*>(now.data()), static_cast<std::streamsize>(now.size()));
+    SI_CHECK(out.good());
+    return {};
+  }
+  std::ifstream in(SI_SOURCE_DIR "/csrc/runtime/golden/" + name, std::ios::binary);
+  const std::string content((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  SI_CHECK(!content.empty());
+  return AlignedBytes(reinterpret_cast<const uint8_t*>(content.data()), content.size());
 }
 
 }  // namespace si::testing

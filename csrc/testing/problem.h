@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "formats/half.h"
+#include "testing/c_api.h"
 #include "testing/check.h"
 
 namespace si::testing {
@@ -70,14 +71,6 @@ inline void round_to_bfloat16(std::vector<float>& weight) {
 inline void keep_rows(std::vector<float>& weight, int64_t K, int64_t kept) {
   for (size_t i = 0; i < weight.size(); ++i)
     if (static_cast<int64_t>(i) / K % kept != 0) weight[i] = 0.0f;
-}
-
-// A struct of the C API that gives its size.
-template <class Sized>
-Sized sized() {
-  Sized out{};
-  out.struct_size = sizeof out;
-  return out;
 }
 
 // The options that tests choose; what a format does not read is ignored.

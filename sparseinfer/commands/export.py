@@ -174,7 +174,7 @@ def _compiled(source: str, model: Any, example: Any, options: dict[str, Any]) ->
             f"{len(error.missing)} that it has not; try sparseinfer.convert_to_sparse, which "
             "leaves these parts to torch"
         ) from error
-    except (ValueError, TypeError, RuntimeError, NotImplementedError, ImportError) as error:
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{source}: {first}") from error
 

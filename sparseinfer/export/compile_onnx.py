@@ -15,7 +15,7 @@ from sparseinfer.export.engine import Engine, check_threads
 from sparseinfer.export.file import write_graph
 from sparseinfer.export.from_onnx import from_onnx, input_shapes, read_onnx
 from sparseinfer.export.from_onnx.reference import Reference, onnxruntime_session, reference_of
-from sparseinfer.export.golden import add_golden
+from sparseinfer.export.golden import add_golden, own_outputs
 from sparseinfer.export.graph import Graph
 from sparseinfer.export.int8 import engine_scheme, int8_engine
 from sparseinfer.export.passes import optimize
@@ -89,7 +89,8 @@ def compile_onnx(
                     "its own scales; try without weights and calibration"
                 )
             engine, error = int8_engine(graph, signature, exact, calibration, target)
-            pairs = _own_outputs(engine, pairs, inputs)
+            if check:
+                pairs = own_outputs(tensors_of(engine(**inputs)), pairs, LEAST)
         file = engine.file
         if golden:
             file = add_golden(file, list(inputs.values()), *zip(*pairs, strict=True))
@@ -231,17 +232,6 @@ def _compared(
         worst = max(worst, error)
         pairs.append((true.double(), allowed))
     return pairs, f"outputs within {worst:.2g} of {name}'s"
-
-
-def _own_outputs(
-    engine: Engine, pairs: Sequence[tuple[Tensor, float]], inputs: Mapping[str, Tensor]
-) -> list[tuple[Tensor, float]]:
-    """What an int8 engine gives on the example, within its distance from the reference."""
-    given = tensors_of(engine(**inputs)) if pairs else []
-    return [
-        (y.double(), float((y.double() - true).abs().max()) + LEAST * float(y.abs().max()))
-        for y, (true, _) in zip(given, pairs, strict=True)
-    ]
 
 
 def _race(proto: Any, engine: Engine, inputs: Mapping[str, Tensor], budget_s: float) -> Race:

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparseinfer.export.aligned import aligned_size, bytes_of, new_memory
 from sparseinfer.native import seal_model
 
-__all__ = ["add_golden"]
+__all__ = ["add_golden", "own_outputs"]
 
 TOTAL_BYTES, GOLDEN_BYTES = 16, 56
 """Where the header has them."""
@@ -48,6 +48,24 @@ def add_golden(
     _put(whole, GOLDEN_BYTES, len(whole) - len(file))
     seal_model(whole.data_ptr(), len(whole))
     return whole
+
+
+def own_outputs(
+    given: Sequence[Tensor], pairs: Sequence[tuple[Tensor, float]], least: float
+) -> list[tuple[Tensor, float]]:
+    """What a rounded engine gave, within its distance from what was to be given.
+
+    `pairs` are the exact outputs, whose bounds do not count here; `least` is a share of the largest
+    element by which any machine may differ.
+
+    Example:
+        >>> own_outputs([torch.tensor([1.5])], [(torch.tensor([1.0]), 0.0)], 0.0)
+        [(tensor([1.5000], dtype=torch.float64), 0.5)]
+    """
+    return [
+        (y.double(), float((y.double() - true).abs().max()) + least * float(y.abs().max()))
+        for y, (true, _) in zip(given, pairs, strict=True)
+    ]
 
 
 def _bytes(tensor: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from benchmarks.peers.engines.interface import Array, Layer, Prepared
 from benchmarks.peers.engines.onnx_layer import INPUT, OUTPUT, make_model
 
 
-class Mnn:
-    """A module a copy of the weight."""
+class MnnEngine:
+    """MNN with so many threads, in float32 throughout."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
@@ -33,22 +33,33 @@ class Mnn:
         """Return MNN's version."""
         return f"mnn {MNN.version()}"
 
+    def convert(self, source: Path) -> Path:
+        """Convert an ONNX file, with sparse kernels where MNN chooses them."""
+        file = source.with_suffix(".mnn")
+        _tools.mnnconvert(
+            ["mnnconvert", "-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(file),
+             "--bizCode", "benchmark", "--detectSparseSpeedUp"]
+        )  # fmt: skip
+        return file
+
+    def load(self, file: Path) -> MNN.nn._Module:
+        """A module of a converted file."""
+        return MNN.nn.load_module_from_file(
+            str(file), [INPUT], [OUTPUT], runtime_manager=self._runtime
+        )
+
+
+class Mnn(MnnEngine):
+    """A module a copy of the weight."""
+
     def prepare(self, layer: Layer) -> Prepared:
         """Convert the layer and load it once a copy."""
         stored = 4 * max(int(np.count_nonzero(layer.weight)), 1)
         with tempfile.TemporaryDirectory() as folder:
-            source, file = Path(folder) / "layer.onnx", Path(folder) / "layer.mnn"
+            source = Path(folder) / "layer.onnx"
             source.write_bytes(make_model(layer).SerializeToString())
-            _tools.mnnconvert(
-                ["mnnconvert", "-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(file),
-                 "--bizCode", "layer", "--detectSparseSpeedUp"]
-            )  # fmt: skip
-            modules = [
-                MNN.nn.load_module_from_file(
-                    str(file), [INPUT], [OUTPUT], runtime_manager=self._runtime
-                )
-                for _ in range(layer.copies(stored))
-            ]
+            file = self.convert(source)
+            modules = [self.load(file) for _ in range(layer.copies(stored))]
         x = MNN.expr.const(layer.x, list(layer.x.shape), MNN.expr.NCHW, MNN.expr.float)
 
         def call_of(module: MNN.nn._Module) -> Callable[[], Array]:

@@ -1,7 +1,7 @@
 // Depthwise convolutions of every instruction set that runs here, and the scalar loops, against float64.
 #include "kernels/depthwise/depthwise.h"
 
-#include "kernels/registry.h"
+#include "testing/isas.h"
 #include "testing/problem.h"
 
 using namespace si::testing;
@@ -100,13 +100,6 @@ void test(const si::TileKernels* isa) {
 }  // namespace
 
 int main() {
-  test(nullptr);
-  for (size_t i = 0; i < si::row_count(); ++i) {
-    const si::Row& row = si::row_at(i);
-    // Tables for narrow weights alone hold none of these kernels.
-    const bool floats = (row.weight_types & si::kTypeF32) != 0;
-    if (row.format == SI_FORMAT_PANEL && row.op == SI_OP_CONV && floats && *si::row_reason(row) == '\0')
-      test(si::tile_kernels(row.isa));
-  }
+  for (const si::TileKernels* isa : float_isas()) test(isa);
   return finish("depthwise_test");
 }

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "kernels/source.h"
-#include "testing/byte_isas.h"
+#include "testing/isas.h"
 #include "testing/problem.h"
 
 using namespace si::testing;

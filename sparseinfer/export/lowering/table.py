@@ -77,10 +77,8 @@ class Call:
         inputs: list[Value | None],
         **attributes: Any,
     ) -> Value:
-        """Add a node on the way to what the call gives."""
-        output = Value(f"{self.name} {name}", shape)
-        self.graph.nodes.append(Node(op, self.module, inputs, output, attributes))
-        return output
+        """Add a node on the way to what the call gives, under a name after the call's."""
+        return self.node(op, inputs, Value(f"{self.name} {name}", shape), **attributes)
 
 
 Lowering = Callable[[Call], Value | tuple[Value, ...]]
