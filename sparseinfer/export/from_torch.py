@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import warnings
 from typing import Any
@@ -76,13 +77,24 @@ def from_torch(
         # Masks of torch.nn.utils.prune compute their weight anew at each call, and keep it so.
         warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
         program = torch.export.export(model, args, kwargs)
-        table = torch.export.default_decompositions()
-        for whole in _WHOLE:
-            table.pop(whole, None)
-        program = program.run_decompositions(table)
+        known = len(torch._C._dispatch_get_all_op_names())
+        program = program.run_decompositions(dict(_decompositions(known)))
         drop_assertions(program.graph_module)
         rewrite_formulas(program.graph_module)
     return graph_of(program), program
+
+
+@functools.lru_cache(maxsize=1)
+def _decompositions(operators: int) -> dict[Any, Any]:
+    """What torch cuts which operator in, of as many as are registered.
+
+    To collect these takes torch longer than to cut a small model, and nothing but a new operator
+    changes them.
+    """
+    table = torch.export.default_decompositions()
+    for whole in _WHOLE:
+        table.pop(whole, None)
+    return dict(table.items())
 
 
 def graph_of(program: torch.export.ExportedProgram) -> Graph:
