@@ -66,6 +66,11 @@ const TileKernels* widest_of(si_value_type weights) {
 
 const TileKernels* widest_tile_kernels() { return widest_of(SI_F32); }
 const TileKernels* widest_byte_kernels() { return widest_of(SI_I8); }
+const TileKernels* widest_pair_kernels() {
+  for (const Row& row : kRows)
+    if (row.isa != Isa::scalar && row.dtype == kBFloat16 && *row_reason(row) == '\0') return tile_kernels(row.isa);
+  return nullptr;
+}
 
 const char* row_reason(const Row& row) { return isa_state(row.isa).reason; }
 

@@ -33,6 +33,9 @@ const TileKernels* widest_tile_kernels();
 // Those of the best instruction set with kernels of bytes that runs here; null likewise.
 const TileKernels* widest_byte_kernels();
 
+// Those of the best instruction set with kernels of pairs of bfloat16 that runs here; null likewise.
+const TileKernels* widest_pair_kernels();
+
 // Why the row cannot run on this machine; "" if it can.
 const char* row_reason(const Row& row);
 

@@ -35,4 +35,8 @@ inline std::vector<const TileKernels*> float_isas() {
   });
 }
 
+inline std::vector<const TileKernels*> pair_isas() {
+  return isas_of([](const Row& row) { return row.dtype == std::string("bfloat16"); });
+}
+
 }  // namespace si::testing

@@ -13,7 +13,7 @@ from sparseinfer.convert.replace import replace
 from sparseinfer.export.engine import Engine
 from sparseinfer.export.file import write_graph
 from sparseinfer.export.graph import Graph, copied
-from sparseinfer.export.passes.bfloat16 import narrow_values
+from sparseinfer.export.passes.bfloat16 import narrow_values, round_attention
 from sparseinfer.export.signature import Signature, tensors_of
 from sparseinfer.quantize.scheme import Scheme
 
@@ -34,6 +34,7 @@ def bfloat16_engine(
     graph = copied(graph)
     if scheme.rounds:
         narrow_values(graph)
+        round_attention(graph)
     return Engine(write_graph(graph, signature.to_json(), target, scheme), threads)
 
 

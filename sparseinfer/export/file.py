@@ -229,7 +229,7 @@ def _params(node: Node) -> list[int]:
         params = [_bits(given["eps"]), int(not given["centred"])]
     elif node.op == "attention":
         params = [given["heads"], given["features"], _bits(given["scale"]), int(given["causal"])]
-        params += [*given["first"], int(given["tokens_first"])]
+        params += [*given["first"], int(given["tokens_first"]), int(given.get("rounds", False))]
     elif node.op == "permute":
         params = given["axes"]
     elif node.op == "slice":

@@ -12,6 +12,7 @@ from sparseinfer.export.calibration import calibration_batches, observed_scales
 from sparseinfer.export.engine import Engine
 from sparseinfer.export.file import write_graph
 from sparseinfer.export.graph import Graph, copied
+from sparseinfer.export.passes.bfloat16 import round_attention
 from sparseinfer.export.passes.quantize import quantize, values_to_observe
 from sparseinfer.export.signature import Signature, tensors_of
 from sparseinfer.quantize.error import sqnr_db
@@ -60,6 +61,7 @@ def int8_engine(
     graph = copied(graph)
     values = values_to_observe(graph)
     quantize(graph, observed_scales(graph, values, batches, signature, exact.threads))
+    round_attention(graph)
     engine = Engine(write_graph(graph, signature.to_json(), target), exact.threads)
     return engine, agreement(exact, engine, batches, signature)
 

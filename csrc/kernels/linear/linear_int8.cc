@@ -8,6 +8,7 @@
 #include "kernels/linear/dword_tiles.h"
 #include "kernels/quantized.h"
 #include "kernels/source.h"
+#include "kernels/tile/coarse_gelu.h"
 
 namespace si {
 
@@ -28,8 +29,13 @@ struct LinearInt8 {
   bool tokens() const { return args.layout == SI_TOKEN_MAJOR; }
   bool each() const { return quantization().x_scales != nullptr; }
   bool byte_output() const { return args.y_type == SI_U8; }
+  // Whether tiles compute GELU: its error is far below a step from byte to byte.
+  bool gelu() const {
+    return byte_output() && args.activation == SI_ACT_GELU && quantization().y_scale >= 32 * kCoarseGelu;
+  }
+  bool activates_in_tiles() const { return is_clamp(args.activation) || gelu(); }
   // Bytes that are clamped after another activation are floats before it.
-  bool byte_tiles() const { return byte_output() && is_clamp(args.activation); }
+  bool byte_tiles() const { return byte_output() && activates_in_tiles(); }
   int64_t most_width() const { return bytes().most_width; }
   int64_t packed_rows() const { return source.g() == 1 ? K() : (K() + 3) / 4 * 4; }
 
@@ -56,15 +62,18 @@ struct LinearInt8 {
                   rules, each(), to});
   }
 
-  ByteOutput output() const { return si::byte_output(quantization(), args.activation, args.y_type, bias); }
+  ByteOutput output() const {
+    ByteOutput out = si::byte_output(quantization(), args.activation, args.y_type, bias);
+    out.gelu = gelu();
+    return out;
+  }
 
   // Brings rows of a tile, `floats` or `packed`, to y.
   void finish(float* floats, uint8_t* packed, int64_t ld, int64_t row0, int64_t rows, int64_t n0, int64_t valid,
               const ByteOutput& out) const {
-    if (floats != nullptr && !is_clamp(args.activation))
-      for (int64_t m = 0; m < rows; ++m) isa().activate(floats + m * ld, valid, args.activation);
-    if (floats != nullptr && byte_output())
-      for (int64_t m = 0; m < rows; ++m) bytes().quantize(floats + m * ld, valid, out.to, packed + m * ld);
+    // Columns past `valid` hold numbers too.
+    if (floats != nullptr && !is_clamp(args.activation)) isa().activate(floats, rows * ld, args.activation);
+    if (floats != nullptr && byte_output()) bytes().quantize(floats, rows * ld, out.to, packed);
     const bool in_order = source.order() == nullptr;
     if (tokens() && in_order && !byte_output())
       return isa().transpose_out(floats, ld, rows, valid, static_cast<float*>(y_of(row0, n0)), args.ldy);
@@ -126,7 +135,7 @@ struct LinearInt8 {
       job.out.x_zero_points = zero_points;
     }
     const bool direct = !tokens() && source.order() == nullptr && valid == width && byte_tiles() == byte_output() &&
-                        is_clamp(args.activation);
+                        activates_in_tiles();
     const int64_t batch = isa().tuning.tile.batch_rows * 4, step = source.units_for_rows(batch);
     float* floats = nullptr;
     float* added = nullptr;

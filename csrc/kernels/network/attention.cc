@@ -4,6 +4,7 @@
 
 #include "core/parallel.h"
 #include "core/scratch.h"
+#include "kernels/registry.h"
 #include "kernels/scalar/scalar.h"
 #include "kernels/source.h"
 
@@ -29,6 +30,11 @@ si_status norm(const TileKernels* isa, const NormJob& job, int threads) {
     if (job.residual != nullptr) own.residual = job.residual + first * job.n;
     isa == nullptr ? scalar_norm(own) : isa->norm(own);
   });
+}
+
+const TileKernels* attention_kernels(bool rounds) {
+  const TileKernels* const pairs = rounds ? widest_pair_kernels() : nullptr;
+  return pairs != nullptr && pairs->attend != nullptr ? pairs : widest_tile_kernels();
 }
 
 si_status attend(const TileKernels* isa, const Attention& call, int threads) {

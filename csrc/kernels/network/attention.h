@@ -18,6 +18,9 @@ struct Attention {
 constexpr int64_t kMostHeadFeatures = 1024;
 
 [[nodiscard]] si_status norm(const TileKernels* isa, const NormJob& job, int threads);
+// The kernels of attention: with `rounds` those that multiply bfloat16, where they run.
+const TileKernels* attention_kernels(bool rounds);
+
 [[nodiscard]] si_status attend(const TileKernels* isa, const Attention& call, int threads);
 
 }  // namespace si

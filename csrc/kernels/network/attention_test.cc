@@ -26,8 +26,8 @@ struct Exact {
 };
 
 // One feature of one query, in float64, and how far rounding may be from it: what a score is off by is relative in its
-// exponential, and sums add one rounding an element.
-Exact exact(const si::Attention& call, int64_t b, int64_t h, int64_t i, int64_t feature) {
+// exponential, and sums add one rounding an element. Operands of the products are off by `rounded`, relative to them.
+Exact exact(const si::Attention& call, int64_t b, int64_t h, int64_t i, int64_t feature, double rounded) {
   const si::AttentionJob& job = call.job;
   const float* const q = job.q + b * call.q_step + i * job.ldq + h * job.dim;
   const int64_t keys = job.causal ? std::min(job.keys, i + 1) : job.keys;
@@ -45,7 +45,8 @@ Exact exact(const si::Attention& call, int64_t b, int64_t h, int64_t i, int64_t 
     scores.push_back(score * double{job.scale} + more);
     most = std::max(most, scores.back());
     if (!std::isinf(more))
-      off = std::max(off, kEps * (static_cast<double>(job.dim + 3) * absolute * double{job.scale} + std::abs(more)));
+      off = std::max(off, (kEps * static_cast<double>(job.dim + 3) + 2.0 * rounded) * absolute * double{job.scale} +
+                              kEps * std::abs(more));
   }
   if (most == -HUGE_VAL) return {0.0, 0.0};
   double total = 0.0, y = 0.0, absolute = 0.0;
@@ -56,7 +57,8 @@ Exact exact(const si::Attention& call, int64_t b, int64_t h, int64_t i, int64_t 
     y += p * v;
     absolute += p * std::abs(v);
   }
-  const double bound = absolute / total * (4.0 * off + kEps * (2.0 * static_cast<double>(keys) + 16.0)) + 1e-36;
+  const double sums = kEps * (2.0 * static_cast<double>(keys) + 16.0);
+  const double bound = absolute / total * (std::expm1(2.0 * off) * 2.0 + 2.0 * rounded + sums) + 1e-36;
   return {y / total, bound};
 }
 
@@ -72,7 +74,7 @@ std::vector<float> mask_of(const Case& c, Random& random) {
   return mask;
 }
 
-void test_attention(const si::TileKernels* isa, const Case& c) {
+void test_attention(const si::TileKernels* isa, const Case& c, double rounded) {
   Random random;
   const int64_t used = c.heads * c.dim, width = used + 2 * c.before;
   const std::vector<float> q = random.tensor(c.batch * c.queries * width, false),
@@ -114,7 +116,7 @@ void test_attention(const si::TileKernels* isa, const Case& c) {
     for (int64_t h = 0; h < c.heads; ++h)
       for (int64_t i = c.queries - 1; i >= 0; i -= query_step)
         for (int64_t d = c.dim - 1; d >= 0; d -= feature_step) {
-          const Exact want = exact(call, b, h, i, d);
+          const Exact want = exact(call, b, h, i, d, rounded);
           SI_CHECK_NEAR(y.data()[(b * c.queries + i) * used + h * c.dim + d], want.y, want.bound);
         }
 }
@@ -181,7 +183,7 @@ void test_norm(const si::TileKernels* isa, int64_t rows, int64_t n, bool centred
   SI_CHECK(std::equal(own.begin(), own.end(), y.data()));
 }
 
-void test(const si::TileKernels* isa) {
+void test_attentions(const si::TileKernels* isa, double rounded) {
   for (const Case& c : {
            Case{1, 1, 1, 1, 1, false, Case::kNone, 0},         // the least
            Case{2, 3, 7, 7, 8, false, Case::kNone, 5},         // fewer than a vector
@@ -194,8 +196,12 @@ void test(const si::TileKernels* isa) {
            Case{1, 1, 1100, 1100, 5, true, Case::kNone, 0},    //
            Case{3, 1, 5, 513, 80, true, Case::kKeys, 3},       //
        })
-    test_attention(isa, c);
+    test_attention(isa, c, rounded);
   test_nan(isa);
+}
+
+void test(const si::TileKernels* isa) {
+  test_attentions(isa, 0.0);
   for (int64_t n : {1, 3, 16, 17, 48, 100, 768})
     for (bool centred : {true, false})
       for (bool affine : {true, false}) test_norm(isa, 5, n, centred, affine, affine == centred, 0.0);
@@ -208,5 +214,6 @@ void test(const si::TileKernels* isa) {
 
 int main() {
   for (const si::TileKernels* isa : float_isas()) test(isa);
+  for (const si::TileKernels* isa : pair_isas()) test_attentions(isa, 1.0 / 256);
   return finish("attention_test");
 }

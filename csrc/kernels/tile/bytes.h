@@ -47,6 +47,7 @@ struct ByteOutput {
   const float* bias;  // by position, or null
   float low, high;    // of floats
   ToByte to;          // of bytes; holds the activation's clamp
+  bool gelu;          // of bytes: before `to`, within kCoarseGelu
   float x_scale;
   int32_t x_zero_point;
   // Of each column of the tile, as many as it is wide; null where x has one of each.

@@ -19,6 +19,7 @@
 #include <cstring>
 
 #include "core/inline.h"
+#include "kernels/tile/coarse_gelu.h"
 #include "kernels/tile/panel_tile.h"
 
 namespace si {
@@ -180,6 +181,7 @@ SI_INLINE void quads_store(typename V::Int (&sum)[Load::kVectors], const PanelVi
         residual_dwords<V, Load>(out, added, sum);
         SI_UNROLL for (int j = 0; j < NV; ++j) v[j] = plus_bytes<V>(v[j], sum[j], out);
       }
+      if (out.gelu) SI_UNROLL for (int j = 0; j < NV; ++j) v[j] = coarse_gelu<V>(v[j]);
       SI_UNROLL for (int j = 0; j < NV; ++j) sum[j] =
           below ? V::round_below(v[j], out.to) : V::round_to_byte(v[j], out.to);
       const auto bytes = V::pack_bytes(sum, out.to.zero_point);
@@ -203,6 +205,7 @@ SI_INLINE void quads_store(typename V::Int (&sum)[Load::kVectors], const PanelVi
     if (out.residual_floats != nullptr) v = V::add(v, V::load_floats(out.residual_floats + added + V::kInts * j));
     if (out.residual_bytes != nullptr)
       v = plus_bytes<V>(v, V::load_narrow(out.residual_bytes + added + V::kInts * j), out);
+    if (out.gelu) v = coarse_gelu<V>(v);
     if (out.bytes == nullptr)
       V::store_floats(out.floats + at + V::kInts * j, V::min(high, V::max(low, v)));
     else
@@ -332,6 +335,7 @@ void quads_vector(const si_weights& weights, const ByteVectorJob& job) {
       if (out.residual_floats != nullptr) v += out.residual_floats[at];
       if (out.residual_bytes != nullptr)
         v = __builtin_fmaf(static_cast<float>(out.residual_bytes[at] - out.residual_zero_point), out.residual_scale, v);
+      if (out.gelu) v = coarse_gelu(v);
       if (out.bytes != nullptr)
         out.bytes[at] = quantize(v, out.to);
       else

@@ -1,7 +1,8 @@
 // layer_norm: its parameters are eps, as the bits of a float32, and 1 where rows are divided by their root mean square
 // and no mean is taken off. attention: heads, features of a head, the scale as the bits of a float32, 1 where a query
 // attends to keys up to its own place, where in their last dimension the heads of q, k and v begin, and 1 where tokens
-// come before batches: [tokens][batch][features] instead of [batch][tokens][features], of all of them.
+// come before batches: [tokens][batch][features] instead of [batch][tokens][features], of all of them; 1 where both
+// products may round what they multiply to bfloat16, which they do where that is faster.
 #include "kernels/network/attention.h"
 
 #include <cmath>
@@ -88,16 +89,16 @@ si_status run_layer_norm(const Call& call) {
 }
 
 si_status check_attention(const si_model& model, Node* node) {
-  node->isa = widest_tile_kernels();
   SI_TRY(check_no_activation(*node));
-  SI_TRY(check_params(*node, 8));
+  SI_TRY(check_params(*node, 9));
   const int64_t heads = node->params[0], dim = node->params[1];
   if (heads < 1 || dim < 1 || dim > kMostHeadFeatures)
     return bad_node(*node, "expected heads of 1 to ", kMostHeadFeatures, " features, got ", heads, " of ", dim);
   if (!std::isfinite(float_of(node->params[2]))) return bad_node(*node, "expected a finite scale");
-  for (const int which : {3, 7})
+  for (const int which : {3, 7, 8})
     if (node->params[which] != 0 && node->params[which] != 1)
       return bad_node(*node, "expected parameter ", which, " to be 0 or 1");
+  node->isa = attention_kernels(node->params[8] != 0);
   const Value &q = *model.operand(*node, 0), &k = *model.operand(*node, 1), &v = *model.operand(*node, 2);
   if (q.ndim != 3) return bad_node(*node, "expected a q of 3 dimensions, got ", q.ndim);
   const int64_t batch = batch_of(*node, q), queries = tokens_of(*node, q);

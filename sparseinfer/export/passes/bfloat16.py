@@ -1,4 +1,4 @@
-"""What only weighted nodes read is bfloat16: they would round it so themselves."""
+"""What only weighted nodes read is bfloat16: they would round it so themselves; attention rounds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from sparseinfer.export.graph import Graph, Node, Value
 
-__all__ = ["is_paired", "narrow_values"]
+__all__ = ["is_paired", "narrow_values", "round_attention"]
 
 MOST_COLUMNS = 65535
 """Of a panel; weights of more are csr, whose kernels compute in float32."""
@@ -25,6 +25,24 @@ def is_paired(node: Node) -> bool:
     weight = node.inputs[1]
     assert weight is not None and weight.constant is not None
     return weight.constant[0].numel() <= MOST_COLUMNS
+
+
+def round_attention(graph: Graph) -> None:
+    """Let attention round what it multiplies to bfloat16, where the processor multiplies that.
+
+    Sums and the exponentials stay float32. What surrounds it, weights of int8 or bfloat16, is
+    rounded by more.
+
+    Example:
+        >>> q, y = Value("q", (1, 5, 8)), Value("y", (1, 5, 8))
+        >>> graph = Graph([q], [Node("attention", "", [q, q, q, None], y)], [y])
+        >>> round_attention(graph)
+        >>> graph.nodes[0].attributes
+        {'rounds': True}
+    """
+    for node in graph.nodes:
+        if node.op == "attention":
+            node.attributes["rounds"] = True
 
 
 def narrow_values(graph: Graph) -> None:
