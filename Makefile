@@ -32,7 +32,7 @@ export CMAKE_ARGS := $(CMAKE_ARGS) -DSPARSEINFER_TESTS=ON $(WERROR_FLAG)
 
 # Directories are in the list because adding or removing a file changes only them.
 NATIVE_SOURCES := $(shell find csrc -type d -o -name '*.cc' -o -name '*.c' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
-FORMATTED_SOURCES = $(shell find csrc examples tests -name '*.cc' -o -name '*.c' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+FORMATTED_SOURCES = $(shell find csrc examples sparseinfer tests -name '*.cc' -o -name '*.c' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # The processors of `make cross`, beside aarch64, which is `make neon`.
 CROSS := armv7 riscv64
 cross_build = build-$(if $(filter aarch64,$1),neon,$1)
