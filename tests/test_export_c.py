@@ -204,9 +204,7 @@ def test_only_what_a_model_needs_is_in_it(tmp_path: Path):
     folder = amalgamated(compiled(*mlp(), "int8"), tmp_path)
     source = (folder / "sparseinfer.c").read_text()
     assert "linear_int8(" in source and "quantize(" in source
-    assert not re.search(
-        r"conv_|pool|softmax|act_relu|malloc|#include <std[^i]", source
-    )
+    assert not re.search(r"conv_|pool|softmax|act_relu|malloc|#include <std[^i]", source)
     assert "#include <math.h>" not in source
     call(
         compiler(), *WARNINGS, "-ffreestanding", "-O2", "-I.", "-c", "sparseinfer.c", "-o", "net.o",
