@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from networks import mobilenet_v2, prune, resnet, simple_cnn
 from torch import Tensor, nn
 
 from sparseinfer import cli
-from sparseinfer.export.c.folder import files_of
+from sparseinfer.export.c.folder import files_of, write_folder
 from sparseinfer.export.c.lacks import OPERATORS, NotInC, check_model
 from sparseinfer.export.c.library import build_options
 from sparseinfer.export.c.pieces import EMBEDDED, join_pieces
@@ -199,6 +200,42 @@ int main(void) {
     assert np.array_equal(found, expected.numpy())
 
 
+def test_two_models_in_one_program_of_cpp(tmp_path: Path):
+    cpp = shutil.which("c++")
+    if cpp is None:
+        pytest.skip("no C++ compiler; it would build a program with exported models")
+    outputs = []
+    for name in ("one", "two"):
+        torch.manual_seed(len(outputs))
+        engine = compiled(nn.Linear(9, 4).eval(), torch.ones(1, 9), "int8")
+        write_folder(tmp_path / name, files_of(engine, "amalgamation", name))
+        outputs.append(engine(torch.ones(1, 9)).flatten())
+    (tmp_path / "main.cc").write_text(
+        """
+#include "one/sparseinfer.h"
+#include "two/sparseinfer.h"
+#include <cstdio>
+static one_context first;
+static two_context second;
+int main() {
+  float x[ONE_X_ELEMENTS], y[ONE_Y_ELEMENTS + TWO_Y_ELEMENTS];
+  for (float& v : x) v = 1;
+  one_run(&first, x, y);
+  two_run(&second, x, y + ONE_Y_ELEMENTS);
+  return std::fwrite(y, sizeof y, 1, stdout) != 1;
+}
+"""
+    )
+    for name in ("one", "two"):
+        for file in ("sparseinfer.c", f"{name}.S"):
+            out = f"{name}_{Path(file).suffix[1:]}.o"
+            call(compiler(), f"-I{name}", "-c", f"{name}/{file}", "-o", out, cwd=tmp_path)
+    objects = sorted(path.name for path in tmp_path.glob("*.o"))
+    call(cpp, "-Wall", "-Werror", "main.cc", *objects, "-o", "main", cwd=tmp_path)
+    found = np.frombuffer(call(tmp_path / "main", cwd=tmp_path), np.float32)
+    assert np.array_equal(found, torch.cat(outputs).numpy())
+
+
 def test_only_what_a_model_needs_is_in_it(tmp_path: Path):
     torch.manual_seed(0)
     folder = amalgamated(compiled(*mlp(), "int8"), tmp_path)
@@ -304,6 +341,12 @@ def test_paddings_that_plain_c_lacks():
         padded = replace(conv, params=(*conv.params[:8], mode, 0))
         with pytest.raises(NotInC, match=f"its padding is {told}"):
             check_model(replace(records, nodes=(padded,)), packed)
+    for place in range(2, 6):
+        params = list(conv.params)
+        params[place] = 2**30
+        padded = replace(conv, params=tuple(params))
+        with pytest.raises(NotInC, match="its padded image is larger than"):
+            check_model(replace(records, nodes=(padded,)), packed)
 
 
 @pytest.mark.parametrize(
@@ -373,8 +416,6 @@ def test_names_cannot_end_a_comment(tmp_path: Path):
 
 
 def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from sparseinfer.export.c.folder import write_folder
-
     write_folder(tmp_path / "net", {"a": b"1", "b": b"2"})
     real = Path.write_bytes
 

@@ -19,6 +19,8 @@ TYPES = ("float32", "uint8", "int8", "packed")
 PADDINGS = ("zeros", "reflect", "replicate", "circular")
 MOST_BYTES = 2**31 - 1
 """Of a tensor: the pieces count in int32."""
+MOST_SIZE = 2**30
+"""Of an image with its padding, along either axis."""
 
 
 class NotInC(ValueError):
@@ -73,5 +75,12 @@ def _reasons(records: Records, packed: Mapping[int, Packed], node: NodeRecord) -
             yield f"its weight is of format {weight.format}, and plain C reads panel"
         elif weight.value_type not in ("float32", "int8"):
             yield f"its weight is of {weight.value_type}, and plain C reads float32 and int8"
+    if node.op in ("conv", "depthwise_conv"):
+        top, bottom, left, right = node.params[2:6]
+        sizes = [tensors[0].shape[-1] + left + right]
+        if len(tensors[0].shape) == 4:
+            sizes.append(tensors[0].shape[2] + top + bottom)
+        if max(sizes) > MOST_SIZE:
+            yield f"its padded image is larger than {MOST_SIZE:,} pixels"
     if node.op == "conv" and node.params[8] != 0:
         yield f"its padding is {PADDINGS[node.params[8]]}, and plain C has zeros"

@@ -91,7 +91,7 @@ extern
 #endif
 const unsigned char {name}_sinf[{upper}_SINF_BYTES];
 
-/* si_context_bytes(model) of this version of the library, for memory at a multiple of 64. */
+/* si_context_bytes(model), of this version of the library and at the file's own batch. */
 #define {upper}_CONTEXT_BYTES {context}
 
 {chr(10).join(sizes)}

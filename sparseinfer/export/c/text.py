@@ -8,16 +8,19 @@ from sparseinfer import __version__
 
 __all__ = ["assembler_text", "comment_text", "file_names", "identifier", "written_by"]
 
+TAKEN = ("main", "si", "sparseinfer")
+"""Names whose files or symbols would meet those of a program, or of the library."""
+
 
 def identifier(text: str) -> str:
     """A name for C, in lower case, that is like this one.
 
     Example:
-        >>> identifier("My-Net.v2"), identifier("3 layers"), identifier("")
-        ('my_net_v2', 'model_3_layers', 'model')
+        >>> identifier("My-Net.v2"), identifier("3 layers"), identifier(""), identifier("main")
+        ('my_net_v2', 'model_3_layers', 'model', 'model_main')
     """
     name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
-    if not name or name[0].isdigit():
+    if not name or name[0].isdigit() or name in TAKEN:
         name = f"model_{name}".rstrip("_")
     return name
 
@@ -40,9 +43,9 @@ def comment_text(text: str) -> str:
 
     Example:
         >>> comment_text("fc1 */ int x;")
-        'fc1 *? int x;'
+        'fc1 *_ int x;'
     """
-    return re.sub(r"[^\w .,:;()\[\]*+=-]", "?", text, flags=re.ASCII)
+    return re.sub(r"[^\w .,:;()\[\]*+=-]", "_", text, flags=re.ASCII)
 
 
 def written_by() -> str:

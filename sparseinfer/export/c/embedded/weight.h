@@ -4,6 +4,10 @@
 
 #include <stdint.h>
 
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#error "expected a little-endian processor, which the weights are packed for"
+#endif
+
 struct panel {
   uint32_t first_index, first_value;
   uint16_t rows, count[15]; /* columns of pattern 1, 2, ... 15; of int8: units of four values a row */
