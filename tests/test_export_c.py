@@ -115,8 +115,14 @@ MODELS: dict[str, Make] = {
 }
 
 
+LARGE = ("resnet", "mobilenet_v2")
+
+
 @pytest.mark.parametrize("weights", ["float32", "int8"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in MODELS],
+)
 def test_plain_c_computes_what_the_library_does(tmp_path: Path, name: str, weights: str):
     torch.manual_seed(0)
     model, x = MODELS[name]()
