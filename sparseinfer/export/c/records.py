@@ -113,7 +113,11 @@ def read_records(file: bytes) -> Records:
         own = file[at : at + size] if kind == CONSTANT else b""
         at += aligned_size(len(own))
         shape = tuple(dims[:ndim])
-        found.append(TensorRecord(name.decode(), TYPES[type], kind, shape, scale, zero_point, own))
+        found.append(
+            TensorRecord(
+                name.decode("utf-8", "replace"), TYPES[type], kind, shape, scale, zero_point, own
+            )
+        )
     ops, activations = {number: op for op, number in OPERATORS.items()}, list(ACTIVATIONS)
     made, first = [], 0
     for row, name in zip(node_rows, names[tensors : tensors + nodes], strict=True):
@@ -121,7 +125,7 @@ def read_records(file: bytes) -> Records:
         own_operands = operand_numbers[first : first + count]
         first += count
         made.append(NodeRecord(
-            name.decode(), ops[op], activations[activation],
+            name.decode("utf-8", "replace"), ops[op], activations[activation],
             tuple(None if number == NO_TENSOR else number for number in own_operands), output,
             tuple(params),
         ))  # fmt: skip
