@@ -263,7 +263,11 @@ def struct_text(kind: str, name: str, fields: Fields) -> str:
         >>> struct_text("span", "a", {"first": 1, "pair": "{2, 3}"})
         'static const struct span a = {.first = 1, .pair = {2, 3}};'
     """
-    return f"static const struct {kind} {name} = {_fields_text(fields)};"
+    head = f"static const struct {kind} {name} = "
+    if not any(isinstance(value, Mapping) for value in fields.values()):
+        return f"{head}{_fields_text(fields)};"
+    lines = (_fields_text({field: value})[1:-1] for field, value in fields.items())
+    return f"{head}{{\n    " + ",\n    ".join(lines) + "};"
 
 
 def _fields_text(fields: Fields) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,9 +48,10 @@ def float_text(value: float | np.floating[Any]) -> str:
 
     Example:
         >>> float_text(0.5), float_text(-0.1)
-        ('0x1.0000000000000p-1f', '-0x1.99999a0000000p-4f')
+        ('0x1p-1f', '-0x1.99999ap-4f')
     """
-    return f"{float(np.float32(value)).hex()}f"
+    whole = float(np.float32(value)).hex()
+    return re.sub(r"\.?0+p", "p", whole) + "f"
 
 
 def weight_fields(packed: Packed, block: Block) -> dict[str, str]:
