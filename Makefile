@@ -32,14 +32,14 @@ export CMAKE_ARGS := $(CMAKE_ARGS) -DSPARSEINFER_TESTS=ON $(WERROR_FLAG)
 
 # Directories are in the list because adding or removing a file changes only them.
 NATIVE_SOURCES := $(shell find csrc -type d -o -name '*.cc' -o -name '*.c' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
-FORMATTED_SOURCES = $(shell find csrc examples tests -name '*.cc' -o -name '*.c' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+FORMATTED_SOURCES = $(shell find csrc examples sparseinfer tests -name '*.cc' -o -name '*.c' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # The processors of `make cross`, beside aarch64, which is `make neon`.
 CROSS := armv7 riscv64
 cross_build = build-$(if $(filter aarch64,$1),neon,$1)
 CTEST := ctest --output-on-failure --no-tests=error --timeout 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-benchmarks native lint format sanitize fuzz fuzz-native tsan neon cross serial c-projects sizes cuda counts bench wheel docs setup clean FORCE
+.PHONY: help demo test test-benchmarks native lint format sanitize fuzz fuzz-native tsan neon cross cortex-m serial c-projects sizes cuda counts bench wheel docs setup clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -113,6 +113,12 @@ $(CROSS_TESTS): cross-%: cross-%-configured $(STAMPS)/native.stamp $(STAMPS)/tes
 	$(CTEST) --test-dir $(call cross_build,$*)
 	cmake --build $(BUILD) --target sparseinfer-run
 	SPARSEINFER_CROSS_BUILD=$(call cross_build,$*) $(PY) -m pytest -m cross -k $(word 1,$(CROSS_$*)) tests/test_c_projects.py
+
+cortex-m: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Run exported models on Cortex-M3 and M4 under qemu; print how large their code is
+	@for tool in arm-none-eabi-gcc qemu-system-arm; do \
+	  command -v $$tool >/dev/null || { echo "expected $$tool on PATH, got none, try: apt-get install" \
+	    "gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm (Debian, Ubuntu)" >&2; exit 1; }; done
+	$(PY) -m pytest -m cross tests/test_cortex_m.py
 
 serial: $(STAMPS)/tools.stamp ## Build without threads and run the C++ tests
 	cmake -S . -B build-serial -G Ninja -DSPARSEINFER_THREADS=OFF $(WERROR_FLAG)

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import sparseinfer
+from sparseinfer.export.c.folder import files_of, write_folder
 
 pytestmark = pytest.mark.slow  # They compile the library.
 
@@ -146,6 +147,31 @@ def test_pkg_config(installed: Path, tmp_path: Path, static: bool):
     assert call(tool("pkg-config"), "--modversion", "sparseinfer", **path).strip() == VERSION
 
 
+OBJECT = """
+#include <sparseinfer.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "net.h"
+
+static char room[NET_CONTEXT_BYTES + 63];
+
+int main(void) {
+  void* const memory = room + (64 - (uintptr_t)room % 64) % 64;
+  si_model* model = NULL;
+  si_context* context = NULL;
+  double worst = 2;
+  if (si_model_open(net_sinf, NET_SINF_BYTES, &model) != SI_OK) return 1;
+  if (si_context_bytes(model) != NET_CONTEXT_BYTES) return 2;
+  if (si_context_create(model, memory, NET_CONTEXT_BYTES, 1, &context) != SI_OK) return 3;
+  if (si_context_selftest(context, &worst) != SI_OK) return 4;
+  printf("%g\\n", worst);
+  si_model_close(model);
+  return 0;
+}
+"""
+
+
 class Classifier(nn.Module):
     """Scores of three classes by the means of an image's channels, pruned."""
 
@@ -255,6 +281,38 @@ def test_examples(installed, classifier, tmp_path: Path):
     found = re.fullmatch(r"class (\d+), score (\S+)\n", by_c)
     assert found and int(found[1]) == expected.argmax()
     assert float(found[2]) == pytest.approx(float(expected.max()), rel=1e-4)
+
+
+def test_the_example_in_rust(installed, classifier, tmp_path: Path):
+    model, image, expected = classifier
+    library = installed / "lib"
+    call(
+        tool("rustc"),
+        *("-O", "-D", "warnings", ROOT / "examples" / "edge" / "classify.rs"),
+        *("-L", library, "-o", tmp_path / "classify"),
+    )
+    where = {"LD_LIBRARY_PATH": str(library)}
+    printed = call(tmp_path / "classify", model, image, **where)
+    found = re.fullmatch(r"class (\d+), score (\S+)\n", printed)
+    assert found and int(found[1]) == expected.argmax()
+    assert float(found[2]) == pytest.approx(float(expected.max()), rel=1e-4)
+    with pytest.raises(AssertionError, match="expected a binary PPM of bytes, of the model's size"):
+        call(tmp_path / "classify", model, model, **where)
+
+
+def test_an_exported_object_is_a_model(installed, classifier, tmp_path: Path):
+    """What `sparseinfer export --format c` wrote: used in place, in memory of its own size."""
+    model, _, _ = classifier
+    write_folder(tmp_path / "net", files_of(sparseinfer.load_engine(model), "c", "net"))
+    (tmp_path / "main.c").write_text(OBJECT)
+    path = {"PKG_CONFIG_PATH": str(installed / "lib" / "pkgconfig")}
+    flags = call(tool("pkg-config"), "--cflags", "--libs", "sparseinfer", **path).split()
+    sources = [tmp_path / "main.c", tmp_path / "net" / "net.S", f"-I{tmp_path / 'net'}"]
+    warnings = ["-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror"]
+    call(tool("cc"), *warnings, *sources, *flags, "-o", tmp_path / "main")
+    where = {"LD_LIBRARY_PATH": str(installed / "lib")}
+    worst = float(call(tmp_path / "main", **where))
+    assert 0 <= worst < 1
 
 
 @pytest.mark.parametrize(

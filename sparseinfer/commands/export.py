@@ -1,4 +1,4 @@
-"""`sparseinfer export`: a model in, one file of a compiled network out."""
+"""`sparseinfer export`: a model in, one file of a compiled network out, or a folder for C."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparseinfer.commands.calibration import calibration_of
+from sparseinfer.commands.engine_file import is_engine_file, open_engine
+from sparseinfer.commands.export_c import FORMATS, check_folder, export_c
 from sparseinfer.commands.output import (
     UserError,
     check_output,
@@ -32,7 +34,8 @@ EPILOG = (
     "sparseinfer export model.onnx --baselines onnxruntime -o model.sinf\n\n"
     "sparseinfer export my_package.models:make --example 1x3x224x224 -o model.sinf --golden\n\n"
     "sparseinfer export model.pt2 --weights int8 --calibration samples.npy -o model.sinf\n\n"
-    "sparseinfer export model.pt2 --target aarch64-neon --baselines none -o model.sinf"
+    "sparseinfer export model.pt2 --target aarch64-neon --baselines none -o model.sinf\n\n"
+    "sparseinfer export model.sinf --format amalgamation -o firmware/model"
 )
 
 KNOWN = ("float32", "bfloat16", "int8")
@@ -44,11 +47,23 @@ def export(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A .pt2 file of torch.export.save; a .onnx file; or package.module:factory, a "
-            "function that gives a model, or a model and its example inputs.",
+            help="A .pt2 file of torch.export.save; a .onnx file; package.module:factory, a "
+            "function that gives a model, or a model and its example inputs; or, for C, a .sinf "
+            "file.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The .sinf file.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="OUT", help="The .sinf file; for C a folder."),
+    ],
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar="FORMAT",
+            help="sinf: the model file. c: it as an object to link with the C library, and a "
+            "header. amalgamation: plain C that needs no library.",
+        ),
+    ] = "sinf",
     example: Annotated[
         list[str] | None,
         typer.Option(
@@ -112,6 +127,17 @@ def export(
 
     The file is checked against the model, and timed against it, before it is written.
     """
+    if format != "sinf":
+        check_folder(out, format, force)
+    if is_engine_file(Path(source)):
+        given = {
+            "--example": example, "--activations": activations, "--calibration": calibration,
+            "--target": target, "--golden": golden, "--dynamic-batch": dynamic_batch,
+            "--trust": trust, "--weights": weights != "float32",
+        }  # fmt: skip
+        _check_file_options(source, format, [name for name, value in given.items() if value])
+        export_c(open_engine(Path(source), threads), out, format, as_json)
+        return
     for option, value in (("weights", weights), ("activations", activations)):
         _check_word(option, value)
     if "int8" in (weights, activations) and calibration is None:
@@ -119,18 +145,22 @@ def export(
             "expected --calibration with int8, got none; try --calibration samples.npy, a few "
             "hundred samples of the training data"
         )
-    check_output(out, force)
+    if format == "sinf":
+        check_output(out, force)
     samples = None if calibration is None else calibration_of(calibration)
     model, own_example = load_source(source, trust)
-    given = examples_of(example) if example else own_example
+    examples = examples_of(example) if example else own_example
     # The report says what the log would.
     with logging_at(logging.ERROR, "sparseinfer"):
-        engine = _compiled(source, model, given, {
+        engine = _compiled(source, model, examples, {
             "weights": weights, "activations": activations, "calibration": samples,
             "target": target, "threads": threads, "check": check, "golden": golden,
             "dynamic": "batch" if dynamic_batch else None,
             "baselines": () if baselines == "none" else baselines.split(","),
         })  # fmt: skip
+    if format != "sinf":
+        export_c(engine, out, format, as_json)
+        return
     try:
         engine.save(out)
     except OSError as error:
@@ -139,6 +169,20 @@ def export(
         typer.echo(json.dumps(_data(engine, out), indent=1))
     else:
         _show(engine, out)
+
+
+def _check_file_options(source: str, format: str, given: list[str]) -> None:
+    """Refuse what only a model that is compiled has, for a file that is compiled already."""
+    if format == "sinf":
+        raise UserError(
+            f"{source}: expected a model to compile, got a model file; try --format "
+            f"{' or '.join(FORMATS)}"
+        )
+    if given:
+        raise UserError(
+            f"{source}: expected no {given[0]} of a model file, which is compiled already; try "
+            "without it, or the model that it was compiled from"
+        )
 
 
 def _check_word(option: str, value: str | None) -> None:
