@@ -13,7 +13,7 @@ from torch import Tensor
 from sparseinfer.convert.observe import list_examples
 from sparseinfer.export.engine import Engine, check_threads
 from sparseinfer.export.file import write_graph
-from sparseinfer.export.from_onnx import from_onnx, input_shapes, read_onnx
+from sparseinfer.export.from_onnx import from_onnx, input_shapes, input_types, read_onnx
 from sparseinfer.export.from_onnx.reference import Reference, onnxruntime_session, reference_of
 from sparseinfer.export.golden import add_golden, own_outputs
 from sparseinfer.export.graph import Graph
@@ -106,13 +106,13 @@ def example_of(proto: Any, example_inputs: Any) -> dict[str, Tensor]:
     """The inputs of a model by name: those that are given, else random ones of its shapes.
 
     Raises:
-        TypeError: they are not tensors of float32, or not those of the model.
+        TypeError: they are not tensors of the model's types, or not those of the model.
         ValueError: there is not one example, a shape is another than the model's, or it is open
             and no example closes it.
     """
-    shapes = input_shapes(proto)
+    shapes, kinds = input_shapes(proto), input_types(proto)
     if example_inputs is None:
-        return _random(shapes)
+        return _random(shapes, kinds)
     examples = list_examples(example_inputs)
     if len(examples) != 1:
         raise ValueError(
@@ -125,10 +125,11 @@ def example_of(proto: Any, example_inputs: Any) -> dict[str, Tensor]:
             raise TypeError(
                 f"expected a tensor for {name}, got {type(tensor).__name__}; try torch.as_tensor"
             )
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        kind = kinds[name]
+        if tensor.dtype != kind or tensor.device.type != "cpu":
             raise TypeError(
-                f"expected float32 on the CPU for {name}, got {tensor.dtype} on {tensor.device}; "
-                "try .float().cpu()"
+                f"expected {str(kind).replace('torch.', '')} on the CPU for {name}, got "
+                f"{tensor.dtype} on {tensor.device}; try .to({kind}).cpu()"
             )
         shape = shapes[name]
         if shape is not None and (
@@ -142,7 +143,10 @@ def example_of(proto: Any, example_inputs: Any) -> dict[str, Tensor]:
     return {name: own.detach().contiguous() for name, own in zip(names, given, strict=True)}
 
 
-def _random(shapes: Mapping[str, list[int | None] | None]) -> dict[str, Tensor]:
+def _random(
+    shapes: Mapping[str, list[int | None] | None], kinds: Mapping[str, torch.dtype]
+) -> dict[str, Tensor]:
+    """Of integers and booleans 0 and 1, which are ids and masks alike."""
     generator = torch.Generator().manual_seed(0)
     found = {}
     for name, shape in shapes.items():
@@ -157,7 +161,10 @@ def _random(shapes: Mapping[str, list[int | None] | None]) -> dict[str, Tensor]:
                 f"expected an example of {name}, {_text(shape)} of which is too large to make "
                 "one up, got none; try example_inputs=..."
             )
-        found[name] = torch.randn(sizes, generator=generator)
+        if kinds[name] == torch.float32:
+            found[name] = torch.randn(sizes, generator=generator)
+        else:
+            found[name] = torch.randint(2, sizes, generator=generator).to(kinds[name])
     return found
 
 
@@ -211,11 +218,7 @@ def _compared(
             f"expected outputs of {[list(y.shape) for y in expected]} as of {name}, got "
             f"{[list(y.shape) for y in given]}; this is a fault of the export: please report it"
         )
-    signs = torch.Generator().manual_seed(0)
-    nudged = run({
-        key: x * (1 + EPS * (2 * torch.randint(2, x.shape, generator=signs) - 1))
-        for key, x in inputs.items()
-    })  # fmt: skip
+    nudged = run(_nudged(inputs))
     worst, pairs = 0.0, []
     for y, true, near in zip(given, expected, nudged, strict=True):
         largest = float(true.abs().max())
@@ -232,6 +235,17 @@ def _compared(
         worst = max(worst, error)
         pairs.append((true.double(), allowed))
     return pairs, f"outputs within {worst:.2g} of {name}'s"
+
+
+def _nudged(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs of floats rounded once more, up or down."""
+    signs = torch.Generator().manual_seed(0)
+    return {
+        key: x * (1 + EPS * (2 * torch.randint(2, x.shape, generator=signs) - 1))
+        if x.is_floating_point()
+        else x
+        for key, x in inputs.items()
+    }
 
 
 def _race(proto: Any, engine: Engine, inputs: Mapping[str, Tensor], budget_s: float) -> Race:

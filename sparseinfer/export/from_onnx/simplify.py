@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 
 from sparseinfer.export.from_onnx.spell_out import spell_out
 
-__all__ = ["OLDEST_OPSET", "Budget", "input_shapes", "simplified"]
+__all__ = ["OLDEST_OPSET", "Budget", "input_shapes", "input_types", "simplified"]
 
 OLDEST_OPSET = 11
 
@@ -69,6 +70,19 @@ def input_shapes(proto: Any) -> dict[str, list[int | None] | None]:
             shape = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
         found[own.name] = shape
     return found
+
+
+def input_types(proto: Any) -> dict[str, torch.dtype]:
+    """The types of `input_shapes`'s inputs: those that engines have not are float32 here."""
+    import onnx
+
+    kinds = {onnx.TensorProto.INT64: torch.int64, onnx.TensorProto.BOOL: torch.bool}
+    names = input_shapes(proto)
+    return {
+        own.name: kinds.get(own.type.tensor_type.elem_type, torch.float32)
+        for own in proto.graph.input
+        if own.name in names
+    }
 
 
 def simplified(proto: Any, shapes: Mapping[str, Sequence[int]], budget: Budget) -> Any:
