@@ -11,10 +11,17 @@ import torch
 from torch import Tensor
 
 from sparseinfer.convert.observe import list_examples
+from sparseinfer.export.bfloat16 import bfloat16_engine, rounding_error
+from sparseinfer.export.dynamic import at_batch, batched_inputs, mark_batch
 from sparseinfer.export.engine import Engine, check_threads
 from sparseinfer.export.file import write_graph
 from sparseinfer.export.from_onnx import from_onnx, input_shapes, input_types, read_onnx
-from sparseinfer.export.from_onnx.reference import Reference, onnxruntime_session, reference_of
+from sparseinfer.export.from_onnx.reference import (
+    Reference,
+    onnxruntime_session,
+    reference_of,
+    rounded_proto,
+)
 from sparseinfer.export.golden import add_golden, own_outputs
 from sparseinfer.export.graph import Graph
 from sparseinfer.export.int8 import engine_scheme, int8_engine
@@ -50,6 +57,7 @@ def compile_onnx(
     weights: str,
     activations: str | None,
     calibration: Any,
+    dynamic: Any,
     check: bool,
     baselines: Sequence[str],
     budget_s: float,
@@ -64,42 +72,76 @@ def compile_onnx(
     """
     used = check_threads(threads)
     scheme = engine_scheme(weights, activations, calibration)
-    if scheme.weights == "bfloat16":
-        raise NotImplementedError(
-            f"engines of ONNX models are float32 or int8 so far, got {scheme}; try the torch model"
-        )
     proto = read_onnx(source)
     inputs = example_of(proto, example_inputs)
+    batched = batched_inputs(dynamic, inputs)
+    _check_open(proto, batched)
     with torch.inference_mode(False), torch.no_grad():
-        graph = from_onnx(proto, {name: x.shape for name, x in inputs.items()})
-        optimize(graph)
-        rounds, dynamic = _rounds(graph), _dynamic(proto)
-        notes = _notes(graph, dynamic)
+        graph = _graph(proto, inputs)
         signature = _signature(graph)
+        call_at = partial(at_batch, (), inputs, signature.parameters, batched)
+        batches = mark_batch(
+            graph, signature, batched, lambda batch: _graph(proto, call_at(batch)[1])
+        )
+        optimize(graph)
+        rounds, of_moment = _rounds(graph), _dynamic(proto)
+        notes = _notes(graph, of_moment)
+        if scheme.weights != "float32" and rounds:
+            raise ValueError(
+                f"expected a float32 model for {scheme}, got one that is quantised, and keeps "
+                "its own scales; try without weights and calibration"
+            )
         exact = engine = Engine(write_graph(graph, signature.to_json(), target), used)
         pairs: list[tuple[Tensor, float]] = []
         error = ""
         if check:
             run, name = reference_of(proto)
-            pairs, error = _compared(engine, inputs, run, name, rounds or dynamic > 0)
+            pairs, error = _compared(engine, inputs, run, name, rounds or of_moment > 0)
+            for batch in batches:
+                other = call_at(batch)[1]
+                _compared(engine, other, run, name, rounds or of_moment > 0)
         if scheme.quantizes:
-            if rounds:
-                raise ValueError(
-                    f"expected a float32 model for {scheme}, got one that is quantised, and keeps "
-                    "its own scales; try without weights and calibration"
-                )
             engine, error = int8_engine(graph, signature, exact, calibration, target)
+        elif scheme.weights == "bfloat16":
+            engine = bfloat16_engine(graph, signature, scheme, used, target)
             if check:
-                pairs = own_outputs(tensors_of(engine(**inputs)), pairs, LEAST)
+                rough, _ = reference_of(rounded_proto(proto))
+                error = rounding_error(
+                    tensors_of(engine(**inputs)),
+                    rough({key: _rounded(x) for key, x in inputs.items()}),
+                    [true for true, _ in pairs], name,
+                )  # fmt: skip
+        if check and engine is not exact:
+            pairs = own_outputs(tensors_of(engine(**inputs)), pairs, LEAST)
         file = engine.file
         if golden:
             file = add_golden(file, list(inputs.values()), *zip(*pairs, strict=True))
         races = [_race(proto, engine, inputs, budget_s)] if baselines else []
-        if scheme.quantizes and baselines:
+        if engine is not exact and baselines:
             both = [partial(own, **inputs) for own in (exact, engine)]
             races.append(Race("the float32 engine", compare(*both, budget_s=budget_s)))
     told = [error] if scheme.quantizes else [error, *notes]
     return Engine(file, used, races, "; ".join(filter(None, told)))
+
+
+def _graph(proto: Any, inputs: Mapping[str, Tensor]) -> Graph:
+    return from_onnx(proto, {name: x.shape for name, x in inputs.items()})
+
+
+def _rounded(x: Tensor) -> Tensor:
+    return x.to(torch.bfloat16).float() if x.is_floating_point() else x
+
+
+def _check_open(proto: Any, batched: Mapping[str, int]) -> None:
+    """Whether a model leaves the dimension open that is to vary."""
+    shapes = input_shapes(proto)
+    for name in batched:
+        shape = shapes[name]
+        if shape is not None and shape[0] is not None:
+            raise ValueError(
+                f"expected a model whose batch is open for dynamic, got {_text(shape)} of {name}; "
+                "try exporting it with dynamic_shapes (or dynamic_axes) for dimension 0"
+            )
 
 
 def example_of(proto: Any, example_inputs: Any) -> dict[str, Tensor]:
