@@ -15,7 +15,13 @@ from sparseinfer.export.bfloat16 import bfloat16_engine, rounding_error
 from sparseinfer.export.dynamic import at_batch, batched_inputs, mark_batch
 from sparseinfer.export.engine import Engine, check_threads
 from sparseinfer.export.file import write_graph
-from sparseinfer.export.from_onnx import from_onnx, input_shapes, input_types, read_onnx
+from sparseinfer.export.from_onnx import (
+    from_onnx,
+    input_shapes,
+    input_types,
+    read_onnx,
+    with_all_outputs,
+)
 from sparseinfer.export.from_onnx.reference import (
     Reference,
     onnxruntime_session,
@@ -30,7 +36,7 @@ from sparseinfer.export.report import Race
 from sparseinfer.export.signature import Signature, tensors_of
 from sparseinfer.timing.measure import compare, torch_threads
 
-__all__ = ["compile_onnx", "example_of"]
+__all__ = ["LEAST", "MORE", "compile_onnx", "example_of", "onnx_values"]
 
 EPS = 2.0**-23
 
@@ -288,6 +294,27 @@ def _nudged(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else x
         for key, x in inputs.items()
     }
+
+
+def onnx_values(
+    source: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
+    """What every node of an ONNX model gives, by its name: with its inputs rounded once more, and
+    as they are; and what ran it.
+
+    The model is the simplified one, whose values an engine's tensors are named for.
+    """
+    proto = read_onnx(source)
+    names = list(input_shapes(proto))
+    given = Signature(names, names, {}, {}, 0).bind(args, kwargs)
+    inputs = dict(zip(names, given, strict=True))
+    whole, known = with_all_outputs(proto, {name: x.shape for name, x in inputs.items()})
+    run, reference = reference_of(whole)
+    found = [
+        dict(zip(known, map(torch.Tensor.double, run(each)), strict=True))
+        for each in (_nudged(inputs), inputs)
+    ]
+    return found[0], found[1], reference
 
 
 def _race(proto: Any, engine: Engine, inputs: Mapping[str, Tensor], budget_s: float) -> Race:

@@ -8,16 +8,12 @@ from typing import Any
 import torch
 
 from sparseinfer.export.errors import Missing, UnsupportedOperators
-from sparseinfer.export.from_onnx.simplify import Budget, simplified
+from sparseinfer.export.from_onnx.simplify import Budget, budget_of, simplified
 from sparseinfer.export.from_onnx.table import LARGEST, OPERATORS, Call, Refusal
 from sparseinfer.export.graph import MOST_DIMS, Graph, Node, Value
 from sparseinfer.export.masks import Choice
 
 __all__ = ["from_onnx"]
-
-LEAST_BUDGET = 2**24
-MORE = 4
-"""Times the bytes of a model, the elements that its constants may have in all."""
 
 
 def from_onnx(proto: Any, shapes: Mapping[str, Sequence[int]]) -> Graph:
@@ -27,7 +23,7 @@ def from_onnx(proto: Any, shapes: Mapping[str, Sequence[int]]) -> Graph:
         UnsupportedOperators: it lists every operator that the engine has not, with its node.
         ValueError: the model is inconsistent, or of an opset that is not taken.
     """
-    budget = Budget(max(LEAST_BUDGET, MORE * proto.ByteSize()))
+    budget = budget_of(proto)
     model = simplified(proto, shapes, budget)
     opset = model.opset_imports.get("", 0) or model.opset_imports.get("ai.onnx", 0)
     graph = Graph([], [], [])

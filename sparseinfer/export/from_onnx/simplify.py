@@ -13,9 +13,16 @@ import torch
 
 from sparseinfer.export.from_onnx.spell_out import spell_out
 
-__all__ = ["OLDEST_OPSET", "Budget", "input_shapes", "input_types", "simplified"]
+__all__ = [
+    "OLDEST_OPSET", "Budget", "budget_of", "input_shapes", "input_types", "simplified",
+    "with_all_outputs",
+]  # fmt: skip
 
 OLDEST_OPSET = 11
+
+LEAST_BUDGET = 2**24
+MORE = 4
+"""Times the bytes of a model, the elements that its constants may have in all."""
 
 SAME_SIZE = frozenset(
     "Abs Cast CastLike Ceil Clip Cos Erf Exp Flatten Floor Identity Log Neg Not Reciprocal Relu "
@@ -52,6 +59,11 @@ class Budget:
             return False
         self.left -= elements
         return True
+
+
+def budget_of(proto: Any) -> Budget:
+    """What a model's constants may have: some for any, and more where it has more bytes."""
+    return Budget(max(LEAST_BUDGET, MORE * proto.ByteSize()))
 
 
 def input_shapes(proto: Any) -> dict[str, list[int | None] | None]:
@@ -128,6 +140,16 @@ def simplified(proto: Any, shapes: Mapping[str, Sequence[int]], budget: Budget) 
             f"{first}; try onnx.checker.check_model(path, full_check=True)"
         ) from error
     return model
+
+
+def with_all_outputs(proto: Any, shapes: Mapping[str, Sequence[int]]) -> tuple[Any, list[str]]:
+    """The simplified model, with every float32 that a node gives as an output, and their names."""
+    import onnx_ir as ir
+
+    model = simplified(proto, shapes, budget_of(proto))
+    given = [own for node in model.graph for own in node.outputs]
+    model.graph.outputs[:] = [own for own in given if own.dtype == ir.DataType.FLOAT and own.shape]
+    return ir.to_proto(model), [own.name for own in model.graph.outputs]
 
 
 @contextmanager
