@@ -110,5 +110,5 @@ def test_integers_that_are_no_masks_and_no_ids() -> None:
     masks = onnx_model([node("Add", ["x", "x"], ["y"])], {}, (2, 3))
     masks.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
     masks.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
-    with pytest.raises(UnsupportedOperators, match="Add in 'y': it gives torch.int64"):
+    with pytest.raises(UnsupportedOperators, match=r"Add in 'y': it gives torch\.int64"):
         quick(masks)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import test_convolutional_networks as convolutional
+import test_further_networks as further
 import test_transformer_networks as transformers
 import torch
 from onnx_models import ops, quick
@@ -46,7 +47,10 @@ def of_images(make: Callable[[], nn.Module]) -> Made:
 
 
 NETWORKS: dict[str, Callable[[], Made]] = {
-    **{make.__name__: (lambda make=make: of_transformers(make)) for make in transformers.MODELS},
+    **{
+        make.__name__: (lambda make=make: of_transformers(make))
+        for make in (*transformers.MODELS, *further.MODELS)
+    },
     **{
         name: (lambda name=name: of_images(convolutional.NETWORKS[name]))
         for name in ("detector", "mobilenet_v3", "efficientnet_blocks")

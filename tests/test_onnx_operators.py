@@ -95,7 +95,7 @@ def test_factors_and_terms_are_of_the_layer_before() -> None:
 @pytest.mark.parametrize("opset", [12, 18])
 def test_reductions(opset: int) -> None:
     nodes, names = [], []
-    for kind in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"):
+    for kind in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"):
         for axes, keep in (([2, 3], 1), ([-1], 0), ([1], 1), (None, 0)):
             name = f"{kind}{len(names)}"
             as_input = opset >= (13 if kind == "ReduceSum" else 18)

@@ -24,15 +24,14 @@ aten = torch.ops.aten
 
 _WHOLE = (
     aten.linear.default, aten.silu.default, aten.gelu.default, aten.layer_norm.default,
-    aten.native_layer_norm.default, aten.rms_norm.default, aten.embedding.default,
-    aten.scaled_dot_product_attention.default,
-    aten.group_norm.default, aten.native_group_norm.default, aten.instance_norm.default,
-    aten.matmul.default, aten.roll.default, aten.hardswish.default, aten.hardsigmoid.default,
-    aten.leaky_relu.default, aten.elu.default, aten.softplus.default,
-    aten.prelu.default, aten._prelu_kernel.default, aten.upsample_nearest2d.vec,
-    aten.upsample_nearest2d.default, aten._upsample_nearest_exact2d.vec,
-    aten._upsample_nearest_exact2d.default, aten.upsample_bilinear2d.vec,
-    aten.upsample_bilinear2d.default, aten._log_softmax.default,
+    aten.native_layer_norm.default, aten.rms_norm.default, aten.group_norm.default,
+    aten.native_group_norm.default, aten.instance_norm.default, aten.embedding.default,
+    aten.scaled_dot_product_attention.default, aten.matmul.default, aten.roll.default,
+    aten.adaptive_avg_pool1d.default, aten.hardswish.default, aten.hardsigmoid.default,
+    aten.leaky_relu.default, aten.elu.default, aten.softplus.default, aten.prelu.default,
+    aten._prelu_kernel.default, aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default,
+    aten._upsample_nearest_exact2d.vec, aten._upsample_nearest_exact2d.default,
+    aten.upsample_bilinear2d.vec, aten.upsample_bilinear2d.default, aten._log_softmax.default,
 )  # fmt: skip
 """Operators that torch would cut in smaller ones, and the engine has."""
 

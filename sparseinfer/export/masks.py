@@ -47,6 +47,10 @@ EXACT = (aten._to_copy.default, aten.sub.Tensor, aten.rsub.Scalar, aten.mul.Tens
 """What begins a mask as a number, so that it is promised to be 0 or 1: the engine looks."""
 
 
+PARTS = (aten.expand.default, aten.slice.Tensor, aten.select.int, aten.index.Tensor)
+"""What no node does to integers, so that they are a mask, and 0 or 1 likewise."""
+
+
 @dataclass(eq=False)
 class Choice:
     """A tensor whose elements are chosen from two, by whether an element of `source` is zero.
@@ -130,7 +134,7 @@ def _begun(value: Value, target: Any, args: Any, kwargs: Any) -> Choice | None:
     compares = target in (aten.eq.Scalar, aten.ne.Scalar) and args[1] == 0
     if compares or kwargs.get("dtype") == torch.bool:
         return Choice(value, index, zeros, ones)
-    if target not in EXACT:
+    if target not in EXACT and not (target in PARTS and args[0] is value):
         return None
     return Choice(value, index, zeros, ones, exact=True)
 

@@ -32,18 +32,16 @@ def _instance_norm(call: Call) -> Any:
     return call.aten(aten.group_norm.default, x, x.shape[1], scale, bias, eps)
 
 
-@converts("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2")
+@converts("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2")
 def _reduce(call: Call) -> Any:
-    x: Any = call.value(0)
-    kind = call.node.op_type
+    x, kind = call.value(0), call.node.op_type
     axes = call.axes(1, since=13 if kind == "ReduceSum" else 18)
     keep = bool(call.attribute("keepdims", 1))
     if not axes and call.attribute("noop_with_empty_axes", 0):
         return x
     over = axes or list(range(len(x.shape)))
-    if kind == "ReduceL2":
-        total = call.aten(aten.sum.dim_IntList, call.aten(aten.mul.Tensor, x, x), over, keep)
-        return call.aten(aten.sqrt.default, total)
+    if kind in ("ReduceL1", "ReduceL2"):
+        return call.aten(aten.linalg_vector_norm.default, x, int(kind[-1]), over, keep)
     target = {
         "ReduceMean": aten.mean.dim, "ReduceSum": aten.sum.dim_IntList,
         "ReduceMax": aten.amax.default, "ReduceMin": aten.amin.default,
