@@ -38,7 +38,8 @@ def exported(model: nn.Module, inputs: dict[str, Tensor], path: Path, batched: b
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", some_slow(NETWORKS, "bert"))
+# Swin's masks are of windows, and have them once more for each sample.
+@pytest.mark.parametrize("name", some_slow(sorted(NETWORKS.keys() - {"swin"}), "bert"))
 def test_any_batch(name: str, tmp_path: Path) -> None:
     model, inputs = NETWORKS[name]()
     path = exported(model, inputs, tmp_path / "m.onnx")
