@@ -1,4 +1,4 @@
-"""What every node of an engine computes beside what torch does: where the two part, and how far."""
+"""What every node of an engine computes beside what its model does, and where the two part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from torch import Tensor
 from torch.export.graph_signature import ConstantArgument
 from torch.utils._pytree import tree_leaves
 
+from sparseinfer.export import compile_onnx
 from sparseinfer.export.compile import LEAST, MORE, dense_model
+from sparseinfer.export.compile_onnx import onnx_values
+from sparseinfer.export.from_onnx import is_onnx
 from sparseinfer.export.from_torch import STATE, from_torch
 from sparseinfer.export.program import drop_assertions
 
@@ -26,7 +29,9 @@ FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class NodeError:
     """One node: the largest error of its output against float64, torch's own, and what is allowed.
 
-    `why` it was not compared, where it was not: the errors are then None.
+    Of an ONNX model they are against the reference's float32, whose own error is how far it moves
+    when its inputs are rounded once more. `why` it was not compared, where it was not: the errors
+    are then None.
     """
 
     index: int
@@ -51,7 +56,7 @@ class NodeError:
             return f"{where}: {self.why}"
         mark = "  DIVERGES" if self.diverges else ""
         return (
-            f"{where}: {self.error:.2g} of {self.largest:.3g}, torch {self.torch_error:.2g}, "
+            f"{where}: {self.error:.2g} of {self.largest:.3g}, model {self.torch_error:.2g}, "
             f"allowed {self.allowed:.2g}{mark}"
         )
 
@@ -67,6 +72,7 @@ class NodeComparison:
     """
 
     nodes: list[NodeError]
+    reference: str = "the model in float64"
 
     @property
     def first(self) -> NodeError | None:
@@ -79,7 +85,7 @@ class NodeComparison:
     def __str__(self) -> str:
         first = self.first
         compared = sum(node.error is not None for node in self.nodes)
-        head = f"{compared} of {len(self.nodes)} nodes compared with the model in float64: "
+        head = f"{compared} of {len(self.nodes)} nodes compared with {self.reference}: "
         if first is None:
             head += "none diverges"
         else:
@@ -96,18 +102,22 @@ def compare_nodes(
     kwargs: dict[str, Any],
     tolerance: float | None = None,
 ) -> NodeComparison:
-    """Compare the outputs of nodes, `seen` in a run, with torch's on the same arguments.
+    """Compare the outputs of nodes, `seen` in a run, with the model's on the same arguments.
 
-    A tensor of an engine has the name of torch.export's node that it stands for. `tolerance` is
-    what is allowed, as a share of the largest element; None: what torch's own rounding explains.
+    A tensor of an engine has the name of torch.export's node that it stands for, or of the ONNX
+    model's value. `tolerance` is what is allowed, as a share of the largest element; None: what the
+    model's own rounding explains.
 
     Raises:
         TypeError, ValueError: the model is not taken, see `sparseinfer.compile`.
     """
     with torch.inference_mode(False), torch.no_grad():
-        _, program = from_torch(dense_model(model), args, kwargs)
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        own, exact = _values(program, given, torch.float32), _values(program, given, torch.float64)
+        if is_onnx(model):
+            own, exact, reference = onnx_values(model, args, kwargs)
+            rounding = compile_onnx.MORE, compile_onnx.LEAST
+        else:
+            own, exact = _torch_values(model, args, kwargs)
+            reference, rounding = "the model in float64", (MORE, LEAST)
         found = []
         for index, (node, elements) in enumerate(zip(nodes, seen, strict=True)):
             if not node["runs"]:
@@ -123,15 +133,20 @@ def compare_nodes(
                 row = NodeError(**{**asdict(row), "why": "the model has no such tensor"})
             else:
                 y = torch.frombuffer(bytearray(elements), dtype=dtype).view(true.shape)
-                row = NodeError(**{**asdict(row), **_errors(y, own[name], true, tolerance)})
+                row = NodeError(
+                    **{**asdict(row), **_errors(y, own[name], true, rounding, tolerance)}
+                )
             found.append(row)
-    return NodeComparison(found)
+    return NodeComparison(found, reference)
 
 
-def _errors(y: Tensor, own: Tensor, true: Tensor, tolerance: float | None) -> dict[str, float]:
+def _errors(
+    y: Tensor, own: Tensor, true: Tensor, rounding: tuple[float, float], tolerance: float | None
+) -> dict[str, float]:
     largest = true.nan_to_num().abs().max().item()
     torch_error = _error(own, true)
-    allowed = MORE * torch_error + LEAST * largest if tolerance is None else tolerance * largest
+    more, least = rounding
+    allowed = more * torch_error + least * largest if tolerance is None else tolerance * largest
     return {
         "largest": largest, "error": _error(y, true), "torch_error": torch_error,
         "allowed": allowed,
@@ -159,6 +174,15 @@ class _Recorder(torch.fx.Interpreter):
         if isinstance(first, Tensor):
             self.seen[node.name] = first
         return result
+
+
+def _torch_values(
+    model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What every node of a torch model gives, in float32 and in float64."""
+    _, program = from_torch(dense_model(model), args, kwargs)
+    given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    return _values(program, given, torch.float32), _values(program, given, torch.float64)
 
 
 def _values(

@@ -17,7 +17,7 @@ from sparseinfer.convert.replace import replace
 from sparseinfer.convert.to_dense import to_dense
 from sparseinfer.export.bfloat16 import bfloat16_engine, bfloat16_error
 from sparseinfer.export.compile_onnx import compile_onnx
-from sparseinfer.export.dynamic import batched_inputs, mark_batch
+from sparseinfer.export.dynamic import at_batch, batched_inputs, mark_batch
 from sparseinfer.export.engine import Engine, check_threads
 from sparseinfer.export.file import write_graph
 from sparseinfer.export.from_onnx import is_onnx
@@ -88,7 +88,8 @@ def compile(
         calibration: for `"int8"`: data as `sparseinfer.calibrate` takes it, of any batch size.
         dynamic: a batch that may vary, dimension 0 of the inputs: `"batch"` for all of them, or as
             in `torch.export`, by name, `{"x": {0: "batch"}}` or `{"x": {0: Dim("batch", max=64)}}`.
-            The model is exported at batch 1 and one more, too, which have to agree.
+            The model is exported at batch 1 and one more, too, which have to agree. An ONNX model
+            has to leave that dimension open.
         check: compare the engine's outputs with the model's: both against the model in float64;
             an ONNX model's with those of ONNX Runtime or, without it, onnx's ReferenceEvaluator.
         baselines: what to time it against, of `BASELINES`, interleaved; the report tells. An ONNX
@@ -130,15 +131,10 @@ def compile(
                 f"expected baselines of {', '.join(BASELINES)}, got {baseline!r}; try 'eager'"
             )
     if is_onnx(model):
-        if dynamic is not None:
-            raise NotImplementedError(
-                "engines of ONNX models have the batch of their example so far, got dynamic="
-                f"{dynamic!r}; try the torch model, or an engine for each batch"
-            )
         return compile_onnx(
             model, example_inputs, threads=threads, weights=weights, activations=activations,
-            calibration=calibration, check=check, baselines=baselines, budget_s=budget_s,
-            target=target, golden=golden,
+            calibration=calibration, dynamic=dynamic, check=check, baselines=baselines,
+            budget_s=budget_s, target=target, golden=golden,
         )  # fmt: skip
     own_example: list[Example] = []
     if isinstance(model, ExportedProgram):
@@ -162,14 +158,17 @@ def compile(
         in_order = {name: kwargs[name] for name in in_spec.child(1).context}
         is_tensor = [name is not None for name in program.graph_signature.user_outputs]
         signature = signature_of(model.forward, args, in_order, outputs, is_tensor)
-        others = mark_batch(graph, dense, args, kwargs, signature, batched)
+        call_at = partial(at_batch, args, kwargs, signature.parameters, batched)
+        batches = mark_batch(
+            graph, signature, batched, lambda batch: from_torch(dense, *call_at(batch))[0]
+        )
         optimize(graph)
         _log.debug("%s", graph)
         file = write_graph(graph, signature.to_json(), target)
         engine = exact = Engine(file, used)
         pairs, error = _compare(dense, engine, args, kwargs) if check else ([], "")
-        for other in others if check else ():
-            _compare(dense, engine, *other)
+        for batch in batches if check else ():
+            _compare(dense, engine, *call_at(batch))
         if scheme.quantizes:
             engine, error = int8_engine(graph, signature, exact, calibration, target)
         elif scheme.weights == "bfloat16":

@@ -11,10 +11,23 @@ import torch
 from torch import Tensor
 
 from sparseinfer.convert.observe import list_examples
+from sparseinfer.export.bfloat16 import bfloat16_engine, rounding_error
+from sparseinfer.export.dynamic import at_batch, batched_inputs, mark_batch
 from sparseinfer.export.engine import Engine, check_threads
 from sparseinfer.export.file import write_graph
-from sparseinfer.export.from_onnx import from_onnx, input_shapes, read_onnx
-from sparseinfer.export.from_onnx.reference import Reference, onnxruntime_session, reference_of
+from sparseinfer.export.from_onnx import (
+    from_onnx,
+    input_shapes,
+    input_types,
+    read_onnx,
+    with_all_outputs,
+)
+from sparseinfer.export.from_onnx.reference import (
+    Reference,
+    onnxruntime_session,
+    reference_of,
+    rounded_proto,
+)
 from sparseinfer.export.golden import add_golden, own_outputs
 from sparseinfer.export.graph import Graph
 from sparseinfer.export.int8 import engine_scheme, int8_engine
@@ -23,7 +36,7 @@ from sparseinfer.export.report import Race
 from sparseinfer.export.signature import Signature, tensors_of
 from sparseinfer.timing.measure import compare, torch_threads
 
-__all__ = ["compile_onnx", "example_of"]
+__all__ = ["LEAST", "MORE", "compile_onnx", "example_of", "onnx_values"]
 
 EPS = 2.0**-23
 
@@ -50,6 +63,7 @@ def compile_onnx(
     weights: str,
     activations: str | None,
     calibration: Any,
+    dynamic: Any,
     check: bool,
     baselines: Sequence[str],
     budget_s: float,
@@ -64,55 +78,89 @@ def compile_onnx(
     """
     used = check_threads(threads)
     scheme = engine_scheme(weights, activations, calibration)
-    if scheme.weights == "bfloat16":
-        raise NotImplementedError(
-            f"engines of ONNX models are float32 or int8 so far, got {scheme}; try the torch model"
-        )
     proto = read_onnx(source)
     inputs = example_of(proto, example_inputs)
+    batched = batched_inputs(dynamic, inputs)
+    _check_open(proto, batched)
     with torch.inference_mode(False), torch.no_grad():
-        graph = from_onnx(proto, {name: x.shape for name, x in inputs.items()})
-        optimize(graph)
-        rounds, dynamic = _rounds(graph), _dynamic(proto)
-        notes = _notes(graph, dynamic)
+        graph = _graph(proto, inputs)
         signature = _signature(graph)
+        call_at = partial(at_batch, (), inputs, signature.parameters, batched)
+        batches = mark_batch(
+            graph, signature, batched, lambda batch: _graph(proto, call_at(batch)[1])
+        )
+        optimize(graph)
+        rounds, of_moment = _rounds(graph), _dynamic(proto)
+        notes = _notes(graph, of_moment)
+        if scheme.weights != "float32" and rounds:
+            raise ValueError(
+                f"expected a float32 model for {scheme}, got one that is quantised, and keeps "
+                "its own scales; try without weights and calibration"
+            )
         exact = engine = Engine(write_graph(graph, signature.to_json(), target), used)
         pairs: list[tuple[Tensor, float]] = []
         error = ""
         if check:
             run, name = reference_of(proto)
-            pairs, error = _compared(engine, inputs, run, name, rounds or dynamic > 0)
+            pairs, error = _compared(engine, inputs, run, name, rounds or of_moment > 0)
+            for batch in batches:
+                other = call_at(batch)[1]
+                _compared(engine, other, run, name, rounds or of_moment > 0)
         if scheme.quantizes:
-            if rounds:
-                raise ValueError(
-                    f"expected a float32 model for {scheme}, got one that is quantised, and keeps "
-                    "its own scales; try without weights and calibration"
-                )
             engine, error = int8_engine(graph, signature, exact, calibration, target)
+        elif scheme.weights == "bfloat16":
+            engine = bfloat16_engine(graph, signature, scheme, used, target)
             if check:
-                pairs = own_outputs(tensors_of(engine(**inputs)), pairs, LEAST)
+                rough, _ = reference_of(rounded_proto(proto))
+                error = rounding_error(
+                    tensors_of(engine(**inputs)),
+                    rough({key: _rounded(x) for key, x in inputs.items()}),
+                    [true for true, _ in pairs], name,
+                )  # fmt: skip
+        if check and engine is not exact:
+            pairs = own_outputs(tensors_of(engine(**inputs)), pairs, LEAST)
         file = engine.file
         if golden:
             file = add_golden(file, list(inputs.values()), *zip(*pairs, strict=True))
         races = [_race(proto, engine, inputs, budget_s)] if baselines else []
-        if scheme.quantizes and baselines:
+        if engine is not exact and baselines:
             both = [partial(own, **inputs) for own in (exact, engine)]
             races.append(Race("the float32 engine", compare(*both, budget_s=budget_s)))
     told = [error] if scheme.quantizes else [error, *notes]
     return Engine(file, used, races, "; ".join(filter(None, told)))
 
 
+def _graph(proto: Any, inputs: Mapping[str, Tensor]) -> Graph:
+    return from_onnx(proto, {name: x.shape for name, x in inputs.items()})
+
+
+def _rounded(x: Tensor) -> Tensor:
+    return x.to(torch.bfloat16).float() if x.is_floating_point() else x
+
+
+def _check_open(proto: Any, batched: Mapping[str, int]) -> None:
+    """Whether a model leaves the dimension open that is to vary."""
+    shapes = input_shapes(proto)
+    for name in batched:
+        shape = shapes[name]
+        if shape is not None and shape[0] is not None:
+            raise ValueError(
+                f"expected a model whose batch is open for dynamic, got {_text(shape)} of {name}; "
+                "try exporting it with dynamic_shapes (or dynamic_axes) for dimension 0"
+            )
+
+
 def example_of(proto: Any, example_inputs: Any) -> dict[str, Tensor]:
     """The inputs of a model by name: those that are given, else random ones of its shapes.
 
     Raises:
-        TypeError: they are not tensors of float32, or not those of the model.
+        TypeError: they are not tensors of the model's types, or not those of the model.
         ValueError: there is not one example, a shape is another than the model's, or it is open
             and no example closes it.
     """
-    shapes = input_shapes(proto)
+    shapes, kinds = input_shapes(proto), input_types(proto)
     if example_inputs is None:
-        return _random(shapes)
+        return _random(shapes, kinds)
     examples = list_examples(example_inputs)
     if len(examples) != 1:
         raise ValueError(
@@ -125,10 +173,11 @@ def example_of(proto: Any, example_inputs: Any) -> dict[str, Tensor]:
             raise TypeError(
                 f"expected a tensor for {name}, got {type(tensor).__name__}; try torch.as_tensor"
             )
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        kind = kinds[name]
+        if tensor.dtype != kind or tensor.device.type != "cpu":
             raise TypeError(
-                f"expected float32 on the CPU for {name}, got {tensor.dtype} on {tensor.device}; "
-                "try .float().cpu()"
+                f"expected {str(kind).replace('torch.', '')} on the CPU for {name}, got "
+                f"{tensor.dtype} on {tensor.device}; try .to({kind}).cpu()"
             )
         shape = shapes[name]
         if shape is not None and (
@@ -142,7 +191,10 @@ def example_of(proto: Any, example_inputs: Any) -> dict[str, Tensor]:
     return {name: own.detach().contiguous() for name, own in zip(names, given, strict=True)}
 
 
-def _random(shapes: Mapping[str, list[int | None] | None]) -> dict[str, Tensor]:
+def _random(
+    shapes: Mapping[str, list[int | None] | None], kinds: Mapping[str, torch.dtype]
+) -> dict[str, Tensor]:
+    """Of integers and booleans 0 and 1, which are ids and masks alike."""
     generator = torch.Generator().manual_seed(0)
     found = {}
     for name, shape in shapes.items():
@@ -157,7 +209,10 @@ def _random(shapes: Mapping[str, list[int | None] | None]) -> dict[str, Tensor]:
                 f"expected an example of {name}, {_text(shape)} of which is too large to make "
                 "one up, got none; try example_inputs=..."
             )
-        found[name] = torch.randn(sizes, generator=generator)
+        if kinds[name] == torch.float32:
+            found[name] = torch.randn(sizes, generator=generator)
+        else:
+            found[name] = torch.randint(2, sizes, generator=generator).to(kinds[name])
     return found
 
 
@@ -211,11 +266,7 @@ def _compared(
             f"expected outputs of {[list(y.shape) for y in expected]} as of {name}, got "
             f"{[list(y.shape) for y in given]}; this is a fault of the export: please report it"
         )
-    signs = torch.Generator().manual_seed(0)
-    nudged = run({
-        key: x * (1 + EPS * (2 * torch.randint(2, x.shape, generator=signs) - 1))
-        for key, x in inputs.items()
-    })  # fmt: skip
+    nudged = run(_nudged(inputs))
     worst, pairs = 0.0, []
     for y, true, near in zip(given, expected, nudged, strict=True):
         largest = float(true.abs().max())
@@ -232,6 +283,38 @@ def _compared(
         worst = max(worst, error)
         pairs.append((true.double(), allowed))
     return pairs, f"outputs within {worst:.2g} of {name}'s"
+
+
+def _nudged(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs of floats rounded once more, up or down."""
+    signs = torch.Generator().manual_seed(0)
+    return {
+        key: x * (1 + EPS * (2 * torch.randint(2, x.shape, generator=signs) - 1))
+        if x.is_floating_point()
+        else x
+        for key, x in inputs.items()
+    }
+
+
+def onnx_values(
+    source: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
+    """What every node of an ONNX model gives, by its name: with its inputs rounded once more, and
+    as they are; and what ran it.
+
+    The model is the simplified one, whose values an engine's tensors are named for.
+    """
+    proto = read_onnx(source)
+    names = list(input_shapes(proto))
+    given = Signature(names, names, {}, {}, 0).bind(args, kwargs)
+    inputs = dict(zip(names, given, strict=True))
+    whole, known = with_all_outputs(proto, {name: x.shape for name, x in inputs.items()})
+    run, reference = reference_of(whole)
+    found = [
+        dict(zip(known, map(torch.Tensor.double, run(each)), strict=True))
+        for each in (_nudged(inputs), inputs)
+    ]
+    return found[0], found[1], reference
 
 
 def _race(proto: Any, engine: Engine, inputs: Mapping[str, Tensor], budget_s: float) -> Race:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import Dim
 
-from sparseinfer.export.from_torch import from_torch
+from sparseinfer.export.batch_constants import tell_once
 from sparseinfer.export.graph import Graph, Value
 from sparseinfer.export.signature import Signature
 
-__all__ = ["MOST_BATCH", "batched_inputs", "check_batches", "mark_batch"]
+__all__ = ["MOST_BATCH", "at_batch", "batched_inputs", "check_batches", "mark_batch"]
 
 MOST_BATCH = 2**31 - 1
 """That a file may tell; the elements of tensors bound it before."""
@@ -113,16 +113,14 @@ def _check_example(found: Mapping[str, int], tensors: Mapping[str, Tensor]) -> N
 
 def mark_batch(
     graph: Graph,
-    model: nn.Module,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
     signature: Signature,
     batched: Mapping[str, int],
-) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    graph_at: Callable[[int], Graph],
+) -> list[int]:
     """Mark the inputs of a graph whose batch may vary, where the model allows it.
 
-    `graph` is the model's, called with these arguments, and not optimised yet. Gives the arguments
-    of calls with other batches, at which the model was exported: 1, where models differ most, and
+    `graph` is the model's at the batch of its example, and not optimised yet; `graph_at` gives that
+    of another. Gives the other batches at which it was looked at: 1, where models differ most, and
     one more. Dimensions that grow with the batch from one to another do so throughout.
 
     Raises:
@@ -133,24 +131,30 @@ def mark_batch(
     if not marked:
         return []
     own, most = marked[0].shape[0], min(batched.values())
-    calls = []
-    for batch in sorted({1, min(own + 1, most)} - {own}):
-        call = _at_batch(args, kwargs, signature.parameters, batched, batch)
-        check_batches(graph, _graph_at(model, call, batch), marked, batch)
-        calls.append(call)
+    batches = sorted({1, min(own + 1, most)} - {own})
+    tell_once(graph)
+    for batch in batches:
+        other = _graph_at(graph_at, batch)
+        tell_once(other)
+        check_batches(graph, other, marked, batch)
     for value in marked:
         value.most_batch = most
-    return calls
+    return batches
 
 
-def _at_batch(
+def at_batch(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     parameters: Sequence[str],
     batched: Mapping[str, int],
     batch: int,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call with another batch, of the example's own samples."""
+    """The arguments of a call with another batch, of the example's own samples.
+
+    Example:
+        >>> at_batch((), {"x": torch.ones(2, 3)}, ["x"], {"x": 9}, 5)[1]["x"].shape
+        torch.Size([5, 3])
+    """
 
     def resized(name: str, value: Any) -> Any:
         if name not in batched:
@@ -165,9 +169,9 @@ def _at_batch(
     )
 
 
-def _graph_at(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], batch: int) -> Graph:
+def _graph_at(graph_at: Callable[[int], Graph], batch: int) -> Graph:
     try:
-        return from_torch(model, *call)[0]
+        return graph_at(batch)
     # Whatever a model raises that takes no other batch.
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:200]

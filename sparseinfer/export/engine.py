@@ -153,13 +153,14 @@ class Engine:
         return self._plans.at(self._model.batch).native.selftest()
 
     def compare(
-        self, model: nn.Module | ExportedProgram, inputs: Any, tolerance: float | None = None
+        self, model: nn.Module | ExportedProgram | Any, inputs: Any, tolerance: float | None = None
     ) -> NodeComparison:
-        """Compare what every node computes with what torch does, to find where they part.
+        """Compare what every node computes with what its model does, to find where they part.
 
         `model` is the one that the engine was compiled from, `inputs` as for `profile`. Printed, it
         names the first node that is further from the model in float64 than `tolerance`, a share of
-        the largest element; None: than torch's own rounding explains.
+        the largest element; None: than torch's own rounding explains. An ONNX model's values are
+        those of ONNX Runtime or, without it, of onnx's ReferenceEvaluator.
 
         Raises:
             TypeError, ValueError: as `sparseinfer.compile`, or as a call.

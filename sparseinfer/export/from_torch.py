@@ -8,16 +8,16 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils._pytree import tree_any, tree_map
 
 from sparseinfer.export.errors import Missing, UnsupportedOperators
 from sparseinfer.export.graph import MOST_DIMS, Graph, Value
-from sparseinfer.export.lowering import LOWERINGS, Call, Refusal
-from sparseinfer.export.masks import Choice, chosen
+from sparseinfer.export.lower import folded, is_computed, lower
+from sparseinfer.export.lowering import Call, Refusal
+from sparseinfer.export.masks import Choice
 from sparseinfer.export.program import drop_assertions
-from sparseinfer.export.rewrites import rewrite_formulas
 
 __all__ = ["STATE", "from_torch", "graph_of"]
 
@@ -25,30 +25,19 @@ aten = torch.ops.aten
 
 _WHOLE = (
     aten.linear.default, aten.silu.default, aten.gelu.default, aten.layer_norm.default,
-    aten.native_layer_norm.default, aten.rms_norm.default, aten.embedding.default,
-    aten.scaled_dot_product_attention.default,
-    aten.hardswish.default,
-    aten.hardsigmoid.default, aten.leaky_relu.default, aten.elu.default, aten.softplus.default,
-    aten.prelu.default, aten._prelu_kernel.default, aten.upsample_nearest2d.vec,
-    aten.upsample_nearest2d.default, aten._upsample_nearest_exact2d.vec,
-    aten._upsample_nearest_exact2d.default, aten.upsample_bilinear2d.vec,
-    aten.upsample_bilinear2d.default, aten._log_softmax.default,
+    aten.native_layer_norm.default, aten.rms_norm.default, aten.group_norm.default,
+    aten.native_group_norm.default, aten.instance_norm.default, aten.embedding.default,
+    aten.scaled_dot_product_attention.default, aten.matmul.default, aten.roll.default,
+    aten.adaptive_avg_pool1d.default, aten.hardswish.default, aten.hardsigmoid.default,
+    aten.leaky_relu.default, aten.elu.default, aten.softplus.default, aten.prelu.default,
+    aten._prelu_kernel.default, aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default,
+    aten._upsample_nearest_exact2d.vec, aten._upsample_nearest_exact2d.default,
+    aten.upsample_bilinear2d.vec, aten.upsample_bilinear2d.default, aten._log_softmax.default,
 )  # fmt: skip
 """Operators that torch would cut in smaller ones, and the engine has."""
 
 INPUT_TYPES = (torch.float32, torch.int64, torch.bool)
 """What a model may be called with: ids are int64, and masks either."""
-
-INTEGERS_READ = (
-    "embedding",
-    "scaled_dot_product_attention",
-    "view",
-    "reshape",
-    "unsqueeze",
-    "squeeze",
-    "clone",
-)
-"""Operators that take other types than float32: ids, and masks."""
 
 STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 """Inputs of an exported program that the model holds."""
@@ -80,7 +69,6 @@ def from_torch(
         known = len(torch._C._dispatch_get_all_op_names())
         program = program.run_decompositions(dict(_decompositions(known)))
         drop_assertions(program.graph_module)
-        rewrite_formulas(program.graph_module)
     return graph_of(program), program
 
 
@@ -170,62 +158,19 @@ def _lowered(node: Any, known: dict[str, Any], graph: Graph, missing: list[Missi
         if args[1] != 0:
             missing.append(Missing(str(node.args[0].target), module, f"its output {args[1]}"))
         return args[0]
-    if not tree_any(_is_computed, (args, kwargs)):
-        return _folded(node, args, kwargs)
+    if not tree_any(is_computed, (args, kwargs)):
+        return folded(node.target, Call(graph, node.name, module, args, kwargs, ()))
     sample = node.meta["val"]
     sample = sample[0] if isinstance(sample, tuple | list) else sample
     call = Call(graph, node.name, module, args, kwargs, tuple(sample.shape), sample.dtype)
-    lowering = LOWERINGS.get(node.target)
-    why = "no operator of the engine computes it"
+    before = len(graph.nodes)
     try:
-        if not _takes_masks(node):
-            mask = chosen(node.target, args, kwargs)
-            if mask is not None:
-                return mask
-        if lowering is not None:
-            _check_types(node, args, sample.dtype)
-            return lowering(call)
+        return lower(node.target, call)
     except Refusal as refusal:
-        why = str(refusal)
-    missing.append(Missing(str(node.target), module, why))
+        del graph.nodes[before:]
+        missing.append(Missing(str(node.target), module, str(refusal)))
     kind = torch.int64 if sample.dtype == torch.int64 else torch.float32
     return Value(node.name, call.shape, None, kind)
-
-
-def _folded(node: Any, args: Any, kwargs: Any) -> Any:
-    """The value of a call that only constants go into."""
-
-    def plain(part: Any) -> Any:
-        return part.constant if isinstance(part, Value) else part
-
-    def named(part: Any) -> Any:
-        if not isinstance(part, Tensor):
-            return part
-        return Value(node.name, tuple(part.shape), part.contiguous(), part.dtype)
-
-    with torch.no_grad():
-        return tree_map(named, node.target(*tree_map(plain, args), **tree_map(plain, kwargs)))
-
-
-def _is_computed(part: Any) -> bool:
-    return isinstance(part, Choice) or (isinstance(part, Value) and part.constant is None)
-
-
-def _takes_masks(node: Any) -> bool:
-    return bool(node.target == aten.scaled_dot_product_attention.default)
-
-
-def _check_types(node: Any, args: Any, gives: torch.dtype) -> None:
-    if str(node.target).split(".")[1] in INTEGERS_READ:
-        return
-    if gives != torch.float32:
-        raise Refusal(f"it gives {gives}, and float32 is taken")
-
-    def check(part: Any) -> None:
-        if isinstance(part, Value) and part.dtype != torch.float32:
-            raise Refusal(f"expected float32, got {part.dtype} of {part.name}; try model.float()")
-
-    tree_map(check, args)
 
 
 def _argument(part: Any, known: dict[str, Any]) -> Any:

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sparseinfer.export.graph import Value
-from sparseinfer.export.lowering.table import Call, Refusal
+from sparseinfer.export.lowering.expand import expanded
+from sparseinfer.export.lowering.table import LOWERINGS, Call, Refusal
 
-__all__ = ["Choice", "chosen", "lower_mask"]
+__all__ = ["LEAST", "Choice", "chosen", "is_causal", "lower_mask", "materialised", "narrowed"]
 
 aten = torch.ops.aten
 
@@ -26,8 +27,9 @@ ELEMENTWISE = (
     aten._to_copy.default, aten.where.self, aten.bitwise_and.Tensor, aten.bitwise_or.Tensor,
     aten.bitwise_and.Scalar, aten.bitwise_or.Scalar,
     aten.bitwise_not.default, aten.logical_and.default, aten.logical_or.default,
-    aten.logical_not.default, aten.eq.Scalar, aten.ne.Scalar, aten.add.Tensor, aten.sub.Tensor,
-    aten.rsub.Scalar, aten.mul.Tensor, aten.masked_fill.Scalar, aten.full_like.default,
+    aten.logical_not.default, aten.eq.Scalar, aten.ne.Scalar, aten.eq.Tensor, aten.add.Tensor,
+    aten.sub.Tensor, aten.rsub.Scalar, aten.mul.Tensor, aten.masked_fill.Scalar,
+    aten.full_like.default, aten.gt.Tensor, aten.ge.Tensor, aten.lt.Tensor, aten.le.Tensor,
 )  # fmt: skip
 """Operators whose results depend, element by element, on their operands."""
 
@@ -38,8 +40,15 @@ MOVES = (
 )  # fmt: skip
 """Operators that give elements of their first operand as they are."""
 
+LEAST = torch.finfo(torch.float32).min
+"""What hides a score as well as -Inf does, where others are not hidden."""
+
 EXACT = (aten._to_copy.default, aten.sub.Tensor, aten.rsub.Scalar, aten.mul.Tensor)
 """What begins a mask as a number, so that it is promised to be 0 or 1: the engine looks."""
+
+
+PARTS = (aten.expand.default, aten.slice.Tensor, aten.select.int, aten.index.Tensor)
+"""What no node does to integers, so that they are a mask, and 0 or 1 likewise."""
 
 
 @dataclass(eq=False)
@@ -69,10 +78,11 @@ class Choice:
 def chosen(target: Any, args: Any, kwargs: Any) -> Choice | None:
     """What an operator gives of such a tensor, or of the input that it begins with.
 
-    None where it reads none, or ids that it may do anything with.
+    None where it reads none, or ids that it may do anything with, or joins one with what is
+    computed otherwise.
 
     Raises:
-        Refusal: it reads two that do not fit, or is none of the operators of masks.
+        Refusal: it reads two that do not fit, or no operator reads what it reads.
     """
     leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Choice | Value)]
     choices = [leaf for leaf in leaves if isinstance(leaf, Choice)]
@@ -84,10 +94,11 @@ def chosen(target: Any, args: Any, kwargs: Any) -> Choice | None:
     if not choices:
         return None
     others = [leaf for leaf in leaves if isinstance(leaf, Value) and leaf.constant is None]
-    if any(_begun(value, target, args, kwargs) is None for value in others):
-        raise Refusal("it joins a mask with what is computed otherwise")
-    if target not in (*ELEMENTWISE, *MOVES):
-        raise Refusal("it reads a mask: attention is taken, and what makes the mask of one")
+    joins = any(_begun(value, target, args, kwargs) is None for value in others)
+    if joins or target not in (*ELEMENTWISE, *MOVES):
+        if target in LOWERINGS:
+            return None
+        raise Refusal("it reads a mask, and nothing computes it of that")
     if len({choice.source for choice in choices}) > 1:
         raise Refusal("it joins masks of two inputs")
     source, exact = choices[0].source, any(choice.exact for choice in choices)
@@ -123,7 +134,7 @@ def _begun(value: Value, target: Any, args: Any, kwargs: Any) -> Choice | None:
     compares = target in (aten.eq.Scalar, aten.ne.Scalar) and args[1] == 0
     if compares or kwargs.get("dtype") == torch.bool:
         return Choice(value, index, zeros, ones)
-    if target not in EXACT:
+    if target not in EXACT and not (target in PARTS and args[0] is value):
         return None
     return Choice(value, index, zeros, ones, exact=True)
 
@@ -142,7 +153,10 @@ def lower_mask(call: Call, mask: Choice | Value, shape: tuple[int, ...]) -> Valu
         if torch.equal(if_zero, otherwise):
             return _constant(call, if_zero)
         index = mask.index.view((1,) * (4 - mask.index.dim()) + tuple(mask.index.shape))
-        return _where(call, mask, _narrowed(index, 4), if_zero, otherwise, shape[3])
+        narrow = [narrowed(part, 4) for part in (index, if_zero, otherwise)]
+        if all(part.shape[3] != shape[3] for part in narrow):
+            narrow[2] = otherwise  # one of them has to be as wide as the mask
+        return _where(call, mask, *narrow)
     if mask.constant is not None:
         return _constant(call, _added(mask.constant, shape))
     if mask.dtype == torch.bool:
@@ -163,16 +177,34 @@ def _added(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
     if mask.dtype == torch.bool:
         mask = torch.where(mask, 0.0, -torch.inf)
     mask = mask.float().view((1,) * (4 - mask.dim()) + tuple(mask.shape))
-    return _narrowed(mask.expand(*mask.shape[:3], shape[3]), 3)
+    return narrowed(mask.expand(*mask.shape[:3], shape[3]), 3)
 
 
-def _narrowed(x: Tensor, axes: int) -> Tensor:
-    """One element of the first axes along which all are the same."""
+def narrowed(x: Tensor, axes: int) -> Tensor:
+    """One element of the first axes along which all are the same.
+
+    Example:
+        >>> narrowed(torch.tensor([[0, 1], [0, 1]]), 1)
+        tensor([[0, 1]])
+    """
     for axis in range(axes):
         first = x.narrow(axis, 0, 1)
         if torch.equal(first.expand_as(x), x):
             x = first
     return x
+
+
+def is_causal(mask: Tensor) -> bool:
+    """Whether it hides from each query what comes after it, and nothing else.
+
+    Example:
+        >>> is_causal(torch.full((1, 1, 3, 3), -torch.inf).triu(1))
+        True
+    """
+    if mask.dim() != 4 or mask.shape[:2] != (1, 1):
+        return False
+    hidden = torch.where(mask <= LEAST, -torch.inf, mask)
+    return torch.equal(hidden, torch.full_like(mask, -torch.inf).triu(1))
 
 
 def _constant(call: Call, mask: Tensor) -> Value | None:
@@ -181,22 +213,36 @@ def _constant(call: Call, mask: Tensor) -> Value | None:
     return Value(f"{call.name} mask", tuple(mask.shape), mask.contiguous())
 
 
-def _where(
-    call: Call, mask: Choice, index: Tensor, if_zero: Tensor, otherwise: Tensor, keys: int
-) -> Value:
+def materialised(call: Call, mask: Choice, narrow: bool = False) -> Value:
+    """The numbers of a mask, for an operator that reads them as any other tensor.
+
+    `narrow`: it broadcasts, so dimensions along which all is the same may have one element.
+
+    Raises:
+        Refusal: it holds no float32, or no `where` computes it.
+    """
+    if mask.if_zero.dtype != torch.float32:
+        raise Refusal(f"it reads a mask of {mask.if_zero.dtype}, and float32 is taken")
+    shape = tuple(mask.if_zero.shape)
+    if torch.equal(mask.if_zero, mask.otherwise):
+        return Value(f"{call.name} mask", shape, mask.if_zero.contiguous())
+    index, if_zero, otherwise = (narrowed(part, len(shape)) for part in mask.tensors)
+    found = _where(call, mask, index, if_zero, otherwise)
+    return found if narrow or found.shape == shape else expanded(call, found, shape)
+
+
+def _where(call: Call, mask: Choice, index: Tensor, if_zero: Tensor, otherwise: Tensor) -> Value:
+    """A node that broadcasts all three together."""
     if not torch.equal(index.reshape(-1), torch.arange(index.numel())):
         raise Refusal("its mask takes elements of its input out of their order")
     if torch.Size(mask.source.shape).numel() != index.numel():
         raise Refusal("its mask takes some elements of its input")
+    shape = torch.broadcast_shapes(index.shape, if_zero.shape, otherwise.shape)
     condition = Value(f"{mask.source.name} of {call.name}", tuple(index.shape), None,
                       mask.source.dtype)  # fmt: skip
     call.node("reshape", [mask.source], condition)
-    if_zero, small = _narrowed(if_zero, 4), _narrowed(otherwise, 4)
-    shape = torch.broadcast_shapes(index.shape, if_zero.shape, small.shape)
-    if shape[3] != keys:  # one of them has to be as wide as the mask
-        shape, small = torch.Size((*shape[:3], keys)), otherwise
     values: list[Value | None] = [condition]
-    for name, part in (("otherwise", small), ("if zero", if_zero)):
+    for name, part in (("otherwise", otherwise), ("if zero", if_zero)):
         values.append(Value(f"{call.name} {name}", tuple(part.shape), part.contiguous()))
     output = Value(f"{call.name} mask", tuple(shape))
     return call.node("where", values, output, exact=mask.exact)

@@ -2,17 +2,22 @@
 
 from sparseinfer.export.from_onnx import (
     elementwise,
+    masks,
     moves,
+    norm,
+    parts,
     pool,
     quantized,
+    resize,
     weighted,
 )
 from sparseinfer.export.from_onnx.convert import from_onnx
 from sparseinfer.export.from_onnx.read import is_onnx, read_onnx
-from sparseinfer.export.from_onnx.simplify import input_shapes
+from sparseinfer.export.from_onnx.simplify import input_shapes, input_types, with_all_outputs
 from sparseinfer.export.from_onnx.table import OPERATORS
 
 __all__ = [
-    "OPERATORS", "elementwise", "from_onnx", "input_shapes", "is_onnx", "moves", "pool",
-    "quantized", "read_onnx", "weighted",
+    "OPERATORS", "elementwise", "from_onnx", "input_shapes", "input_types", "is_onnx", "masks",
+    "moves", "norm", "parts", "pool", "quantized", "read_onnx", "resize", "weighted",
+    "with_all_outputs",
 ]  # fmt: skip

@@ -8,16 +8,12 @@ from typing import Any
 import torch
 
 from sparseinfer.export.errors import Missing, UnsupportedOperators
-from sparseinfer.export.from_onnx.simplify import Budget, simplified
+from sparseinfer.export.from_onnx.simplify import Budget, budget_of, simplified
 from sparseinfer.export.from_onnx.table import LARGEST, OPERATORS, Call, Refusal
-from sparseinfer.export.graph import MOST_DIMS, Graph, Value
-from sparseinfer.export.passes.bias import fold_biases
+from sparseinfer.export.graph import MOST_DIMS, Graph, Node, Value
+from sparseinfer.export.masks import Choice
 
 __all__ = ["from_onnx"]
-
-LEAST_BUDGET = 2**24
-MORE = 4
-"""Times the bytes of a model, the elements that its constants may have in all."""
 
 
 def from_onnx(proto: Any, shapes: Mapping[str, Sequence[int]]) -> Graph:
@@ -27,16 +23,16 @@ def from_onnx(proto: Any, shapes: Mapping[str, Sequence[int]]) -> Graph:
         UnsupportedOperators: it lists every operator that the engine has not, with its node.
         ValueError: the model is inconsistent, or of an opset that is not taken.
     """
-    budget = Budget(max(LEAST_BUDGET, MORE * proto.ByteSize()))
+    budget = budget_of(proto)
     model = simplified(proto, shapes, budget)
     opset = model.opset_imports.get("", 0) or model.opset_imports.get("ai.onnx", 0)
     graph = Graph([], [], [])
     missing: list[Missing] = []
     known: dict[Any, Any] = {None: None}
     for own in model.graph.inputs:
-        known[own] = Value(own.name, tuple(own.shape.numpy()))
+        shape = tuple(own.shape.numpy())
+        known[own] = Value(own.name, shape, dtype=_type_of(own, missing))
         graph.inputs.append(known[own])
-        _check_float(own, "inputs", missing)
     constants = _Constants(model.graph.initializers)
     shapeless: set[Any] = set()
     for node in model.graph:
@@ -57,11 +53,9 @@ def from_onnx(proto: Any, shapes: Mapping[str, Sequence[int]]) -> Graph:
         if own in shapeless:
             continue
         if not isinstance(found, Value) or found.dtype != torch.float32:
-            missing.append(Missing(str(own.type), own.name or "", "inputs and outputs are float32"))
+            missing.append(Missing(str(own.type), own.name or "", "outputs are float32"))
         else:
             graph.outputs.append(found)
-    fold_biases(graph)
-    missing += _leftovers(graph)
     if not graph.outputs and not missing:
         missing.append(Missing("its outputs", "", "it has none"))
     if missing:
@@ -117,8 +111,7 @@ def _converted(
     elif len(shape) > MOST_DIMS or any(not 0 < size < LARGEST for size in shape):
         why = f"it gives {list(shape)}: tensors have up to {MOST_DIMS} dimensions, and elements"
     else:
-        constants = [own.constant for own in inputs if isinstance(own, Value)]
-        if constants and all(own is not None for own in constants):
+        if _makes_constants(node, inputs):
             if not budget.take(torch.Size(shape).numel()):
                 raise ValueError(
                     "expected constants that the model holds, got more that it computes; try "
@@ -127,7 +120,10 @@ def _converted(
         before = len(graph.nodes)
         try:
             found = OPERATORS[node.op_type](Call(graph, node, inputs, shape, opset))
-            return found if isinstance(found, tuple) else (found,)
+            found = found if isinstance(found, tuple) else (found,)
+            _check_shape(found[0], shape)
+            _take_names(found, node, graph.nodes[before:])
+            return found
         except Refusal as refusal:
             del graph.nodes[before:]
             why = str(refusal)
@@ -138,6 +134,28 @@ def _converted(
     operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
     missing.append(Missing(operator, node.name or first.name or "", why))
     return tuple(Value(own.name or "", _shape_of(own) or ()) for own in node.outputs)
+
+
+def _makes_constants(node: Any, inputs: Sequence[Any]) -> bool:
+    """Whether it is computed here, or takes constants as large as what it gives."""
+    if node.op_type in ("Expand", "Tile", "Where") or any(isinstance(x, Choice) for x in inputs):
+        return True
+    values = [own for own in inputs if isinstance(own, Value)]
+    return bool(values) and all(own.constant is not None for own in values)
+
+
+def _check_shape(found: Any, shape: tuple[int, ...]) -> None:
+    own = found.if_zero.shape if isinstance(found, Choice) else getattr(found, "shape", shape)
+    if tuple(own) != shape:
+        raise Refusal(f"it gives {list(own)}, and the model has {list(shape)} there")
+
+
+def _take_names(found: tuple[Any, ...], node: Any, new: Sequence[Node]) -> None:
+    """Call what its last nodes give by the names that the model has for it."""
+    given = {step.output for step in new}
+    for value, own in zip(found, node.outputs, strict=False):
+        if isinstance(value, Value) and value in given:
+            value.name = own.name or value.name
 
 
 def _is_known(node: Any) -> bool:
@@ -151,17 +169,13 @@ def _shape_of(value: Any) -> tuple[int, ...] | None:
     return tuple(shape)
 
 
-def _check_float(own: Any, what: str, missing: list[Missing]) -> None:
+def _type_of(own: Any, missing: list[Missing]) -> torch.dtype:
     import onnx_ir
 
-    if own.dtype != onnx_ir.DataType.FLOAT:
-        missing.append(Missing(str(own.dtype), own.name, f"{what} are float32"))
-
-
-def _leftovers(graph: Graph) -> list[Missing]:
-    """Additions of constants that no layer took."""
-    return [
-        Missing("Add", node.name, "it adds a constant to what is no layer without a bias")
-        for node in graph.nodes
-        if node.op == "add" and any(own is None or own.constant is not None for own in node.inputs)
-    ]
+    kinds = {
+        onnx_ir.DataType.FLOAT: torch.float32, onnx_ir.DataType.INT64: torch.int64,
+        onnx_ir.DataType.BOOL: torch.bool,
+    }  # fmt: skip
+    if own.dtype not in kinds:
+        missing.append(Missing(str(own.dtype), own.name, "inputs are float32, int64 or bool"))
+    return kinds.get(own.dtype, torch.float32)

@@ -1,40 +1,51 @@
-"""Operators that move elements and change none: shapes, axes, padding, concatenation, softmax."""
+"""Operators that move elements and change none: shapes, axes, padding, joining, repeating."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
 from sparseinfer.export.from_onnx.table import Call, Refusal, converts
 from sparseinfer.export.graph import Value
+from sparseinfer.export.masks import Choice
 
-__all__ = ["cast"]
+__all__: list[str] = []
+
+aten = torch.ops.aten
 
 
 @converts("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-def _reshape(call: Call) -> Value:
-    x = call.passed(0)
+def _reshape(call: Call) -> Any:
+    x = call.part(0)
+    if isinstance(x, Choice):
+        return call.aten(aten.view.default, x, list(call.shape))
     if math.prod(x.shape) != math.prod(call.shape):
         raise Refusal(f"it makes {list(call.shape)} of {list(x.shape)}")
-    if x.constant is None:
+    if x.constant is None and x.scale is not None:
         return call.add("reshape", [x])
+    if x.constant is None:
+        return call.aten(aten.view.default, x, list(call.shape))
     scales = x.weight_scales
     kept = scales.reshape(()) if scales is not None and scales.numel() == 1 else None
     return Value(call.name, call.shape, x.constant.reshape(call.shape), x.dtype, None, kept)
 
 
 @converts("Transpose")
-def _transpose(call: Call) -> Value:
-    x = call.passed(0)
-    order = list(call.attribute("perm", range(len(x.shape))[::-1]))
-    if sorted(order) != list(range(len(x.shape))):
+def _transpose(call: Call) -> Any:
+    x = call.part(0)
+    rank = len(x.if_zero.shape if isinstance(x, Choice) else x.shape)
+    order = list(call.attribute("perm", range(rank)[::-1]))
+    if sorted(order) != list(range(rank)):
         raise Refusal(f"its order of axes is {order}")
+    if isinstance(x, Choice):
+        return call.aten(aten.permute.default, x, order)
     if x.constant is None:
         long = [axis for axis in order if x.shape[axis] > 1]
-        if long != sorted(long):
-            raise Refusal(f"it moves the axes of a tensor that is computed to {order}")
-        return call.add("reshape", [x])
+        if long == sorted(long):
+            return call.add("reshape", [x])
+        return call.aten(aten.permute.default, call.value(0), order)
     scales = x.weight_scales
     if scales is not None and scales.numel() > 1:
         scales = scales.permute(order)
@@ -43,18 +54,8 @@ def _transpose(call: Call) -> Value:
 
 
 @converts("Identity")
-def _same(call: Call) -> Value:
-    return call.passed(0)
-
-
-def cast(call: Call) -> Value:
-    """A change of type that changes nothing; those of integers are in `quantized`."""
-    import onnx_ir
-
-    x = call.passed(0)
-    if x.dtype != torch.float32 or call.attribute("to", 0) != onnx_ir.DataType.FLOAT:
-        raise Refusal("it changes the type of a tensor, and float32 is taken")
-    return x
+def _same(call: Call) -> Value | Choice:
+    return call.part(0)
 
 
 @converts("Dropout")
@@ -66,19 +67,21 @@ def _dropout(call: Call) -> Value:
 
 
 @converts("Concat")
-def _concat(call: Call) -> Value:
-    values = [call.computed(index) for index in range(len(call.inputs))]
-    return call.add("concat", values, axis=call.attribute("axis", 0) % len(call.shape))
+def _concat(call: Call) -> Any:
+    values = [call.part(index) for index in range(len(call.inputs))]
+    if any(isinstance(own, Value) and own.dtype == torch.uint8 for own in values):
+        raise Refusal("it joins bytes")
+    return call.aten(aten.cat.default, values, call.attribute("axis", 0))
 
 
-@converts("Softmax")
-def _softmax(call: Call) -> Value:
-    x = call.computed(0)
-    flattens = call.opset < 13
-    axis = call.attribute("axis", 1 if flattens else -1) % len(x.shape)
-    if flattens and math.prod(x.shape[axis + 1 :]) > 1:
-        raise Refusal("it is taken over several axes at once")
-    return call.add("softmax", [x], axis=axis)
+@converts("Expand")
+def _expand(call: Call) -> Any:
+    return call.aten(aten.expand.default, call.part(0), list(call.shape))
+
+
+@converts("Tile")
+def _tile(call: Call) -> Any:
+    return call.aten(aten.repeat.default, call.part(0), call.numbers(1) or [])
 
 
 @converts("Pad")

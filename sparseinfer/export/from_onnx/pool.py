@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from sparseinfer.export.from_onnx.table import Call, Refusal, converts
 from sparseinfer.export.from_onnx.window import pads_of
 from sparseinfer.export.graph import MOST_COLUMNS, Value
@@ -65,16 +67,9 @@ def _global_max_pool(call: Call) -> Value:
     return call.add("max_pool", [x], kernel=kernel, stride=kernel, padding=[0] * 4)
 
 
-@converts("ReduceMean")
-def _mean(call: Call) -> Value:
-    call.computed(0)
-    if call.axes(1, since=18) != [2, 3]:
-        raise Refusal("a mean over height and width of images is taken, and no other")
-    return _mean_of_pixels(call)
-
-
 def _mean_of_pixels(call: Call) -> Value:
     x = call.computed(0)
-    if len(x.shape) != 4:
-        raise Refusal("a mean over height and width of images is taken, and no other")
-    return call.add("global_average_pool", [x])
+    if len(x.shape) == 4:
+        return call.add("global_average_pool", [x])
+    mean: Value = call.aten(torch.ops.aten.mean.dim, x, list(range(2, len(x.shape))), True)
+    return mean

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sparseinfer.export.from_onnx.elementwise import multiply
-from sparseinfer.export.from_onnx.moves import cast
+from sparseinfer.export.from_onnx.masks import cast
 from sparseinfer.export.from_onnx.table import Call, Refusal, converts
 from sparseinfer.export.from_onnx.weighted import conv_attributes, turned
 from sparseinfer.export.graph import Value

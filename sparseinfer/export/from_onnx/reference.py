@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Reference", "onnxruntime_session", "reference_of"]
+__all__ = ["Reference", "onnxruntime_session", "reference_of", "rounded_proto"]
 
 Reference = Callable[[Mapping[str, Tensor]], list[Tensor]]
 """The outputs of a model on named inputs."""
@@ -73,3 +73,19 @@ def onnxruntime_session(proto: Any, threads: int, *, optimized: bool = True) -> 
     except Exception as error:
         return None, f"ONNX Runtime does not take it: {(str(error).splitlines() or [''])[0][:200]}"
     return session, ""
+
+
+def rounded_proto(proto: Any) -> Any:
+    """A copy of a model whose weights, of two dimensions or more, are rounded to bfloat16."""
+    from onnx import TensorProto, numpy_helper
+
+    copied = type(proto)()
+    copied.CopyFrom(proto)
+    attributes = (own for node in copied.graph.node for own in node.attribute)
+    held = [own.t for own in attributes if own.HasField("t")]
+    for tensor in (*copied.graph.initializer, *held):
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:
+            whole = torch.from_numpy(numpy_helper.to_array(tensor).copy())
+            small = whole.to(torch.bfloat16).float().numpy()
+            tensor.CopyFrom(numpy_helper.from_array(small, tensor.name))
+    return copied

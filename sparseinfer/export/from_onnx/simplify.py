@@ -9,12 +9,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 
 from sparseinfer.export.from_onnx.spell_out import spell_out
 
-__all__ = ["OLDEST_OPSET", "Budget", "input_shapes", "simplified"]
+__all__ = [
+    "OLDEST_OPSET", "Budget", "budget_of", "input_shapes", "input_types", "simplified",
+    "with_all_outputs",
+]  # fmt: skip
 
 OLDEST_OPSET = 11
+
+LEAST_BUDGET = 2**24
+MORE = 4
+"""Times the bytes of a model, the elements that its constants may have in all."""
 
 SAME_SIZE = frozenset(
     "Abs Cast CastLike Ceil Clip Cos Erf Exp Flatten Floor Identity Log Neg Not Reciprocal Relu "
@@ -53,6 +61,11 @@ class Budget:
         return True
 
 
+def budget_of(proto: Any) -> Budget:
+    """What a model's constants may have: some for any, and more where it has more bytes."""
+    return Budget(max(LEAST_BUDGET, MORE * proto.ByteSize()))
+
+
 def input_shapes(proto: Any) -> dict[str, list[int | None] | None]:
     """The inputs of a model by name, without those that have a constant, and their shapes.
 
@@ -69,6 +82,19 @@ def input_shapes(proto: Any) -> dict[str, list[int | None] | None]:
             shape = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
         found[own.name] = shape
     return found
+
+
+def input_types(proto: Any) -> dict[str, torch.dtype]:
+    """The types of `input_shapes`'s inputs: those that engines have not are float32 here."""
+    import onnx
+
+    kinds = {onnx.TensorProto.INT64: torch.int64, onnx.TensorProto.BOOL: torch.bool}
+    names = input_shapes(proto)
+    return {
+        own.name: kinds.get(own.type.tensor_type.elem_type, torch.float32)
+        for own in proto.graph.input
+        if own.name in names
+    }
 
 
 def simplified(proto: Any, shapes: Mapping[str, Sequence[int]], budget: Budget) -> Any:
@@ -114,6 +140,16 @@ def simplified(proto: Any, shapes: Mapping[str, Sequence[int]], budget: Budget) 
             f"{first}; try onnx.checker.check_model(path, full_check=True)"
         ) from error
     return model
+
+
+def with_all_outputs(proto: Any, shapes: Mapping[str, Sequence[int]]) -> tuple[Any, list[str]]:
+    """The simplified model, with every float32 that a node gives as an output, and their names."""
+    import onnx_ir as ir
+
+    model = simplified(proto, shapes, budget_of(proto))
+    given = [own for node in model.graph for own in node.outputs]
+    model.graph.outputs[:] = [own for own in given if own.dtype == ir.DataType.FLOAT and own.shape]
+    return ir.to_proto(model), [own.name for own in model.graph.outputs]
 
 
 @contextmanager

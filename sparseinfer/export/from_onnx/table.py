@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from sparseinfer.export.graph import Graph, Node, Value
+from sparseinfer.export.lower import lower
+from sparseinfer.export.lowering import Call as AtenCall
 from sparseinfer.export.lowering import Refusal
+from sparseinfer.export.masks import Choice
 from sparseinfer.export.passes.quantize import SAME_SCALE
 from sparseinfer.quantize.activations import ActivationScale
 
@@ -84,6 +88,11 @@ class Call:
             raise Refusal(f"expected a tensor as input {index}")
         return found
 
+    def part(self, index: int) -> Value | Choice:
+        """A tensor of any type, or a mask."""
+        found = self.optional(index)
+        return found if isinstance(found, Choice) else self.passed(index)
+
     def computed(self, index: int) -> Value:
         """A tensor of float32 that is not constant."""
         found = self.value(index)
@@ -142,6 +151,15 @@ class Call:
             scale = source.scale
         return self.step(self.name, self.shape, op, inputs, activation, scale, **attributes)
 
+    def aten(self, target: Any, *args: Any, **kwargs: Any) -> Any:
+        """What an operator of torch gives, by the table that torch models take."""
+        given = _on_meta(target, args, kwargs)
+        call = AtenCall(
+            self.graph, f"{self.name} {target}", self.path, args, kwargs, tuple(given.shape),
+            given.dtype,
+        )  # fmt: skip
+        return lower(target, call)
+
     def step(
         self, name: str, shape: tuple[int, ...], op: str, inputs: Sequence[Value | None],
         activation: str = "none", scale: ActivationScale | None = None, **attributes: Any,
@@ -150,6 +168,21 @@ class Call:
         output = Value(name, shape, None, torch.float32 if scale is None else torch.uint8, scale)
         self.graph.nodes.append(Node(op, self.path, list(inputs), output, attributes, activation))
         return output
+
+
+def _on_meta(target: Any, args: Any, kwargs: Any) -> torch.Tensor:
+    """The shape and the type that an operator gives."""
+
+    def empty(part: Any) -> Any:
+        if isinstance(part, Choice):
+            return part.if_zero.to("meta")
+        if isinstance(part, Value):
+            return torch.empty(part.shape, dtype=part.dtype, device="meta")
+        return part
+
+    found = target(*tree_map(empty, args), **tree_map(empty, kwargs))
+    first: torch.Tensor = found[0] if isinstance(found, tuple | list) else found
+    return first
 
 
 Converter = Callable[[Call], Any]

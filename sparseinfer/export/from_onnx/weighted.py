@@ -1,4 +1,4 @@
-"""Operators with weights: linear layers, convolutions, batch norms."""
+"""Operators with weights: linear layers, convolutions, batch norms; products of two tensors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor
 from sparseinfer.export.from_onnx.table import Call, Refusal, converts
 from sparseinfer.export.from_onnx.window import pads_of
 from sparseinfer.export.graph import Value
+from sparseinfer.export.lowering import Call as AtenCall
+from sparseinfer.export.lowering.transposed import transposed_conv
 
 __all__ = ["bias_of", "conv_attributes", "rows_of", "turned"]
 
@@ -80,12 +82,34 @@ def _conv(call: Call) -> Value:
     return call.add("conv", [x, weight, bias], **conv_attributes(call, x.shape, weight.shape))
 
 
+@converts("ConvTranspose")
+def _conv_transpose(call: Call) -> Value:
+    x, weight = call.computed(0), call.weight(1)
+    dims, groups = len(weight.shape) - 2, int(call.attribute("group", 1))
+    out = weight.shape[1] * groups
+    if dims not in (1, 2) or len(x.shape) != len(weight.shape) or weight.shape[0] != x.shape[1]:
+        raise Refusal(f"its weight {list(weight.shape)} does not fit {list(x.shape)}")
+    stride = list(call.attribute("strides", [1] * dims))
+    dilation = list(call.attribute("dilations", [1] * dims))
+    if groups < 1 or weight.shape[0] % groups or len(stride) != dims or len(dilation) != dims:
+        raise Refusal("its groups, strides or dilations are not those of its weight")
+    bias = bias_of(call, 2, out)
+    if "output_shape" in call.node.attributes or call.attribute("auto_pad", "NOTSET") != "NOTSET":
+        raise Refusal("its padding follows from its output")
+    padding = pads_of(call, x.shape[2:], weight.shape[2:], stride, dilation)
+    if dims == 1:
+        stride, dilation, padding = [1, *stride], [1, *dilation], [0, 0, *padding]
+    given = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    own = AtenCall(call.graph, call.name, call.path, [], {}, call.shape)
+    return transposed_conv(own, x, weight, bias, given)
+
+
 @converts("MatMul")
-def _matmul(call: Call) -> Value:
-    weight = call.weight(1)
-    if len(weight.shape) != 2:
-        raise Refusal(f"its weight is {list(weight.shape)}, two dimensions are taken")
-    return call.add("linear", [call.computed(0), rows_of(turned(weight)), None])
+def _matmul(call: Call) -> Any:
+    b = call.value(1)
+    if b.constant is not None and len(b.shape) == 2 and call.value(0).constant is None:
+        return call.add("linear", [call.value(0), rows_of(turned(b)), None])
+    return call.aten(torch.ops.aten.matmul.default, call.value(0), b)
 
 
 @converts("Gemm")

@@ -8,16 +8,19 @@ from sparseinfer.export.lowering import (
     attention,
     binary,
     elementwise,
+    expand,
     moves,
+    norm,
     pool,
     reduce,
     resize,
     unary,
     weighted,
+    where,
 )
 from sparseinfer.export.lowering.table import LOWERINGS, Call, Refusal
 
 __all__ = [
-    "LOWERINGS", "Call", "Refusal", "attention", "binary", "elementwise", "moves", "pool", "reduce",
-    "resize", "unary", "weighted",
+    "LOWERINGS", "Call", "Refusal", "attention", "binary", "elementwise", "expand", "moves", "norm",
+    "pool", "reduce", "resize", "unary", "weighted", "where",
 ]  # fmt: skip

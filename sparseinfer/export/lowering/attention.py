@@ -1,4 +1,4 @@
-"""What transformers are made of: attention, norms over features, embeddings."""
+"""What transformers are made of: attention, and embeddings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from sparseinfer.export.graph import Value
 from sparseinfer.export.lowering.table import Call, Refusal, lowers
-from sparseinfer.export.masks import Choice, lower_mask
+from sparseinfer.export.masks import Choice, is_causal, lower_mask
 
 aten = torch.ops.aten
 
@@ -33,44 +33,10 @@ def _attention(call: Call) -> Value:
             raise Refusal("its mask is no tensor")
         mask = lower_mask(call, mask, (*q.shape[:3], k.shape[2]))
     causal = bool(call.argument(5, "is_causal", False))
-    if mask is not None and _is_causal(mask):
+    if mask is not None and mask.constant is not None and is_causal(mask.constant):
         mask, causal = None, True
     scale = float(q.shape[3] ** -0.5 if scale is None else scale)
     return call.add("attention", [q, k, v, mask], scale=scale, causal=causal)
-
-
-def _is_causal(mask: Value) -> bool:
-    """Whether a constant mask hides from each query what comes after it, and nothing else."""
-    if mask.constant is None or mask.shape[:2] != (1, 1):
-        return False
-    hidden = torch.full_like(mask.constant, -torch.inf).triu(1)
-    return torch.equal(mask.constant, hidden)
-
-
-@lowers(aten.layer_norm.default, aten.native_layer_norm.default)
-def _layer_norm(call: Call) -> Value:
-    x, normalized = call.value(0), list(call.args[1])
-    weight, bias = call.argument(2, "weight", None), call.argument(3, "bias", None)
-    for value in (weight, bias):
-        if value is not None and value.constant is None:
-            raise Refusal("its weight or bias is computed")
-    if len(normalized) != 1:
-        raise Refusal(f"it normalises over {normalized}: the last dimension is taken")
-    eps = float(call.argument(4, "eps", 1e-5))
-    return call.add("layer_norm", [x, weight, bias], eps=eps, centred=True)
-
-
-@lowers(aten.rms_norm.default)
-def _rms_norm(call: Call) -> Value:
-    x, normalized = call.value(0), list(call.args[1])
-    weight = call.argument(2, "weight", None)
-    if weight is not None and weight.constant is None:
-        raise Refusal("its weight is computed")
-    if len(normalized) != 1 or (weight is not None and weight.shape != x.shape[-1:]):
-        raise Refusal(f"it normalises over {normalized}: the last dimension is taken")
-    eps = call.argument(3, "eps", None)
-    eps = torch.finfo(torch.float32).eps if eps is None else float(eps)
-    return call.add("layer_norm", [x, weight, None], eps=eps, centred=False)
 
 
 @lowers(aten.embedding.default)

@@ -76,6 +76,21 @@ def _part(call: Call, x: Value, axis: int, start: int, count: int, name: str) ->
     return call.node("slice", [x], output, axis=axis, start=start, step=1)
 
 
+@lowers(aten.roll.default)
+def _roll(call: Call) -> Value:
+    """Along each axis, the end of the tensor and then its beginning."""
+    x, shifts = call.value(0), list(call.args[1])
+    for axis, shift in zip(call.argument(2, "dims", []), shifts, strict=True):
+        axis %= len(x.shape)
+        size = x.shape[axis]
+        first = -shift % size
+        if first:
+            ends = [_part(call, x, axis, start, count, f"{call.name} {start}")
+                    for start, count in ((first, size - first), (0, first))]  # fmt: skip
+            x = call.step(f"rolled {axis}", x.shape, "concat", [*ends], axis=axis)
+    return x
+
+
 @lowers(aten.cat.default)
 def _cat(call: Call) -> Value:
     values = list(call.args[0])

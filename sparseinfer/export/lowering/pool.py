@@ -88,6 +88,21 @@ def _adaptive_average_pool(call: Call) -> Value:
     )
 
 
+@lowers(aten.adaptive_avg_pool1d.default)
+def _adaptive_average_pool_of_lines(call: Call) -> Value:
+    x, (size,) = call.value(0), call.args[1]
+    length = x.shape[-1]
+    if size == 1:
+        return call.add("reduce", [x], kind="mean", axes=[len(x.shape) - 1], keepdim=True)
+    if len(x.shape) != 3 or length % size or length > MOST_COLUMNS:
+        raise Refusal(f"{length} is not cut evenly in {size} in a batch of lines")
+    image = call.step("image", (*x.shape[:2], 1, length), "reshape", [x])
+    window = [1, length // size]
+    pooled = call.step("pooled", (*x.shape[:2], 1, size), "average_pool", [image], kernel=window,
+                       stride=window, padding=[0] * 4, count_padding=False)  # fmt: skip
+    return call.add("reshape", [pooled])
+
+
 def _uneven_average_pool(call: Call, x: Value, size: list[int]) -> Value:
     """Windows of different sizes: a linear layer over pixels, which is zero outside of each."""
     images, pixels, cells = x.shape[:2], math.prod(x.shape[2:]), math.prod(size)

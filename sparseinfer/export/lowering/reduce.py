@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from sparseinfer.export.graph import Value
-from sparseinfer.export.lowering.table import LOWERINGS, Call, Lowering, lowers
+from sparseinfer.export.lowering.table import LOWERINGS, Call, Lowering, Refusal, lowers
 
 aten = torch.ops.aten
 
@@ -41,3 +43,22 @@ def _mean(call: Call) -> Value:
     if len(x.shape) == 4 and sorted(dim % 4 for dim in dims) == [2, 3]:
         return call.add("global_average_pool", [x])
     return reduced(call, "mean")
+
+
+@lowers(aten.linalg_vector_norm.default)
+def _vector_norm(call: Call) -> Value:
+    """sqrt(sum(x^2)), or sum(|x|)."""
+    x, order, dims = call.value(0), call.argument(1, "ord", 2), call.argument(2, "dim", None)
+    if order not in (1, 2):
+        raise Refusal(f"its order is {order}, and 1 and 2 are taken")
+    rank = len(x.shape)
+    over: dict[str, Any] = {
+        "axes": sorted(dim % rank for dim in dims or range(rank)),
+        "keepdim": bool(call.argument(3, "keepdim", False)),
+    }
+    if order == 1:
+        size = call.step("sizes", x.shape, "unary", [x], kind="abs")
+        return call.add("reduce", [size], kind="sum", **over)
+    square = call.step("squares", x.shape, "binary", [x, x], kind="multiply")
+    total = call.step("total", call.shape, "reduce", [square], kind="sum", **over)
+    return call.add("unary", [total], kind="sqrt")

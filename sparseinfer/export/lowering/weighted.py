@@ -6,6 +6,7 @@ import torch
 
 from sparseinfer.export.graph import Value
 from sparseinfer.export.lowering.table import Call, Refusal, lowers, pair
+from sparseinfer.export.lowering.transposed import transposed_conv
 
 aten = torch.ops.aten
 
@@ -28,9 +29,16 @@ def _addmm(call: Call) -> Value:
     return call.add("linear", [call.value(1), _transposed(weight), bias])
 
 
-@lowers(aten.mm.default)
-def _mm(call: Call) -> Value:
-    return call.add("linear", [call.value(0), _transposed(call.constant(1)), None])
+@lowers(aten.mm.default, aten.matmul.default, aten.bmm.default)
+def _matmul(call: Call) -> Value:
+    """A layer, or a product of two computed tensors, which is a part of attention."""
+    a, b = call.value(0), call.value(1)
+    if b.constant is not None and len(b.shape) == 2:
+        return call.add("linear", [a, _transposed(b), None])
+    if len(a.shape) != len(b.shape) or a.shape[:-2] != b.shape[:-2] or len(a.shape) < 3:
+        raise Refusal(f"it multiplies {list(a.shape)} and {list(b.shape)}: a weight of two "
+                      "dimensions, or batches of as many matrices are taken")  # fmt: skip
+    return call.add("matmul", [a, b])
 
 
 def _transposed(weight: Value) -> Value:
@@ -42,8 +50,6 @@ def _transposed(weight: Value) -> Value:
 def _convolution(call: Call) -> Value:
     x, weight = call.value(0), call.constant(1)
     bias, stride, padding, dilation, transposed, _, groups = call.args[2:9]
-    if transposed:
-        raise Refusal("it is a transposed convolution")
     if len(weight.shape) not in (3, 4) or len(x.shape) != len(weight.shape):
         raise Refusal(f"it has {len(weight.shape) - 2} dimensions, and a batch of 1-d and 2-d ones")
     if bias is not None and bias.constant is None:
@@ -51,11 +57,13 @@ def _convolution(call: Call) -> Value:
     flat = len(weight.shape) == 3
     # One number stands for every dimension.
     down, right = (0, padding[0]) if flat else pair(padding)
-    return call.add(
-        "conv", [x, weight, bias],
-        stride=[1, stride[0]] if flat else pair(stride), padding=[down, down, right, right],
-        dilation=[1, dilation[0]] if flat else pair(dilation), groups=groups,
-    )  # fmt: skip
+    given = {
+        "stride": [1, stride[0]] if flat else pair(stride), "padding": [down, down, right, right],
+        "dilation": [1, dilation[0]] if flat else pair(dilation), "groups": groups,
+    }  # fmt: skip
+    if transposed:
+        return transposed_conv(call, x, weight, bias, given)
+    return call.add("conv", [x, weight, bias], **given)
 
 
 @lowers(aten._native_batch_norm_legit_no_training.default)

@@ -6,18 +6,26 @@ from sparseinfer.export.graph import Graph
 from sparseinfer.export.passes.activation import fuse_activations
 from sparseinfer.export.passes.attention import place_attention
 from sparseinfer.export.passes.batch_norm import fold_batch_norms
+from sparseinfer.export.passes.bias import fold_biases
 from sparseinfer.export.passes.dead_code import remove_dead_code
 from sparseinfer.export.passes.depthwise import find_depthwise
+from sparseinfer.export.passes.duplicates import remove_duplicates
+from sparseinfer.export.passes.formulas import fuse_formulas
 from sparseinfer.export.passes.keep_bytes import keep_bytes
 from sparseinfer.export.passes.norm import fuse_norm_residuals
 from sparseinfer.export.passes.padding import fold_padding
 from sparseinfer.export.passes.projections import merge_projections
 from sparseinfer.export.passes.residual import fuse_residuals
+from sparseinfer.export.passes.scores import find_attention
 from sparseinfer.export.passes.views import simplify_views, sink_views
 
 __all__ = ["PASSES", "optimize"]
 
 PASSES: tuple[Callable[[Graph], None], ...] = (
+    remove_duplicates,
+    fuse_formulas,
+    find_attention,
+    fold_biases,
     remove_dead_code,
     sink_views,
     place_attention,

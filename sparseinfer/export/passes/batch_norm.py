@@ -36,7 +36,7 @@ def fold_batch_norms(graph: Graph) -> None:
             conv.output = node.output
             graph.remove([node])
         else:
-            _stand_alone(node, scale, shift)
+            _stand_alone(graph, node, scale, shift)
 
 
 def _takes(node: Node) -> bool:
@@ -93,13 +93,25 @@ def _check(weight: Tensor, bias: Tensor, norm: Node, new: tuple[Value, Value]) -
         )
 
 
-def _stand_alone(node: Node, scale: Tensor, shift: Tensor) -> None:
-    """A batch norm that follows no convolution is a depthwise one of one tap."""
+def _stand_alone(graph: Graph, node: Node, scale: Tensor, shift: Tensor) -> None:
+    """A batch norm that follows no convolution is a depthwise one of one tap.
+
+    Of what is no image it is a factor and a term.
+    """
     source = node.inputs[0]
     assert source is not None
-    if len(source.shape) != 4:
+    channels, rank = len(scale), len(source.shape)
+    if rank != 4:
+        shape = (channels, *[1] * (rank - 2))
+        factor, term = (
+            Value(f"{node.name} {name}", shape, own.float().view(shape))
+            for name, own in (("scale", scale), ("shift", shift))
+        )
+        scaled = Value(f"{node.output.name} scaled", source.shape)
+        before = Node("binary", node.name, [source, factor], scaled, {"kind": "multiply"})
+        graph.nodes.insert(graph.nodes.index(node), before)
+        node.op, node.inputs, node.attributes = "binary", [scaled, term], {"kind": "add"}
         return
-    channels = len(scale)
     weight = Value(f"{node.name} scale", (channels, 1, 1, 1), scale.float().view(-1, 1, 1, 1))
     bias = Value(f"{node.name} shift", (channels,), shift.float())
     node.op, node.inputs = "conv", [source, weight, bias]

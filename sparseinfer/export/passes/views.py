@@ -20,7 +20,7 @@ def simplify_views(graph: Graph) -> None:
         >>> graph.nodes[1].op, graph.nodes[1].inputs[0] is x
         ('reshape', True)
     """
-    producers = graph.producers()
+    producers, batch = graph.producers(), _batch_of_one(graph)
     nodes: list[Node] = []
     for node in graph.nodes:
         view = view_of(node.output, producers)
@@ -28,27 +28,35 @@ def simplify_views(graph: Graph) -> None:
         if view.source is node.output:
             nodes.append(node)
         else:
-            nodes += _moved(view, node.output, node.name)
+            nodes += _moved(view, node.output, node.name, batch)
     graph.nodes = nodes
 
 
-def _moved(view: View, output: Value, name: str) -> list[Node]:
-    """The fewest nodes that make a tensor of the source of its view."""
+def _batch_of_one(graph: Graph) -> tuple[int, ...]:
+    """The dimension before all others where the batch may vary, and is 1 in this graph."""
+    return (1,) if any(own.most_batch and own.shape[0] == 1 for own in graph.inputs) else ()
+
+
+def _moved(view: View, output: Value, name: str, batch: tuple[int, ...]) -> list[Node]:
+    """The fewest nodes that make a tensor of the source of its view.
+
+    `batch` is a dimension that stays before the others, of one element for now.
+    """
     source = view.source
     if view.is_whole():
         return [Node("reshape", name, [source], output)]
     factors = view.factors()
     stored = sorted(factors, key=lambda factor: -factor[1])
     nodes = []
-    cut = tuple(size for size, _ in stored)
+    cut = (*batch, *(size for size, _ in stored))
     if cut != source.shape:
         split = Value(f"{output.name} split", cut, dtype=output.dtype)
         nodes.append(Node("reshape", name, [source], split))
         source = split
-    turned = tuple(size for size, _ in factors)
+    turned = (*batch, *(size for size, _ in factors))
     whole = turned == output.shape
     target = output if whole else Value(f"{output.name} turned", turned, dtype=output.dtype)
-    axes = [stored.index(factor) for factor in factors]
+    axes = [*range(len(batch)), *(stored.index(factor) + len(batch) for factor in factors)]
     nodes.append(Node("permute", name, [source], target, {"axes": axes}))
     if not whole:
         nodes.append(Node("reshape", name, [target], output))
@@ -71,18 +79,18 @@ def sink_views(graph: Graph) -> None:
         ['y before[2, 3, 5]']
     """
     nodes: list[Node] = []
-    producers = graph.producers()
+    producers, batch = graph.producers(), _batch_of_one(graph)
     for node in graph.nodes:
         source = node.inputs[0]
         if node.op == "linear" and source is not None:
-            nodes += _sunk(node, view_of(source, producers))
+            nodes += _sunk(node, view_of(source, producers), batch)
         else:
             nodes.append(node)
         producers.update((new.output, new) for new in nodes[-4:])
     graph.nodes = nodes
 
 
-def _sunk(node: Node, view: View) -> list[Node]:
+def _sunk(node: Node, view: View, batch: tuple[int, ...]) -> list[Node]:
     source, output = view.source, node.output
     if source is node.inputs[0] or len(node.inputs) > 3 or not source.shape:
         return [node]
@@ -96,4 +104,4 @@ def _sunk(node: Node, view: View) -> list[Node]:
     rows = tuple(
         tuple((size, step // columns * scale) for size, step in axis) for axis in view.axes[:-1]
     )
-    return [node, *_moved(View(before, (*rows, ((scale, 1),))), output, node.name)]
+    return [node, *_moved(View(before, (*rows, ((scale, 1),))), output, node.name, batch)]

@@ -1,0 +1,82 @@
+"""Constants that a model repeats for each sample of a batch, told once, so that any batch may be.
+
+Exporters expand a class token, or the embeddings of positions, to the batch of the example. Where
+an operator broadcasts, one sample of such a constant is enough. A concatenation broadcasts nothing:
+there it is made of another operand, every element of which is clamped to the constant's.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from sparseinfer.export.graph import Graph, Node, Value
+
+__all__ = ["tell_once"]
+
+
+def tell_once(graph: Graph) -> None:
+    """Let no constant have as many elements as the batch asks for, where all samples have the same.
+
+    Example:
+        >>> x, y = Value("x", (2, 3)), Value("y", (2, 3))
+        >>> row = Value("row", (2, 3), torch.ones(2, 3))
+        >>> graph = Graph([x], [Node("binary", "", [x, row], y, {"kind": "add"})], [y])
+        >>> tell_once(graph)
+        >>> graph.nodes[0].inputs[1].shape
+        (1, 3)
+    """
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if node.op in ("binary", "where"):
+            for place, value in enumerate(node.inputs):
+                others = [*node.inputs[:place], *node.inputs[place + 1 :]]
+                if value is not None and _is_given(node.output, others):
+                    node.inputs[place] = _once(value, len(node.output.shape))
+        elif node.op == "concat" and node.attributes["axis"] > 0:
+            for place, value in enumerate(node.inputs):
+                nodes += _spread(node, place, value)
+        nodes.append(node)
+    graph.nodes = nodes
+
+
+def _is_given(output: Value, others: list[Value | None]) -> bool:
+    """Whether the first dimension of an output is that of some other operand."""
+    return any(
+        other is not None and other.constant is None and other.shape[:1] == output.shape[:1]
+        and len(other.shape) == len(output.shape)
+        for other in others
+    )  # fmt: skip
+
+
+def _once(value: Value, rank: int) -> Value:
+    """A constant with one sample, where all are the same."""
+    whole = value.constant
+    if whole is None or whole.dim() != rank or len(whole) < 2:
+        return value
+    first = whole[:1]
+    if not torch.equal(first.expand_as(whole), whole):
+        return value
+    return Value(value.name, tuple(first.shape), first.contiguous())
+
+
+def _spread(node: Node, place: int, value: Value | None) -> list[Node]:
+    """A constant that is joined, as nodes of a part of what it is joined with."""
+    axis, shape = node.attributes["axis"], node.output.shape
+    if value is None or value.constant is None:
+        return []
+    once = _once(value, len(shape))
+    size = value.shape[axis]
+    other = next(
+        (own for own in node.inputs if own is not None and own.constant is None
+         and own.shape[axis] >= size), None,
+    )  # fmt: skip
+    if other is None or len(once.shape) != len(shape) or once.shape[0] != 1:
+        return []
+    name = f"{node.output.name} {value.name}"
+    steps = [Value(f"{name} {step}", value.shape) for step in ("part", "above", "samples")]
+    node.inputs[place] = steps[2]
+    return [
+        Node("slice", node.name, [other], steps[0], {"axis": axis, "start": 0, "step": 1}),
+        Node("binary", node.name, [steps[0], once], steps[1], {"kind": "maximum"}),
+        Node("binary", node.name, [steps[1], once], steps[2], {"kind": "minimum"}),
+    ]
