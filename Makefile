@@ -11,6 +11,8 @@ SLOW ?= 0
 WERROR ?= 0
 # --record: `make counts` writes the counts instead of comparing them.
 COUNTS ?=
+# --record: `make sizes` writes the sizes likewise.
+SIZES ?=
 # How long each of the fuzzing targets goes on, and where the mutations of the native one begin.
 FUZZ_SECONDS ?= 25
 FUZZ_SEED ?= 1
@@ -128,8 +130,8 @@ serial: $(STAMPS)/tools.stamp ## Build without threads and run the C++ tests
 c-projects: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Install the C library, and build projects of C on it in every way
 	$(PY) -m pytest tests/test_c_projects.py
 
-sizes: $(STAMPS)/tools.stamp ## Print how large programs of C are, stripped, on each processor whose compiler is here
-	bash benchmarks/sizes.sh
+sizes: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Compare the sizes of small programs of C, on each processor whose compiler is here, with the committed ones
+	$(PY) -m benchmarks.sizes $(SIZES)
 
 fuzz: fuzz-files ## Feed damaged input to everything that reads some, FUZZ_SECONDS each
 .PHONY: fuzz-files

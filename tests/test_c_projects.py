@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow  # They compile the library.
 ROOT = Path(__file__).resolve().parent.parent
 PROJECTS = ROOT / "tests" / "c_projects"
 MODEL = ROOT / "csrc" / "runtime" / "golden" / "small_network_v1.sinf"
+PERCEPTRON_MODEL = MODEL.with_name("perceptron_v1.sinf")
 VERSION = sparseinfer.__version__
 CPP = re.compile(r" U (_Z|__cxa_(throw|guard|pure|begin)|__gxx_|_Unwind_)|libstdc\+\+")
 
@@ -351,6 +352,90 @@ def test_without_files_and_threads(tmp_path: Path):
     assert not undefined & {"open", "open64", "read", "mmap", "mmap64", "fopen", "fopen64", "dlsym"}
     assert not any(name.startswith("pthread_") for name in undefined)
     call(tmp_path / "api.model_api_test")
+
+
+PERCEPTRON = ("-DSPARSEINFER_OPERATORS=linear;softmax", "-DSPARSEINFER_FORMATS=panel")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["-DSPARSEINFER_TYPES=float32"], True),
+        (["-DSPARSEINFER_TYPES=float32", "-DSPARSEINFER_OPTIMIZE_SIZE=ON"], True),
+        (["-DSPARSEINFER_TYPES=float32;int8", "-DSPARSEINFER_MESSAGES=OFF"], False),
+    ],
+)
+def test_a_library_with_what_a_perceptron_needs(
+    classifier, tmp_path: Path, options: list[str], told: bool
+):
+    """It runs golden models of those operators, and says of each other model what it lacks."""
+    common = ["-DSPARSEINFER_SHARED=OFF", "-DSPARSEINFER_THREADS=OFF"]
+    build(ROOT, tmp_path, *common, *PERCEPTRON, *options)
+    listed = call(tool("ctest"), "--test-dir", tmp_path, "--output-on-failure", "--no-tests=error")
+    assert "runtime.golden_test" in listed and "runtime" in listed
+    run = [tmp_path / "sparseinfer-run", PERCEPTRON_MODEL]
+    assert "selftest  passed" in call(*run, "--selftest")
+    model, image, _ = classifier
+    refused = subprocess.run(
+        [*map(str, (run[0], model, "--input", image, "--top", "1"))], capture_output=True, text=True
+    )
+    assert refused.returncode != 0
+    for part in ("operator conv", "SPARSEINFER_OPERATORS") if told else ("SPARSEINFER_MESSAGES",):
+        assert part in refused.stderr
+    # What packs and what computes other operators is in no object of the library.
+    symbols = call(tool("nm"), "-C", "--defined-only", tmp_path / "sparseinfer-run")
+    for word in ("_pack(", "depthwise", "attend", "layer_norm", "csr_", "nm_validate", "bsr_"):
+        assert not re.search(rf"si::\S*{re.escape(word)}", symbols), word
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong", "known"),
+    [
+        ("SPARSEINFER_OPERATORS", "softmix", "linear;conv;depthwise_conv"),
+        ("SPARSEINFER_FORMATS", "coo", "panel;csr;nm;bsr"),
+        ("SPARSEINFER_TYPES", "int4", "float32;float16;bfloat16;int8"),
+    ],
+)
+def test_a_name_that_is_in_no_table(tmp_path: Path, option: str, wrong: str, known: str):
+    with pytest.raises(AssertionError) as refused:
+        configure(ROOT, tmp_path, f"-D{option}={known};{wrong}")
+    told = " ".join(str(refused.value).split())
+    assert f"expected {option} to be ALL or some of" in told and f"'{known}" in told
+    assert f"got '{wrong}'; try ALL" in told
+
+
+@pytest.mark.parametrize(
+    ("left_out", "told"),
+    [
+        ("-DSPARSEINFER_TYPES=float32", "SPARSEINFER_TYPES of ALL, or a list that names int8"),
+        ("-DSPARSEINFER_FORMATS=csr", "SPARSEINFER_FORMATS of ALL, or a list that names panel"),
+    ],
+)
+def test_a_model_of_a_type_or_format_that_is_left_out(
+    classifier, tmp_path: Path, left_out: str, told: str
+):
+    build(ROOT, tmp_path, "-DSPARSEINFER_TESTS=OFF", left_out, target="sparseinfer-run")
+    model = classifier[0].with_name("int8.sinf")
+    refused = subprocess.run(
+        [tmp_path / "sparseinfer-run", model, "--selftest"], capture_output=True, text=True
+    )
+    assert refused.returncode != 0 and told in refused.stderr
+
+
+def test_what_a_model_names_is_what_its_library_needs(classifier, tmp_path: Path):
+    """`engine.operators` and the facts beside it build a library that runs the model, small."""
+    for name in ("model.sinf", "int8.sinf"):
+        model = classifier[0].with_name(name)
+        facts = sparseinfer.load_engine(model).facts()
+        build(
+            ROOT, tmp_path / name,
+            f"-DSPARSEINFER_OPERATORS={';'.join(facts.operators)}",
+            f"-DSPARSEINFER_FORMATS={';'.join(facts.formats)}",
+            f"-DSPARSEINFER_TYPES={';'.join(facts.types)}",
+            "-DSPARSEINFER_TESTS=OFF", "-DSPARSEINFER_OPTIMIZE_SIZE=ON",
+            target="sparseinfer-run",
+        )  # fmt: skip
+        call(tmp_path / name / "sparseinfer-run", model, "--selftest")
 
 
 class IsaInfo(ctypes.Structure):

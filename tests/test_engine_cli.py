@@ -271,6 +271,13 @@ def test_inspect(capsys: Any, saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert data["totals"]["nonzeros"] < 0.3 * data["totals"]["weights"]
     kinds = {tensor["kind"] for tensor in data["tensors"]}
     assert kinds == {"input", "constant", "computed"}
+    code, out, err = run(capsys, "inspect", str(saved), "--operators")
+    assert (code, err) == (0, "")
+    assert tuple(out.strip().split(";")) == engine.operators
+    assert engine.operators == tuple(sorted({node["op"] for node in data["nodes"]}))
+    assert "expected --operators or --json" in refused(
+        capsys, "inspect", str(saved), "--operators", "--json"
+    )
     # Known by its first bytes as well.
     saved.rename("other.bin")
     assert json.loads(run(capsys, "inspect", "other.bin", "--json")[1])["version"] == 1

@@ -292,13 +292,13 @@ si_status si_linear(const si_weights* weights, const si_linear_args* args) {
   const si::Row* row = nullptr;
   SI_TRY(si::row_for_call(*weights, SI_OP_LINEAR, {call.x_type, call.y_type}, call.row, &row));
   const si::TileKernels* isa = si::tile_kernels(row->isa);
-  if (weights->value_type == SI_I8) {
+  if (si::is_type(weights->value_type, SI_I8)) {
     call.quantization = &quantization;
-    return isa != nullptr ? si::linear_int8(*isa, *weights, call) : si::scalar_linear_int8(*weights, call);
+    return has_tiles(isa) ? si::linear_int8(*isa, *weights, call) : si::scalar_linear_int8(*weights, call);
   }
   if (weights->panel.pairs())
-    return isa != nullptr ? si::linear_bf16(*isa, *weights, call) : si::scalar_linear_bf16(*weights, call);
-  return isa != nullptr ? si::linear(*isa, *weights, call) : si::scalar_linear(*weights, call);
+    return has_tiles(isa) ? si::linear_bf16(*isa, *weights, call) : si::scalar_linear_bf16(*weights, call);
+  return has_tiles(isa) ? si::linear(*isa, *weights, call) : si::scalar_linear(*weights, call);
 }
 
 si_status si_conv_output_size(const si_weights* weights, const si_conv_args* args, int64_t* oh, int64_t* ow) {
@@ -322,13 +322,13 @@ si_status si_conv(const si_weights* weights, const si_conv_args* args) {
   const si::Row* row = nullptr;
   SI_TRY(si::row_for_call(*weights, SI_OP_CONV, {call.x_type, call.y_type}, call.row, &row));
   const si::TileKernels* isa = si::tile_kernels(row->isa);
-  if (weights->value_type == SI_I8) {
+  if (si::is_type(weights->value_type, SI_I8)) {
     call.quantization = &quantization;
-    return isa != nullptr ? si::conv_int8(*isa, *weights, call) : si::scalar_conv_int8(*weights, call);
+    return has_tiles(isa) ? si::conv_int8(*isa, *weights, call) : si::scalar_conv_int8(*weights, call);
   }
   if (weights->panel.pairs())
-    return isa != nullptr ? si::conv_bf16(*isa, *weights, call) : si::scalar_conv_bf16(*weights, call);
-  return isa != nullptr ? si::conv(*isa, *weights, call) : si::scalar_conv(*weights, call);
+    return has_tiles(isa) ? si::conv_bf16(*isa, *weights, call) : si::scalar_conv_bf16(*weights, call);
+  return has_tiles(isa) ? si::conv(*isa, *weights, call) : si::scalar_conv(*weights, call);
 }
 
 si_status si_recurrent(const si_weights* weights, const si_recurrent_args* args) {
@@ -336,6 +336,7 @@ si_status si_recurrent(const si_weights* weights, const si_recurrent_args* args)
   SI_TRY(read_args("si_recurrent", args, kRecurrentSize, &call));
   const bool empty = call.steps == 0 || call.batch == 0;
   SI_TRY(check_recurrent(weights, call, empty));
+  if (!SI_HAS(recurrent)) return si::left_out("the function", "si_recurrent", "SPARSEINFER_OPERATORS");
   SI_REQUIRE(weights->value_type != SI_I8, SI_ERR_UNSUPPORTED,
              "si_recurrent: expected a weight of float32 or bfloat16 values, got int8; try float32");
   SI_REQUIRE(!weights->panel.pairs(), SI_ERR_UNSUPPORTED,

@@ -7,7 +7,9 @@ namespace si {
 
 namespace {
 
+#if SI_MESSAGES
 thread_local char t_message[Message::kBytes] = "";
+#endif
 thread_local si_status t_status = SI_OK;
 
 }  // namespace
@@ -45,13 +47,46 @@ void Message::copy_to(char* out, size_t bytes) const {
   out[taken] = '\0';
 }
 
-const char* last_message() { return t_message; }
+namespace detail {
+
+si_status fail_with(si_status status, const char* kinds, const Part* parts) {
+  Message message;
+  for (; *kinds != '\0'; ++kinds, ++parts) {
+    switch (*kinds) {
+      case 't':
+        message.add(parts->text);
+        break;
+      case 'i':
+        message.add(parts->number);
+        break;
+      case 'u':
+        message.add(parts->natural);
+        break;
+      case 'f':
+        message.add(parts->real);
+        break;
+    }
+  }
+  return keep_message(status, message.text());
+}
+
+}  // namespace detail
+
+const char* last_message() {
+#if SI_MESSAGES
+  return t_message;
+#else
+  return t_status == SI_OK ? "" : "no message: the library was built with SPARSEINFER_MESSAGES=OFF";
+#endif
+}
 si_status last_status() { return t_status; }
 
-si_status keep_message(si_status status, const char* text) {
+si_status keep_message(si_status status, [[maybe_unused]] const char* text) {
+#if SI_MESSAGES
   const size_t length = std::strlen(text), taken = length < Message::kBytes ? length : Message::kBytes - 1;
   std::memmove(t_message, text, taken);
   t_message[taken] = '\0';
+#endif
   t_status = status;
   return status;
 }

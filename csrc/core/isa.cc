@@ -13,9 +13,13 @@ namespace {
 
 template <class... Parts>
 void set_reason(IsaState& state, Parts... parts) {
-  Message message;
-  (message.add(parts), ...);
-  message.copy_to(state.reason, sizeof state.reason);
+  if constexpr (kMessages) {
+    Message message;
+    (message.add(parts), ...);
+    message.copy_to(state.reason, sizeof state.reason);
+  } else {
+    state.reason[0] = '-';
+  }
 }
 
 constexpr bool kOfThisFamily[kIsaCount] = {
@@ -24,28 +28,39 @@ constexpr bool kOfThisFamily[kIsaCount] = {
 #undef SI_ISA
 };
 
-IsaState g_states[kIsaCount] = {
-#define SI_ISA(name, family, features, words) \
-  {#name, features, words, SI_FAMILY_##family(SI_CHOSEN(name, true, false), false), false, ""},
+struct IsaLine {
+  const char* name;
+  uint64_t features;
+  const char* words;
+};
+constexpr IsaLine kIsas[kIsaCount] = {
+#define SI_ISA(name, family, features, words) {#name, features, kMessages ? words : ""},
 #include "core/isas.inc"
 #undef SI_ISA
 };
+IsaState g_states[kIsaCount];
 
 // Sets whose kernels no machine has run yet, whatever tests have: on where SPARSEINFER_ISA names one, and nowhere else.
 constexpr Isa kNotRunYet[] = {Isa::avxvnni};
 
 void decide() {
   const uint64_t here = cpu_features();
-  for (IsaState& state : g_states) {
+  for (size_t i = 0; i < kIsaCount; ++i) {
+    IsaState& state = g_states[i];
+    state.name = kIsas[i].name;
+    state.features = kIsas[i].features;
+    state.words = kIsas[i].words;
+    state.compiled = kIsaBuilt[i];
     state.supported = state.compiled && (state.features & ~here) == 0;
-    if (!state.compiled && kOfThisFamily[&state - g_states])
+    if (!state.compiled && kOfThisFamily[i])
       set_reason(state, "not built: this library was configured without ", state.name);
     else if (!state.compiled)
       set_reason(state, "not built: this library is for another processor family than ", state.name);
     else if (!state.supported)
       set_reason(state, "this CPU has no ", state.words);
   }
-  const char* cap = std::getenv("SPARSEINFER_ISA");
+  // Nothing can be forbidden where nothing else would be left.
+  const char* cap = kScalarBuilt ? std::getenv("SPARSEINFER_ISA") : nullptr;
   for (const Isa isa : kNotRunYet) {
     IsaState& state = g_states[static_cast<size_t>(isa)];
     if (!state.supported || (cap != nullptr && std::strcmp(cap, state.name) == 0)) continue;

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/chosen.h"
+
 // SI_FAMILY_X(yes, no) is `yes` where the library is built for that family of processors.
 #if defined(__x86_64__)
 #define SI_FAMILY_X86(yes, no) yes
@@ -19,15 +21,6 @@
 #endif
 #define SI_FAMILY_ANY(yes, no) yes
 
-// SI_CHOSEN(name, yes, no) is `no` where SI_WITHOUT_name is defined as 1, which leaves a set of the family out: the
-// mark then stands for two arguments, which moves `no` to the third place.
-#define SI_MARK_1 ~, ~
-#define SI_THIRD(first, second, third, ...) third
-#define SI_THIRD_OF(...) SI_THIRD(__VA_ARGS__)
-#define SI_CHOSEN_BY(flag, yes, no) SI_THIRD_OF(SI_MARK_##flag, no, yes, ~)
-#define SI_CHOSEN_IF(flag, yes, no) SI_CHOSEN_BY(flag, yes, no)
-#define SI_CHOSEN(name, yes, no) SI_CHOSEN_IF(SI_WITHOUT_##name, yes, no)
-
 namespace si {
 
 enum class Isa {
@@ -37,6 +30,21 @@ enum class Isa {
   kCount
 };
 constexpr size_t kIsaCount = static_cast<size_t>(Isa::kCount);
+
+// Which of them have kernels in this library.
+constexpr bool kIsaBuilt[] = {
+#define SI_ISA(name, family, features, words) SI_FAMILY_##family(SI_HAS(name), false),
+#include "core/isas.inc"
+#undef SI_ISA
+};
+// Whether there are others than the scalar ones. Where the scalar ones are left out, every machine runs some other.
+constexpr bool kTilesBuilt = [] {
+  for (size_t i = 0; i < kIsaCount; ++i)
+    if (i != static_cast<size_t>(Isa::scalar) && kIsaBuilt[i]) return true;
+  return false;
+}();
+constexpr bool kScalarBuilt = kIsaBuilt[static_cast<size_t>(Isa::scalar)];
+static_assert(kTilesBuilt || kScalarBuilt, "a library has kernels of some instruction set");
 
 struct IsaState {
   const char* name;

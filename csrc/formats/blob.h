@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <memory>
 
+#include "core/chosen.h"
 #include "core/error.h"
 #include "core/inline.h"
 

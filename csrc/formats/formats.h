@@ -30,10 +30,8 @@ struct Format {
   uint32_t value_types;
   const char* params[4];
   const char* sections[4];
-  si_status (*pack)(const float* weight, const WeightShape& shape, const si_pack_options& options, OwnedBlob* out);
+  // What follows is null of a format that is left out; no weight of it is opened.
   si_status (*open)(const BlobHeader& header, const void* blob, size_t bytes, si_weights* out);
-  void (*unpack)(const si_weights& weights, float* weight);
-  void (*describe)(const si_weights& weights, si_weight_info* info);
   Units (*units)(const si_weights& weights);
   // Non-zeros before a unit; -1 where every unit has as many.
   int64_t (*work)(const si_weights& weights, int64_t unit);
@@ -62,7 +60,7 @@ void visit_weights(const si_weights& weights, Visit&& visit) {
   switch (weights.format) {
 #define SI_FORMAT(name, NAME, View, types, params, sections) \
   case SI_FORMAT_##NAME:                                     \
-    return name##_visit_all(weights.name, visit);
+    SI_CHOSEN(name, return name##_visit_all(weights.name, visit), return);
 #include "formats/formats.inc"
 #undef SI_FORMAT
   }

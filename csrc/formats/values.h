@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "core/chosen.h"
 #include "core/error.h"
 #include "formats/blob.h"
 #include "formats/half.h"

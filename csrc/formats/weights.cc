@@ -36,7 +36,17 @@ si_status pack_weights(const float* weight, const si_weight_desc& desc, const si
   SI_REQUIRE((format->value_types & type_bit(options.value_type)) != 0, SI_ERR_ARGUMENT,
              "expected values of a type that the format stores: ", format->name, " ",
              names_of(format->value_types).text(), ", got ", type_name(options.value_type));
-  return format->pack(weight, shape, options, out);
+  if (format->open == nullptr) return left_out("the format", format->name, "SPARSEINFER_FORMATS");
+  if (!has_type(options.value_type)) return left_out("values of", type_name(options.value_type), "SPARSEINFER_TYPES");
+  // Not by the table: a program that packs nothing is linked without this function, and what it calls.
+  switch (options.format) {
+#define SI_FORMAT(name, NAME, View, types, params, sections) \
+  case SI_FORMAT_##NAME:                                     \
+    return SI_CHOSEN(name, name##_pack(weight, shape, options, out), SI_ERR_UNSUPPORTED);
+#include "formats/formats.inc"
+#undef SI_FORMAT
+  }
+  return SI_ERR_UNSUPPORTED;
 }
 
 si_status open_weights(const void* blob, size_t bytes, si_weights* out, bool is_summed) {
@@ -44,9 +54,13 @@ si_status open_weights(const void* blob, size_t bytes, si_weights* out, bool is_
   const auto& header = *static_cast<const BlobHeader*>(blob);
   const Format* format = format_of(header.format);
   if (format == nullptr) return corrupt("unknown format ", header.format);
+  if (format->open == nullptr) return left_out("the format", format->name, "SPARSEINFER_FORMATS");
+  const auto type = static_cast<si_value_type>(header.value_type);
+  if ((format->value_types & type_bit(type)) != 0 && !has_type(type))
+    return left_out("values of", type_name(type), "SPARSEINFER_TYPES");
   *out = {};
   out->format = format->id;
-  out->value_type = static_cast<si_value_type>(header.value_type);
+  out->value_type = type;
   out->shape = shape_of(header);
   out->bytes = bytes;
   out->nnz = static_cast<int64_t>(header.nnz);
@@ -64,12 +78,25 @@ void describe(const si_weights& weights, si_weight_info* info) {
   info->bytes = weights.bytes;
   const auto& header = *static_cast<const BlobHeader*>(weights.blob);
   for (int i = 0; i < 4; ++i) info->params[i] = static_cast<int32_t>(header.params[i]);
-  format_of(weights.format)->describe(weights, info);
+  switch (weights.format) {
+#define SI_FORMAT(name, NAME, View, types, params, sections) \
+  case SI_FORMAT_##NAME:                                     \
+    SI_CHOSEN(name, return name##_describe(weights.name, weights.blob, info), return);
+#include "formats/formats.inc"
+#undef SI_FORMAT
+  }
 }
 
 si_status unpack_weights(const si_weights& weights, float* weight) {
   SI_TRY(check_dense(weights.shape));
-  format_of(weights.format)->unpack(weights, weight);
+  switch (weights.format) {
+#define SI_FORMAT(name, NAME, View, types, params, sections) \
+  case SI_FORMAT_##NAME:                                     \
+    SI_CHOSEN(name, name##_unpack(weights.name, weight), ;); \
+    break;
+#include "formats/formats.inc"
+#undef SI_FORMAT
+  }
   return SI_OK;
 }
 

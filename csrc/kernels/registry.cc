@@ -17,18 +17,35 @@ constexpr uint32_t f32 = kTypeF32, f16 = kTypeF16, bf16 = kTypeBF16, i8 = kTypeI
 
 constexpr char kFloat32[] = "float32", kInt8[] = "int8", kBFloat16[] = "bfloat16";
 
+// Rows of a format, an operation or a type that is left out are left out, and in a small library those of instruction
+// sets that are not built. A row that is none ends the table, which may have no other.
+#define SI_A_ROW(...) __VA_ARGS__,
+#define SI_NO_ROW(...)
+#if SI_SMALL
+#define SI_ROW_OF_SET(needs) SI_CHOSEN(needs, SI_A_ROW, SI_NO_ROW)
+#else
+#define SI_ROW_OF_SET(needs) SI_A_ROW
+#endif
+#define SI_ROW_OF(format, operation, needs) \
+  SI_CHOSEN(format, SI_CHOSEN(operation, SI_ROW_OF_SET(needs), SI_NO_ROW), SI_NO_ROW)
 constexpr Row kRows[] = {
 #define SI_ROW(format, operation, needs, x, weight, y) \
-  {#format "." #operation "." #needs, formats::format, operations::operation, Isa::needs, kFloat32, x, weight, y},
-#define SI_INT8_ROW(format, operation, needs, x, weight, y) \
-  {#format "." #operation ".int8." #needs, formats::format, operations::operation, Isa::needs, kInt8, x, weight, y},
-#define SI_BF16_ROW(format, operation, needs, x, weight, y) \
-  {#format "." #operation ".bf16." #needs, formats::format, operations::operation, Isa::needs, kBFloat16, x, weight, y},
+  SI_ROW_OF(format, operation, needs)                  \
+  ({#format "." #operation "." #needs, formats::format, operations::operation, Isa::needs, kFloat32, x, weight, y})
+#define SI_INT8_ROW(format, operation, needs, x, weight, y)       \
+  SI_CHOSEN(int8, SI_ROW_OF(format, operation, needs), SI_NO_ROW) \
+  ({#format "." #operation ".int8." #needs, formats::format, operations::operation, Isa::needs, kInt8, x, weight, y})
+#define SI_BF16_ROW(format, operation, needs, x, weight, y)                                                           \
+  SI_CHOSEN(bfloat16, SI_ROW_OF(format, operation, needs), SI_NO_ROW)                                                 \
+  ({#format "." #operation ".bf16." #needs, formats::format, operations::operation, Isa::needs, kBFloat16, x, weight, \
+    y})
 #include "kernels/registry.inc"
 #undef SI_BF16_ROW
 #undef SI_INT8_ROW
 #undef SI_ROW
+    {},
 };
+constexpr size_t kRowCount = sizeof kRows / sizeof kRows[0] - 1;
 
 // The scalar kernels have no tiles.
 using Tiles = const TileKernels* (*)();
@@ -46,7 +63,7 @@ bool takes(uint32_t types, si_value_type type) { return (types & type_bit(type))
 const TileKernels* scalar_tile_kernels() { return nullptr; }
 
 const Row& row_at(size_t index) { return kRows[index]; }
-size_t row_count() { return sizeof kRows / sizeof kRows[0]; }
+size_t row_count() { return kRowCount; }
 
 const TileKernels* tile_kernels(Isa isa) {
   const Tiles tiles = kTiles[static_cast<size_t>(isa)];
@@ -55,26 +72,33 @@ const TileKernels* tile_kernels(Isa isa) {
 
 namespace {
 
-const TileKernels* widest_of(si_value_type weights) {
-  for (const Row& row : kRows)
-    if (row.isa != Isa::scalar && takes(row.weight_types, weights) && *row_reason(row) == '\0')
-      return tile_kernels(row.isa);
+// The best instruction set is the last one.
+template <class Fits>
+const TileKernels* widest_of(const Fits& fits) {
+  for (size_t i = kIsaCount; i-- > 0;) {
+    const TileKernels* const kernels = tile_kernels(static_cast<Isa>(i));
+    if (kernels != nullptr && fits(*kernels) && *isa_state(static_cast<Isa>(i)).reason == '\0') return kernels;
+  }
   return nullptr;
 }
 
 }  // namespace
 
-const TileKernels* widest_tile_kernels() { return widest_of(SI_F32); }
-const TileKernels* widest_byte_kernels() { return widest_of(SI_I8); }
+const TileKernels* widest_tile_kernels() {
+  return widest_of([](const TileKernels& kernels) { return kernels.floats; });
+}
+const TileKernels* widest_byte_kernels() {
+  return widest_of([](const TileKernels& kernels) { return kernels.bytes != nullptr; });
+}
 const TileKernels* widest_pair_kernels() {
-  for (const Row& row : kRows)
-    if (row.isa != Isa::scalar && row.dtype == kBFloat16 && *row_reason(row) == '\0') return tile_kernels(row.isa);
-  return nullptr;
+  return widest_of([](const TileKernels& kernels) { return kernels.pairs != nullptr; });
 }
 
 const char* row_reason(const Row& row) { return isa_state(row.isa).reason; }
 
 si_status select_row(si_format format, si_op op, size_t* index) {
+  if (op == SI_OP_LINEAR && !SI_HAS(linear)) return left_out("the operator", "linear", "SPARSEINFER_OPERATORS");
+  if (op == SI_OP_CONV && !SI_HAS(conv)) return left_out("the operator", "conv", "SPARSEINFER_OPERATORS");
   Message reasons;
   for (size_t i = 0; i < row_count(); ++i) {
     const Row& row = kRows[i];
@@ -83,6 +107,7 @@ si_status select_row(si_format format, si_op op, size_t* index) {
       *index = i;
       return SI_OK;
     }
+    if (!kMessages) continue;
     reasons.add("\n  ");
     reasons.add(row.name);
     reasons.add(": ");

@@ -61,14 +61,15 @@ int TileSource::most_vectors() const {
   // What a thread packs of x stays within its scratch.
   const int64_t room = std::clamp<int64_t>(kScratchFloats / (shape().K() * isa_.width), 1, isa_.max_vectors);
   // A K block of x is read from near, whatever the whole of it takes.
-  if (kblock() < shape().K()) return static_cast<int>(room);
+  // The tiles of a small library are narrow.
+  if (kSmall || kblock() < shape().K()) return static_cast<int>(room);
   const TileTuning& tuning = isa_.tuning.tile;
   const double row = static_cast<double>(shape().K() * isa_.width) * sizeof(float);
   const auto fitting = static_cast<int64_t>(tuning.l2_share * static_cast<double>(l2_bytes()) / row);
   return static_cast<int>(std::min(room, std::clamp<int64_t>(fitting, tuning.least_vectors, isa_.max_vectors)));
 }
 
-int64_t TileSource::narrow_width(int64_t n) const {
+int64_t TileSource::least_narrow_width(int64_t n) const {
   const int index = narrow_index(n);
   if (index == kNarrowCount || kernels_.narrow[index] == nullptr) return 0;
   // One token, many values a column: a vector gathered once serves them all. Where weights come from far away it is

@@ -48,10 +48,11 @@ class TileSource {
   // Vectors of the widest tile whose columns of x, K rows of them, stay in L2 while weights stream by.
   int most_vectors() const;
   // The width that `narrow` computes n tokens in: 4, 8, 16 or 32; 0 where there is no kernel for so many.
-  int64_t narrow_width(int64_t n) const;
+  int64_t narrow_width(int64_t n) const { return kSmall ? 0 : least_narrow_width(n); }
   void narrow(const TileJob& job, int64_t width) const;
 
  private:
+  int64_t least_narrow_width(int64_t n) const;
   // Work before a unit: grows with the unit.
   int64_t cost(int64_t unit) const;
 

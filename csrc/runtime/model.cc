@@ -1,8 +1,10 @@
 #include "runtime/model.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
+#include "core/chosen.h"
 #include "core/parallel.h"
 #include "formats/half.h"
 #include "formats/panel/quads.h"
@@ -75,6 +77,8 @@ si_status read_type(const FileTensor& tensor, uint32_t index, Value* value) {
   if ((value->type == kUint8 || value->type == kBFloat16) && value->kind != kComputed)
     return bad_model("tensor ", index, value->type == kUint8 ? " of uint8" : " of bfloat16",
                      " is not computed by a node");
+  if (value->type < kInt64 && !has_type(static_cast<si_value_type>(value->type)) && value->type != kFloat32)
+    return left_out("values of", type_name(static_cast<si_value_type>(value->type)), "SPARSEINFER_TYPES");
   value->scale = tensor.scale;
   value->zero_point = static_cast<int32_t>(tensor.zero_point);
   if (value->type != kUint8) {
@@ -193,7 +197,11 @@ si_status read_weights(si_model* model, int threads) {
   int64_t next = 0;
   for (const Value& value : model->values)
     if (value.packed != nullptr) values[next++] = &value;
-  std::sort(values.begin(), values.end(), [](const Value* a, const Value* b) { return a->bytes > b->bytes; });
+  std::qsort(values.data(), static_cast<size_t>(count), sizeof(const Value*), [](const void* a, const void* b) {
+    const uint64_t left = (*static_cast<const Value* const*>(a))->bytes;
+    const uint64_t right = (*static_cast<const Value* const*>(b))->bytes;
+    return left > right ? -1 : left < right ? 1 : 0;
+  });
   uint64_t bytes = 0;
   for (int64_t i = 0; i < count; ++i) {
     blobs[i] = {values[i]->data, values[i]->bytes};
@@ -241,6 +249,13 @@ si_status read_nodes(si_model* model, Names* names) {
     node.op = operator_of(record.op);
     SI_REQUIRE(node.op != nullptr, SI_ERR_UNSUPPORTED, "node '", node.name, "' has operator ", record.op,
                ", which this library does not know; try a newer one");
+    if (node.op->check == nullptr) {
+      return fail(SI_ERR_UNSUPPORTED, "node '", node.name, "': expected a library that has the operator ",
+                  node.op->name,
+                  ", got one that was built without it; try a build with SPARSEINFER_OPERATORS of ALL, or a list that "
+                  "names ",
+                  node.op->name);
+    }
     if (record.reserved != 0) return bad_node(node, "expected zero in its reserved word, got ", record.reserved);
     if (record.activation > SI_ACT_TANH) return bad_node(node, "unknown activation ", record.activation);
     if (record.operands < node.op->fewest || record.operands > node.op->most)

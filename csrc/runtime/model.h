@@ -33,6 +33,8 @@ struct Value {
   Place place;
   uint64_t offset;  // in the arena, or the number of the input or output
 
+  // Whether they are bytes, which none are where int8 is left out.
+  bool is_bytes() const { return SI_HAS(int8) && type == kUint8; }
   int64_t elements() const {
     int64_t product = 1;
     for (int i = 0; i < ndim; ++i) product *= dims[i];

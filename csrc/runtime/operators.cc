@@ -6,8 +6,17 @@ namespace si {
 
 namespace {
 
+// One that is left out has a line for its name, which a failure tells.
+#define SI_LINE(...) __VA_ARGS__,
+#if SI_MESSAGES
+#define SI_NAMED SI_LINE
+#else
+#define SI_NAMED(...)
+#endif
 constexpr Operator kOperators[] = {
-#define SI_OPERATOR(id, name, fewest, most, in_place) {id, #name, fewest, most, in_place, check_##name, run_##name},
+#define SI_OPERATOR(id, name, fewest, most, in_place)                                                            \
+  SI_CHOSEN(name, SI_LINE, SI_NAMED)({id, #name, fewest, most, in_place, SI_CHOSEN(name, check_##name, nullptr), \
+                                      SI_CHOSEN(name, run_##name, nullptr)})
 #include "runtime/operators.inc"
 #undef SI_OPERATOR
 };

@@ -30,6 +30,7 @@ struct Operator {
   const char* name;
   uint32_t fewest, most;  // operands
   bool in_place;
+  // Both are null of one that is left out.
   si_status (*check)(const si_model& model, Node* node);
   si_status (*run)(const Call& call);
 };

@@ -4,6 +4,7 @@
 // lowest offset that no other one takes while it lives (greedy by size; Pisarchyk and Lee, "Efficient memory management
 // for deep neural net inference", 2020).
 #include <algorithm>
+#include <cstdlib>
 
 #include "runtime/operators.h"
 
@@ -79,8 +80,12 @@ class Plan {
       if (y.root != node.output || y.place != Place::kArena) continue;
       lives[count++] = {y.root, first_[y.root], last_[y.root], aligned(y.bytes), 0};
     }
-    std::sort(lives.begin(), lives.begin() + count,
-              [](const Life& a, const Life& b) { return a.bytes != b.bytes ? a.bytes > b.bytes : a.root < b.root; });
+    // No two are equal, so that every C library sorts them alike.
+    std::qsort(lives.data(), static_cast<size_t>(count), sizeof(Life), [](const void* one, const void* other) {
+      const Life &a = *static_cast<const Life*>(one), &b = *static_cast<const Life*>(other);
+      if (a.bytes != b.bytes) return a.bytes > b.bytes ? -1 : 1;
+      return a.root < b.root ? -1 : 1;
+    });
     for (int64_t i = 0; i < count; ++i) {
       Life life = lives[i];
       // `placed` is in the order of offsets: the first gap between those that live at the same time.

@@ -87,10 +87,12 @@ def _told(engine: Engine) -> str:
     return f"{len(engine.inputs)} inputs, {', '.join(shapes)}"
 
 
-def inspect_engine(path: Path, as_json: bool) -> None:
-    """Print what a file holds."""
+def inspect_engine(path: Path, as_json: bool, operators: bool = False) -> None:
+    """Print what a file holds, or its operators alone."""
     facts = open_engine(path, 1).facts()
-    if as_json:
+    if operators:
+        typer.echo(";".join(facts.operators))
+    elif as_json:
         typer.echo(json.dumps({"file": str(path), **facts.to_dict()}, indent=1))
     else:
         _show(facts)

@@ -27,7 +27,7 @@ __all__ = ["inspect"]
 
 EPILOG = (
     "Examples:\n\nsparseinfer inspect model.safetensors\n\nsparseinfer inspect folder/ --json\n\n"
-    "sparseinfer inspect model.sinf"
+    "sparseinfer inspect model.sinf\n\nsparseinfer inspect model.sinf --operators"
 )
 
 
@@ -44,6 +44,13 @@ def inspect(
         typer.Option(metavar="KEY", help="Where the state_dict lies in nested ones: model.ema"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    operators: Annotated[
+        bool,
+        typer.Option(
+            "--operators",
+            help="Print a .sinf file's operators, as SPARSEINFER_OPERATORS of the C library has them.",
+        ),
+    ] = False,
 ) -> None:
     """Tell of every tensor its shape, zeros, their pattern, and the gain to expect here.
 
@@ -52,8 +59,12 @@ def inspect(
     if is_engine_file(checkpoint):
         if key is not None:
             raise UserError(f"{checkpoint}: expected no --key of a model file; try without it")
-        inspect_engine(checkpoint, as_json)
+        if operators and as_json:
+            raise UserError("expected --operators or --json, got both; try one of them")
+        inspect_engine(checkpoint, as_json, operators)
         return
+    if operators:
+        raise UserError(f"{checkpoint}: expected a model file with --operators; try a .sinf file")
     with user_errors():
         from sparseinfer.checkpoints.facts import inspect_checkpoint
 

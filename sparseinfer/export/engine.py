@@ -119,6 +119,18 @@ class Engine:
         return [(name, tuple(shape)) for name, shape in zip(names, self._shapes, strict=True)]
 
     @property
+    def operators(self) -> tuple[str, ...]:
+        """The operators of its nodes, as SPARSEINFER_OPERATORS of a C library names them.
+
+        Example:
+            >>> import sparseinfer, torch
+            >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Softmax(-1)).eval()
+            >>> sparseinfer.compile(model, torch.zeros(2, 8), baselines=()).operators
+            ('linear', 'softmax')
+        """
+        return self.facts().operators
+
+    @property
     def most_batch(self) -> int:
         """The largest batch that a call may have; 0 where it is the example's."""
         return self._model.most_batch

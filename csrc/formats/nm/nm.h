@@ -46,8 +46,8 @@ inline int64_t nm_work(const NmView&, int64_t) { return -1; }
 
 // The value at an index of the values section.
 static inline float nm_value(const NmView& view, int64_t at) {
-  if (view.value_type == SI_F16) return half_to_float(static_cast<const uint16_t*>(view.values)[at]);
-  if (view.value_type == SI_BF16) return bfloat16_to_float(static_cast<const uint16_t*>(view.values)[at]);
+  if (is_type(view.value_type, SI_F16)) return half_to_float(static_cast<const uint16_t*>(view.values)[at]);
+  if (is_type(view.value_type, SI_BF16)) return bfloat16_to_float(static_cast<const uint16_t*>(view.values)[at]);
   return static_cast<const float*>(view.values)[at];
 }
 

@@ -69,8 +69,8 @@ si_status panel_pack(const float* weight, const WeightShape& shape, const si_pac
   int32_t kblock = options.kblock;
   SI_REQUIRE(K <= kPanelMaxK, SI_ERR_ARGUMENT, "expected at most 65535 input columns for the panel format, got ", K,
              "; try the csr format");
-  if (type == SI_I8) return quads_pack(weight, shape, options, out);
-  if (type == SI_BF16 && options.g == 2) return pairs_pack(weight, shape, options, out);
+  if (is_type(type, SI_I8)) return quads_pack(weight, shape, options, out);
+  if (is_type(type, SI_BF16) && options.g == 2) return pairs_pack(weight, shape, options, out);
   SI_REQUIRE(options.scales == nullptr && options.g == 0, SI_ERR_ARGUMENT,
              "expected scales and g for int8 values, or g of 2 for pairs of bfloat16, got g of ", options.g,
              options.scales != nullptr ? " and scales with " : " with ", type_name(type), "; try value_type int8");
@@ -180,8 +180,8 @@ si_status panel_validate(const BlobHeader& header, const void* blob, size_t byte
   const WeightShape shape = shape_of(header);
   const int64_t K = shape.K();
   const auto type = static_cast<si_value_type>(header.value_type);
-  if (type == SI_I8) return quads_validate(header, blob, bytes, out);
-  if (type == SI_BF16 && header.params[kParamGroup] == 2) return pairs_validate(header, blob, bytes, out);
+  if (is_type(type, SI_I8)) return quads_validate(header, blob, bytes, out);
+  if (is_type(type, SI_BF16) && header.params[kParamGroup] == 2) return pairs_validate(header, blob, bytes, out);
   if (type != SI_F32 && type != SI_BF16) return corrupt("panel: unknown value type ", header.value_type);
   if (header.params[kParamRows] != kPanelRows) return corrupt("panel: unknown R ", header.params[kParamRows]);
   if (header.params[kParamGroup] != 1) return corrupt("panel: unknown g ", header.params[kParamGroup]);

@@ -60,7 +60,7 @@ struct PanelView {
   const float* scale;      // [M], by position
   const int32_t* row_sum;  // [M], by position: the sum of the row's values
 
-  SI_INLINE bool pairs() const { return value_type == SI_BF16 && g == 2; }
+  SI_INLINE bool pairs() const { return is_type(value_type, SI_BF16) && g == 2; }
   // The values as what they are: float, BFloat16, Quad or Pair.
   template <class Value>
   SI_INLINE const Value* value_as() const {
@@ -150,16 +150,16 @@ void dwords_visit(const PanelView& view, int64_t panel, Visit&& visit) {
 // pattern.
 template <class Visit>
 void panel_visit(const PanelView& view, int64_t panel, Visit&& visit) {
-  if (view.value_type == SI_I8) {
+  if (is_type(view.value_type, SI_I8)) {
     const float* scale = view.scale + view.row_of(panel);
     return dwords_visit<Quad>(view, panel, [&](int64_t k, int row, int8_t q) { visit(k, row, q * scale[row]); });
   }
   if (view.pairs())
     return dwords_visit<Pair>(view, panel,
                               [&](int64_t k, int row, uint16_t bits) { visit(k, row, bfloat16_to_float(bits)); });
-  if (view.value_type == SI_BF16)
+  if (is_type(view.value_type, SI_BF16))
     panel_visit_as<BFloat16>(view, panel, visit);
-  else
+  else if (is_type(view.value_type, SI_F32))
     panel_visit_as<float>(view, panel, visit);
 }
 

@@ -245,7 +245,7 @@ struct Conv {
   // Whether weights are many enough to pay for copies of the image in which no vector straddles cache lines. Vectors of
   // half a line or less straddle seldom, and their tiles are narrow: there the copies' footprint costs more.
   bool apart() const {
-    return isa().width >= tuning().conv.apart_vector_floats &&
+    return !kSmall && isa().width >= tuning().conv.apart_vector_floats &&
            source.nnz() >= tuning().conv.apart_column_nnz * source.shape().K() * source.shape().groups;
   }
 

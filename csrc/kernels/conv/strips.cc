@@ -141,7 +141,8 @@ int64_t images_in_bounds(const ConvCall& call, int64_t images) {
 
 si_status cut_conv(const ConvCall& call, int64_t images, bool divided, ConvCut* out) {
   ConvCut cut = whole(call, images);
-  if (divided && images == 1)
+  // A small library lets threads divide the weight's rows, however images are cut.
+  if (!kSmall && divided && images == 1)
     share(call, cut);
   else if (divided)
     cut.parts = call.threads;

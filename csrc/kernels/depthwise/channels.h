@@ -25,7 +25,7 @@ template <class Args, class Job, class Prepare, class Run>
   const int64_t planes = args.batch * args.channels, image = args.h * args.w, pixels = args.oh * args.ow;
   const int64_t taps = args.kernel[0] * args.kernel[1];
   const int threads =
-      isa == nullptr ? args.threads : useful_threads(isa->tuning.threads, args.threads, planes * pixels * taps);
+      !has_tiles(isa) ? args.threads : useful_threads(isa->tuning.threads, args.threads, planes * pixels * taps);
   const int64_t parts = std::min<int64_t>(planes, threads == 1 ? 1 : 4 * threads);
   return parallel_for(threads, parts, [&](int64_t part) -> si_status {
     const int64_t first = planes * part / parts, last = planes * (part + 1) / parts;

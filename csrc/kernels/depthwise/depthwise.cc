@@ -54,7 +54,7 @@ DepthwiseJob job_of(const DepthwiseArgs& args) {
 }  // namespace
 
 si_status depthwise(const TileKernels* isa, const DepthwiseArgs& args) {
-  const bool scalar = isa == nullptr || !has_depthwise_tiles(args);
+  const bool scalar = !has_tiles(isa) || !has_depthwise_tiles(args);
   const DepthwiseJob job = job_of(args);
   const auto prepare = [&](DepthwiseJob* own) -> si_status {
     if (scalar) return SI_OK;

@@ -68,7 +68,8 @@ ByteDepthwiseJob job_of(const DepthwiseInt8Args& args) {
 }  // namespace
 
 si_status depthwise_int8(const TileKernels* isa, const DepthwiseInt8Args& args) {
-  const bool scalar = isa == nullptr || !has_depthwise_tiles(args);
+  // A small library has tiles of the smallest kernels alone.
+  const bool scalar = !has_tiles(isa) || !has_depthwise_tiles(args) || (kSmall && args.kernel[0] != 3);
   const ByteDepthwiseJob job = job_of(args);
   const auto prepare = [&](ByteDepthwiseJob* own) -> si_status {
     own->x_end = args.x + args.batch * args.channels * args.h * args.w;

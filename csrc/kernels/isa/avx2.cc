@@ -16,7 +16,7 @@ struct Words256 : Bytes256 {
   }
 };
 
-constexpr ByteKernels kBytes = x86_byte_kernels<Words256>();
+constexpr ByteKernels kBytes = chosen(x86_byte_kernels<Words256>());
 
 }  // namespace
 

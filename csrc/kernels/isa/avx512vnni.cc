@@ -24,7 +24,7 @@ struct Quartets16 {
   }
 };
 
-constexpr ByteKernels kBytes = {
+constexpr ByteKernels kBytes = chosen({
     {quads_tile<Vnni512, Quartets16, Vnni512, Groups<Vnni512, 1>>,
      quads_tile<Vnni256, Quartets<Vnni256>, Vnni512, Groups<Vnni512, 2>>,
      quads_tile<Vnni512, Quartets<Vnni512>, Vnni512, Groups<Vnni512, 4>>},
@@ -34,7 +34,7 @@ constexpr ByteKernels kBytes = {
     copy_512,
     copy_rows_512,
     quantize_512,
-};
+});
 
 }  // namespace
 

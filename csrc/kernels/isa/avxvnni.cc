@@ -11,7 +11,7 @@ struct AvxVnni : Bytes256 {
   static SI_INLINE Int dot(Int sum, Int x, Int w) { return _mm256_dpbusd_avx_epi32(sum, x, w); }
 };
 
-constexpr ByteKernels kBytes = x86_byte_kernels<AvxVnni>();
+constexpr ByteKernels kBytes = chosen(x86_byte_kernels<AvxVnni>());
 
 }  // namespace
 

@@ -15,7 +15,7 @@ struct NeonProducts : NeonBytes {
   }
 };
 
-constexpr ByteKernels kBytes = neon_byte_kernels<NeonProducts>();
+constexpr ByteKernels kBytes = chosen(neon_byte_kernels<NeonProducts>());
 
 }  // namespace
 

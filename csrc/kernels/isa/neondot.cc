@@ -10,7 +10,7 @@ struct NeonDots : NeonBytes {
   static SI_INLINE Int dot(Int sum, Int x, Int w) { return vdotq_s32(sum, less_128(x), as_bytes(w)); }
 };
 
-constexpr ByteKernels kBytes = neon_byte_kernels<NeonDots>();
+constexpr ByteKernels kBytes = chosen(neon_byte_kernels<NeonDots>());
 
 }  // namespace
 

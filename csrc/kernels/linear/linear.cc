@@ -182,7 +182,9 @@ struct Linear {
 
   si_status tiles() const {
     const int64_t width = isa().width, vectors = (args.n + width - 1) / width;
-    ColumnPlan plan = plan_columns(tuning().tile, vectors, source.most_vectors(), threads);
+    // Threads of a small library take tiles alone.
+    ColumnPlan plan = plan_columns(tuning().tile, vectors, source.most_vectors(), kSmall ? 1 : threads);
+    if (kSmall) return columns(plan, 0);
     // Where threads share the packed x, as many columns at a time as it has room for.
     const int64_t bands = plan.row_parts == 1 ? 1 : (K() * vectors * width + kScratchFloats - 1) / kScratchFloats;
     for (int64_t band = 0; band < bands; ++band) {
@@ -196,7 +198,7 @@ struct Linear {
   // The tiles of a plan, whose columns begin at n_first.
   si_status columns(const ColumnPlan& plan, int64_t n_first) const {
     const auto begin = [&](int64_t tile) { return plan.first_vector(tile) * isa().width; };
-    if (plan.row_parts == 1) {
+    if (kSmall || plan.row_parts == 1) {
       return parallel_for(threads, plan.tiles, [&](int64_t tile) -> si_status {
         const int64_t n0 = n_first + begin(tile), padded = begin(tile + 1) - begin(tile);
         float* x = nullptr;

@@ -13,7 +13,7 @@ namespace si {
 namespace {
 
 int threads_for(const TileKernels* isa, int threads, int64_t work) {
-  return isa == nullptr ? threads : useful_threads(isa->tuning.threads, threads, work);
+  return !has_tiles(isa) ? threads : useful_threads(isa->tuning.threads, threads, work);
 }
 
 }  // namespace
@@ -28,7 +28,7 @@ si_status norm(const TileKernels* isa, const NormJob& job, int threads) {
     own.x = job.x + first * job.n;
     own.y = job.y + first * job.n;
     if (job.residual != nullptr) own.residual = job.residual + first * job.n;
-    isa == nullptr ? scalar_norm(own) : isa->norm(own);
+    !has_tiles(isa) ? scalar_norm(own) : isa->norm(own);
   });
 }
 
@@ -49,7 +49,7 @@ si_status attend(const TileKernels* isa, const Attention& call, int threads) {
   while (block > 4 * kQueryRows && heads * ((whole.queries + block - 1) / block) < 2 * used)
     block = (block / 2 + kQueryRows - 1) / kQueryRows * kQueryRows;
   const int64_t blocks = (whole.queries + block - 1) / block;
-  const int64_t floats = isa == nullptr ? whole.keys : attention_floats(block, whole.dim);
+  const int64_t floats = !has_tiles(isa) ? whole.keys : attention_floats(block, whole.dim);
   return parallel_for(used, heads * blocks, [&](int64_t item) -> si_status {
     const int64_t first = item % blocks * block, head = item / blocks % call.heads, batch = item / blocks / call.heads;
     AttentionJob job = whole;
@@ -62,7 +62,7 @@ si_status attend(const TileKernels* isa, const Attention& call, int threads) {
     if (whole.mask != nullptr)
       job.mask = whole.mask + batch * call.mask_step + head * call.mask_head + first * whole.mask_ld;
     SI_TRY(thread_scratch(Scratch::kTile, floats, &job.scratch));
-    isa == nullptr ? scalar_attend(job) : isa->attend(job);
+    !has_tiles(isa) ? scalar_attend(job) : isa->attend(job);
     return SI_OK;
   });
 }

@@ -17,7 +17,7 @@ constexpr int64_t kPart = 16384;
 constexpr int64_t kPowerCost = 32;
 
 void run_line(const TileKernels* isa, const BinaryJob& job, const BinaryLine& line) {
-  if (isa != nullptr && job.kind != BinaryKind::kPower) {
+  if (has_tiles(isa) && job.kind != BinaryKind::kPower) {
     isa->binary(job.kind, line);
     if (!is_clamp(job.activation)) isa->activate(line.y, line.count, job.activation);
     return;
@@ -88,7 +88,7 @@ si_status binary(const TileKernels* isa, const BinaryJob& job, int threads) {
   // Parts are some rows, or a part of one.
   const int64_t pieces = (length + kPart - 1) / kPart, height = std::max<int64_t>(1, kPart / length);
   const int64_t work = rows * length * (job.kind == BinaryKind::kPower ? kPowerCost : 1);
-  const int useful = isa == nullptr ? threads : useful_threads(isa->tuning.threads, threads, work);
+  const int useful = !has_tiles(isa) ? threads : useful_threads(isa->tuning.threads, threads, work);
   const Clamp clamp = clamp_of(job.activation);
   return parallel_for(useful, (rows + height - 1) / height * pieces, [&](int64_t part) {
     const int64_t first = part % pieces * kPart, from = part / pieces * height;

@@ -20,7 +20,7 @@ constexpr int64_t kBytesAtOnce = 4;
 constexpr int64_t kFloats = 8;
 
 int threads_for(const TileKernels* isa, int threads, int64_t work) {
-  return isa == nullptr ? threads : useful_threads(isa->tuning.threads, threads, work / kBytesAtOnce);
+  return !has_tiles(isa) ? threads : useful_threads(isa->tuning.threads, threads, work / kBytesAtOnce);
 }
 
 // Calls fn(first, count) for parts of [0, count).
@@ -35,7 +35,7 @@ si_status for_parts(const TileKernels* isa, int threads, int64_t count, int64_t 
 si_status quantize_floats(const TileKernels* isa, const ToByte& to, const float* x, uint8_t* y, int64_t count,
                           int threads) {
   return for_parts(isa, threads, count, kFloats * count, [&](int64_t first, int64_t part) {
-    if (isa != nullptr) return isa->bytes->quantize(x + first, part, to, y + first);
+    if (has_tiles(isa)) return isa->bytes->quantize(x + first, part, to, y + first);
     for (int64_t i = first; i < first + part; ++i) y[i] = quantize(x[i], to);
   });
 }
@@ -43,7 +43,7 @@ si_status quantize_floats(const TileKernels* isa, const ToByte& to, const float*
 si_status dequantize_bytes(const TileKernels* isa, float scale, int32_t zero_point, const uint8_t* x, float* y,
                            int64_t count, int threads) {
   return for_parts(isa, threads, count, kFloats * count, [&](int64_t first, int64_t part) {
-    if (isa != nullptr) return isa->byte_network->dequantize(x + first, part, scale, zero_point, y + first);
+    if (has_tiles(isa)) return isa->byte_network->dequantize(x + first, part, scale, zero_point, y + first);
     for (int64_t i = first; i < first + part; ++i) y[i] = dequantize(x[i], scale, zero_point);
   });
 }
@@ -51,7 +51,7 @@ si_status dequantize_bytes(const TileKernels* isa, float scale, int32_t zero_poi
 si_status add_bytes(const TileKernels* isa, const ByteSum& sum, const uint8_t* a, const uint8_t* b, uint8_t* y,
                     int64_t count, int threads) {
   return for_parts(isa, threads, count, count, [&](int64_t first, int64_t part) {
-    if (isa != nullptr) return isa->byte_network->add(a + first, b + first, part, sum, y + first);
+    if (has_tiles(isa)) return isa->byte_network->add(a + first, b + first, part, sum, y + first);
     for (int64_t i = first; i < first + part; ++i) y[i] = add(a[i], b[i], sum);
   });
 }
@@ -63,7 +63,7 @@ si_status max_pool_bytes(const TileKernels* isa, const PoolJob& job, const uint8
   return parallel_for(threads_for(isa, threads, work), planes, [&](int64_t plane) -> si_status {
     const uint8_t* from = x + plane * job.h * job.w;
     uint8_t* const to = y + plane * job.oh * job.ow;
-    if (isa == nullptr) {
+    if (!has_tiles(isa)) {
       scalar_max_pool_bytes(job, from, to);
       return SI_OK;
     }
@@ -84,7 +84,7 @@ si_status average_bytes(const TileKernels* isa, const si_quantization& q, const 
     for (int64_t plane = part * kPlanes; plane < std::min(planes, (part + 1) * kPlanes); ++plane) {
       const uint8_t* from = x + plane * pixels;
       int32_t sum = 0;
-      if (isa != nullptr)
+      if (has_tiles(isa))
         sum = isa->byte_network->sum(from, pixels);
       else
         for (int64_t i = 0; i < pixels; ++i) sum += from[i];

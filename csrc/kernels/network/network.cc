@@ -18,7 +18,7 @@ constexpr int64_t kPart = 16384;
 constexpr int64_t kExponential = 16;
 
 int threads_for(const TileKernels* isa, int threads, int64_t work) {
-  return isa == nullptr ? threads : useful_threads(isa->tuning.threads, threads, work);
+  return !has_tiles(isa) ? threads : useful_threads(isa->tuning.threads, threads, work);
 }
 
 // Calls fn(first, count) for parts of [0, count).
@@ -38,7 +38,7 @@ si_status pool(const TileKernels* isa, const PoolJob& job, const float* x, float
     PoolJob own = job;
     own.x = x + plane * job.h * job.w;
     own.y = y + plane * job.oh * job.ow;
-    if (isa == nullptr) {
+    if (!has_tiles(isa)) {
       scalar_pool(own);
       return SI_OK;
     }
@@ -54,7 +54,7 @@ si_status global_average_pool(const TileKernels* isa, const float* x, float* y, 
   return parallel_for(threads_for(isa, threads, planes * pixels), (planes + kPlanes - 1) / kPlanes, [&](int64_t part) {
     for (int64_t plane = part * kPlanes; plane < std::min(planes, (part + 1) * kPlanes); ++plane) {
       float sum = 0.0f;
-      if (isa != nullptr)
+      if (has_tiles(isa))
         sum = isa->sum(x + plane * pixels, pixels);
       else
         for (int64_t i = 0; i < pixels; ++i) sum += x[plane * pixels + i];
@@ -66,7 +66,7 @@ si_status global_average_pool(const TileKernels* isa, const float* x, float* y, 
 si_status add(const TileKernels* isa, const float* a, const float* b, float* y, int64_t count, si_activation activation,
               int threads) {
   return for_parts(isa, threads, count, count, [&](int64_t first, int64_t part) {
-    if (isa == nullptr) {
+    if (!has_tiles(isa)) {
       for (int64_t i = first; i < first + part; ++i) y[i] = scalar_activation(a[i] + b[i], activation);
       return;
     }
@@ -79,12 +79,12 @@ si_status add(const TileKernels* isa, const float* a, const float* b, float* y, 
 si_status activation(const TileKernels* isa, const float* x, float* y, int64_t count, si_activation kind, int threads) {
   const int64_t work = is_clamp(kind) ? count : kExponential * count;
   return for_parts(isa, threads, count, work, [&](int64_t first, int64_t part) {
-    if (isa != nullptr && is_clamp(kind)) {
+    if (has_tiles(isa) && is_clamp(kind)) {
       const Clamp clamp = clamp_of(kind);
       return isa->clamp(y + first, x + first, part, clamp.low, clamp.high);
     }
     if (y != x) std::memcpy(y + first, x + first, static_cast<size_t>(part) * sizeof(float));
-    isa == nullptr ? scalar_activate(y + first, part, kind) : isa->activate(y + first, part, kind);
+    !has_tiles(isa) ? scalar_activate(y + first, part, kind) : isa->activate(y + first, part, kind);
   });
 }
 
@@ -92,7 +92,7 @@ si_status softmax(const TileKernels* isa, const float* x, float* y, int64_t oute
                   int threads) {
   return parallel_for(threads_for(isa, threads, kExponential * outer * n * inner), outer, [&](int64_t row) {
     const int64_t at = row * n * inner;
-    isa == nullptr ? scalar_softmax(x + at, y + at, n, inner) : isa->softmax(x + at, y + at, n, inner);
+    !has_tiles(isa) ? scalar_softmax(x + at, y + at, n, inner) : isa->softmax(x + at, y + at, n, inner);
   });
 }
 

@@ -15,12 +15,12 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // y[i] = y[i] op x[i].
 void join(const TileKernels* isa, BinaryKind kind, float* y, const float* x, int64_t count) {
-  if (isa != nullptr) return isa->binary(kind, {y, x, y, 1, 1, count, -kInfinity, kInfinity});
+  if (has_tiles(isa)) return isa->binary(kind, {y, x, y, 1, 1, count, -kInfinity, kInfinity});
   for (int64_t i = 0; i < count; ++i) y[i] = scalar_binary(kind, y[i], x[i]);
 }
 
 float fold(const TileKernels* isa, BinaryKind kind, const float* x, int64_t count) {
-  if (isa != nullptr && kind == BinaryKind::kAdd) return isa->sum(x, count);
+  if (has_tiles(isa) && kind == BinaryKind::kAdd) return isa->sum(x, count);
   float all = x[0];
   for (int64_t i = 1; i < count; ++i) all = scalar_binary(kind, all, x[i]);
   return all;
@@ -59,7 +59,7 @@ si_status reduce(const TileKernels* isa, const ReduceJob& job, int threads) {
   for (; last >= 0; step *= job.dims[last--]) (job.reduced[last] ? gone : stay).add(job.dims[last], step);
   const int64_t width = folds ? 1 : line, divisor = gone.total * (folds ? line : 1);
   const int useful =
-      isa == nullptr ? threads : useful_threads(isa->tuning.threads, threads, stay.total * gone.total * line);
+      !has_tiles(isa) ? threads : useful_threads(isa->tuning.threads, threads, stay.total * gone.total * line);
   return parallel_for(useful, stay.total, [&](int64_t row) {
     const float* const x = job.x + stay.at(row);
     float* const y = job.y + row * width;

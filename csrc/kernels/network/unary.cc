@@ -62,10 +62,10 @@ float scalar_unary(const UnaryFunction& function, float x) {
 
 si_status unary(const TileKernels* isa, const UnaryFunction& function, const float* x, float* y, int64_t count,
                 int threads) {
-  const int useful = isa == nullptr ? threads : useful_threads(isa->tuning.threads, threads, kCost * count);
+  const int useful = !has_tiles(isa) ? threads : useful_threads(isa->tuning.threads, threads, kCost * count);
   return parallel_for(useful, (count + kPart - 1) / kPart, [&](int64_t part) {
     const int64_t first = part * kPart, last = std::min(count, first + kPart);
-    if (isa != nullptr && isa->unary(function, y + first, x + first, last - first)) return;
+    if (has_tiles(isa) && isa->unary(function, y + first, x + first, last - first)) return;
     for (int64_t i = first; i < last; ++i) y[i] = scalar_unary(function, x[i]);
   });
 }

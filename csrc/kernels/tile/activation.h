@@ -15,7 +15,7 @@ namespace {
 
 // V::max(bound, x) and V::min(bound, x) return x when x is NaN.
 template <class V>
-SI_INLINE typename V::Reg exp_of(typename V::Reg x) {
+SI_INLINE_UNLESS_SMALL typename V::Reg exp_of(typename V::Reg x) {
   using Reg = typename V::Reg;
   // The upper bound must reach Inf: a large finite value instead makes SiLU of a very negative x not 0 but x / 2^127.5.
   x = V::min(V::broadcast(89.0f), V::max(V::broadcast(-87.3365447504019f), x));
@@ -39,7 +39,7 @@ SI_INLINE typename V::Reg sigmoid_of(typename V::Reg x) {
 }
 
 template <class V>
-SI_INLINE typename V::Reg tanh_of(typename V::Reg x) {
+SI_INLINE_UNLESS_SMALL typename V::Reg tanh_of(typename V::Reg x) {
   using Reg = typename V::Reg;
   const Reg one = V::broadcast(1.0f), size = V::abs(x);
   const Reg far = V::sub(one, V::div(V::broadcast(2.0f), V::add(exp_of<V>(V::add(size, size)), one)));
@@ -90,20 +90,44 @@ SI_INLINE void map_in_place(float* data, int64_t count, Fn&& fn) {
   for (int64_t j = i; j < count; ++j) data[j] = rest[j - i];
 }
 
+// Of those that are no clamp.
+template <class V>
+SI_INLINE typename V::Reg activated(typename V::Reg x, si_activation activation) {
+  switch (activation) {
+    case SI_ACT_GELU:
+      return gelu_of<V>(x);
+    case SI_ACT_GELU_TANH:
+      return gelu_tanh_of<V>(x);
+    case SI_ACT_SILU:
+      return V::mul(x, sigmoid_of<V>(x));
+    case SI_ACT_SIGMOID:
+      return sigmoid_of<V>(x);
+    case SI_ACT_TANH:
+      return tanh_of<V>(x);
+    case SI_ACT_NONE:
+    case SI_ACT_RELU:
+    case SI_ACT_RELU6:
+      break;
+  }
+  return x;
+}
+
 template <class V>
 void activate(float* data, int64_t count, si_activation activation) {
   using Reg = typename V::Reg;
+  if constexpr (kSmall) return map_in_place<V>(data, count, [=](Reg x) { return activated<V>(x, activation); });
+  // A loop for each.
   switch (activation) {
     case SI_ACT_GELU:
-      return map_in_place<V>(data, count, [](Reg x) { return gelu_of<V>(x); });
+      return map_in_place<V>(data, count, [](Reg x) { return activated<V>(x, SI_ACT_GELU); });
     case SI_ACT_GELU_TANH:
-      return map_in_place<V>(data, count, [](Reg x) { return gelu_tanh_of<V>(x); });
+      return map_in_place<V>(data, count, [](Reg x) { return activated<V>(x, SI_ACT_GELU_TANH); });
     case SI_ACT_SILU:
-      return map_in_place<V>(data, count, [](Reg x) { return V::mul(x, sigmoid_of<V>(x)); });
+      return map_in_place<V>(data, count, [](Reg x) { return activated<V>(x, SI_ACT_SILU); });
     case SI_ACT_SIGMOID:
-      return map_in_place<V>(data, count, [](Reg x) { return sigmoid_of<V>(x); });
+      return map_in_place<V>(data, count, [](Reg x) { return activated<V>(x, SI_ACT_SIGMOID); });
     case SI_ACT_TANH:
-      return map_in_place<V>(data, count, [](Reg x) { return tanh_of<V>(x); });
+      return map_in_place<V>(data, count, [](Reg x) { return activated<V>(x, SI_ACT_TANH); });
     case SI_ACT_NONE:
     case SI_ACT_RELU:
     case SI_ACT_RELU6:

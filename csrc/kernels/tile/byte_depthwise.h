@@ -216,6 +216,7 @@ void depthwise_kind(const ByteDepthwiseJob& given) {
 
 template <class V>
 void depthwise_bytes(const ByteDepthwiseJob& job) {
+  if constexpr (kSmall) return job.stride == 1 ? depthwise_kind<V, 3, 1>(job) : depthwise_kind<V, 3, 2>(job);
   const auto run = job.kernel == 3   ? (job.stride == 1 ? depthwise_kind<V, 3, 1> : depthwise_kind<V, 3, 2>)
                    : job.kernel == 5 ? (job.stride == 1 ? depthwise_kind<V, 5, 1> : depthwise_kind<V, 5, 2>)
                                      : (job.stride == 1 ? depthwise_kind<V, 7, 1> : depthwise_kind<V, 7, 2>);

@@ -16,7 +16,7 @@ namespace {
 
 // n bytes, or as many floats as bytes, and any bytes after them.
 template <class B>
-SI_INLINE typename B::Lane some_bytes(const uint8_t* from, int64_t n) {
+SI_INLINE_UNLESS_SMALL typename B::Lane some_bytes(const uint8_t* from, int64_t n) {
   if (n >= 16) return B::load(from);
   if (n <= 0) return B::zero();
   uint8_t some[16] = {};
@@ -24,7 +24,7 @@ SI_INLINE typename B::Lane some_bytes(const uint8_t* from, int64_t n) {
   return B::load(some);
 }
 template <class B>
-SI_INLINE typename B::Lane some_bytes(const float* from, int64_t n, const ToByte& to) {
+SI_INLINE_UNLESS_SMALL typename B::Lane some_bytes(const float* from, int64_t n, const ToByte& to) {
   if (n >= 16) return B::quantize_16(from, to);
   if (n <= 0) return B::zero();
   uint8_t some[16] = {};
@@ -33,7 +33,7 @@ SI_INLINE typename B::Lane some_bytes(const float* from, int64_t n, const ToByte
 }
 
 template <class B>
-SI_INLINE void store_some(uint8_t* to, typename B::Lane a, int64_t n) {
+SI_INLINE_UNLESS_SMALL void store_some(uint8_t* to, typename B::Lane a, int64_t n) {
   if (n >= 16) return B::store(to, a);
   uint8_t some[16];
   B::store(some, a);

@@ -93,7 +93,7 @@ SI_INLINE void depthwise_rows(const DepthwiseJob& job, const DepthwiseChannel<V,
   const int64_t room = (job.oh - row) * job.ow + channel.spill;
   for (int64_t c = 0; c < job.ow;) {
     const int64_t left = job.ow - c;
-    if (left > W && job.ow >= 2 * W) {
+    if (!kSmall && left > W && job.ow >= 2 * W) {
       depthwise_block<V, K, S, R, 2>(job, channel, strip, y, left >= 2 * W ? c : job.ow - 2 * W, room);
       c += 2 * W;
     } else {
@@ -123,7 +123,7 @@ SI_INLINE void depthwise_copy(const DepthwiseJob& job, int64_t channel, int64_t 
 template <class V, int K, int S>
 SI_INLINE void depthwise_strip(const DepthwiseJob& job, const DepthwiseChannel<V, K>& channel, const float* strip,
                                int64_t first, int64_t rows) {
-  constexpr int R = 4;
+  constexpr int R = kSmall ? 1 : 4;
   if (rows < R) {
     for (int64_t r = 0; r < rows; ++r) depthwise_rows<V, K, S, 1>(job, channel, strip + S * r * job.pitch, first + r);
     return;

@@ -20,7 +20,7 @@ namespace {
 
 // Of a vector the first `count` elements; the others are zero, and are not read.
 template <class V>
-SI_INLINE typename V::Reg load_part(const float* p, int64_t count) {
+SI_INLINE_UNLESS_SMALL typename V::Reg load_part(const float* p, int64_t count) {
   if (count >= V::kWidth) return V::load(p);
   float all[V::kWidth] = {};
   for (int64_t i = 0; i < count; ++i) all[i] = p[i];
@@ -28,7 +28,7 @@ SI_INLINE typename V::Reg load_part(const float* p, int64_t count) {
 }
 
 template <class V>
-SI_INLINE void store_part(float* p, typename V::Reg a, int64_t count) {
+SI_INLINE_UNLESS_SMALL void store_part(float* p, typename V::Reg a, int64_t count) {
   if (count >= V::kWidth) return V::store(p, a);
   float all[V::kWidth];
   V::store(all, a);
@@ -94,7 +94,8 @@ void softmax_row(const float* x, float* y, int64_t n) {
 
 template <class V>
 void softmax(const float* x, float* y, int64_t n, int64_t inner) {
-  if (inner == 1) return softmax_row<V>(x, y, n);
+  if constexpr (!kSmall)
+    if (inner == 1) return softmax_row<V>(x, y, n);
   for (int64_t c = 0; c < inner; c += V::kWidth) softmax_columns<V>(x + c, y + c, n, inner, inner - c);
 }
 

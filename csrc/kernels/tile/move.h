@@ -15,6 +15,11 @@ namespace {
 template <class V>
 void transpose_in(const float* src, int64_t ld, int64_t rows, int64_t columns, float* dst, int64_t pitch,
                   int64_t padded) {
+  if constexpr (kSmall) {
+    for (int64_t k = 0; k < columns; ++k)
+      for (int64_t n = 0; n < padded; ++n) dst[k * pitch + n] = n < rows ? src[n * ld + k] : 0.0f;
+    return;
+  }
   constexpr int W = V::kWidth;
   const int64_t whole = columns / W * W;
   for (int64_t n = 0; n < padded; n += W) {
@@ -37,8 +42,9 @@ void transpose_in(const float* src, int64_t ld, int64_t rows, int64_t columns, f
 template <class V>
 void transpose_out(const float* src, int64_t pitch, int64_t rows, int64_t columns, float* dst, int64_t ld) {
   constexpr int W = V::kWidth;
-  const int64_t whole_rows = rows / W * W;
-  for (int64_t n = 0; n < columns; n += W)
+  // A small library moves number by number.
+  const int64_t whole_rows = kSmall ? 0 : rows / W * W;
+  for (int64_t n = 0; n < columns && !kSmall; n += W)
     for (int64_t m = 0; m < whole_rows; m += W) {
       typename V::Reg block[W];
       SI_UNROLL for (int i = 0; i < W; ++i) block[i] = V::load(src + (m + i) * pitch + n);

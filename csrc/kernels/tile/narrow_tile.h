@@ -89,9 +89,9 @@ void panel_narrow_value(const PanelView& view, const TileJob& job) {
 
 template <class V, int NV, int U>
 void panel_narrow(const si_weights& weights, const TileJob& job) {
-  if (weights.value_type == SI_BF16)
+  if (is_type(weights.value_type, SI_BF16))
     panel_narrow_value<V, NV, U, BFloat16>(weights.panel, job);
-  else
+  else if (is_type(weights.value_type, SI_F32))
     panel_narrow_value<V, NV, U, float>(weights.panel, job);
 }
 

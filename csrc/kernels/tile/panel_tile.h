@@ -8,8 +8,8 @@
 // Included by the instruction-set translation units only.
 #pragma once
 
-#include "core/inline.h"
-#include "kernels/tile/tile.h"
+#include "kernels/tile/panel_common.h"
+#include "kernels/tile/small_panel.h"
 
 namespace si {
 namespace {
@@ -17,61 +17,12 @@ namespace {
 #define SI_EACH_PATTERN(DO) \
   DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14) DO(15)
 
-// NaN passes.
-SI_INLINE float clamp(float v, float low, float high) { return v < low ? low : (v > high ? high : v); }
-
-struct PitchMap {
-  const float* base;
-  int64_t pitch;
-  explicit PitchMap(const XView& x) : base(x.as<float>()), pitch(x.pitch) {}
-  SI_INLINE const float* operator()(int64_t k) const { return base + k * pitch; }
-};
-
-struct TapMap {
-  const float* base;
-  const int32_t* taps;
-  explicit TapMap(const XView& x) : base(x.as<float>()), taps(x.taps) {}
-  SI_INLINE const float* operator()(int64_t k) const { return base + taps[k]; }
-};
-
-// One token: a vector of one float, so that x needs no packing and a value is the multiply-add's operand in memory.
-struct Single {
-  using Reg = float;
-  static constexpr int kWidth = 1;
-  static SI_INLINE Reg load(const float* p) { return *p; }
-  static SI_INLINE void store(float* p, Reg a) { *p = a; }
-  static SI_INLINE Reg broadcast(float a) { return a; }
-  static SI_INLINE Reg broadcast_bf16(const uint16_t* p) { return bfloat16_to_float(*p); }
-  static SI_INLINE Reg fma(Reg a, Reg b, Reg c) { return __builtin_fmaf(a, b, c); }
-  static SI_INLINE Reg add(Reg a, Reg b) { return a + b; }
-  static SI_INLINE Reg max(Reg bound, Reg x) { return x < bound ? bound : x; }
-  static SI_INLINE Reg min(Reg bound, Reg x) { return x > bound ? bound : x; }
-};
-
-// One stored value in every lane, and a vector of them.
-template <class V>
-SI_INLINE typename V::Reg spread(const float* value) {
-  return V::broadcast(*value);
-}
-template <class V>
-SI_INLINE typename V::Reg spread(const BFloat16* value) {
-  return V::broadcast_bf16(&value->bits);
-}
-template <class V>
-SI_INLINE typename V::Reg values(const float* value) {
-  return V::load(value);
-}
-template <class V>
-SI_INLINE typename V::Reg values(const BFloat16* value) {
-  return V::load_bf16(&value->bits);
-}
-
 // The columns of one pattern of a K block.
 template <class V, int NV, int P, class Value, class Map>
 SI_INLINE void panel_pattern(typename V::Reg (&acc)[kPanelRows][NV], const uint16_t* index, const Value* value,
                              int count, const Map& map) {
   constexpr int kRows = pattern_rows(P);
-  const auto column = [&](int c, const Value* weight, int stride) {
+  const auto column = [&](int c, const Value* weight, int stride) SI_INLINE_LAMBDA {
     const float* x = map(index[c]);
     typename V::Reg xv[NV];
     SI_UNROLL for (int j = 0; j < NV; ++j) xv[j] = V::load(x + V::kWidth * j);
@@ -149,6 +100,7 @@ void panel_tile_map(const PanelView& view, const TileJob& job) {
 
 template <class V, class Value>
 void panel_tile_value(const PanelView& view, const TileJob& job) {
+  if constexpr (kSmall) return small_tile<V, Value>(view, job);
   if (job.x.taps != nullptr)
     panel_tile_map<V, Value, TapMap>(view, job);
   else
@@ -157,9 +109,9 @@ void panel_tile_value(const PanelView& view, const TileJob& job) {
 
 template <class V>
 void panel_tile(const si_weights& weights, const TileJob& job) {
-  if (weights.value_type == SI_BF16)
+  if (is_type(weights.value_type, SI_BF16))
     panel_tile_value<V, BFloat16>(weights.panel, job);
-  else
+  else if (is_type(weights.value_type, SI_F32))
     panel_tile_value<V, float>(weights.panel, job);
 }
 
@@ -239,10 +191,17 @@ void panel_vector_value(const PanelView& view, const VectorJob& job) {
 
 template <class V>
 void panel_vector(const si_weights& weights, const VectorJob& job) {
-  if (weights.value_type == SI_BF16)
-    panel_vector_value<V, BFloat16>(weights.panel, job);
-  else
-    panel_vector_value<V, float>(weights.panel, job);
+  const auto run = [&](auto value) {
+    using Value = decltype(value);
+    if constexpr (kSmall)
+      small_vector<V, Value>(weights.panel, job);
+    else
+      panel_vector_value<V, Value>(weights.panel, job);
+  };
+  if (is_type(weights.value_type, SI_BF16))
+    run(BFloat16());
+  else if (is_type(weights.value_type, SI_F32))
+    run(0.0f);
 }
 
 }  // namespace

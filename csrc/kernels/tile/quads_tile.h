@@ -139,6 +139,34 @@ SI_INLINE void quads_pattern(QuadSums<V, Load>& sums, const uint16_t*& index, co
   }
 }
 
+// Of any pattern of so many rows, for a small library.
+template <class V, class Load, int kRows, class Dword, class Map>
+SI_INLINE void quads_rows(QuadSums<V, Load>& sums, int pattern, const uint16_t*& index, const Dword*& quad, int count,
+                          const Map& map) {
+  constexpr int NV = Load::kVectors;
+  int row[kRows];
+  rows_of(pattern, row);
+  typename V::Sum sum[kRows][NV];
+  SI_UNROLL for (int r = 0; r < kRows; ++r) {
+    SI_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = sums.set[0][row[r]][j];
+  }
+  for (int first = 0; first < count; first += kPanelGroup) {
+    const int stride = count - first < kPanelGroup ? count - first : kPanelGroup;
+    for (int c = 0; c < stride; ++c, ++quad, index += Load::kIndices) {
+      typename V::Int x[NV];
+      Load::load(x, index, map);
+      SI_UNROLL for (int r = 0; r < kRows; ++r) {
+        const auto w = V::spread(quad + r * stride);
+        SI_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = V::dot(sum[r][j], x[j], w);
+      }
+    }
+    quad += (kRows - 1) * stride;
+  }
+  SI_UNROLL for (int r = 0; r < kRows; ++r) {
+    SI_UNROLL for (int j = 0; j < NV; ++j) sums.set[0][row[r]][j] = sum[r][j];
+  }
+}
+
 // What the sums of a row begin with, so that they end with the zero point taken off.
 SI_INLINE int32_t first_sum(int32_t row_sum, int32_t zero_point) {
   return static_cast<int32_t>(0u - static_cast<uint32_t>(zero_point) * static_cast<uint32_t>(row_sum));
@@ -238,9 +266,15 @@ void quads_tile_load(const PanelView& given_view, const ByteJob& given_job) {
       }
       const uint16_t* index = view.index + entry.column_offset;
       const Quad* quad = view.value_as<Quad>() + entry.value_offset;
+      if constexpr (kSmall) {
+        each_pattern(entry, [&](int pattern, int count, auto of_pattern) SI_INLINE_LAMBDA {
+          quads_rows<V, Load, decltype(of_pattern)::value>(sums, pattern, index, quad, count, map);
+        });
+      } else {
 #define SI_PATTERN(P) quads_pattern<V, Load, P>(sums, index, quad, entry.count[P - 1], map);
-      SI_EACH_PATTERN(SI_PATTERN);
+        SI_EACH_PATTERN(SI_PATTERN);
 #undef SI_PATTERN
+      }
       SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
         if (r >= rows) break;
         if (Load::kSets > 1)
@@ -298,6 +332,22 @@ SI_INLINE void quads_pattern_vector(typename V::Sum (&sum)[kPanelRows], const ui
   }
 }
 
+template <class V, int kRows, class Dword>
+SI_INLINE void quads_rows_vector(typename V::Sum (&sums)[kPanelRows], int pattern, const uint8_t* x, const Dword* quad,
+                                 int count) {
+  int row[kRows];
+  rows_of(pattern, row);
+  for (int first = 0; first < count; first += kPanelGroup) {
+    const int size = count - first < kPanelGroup ? count - first : kPanelGroup;
+    for (int r = 0; r < kRows; ++r, quad += size) {
+      auto sum = sums[row[r]];
+      for (int part = 0; part < size; part += V::kInts)
+        sum = V::dot(sum, V::load_some(x + 4 * (first + part), size - part), V::load_some(quad + part, size - part));
+      sums[row[r]] = sum;
+    }
+  }
+}
+
 // What a vector reads past a panel's bytes of x is multiplied by zeros.
 template <class V>
 void quads_vector(const si_weights& weights, const ByteVectorJob& job) {
@@ -315,6 +365,14 @@ void quads_vector(const si_weights& weights, const ByteVectorJob& job) {
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) sum[r] = V::broadcast_int(0);
     const uint8_t* x = here;
     const Quad* quad = view.value_as<Quad>() + entry.value_offset;
+    if constexpr (kSmall) {
+      each_pattern(entry, [&](int pattern, int count, auto of_pattern) SI_INLINE_LAMBDA {
+        constexpr int kRows = decltype(of_pattern)::value;
+        quads_rows_vector<V, kRows>(sum, pattern, x, quad, count);
+        x += 4 * count;
+        quad += count * kRows;
+      });
+    } else {
 #define SI_PATTERN(P)                                \
   {                                                  \
     const int count = entry.count[P - 1];            \
@@ -322,8 +380,9 @@ void quads_vector(const si_weights& weights, const ByteVectorJob& job) {
     x += 4 * count;                                  \
     quad += count * pattern_rows(P);                 \
   }
-    SI_EACH_PATTERN(SI_PATTERN);
+      SI_EACH_PATTERN(SI_PATTERN);
 #undef SI_PATTERN
+    }
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
       if (r >= entry.rows) break;
       const int64_t position = row + r;

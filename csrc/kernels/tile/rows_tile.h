@@ -68,6 +68,11 @@ void rows_tile_map(const View& view, const TileJob& job) {
 
 template <class V, class View>
 void rows_tile(const View& view, const TileJob& job) {
+  if constexpr (kSmall) {
+    return in_small_tiles<V>(
+        job, [&](const TileJob& part) { rows_tile_width<V, kSmallVectors<V>, AnyMap, View>(view, part); },
+        [&](const TileJob& part) { rows_tile_width<V, 1, AnyMap, View>(view, part); });
+  }
   if (job.x.taps != nullptr)
     rows_tile_map<V, TapMap, View>(view, job);
   else

@@ -35,14 +35,33 @@ template <class... Tiles>
 struct NarrowTiles {
   static constexpr FormatKernels panel(TileFn tile, VectorFn vector) {
     static_assert(sizeof...(Tiles) == kNarrowCount, "a narrow tile, or NoTile, for each width");
-    return {tile, vector, {Tiles::kernel...}};
+    if constexpr (kSmall)
+      return {tile, vector, {}};
+    else
+      return {tile, vector, {Tiles::kernel...}};
   }
 };
 
 // What networks of bytes need besides the tiles: by the vectors of those.
 template <class V>
-constexpr ByteNetworkKernels byte_network = {dequantize_all<V>, add_all<V>, max_pool_bytes<V>, sum_bytes<V>,
-                                             depthwise_bytes<V>};
+constexpr ByteNetworkKernels byte_network = {
+    SI_CHOSEN(dequantize, dequantize_all<V>, nullptr), SI_CHOSEN(add, add_all<V>, nullptr),
+    SI_CHOSEN(max_pool, max_pool_bytes<V>, nullptr), SI_CHOSEN(global_average_pool, sum_bytes<V>, nullptr),
+    SI_CHOSEN(depthwise_conv, depthwise_bytes<V>, nullptr)};
+
+// Those of the kernels whose operators are in.
+constexpr ByteKernels chosen(ByteKernels kernels) {
+  if constexpr (kSmall) {
+    for (int i = 1; i < kDwordWidthCount; ++i) kernels.tile[i] = nullptr;
+    kernels.most_width = kDwordWidths[0];
+  }
+  if (!SI_HAS(conv)) kernels.copy = nullptr;
+  if (!SI_HAS(conv)) kernels.copy_rows = nullptr;
+  if (SI_HAS(linear) || SI_HAS(conv)) return kernels;
+  ByteKernels none{};
+  none.quantize = kernels.quantize;
+  return none;
+}
 
 // Of a variant whose rows compute int8 weights alone, or pairs of bfloat16 alone.
 template <class V>
@@ -50,14 +69,16 @@ constexpr TileKernels narrow_table_of(Isa isa, const ByteKernels* bytes, const P
                                       const ByteNetworkKernels* byte_network = nullptr) {
   TileKernels kernels{};
   kernels.width = V::kWidth;
-  kernels.max_vectors = V::kMaxVectors;
+  kernels.max_vectors = kSmall ? kSmallVectors<V> : V::kMaxVectors;
   kernels.tuning = tuning_of(isa);
-  kernels.transpose_in = transpose_in<V>;
-  kernels.transpose_out = transpose_out<V>;
+  if constexpr (SI_HAS(linear)) {
+    kernels.transpose_in = transpose_in<V>;
+    kernels.transpose_out = transpose_out<V>;
+  }
   kernels.activate = activate<V>;
-  kernels.bytes = bytes;
-  kernels.pairs = pairs;
-  kernels.byte_network = byte_network;
+  if constexpr (SI_HAS(int8)) kernels.bytes = bytes;
+  if constexpr (SI_HAS(bfloat16)) kernels.pairs = pairs;
+  if constexpr (SI_HAS(int8)) kernels.byte_network = byte_network;
   return kernels;
 }
 
@@ -66,30 +87,38 @@ constexpr TileKernels table_of(Isa isa, const ByteKernels* bytes, const PairKern
                                const ByteNetworkKernels* byte_network = nullptr) {
   TileKernels kernels{};
   kernels.width = V::kWidth;
-  kernels.max_vectors = V::kMaxVectors;
+  kernels.max_vectors = kSmall ? kSmallVectors<V> : V::kMaxVectors;
   kernels.tuning = tuning_of(isa);
-  kernels.formats[SI_FORMAT_PANEL] = V::Narrow::panel(panel_tile<V>, panel_vector<V>);
-  kernels.formats[SI_FORMAT_CSR] = {csr_tile<V>, csr_vector<V>, {}};
-  kernels.formats[SI_FORMAT_NM] = {nm_tile<V>, nm_vector<V>, {}};
-  kernels.bytes = bytes;
-  kernels.pairs = pairs;
-  kernels.byte_network = byte_network;
-  kernels.transpose_in = transpose_in<V>;
-  kernels.transpose_out = transpose_out<V>;
-  kernels.store_runs = store_runs<V>;
-  kernels.copy_rows = copy_rows<V>;
+  kernels.floats = true;
+  if constexpr (SI_HAS(linear) || SI_HAS(conv)) {
+    if constexpr (SI_HAS(panel) && (SI_HAS(float32) || SI_HAS(bfloat16)))
+      kernels.formats[SI_FORMAT_PANEL] = V::Narrow::panel(panel_tile<V>, panel_vector<V>);
+    if constexpr (SI_HAS(csr)) kernels.formats[SI_FORMAT_CSR] = {csr_tile<V>, csr_vector<V>, {}};
+    if constexpr (SI_HAS(nm)) kernels.formats[SI_FORMAT_NM] = {nm_tile<V>, nm_vector<V>, {}};
+  }
+  if constexpr (SI_HAS(int8)) kernels.bytes = bytes;
+  if constexpr (SI_HAS(bfloat16)) kernels.pairs = pairs;
+  if constexpr (SI_HAS(int8)) kernels.byte_network = byte_network;
+  if constexpr (SI_HAS(linear)) {
+    kernels.transpose_in = transpose_in<V>;
+    kernels.transpose_out = transpose_out<V>;
+  }
   kernels.activate = activate<V>;
-  kernels.cell = cell<V>;
-  kernels.depthwise = depthwise<V>;
-  kernels.pool = pool<V>;
-  kernels.add = add<V>;
-  kernels.clamp = clamp_all<V>;
-  kernels.sum = sum<V>;
-  kernels.softmax = softmax<V>;
-  kernels.norm = norm<V>;
-  kernels.attend = attend<V>;
-  kernels.binary = binary<V>;
-  kernels.unary = unary<V>;
+  if constexpr (SI_HAS(conv)) {
+    kernels.store_runs = store_runs<V>;
+    kernels.copy_rows = copy_rows<V>;
+  }
+  if constexpr (SI_HAS(recurrent)) kernels.cell = cell<V>;
+  if constexpr (SI_HAS(depthwise_conv)) kernels.depthwise = depthwise<V>;
+  if constexpr (SI_HAS(max_pool) || SI_HAS(average_pool)) kernels.pool = pool<V>;
+  if constexpr (SI_HAS(add) || SI_HAS(conv)) kernels.add = add<V>;
+  if constexpr (SI_HAS(activation)) kernels.clamp = clamp_all<V>;
+  if constexpr (SI_HAS(global_average_pool) || SI_HAS(reduce)) kernels.sum = sum<V>;
+  if constexpr (SI_HAS(softmax)) kernels.softmax = softmax<V>;
+  if constexpr (SI_HAS(layer_norm)) kernels.norm = norm<V>;
+  if constexpr (SI_HAS(attention)) kernels.attend = attend<V>;
+  if constexpr (SI_HAS(binary) || SI_HAS(reduce)) kernels.binary = binary<V>;
+  if constexpr (SI_HAS(unary)) kernels.unary = unary<V>;
   return kernels;
 }
 

@@ -216,9 +216,10 @@ struct TileKernels {
   int width;        // floats in a vector
   int max_vectors;  // of the widest tile
   Tuning tuning;
-  FormatKernels formats[kFormatIds];       // by number
-  const ByteKernels* bytes;                // of int8 weights, or null
-  const PairKernels* pairs;                // of pairs of bfloat16 weights, or null
+  bool floats;                        // it has what networks of floats need; a variant for one type of weights has not
+  FormatKernels formats[kFormatIds];  // by number
+  const ByteKernels* bytes;           // of int8 weights, or null
+  const PairKernels* pairs;           // of pairs of bfloat16 weights, or null
   const ByteNetworkKernels* byte_network;  // there where `bytes` is
 
   // dst[k * pitch + n] = src[n * ld + k] for n < rows, k < columns; zero for rows <= n < padded, a multiple of width.
@@ -253,6 +254,9 @@ struct TileKernels {
   // y = function(x), y may be x; false, and nothing done, of a function that it does not hold.
   bool (*unary)(const UnaryFunction& function, float* y, const float* x, int64_t count);
 };
+
+// Whether there are tiles for a call: a library of one kind of kernels knows that without a look.
+SI_INLINE bool has_tiles(const TileKernels* isa) { return kTilesBuilt && (!kScalarBuilt || isa != nullptr); }
 
 // One function an instruction set; those of other families of processors are not built.
 #define SI_ISA(name, family, features, words) const TileKernels* name##_tile_kernels();

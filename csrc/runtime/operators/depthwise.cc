@@ -34,7 +34,7 @@ Args depthwise_args(const si_model& model, const Node& node) {
 si_status check_types(const si_model& model, Node* node) {
   const Value &x = *model.operand(*node, 0), &weight = *model.operand(*node, 1), &y = model.value(node->output);
   const Value* scales = model.operand(*node, 3);
-  if (x.type != kUint8) {
+  if (!x.is_bytes()) {
     node->isa = widest_tile_kernels();
     SI_TRY(check_float(*node, &x, "an x"));
     SI_TRY(check_float(*node, &weight, "a weight"));
@@ -88,7 +88,7 @@ si_status check_depthwise_conv(const si_model& model, Node* node) {
 }
 
 si_status run_depthwise_conv(const Call& call) {
-  if (call.y().type == kUint8) {
+  if (call.y().is_bytes()) {
     DepthwiseInt8Args args = depthwise_args<DepthwiseInt8Args>(call.model, call.node);
     args.x = call.input_bytes(0);
     args.weights = reinterpret_cast<const int8_t*>(call.input_bytes(1));

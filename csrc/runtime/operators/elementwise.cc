@@ -20,7 +20,7 @@ si_status check_same(const si_model& model, const Node& node) {
 
 si_status check_add(const si_model& model, Node* node) {
   SI_TRY(check_params(*node, 0));
-  if (model.operand(*node, 0)->type != kUint8) {
+  if (!model.operand(*node, 0)->is_bytes()) {
     node->isa = widest_tile_kernels();
     return check_same(model, *node);
   }
@@ -34,7 +34,7 @@ si_status check_add(const si_model& model, Node* node) {
 }
 
 si_status run_add(const Call& call) {
-  if (call.y().type == kUint8) {
+  if (call.y().is_bytes()) {
     const Value& b = call.model.value(call.node.operand[1]);
     const ByteSum sum{call.x().scale, b.scale, call.x().zero_point, b.zero_point,
                       to_byte(call.y().scale, call.y().zero_point, clamp_of(call.node.activation))};

@@ -9,7 +9,7 @@ si_status check_reshape(const si_model& model, Node* node) {
   const Value &x = *model.operand(*node, 0), &y = model.value(node->output);
   SI_TRY(check_no_activation(*node));
   SI_TRY(check_params(*node, 0));
-  if (x.type == kUint8) {
+  if (x.is_bytes()) {
     SI_TRY(check_bytes(*node, &y, "an output"));
     SI_TRY(check_same_scale(*node, x, y));
   } else if (x.type == kInt64 || x.type == kBool) {

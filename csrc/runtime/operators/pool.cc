@@ -66,7 +66,7 @@ si_status run_pool(const Call& call, bool average) {
 si_status check_max_pool(const si_model& model, Node* node) {
   SI_TRY(check_params(*node, 8));
   const Value &x = *model.operand(*node, 0), &y = model.value(node->output);
-  if (x.type != kUint8) return check_float_pool(model, node);
+  if (!x.is_bytes()) return check_float_pool(model, node);
   node->isa = widest_byte_kernels();
   SI_TRY(check_bytes(*node, &y, "an output"));
   SI_TRY(check_same_scale(*node, x, y));
@@ -74,7 +74,7 @@ si_status check_max_pool(const si_model& model, Node* node) {
 }
 
 si_status run_max_pool(const Call& call) {
-  if (call.y().type != kUint8) return run_pool(call, false);
+  if (!call.y().is_bytes()) return run_pool(call, false);
   const Value& x = call.x();
   return max_pool_bytes(call.node.isa, pool_job(call.model, call.node, false), call.input_bytes(0), call.output_bytes(),
                         x.dims[0] * x.dims[1], call.threads);
@@ -96,7 +96,7 @@ si_status check_global_average_pool(const si_model& model, Node* node) {
   if (x.ndim != 4) return bad_node(*node, "expected an x of 4 dimensions, got ", x.ndim);
   const int64_t dims[] = {x.dims[0], x.dims[1], 1, 1};
   SI_TRY(check_shape(model, *node, dims, y.ndim == 2 ? 2 : 4));
-  if (x.type == kUint8) {
+  if (x.is_bytes()) {
     node->isa = widest_byte_kernels();
     if (x.dims[2] * x.dims[3] > kMostByteSums)
       return bad_node(*node, "expected images of at most ", kMostByteSums, " bytes");
@@ -109,7 +109,7 @@ si_status check_global_average_pool(const si_model& model, Node* node) {
 
 si_status run_global_average_pool(const Call& call) {
   const Value& x = call.x();
-  if (x.type == kUint8)
+  if (x.is_bytes())
     return average_bytes(call.node.isa, quantization_of(x, call.y()), call.input_bytes(0), call.output_bytes(),
                          x.dims[0] * x.dims[1], x.dims[2] * x.dims[3], call.threads);
   return global_average_pool(call.node.isa, call.input(0), call.output(), x.dims[0] * x.dims[1], x.dims[2] * x.dims[3],

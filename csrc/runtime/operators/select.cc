@@ -101,7 +101,7 @@ si_status run_permute(const Call& call) {
   const int64_t n = y.dims[y.ndim - 1], rows = y.elements() / n, last = steps[y.ndim - 1];
   constexpr int64_t kRows = 16;
   const TileKernels* const isa = call.node.isa;
-  const int threads = isa == nullptr ? call.threads : useful_threads(isa->tuning.threads, call.threads, y.elements());
+  const int threads = !has_tiles(isa) ? call.threads : useful_threads(isa->tuning.threads, call.threads, y.elements());
   return parallel_for(threads, (rows + kRows - 1) / kRows, [&](int64_t part) {
     const int64_t first = part * kRows, count = std::min(kRows, rows - first);
     const float* from[kRows];

@@ -14,7 +14,7 @@ namespace si {
 
 namespace {
 
-bool is_int8(const si_weights& weights) { return weights.value_type == SI_I8; }
+bool is_int8(const si_weights& weights) { return is_type(weights.value_type, SI_I8); }
 
 // The types of a call and, of bytes, what they stand for.
 template <class Args>
@@ -41,7 +41,7 @@ si_status check_weight(const si_model& model, si_op op, Node* node) {
     SI_TRY(check_bytes(*node, x, "an x"));
   else if (!pairs || x->type != kBFloat16)
     SI_TRY(check_float(*node, x, "an x"));
-  if (!(bytes && y.type == kUint8) && !(pairs && y.type == kBFloat16)) SI_TRY(check_float(*node, &y, "an output"));
+  if (!(bytes && y.is_bytes()) && !(pairs && y.type == kBFloat16)) SI_TRY(check_float(*node, &y, "an output"));
   const CallTypes types{static_cast<si_value_type>(x->type), static_cast<si_value_type>(y.type)};
   const Row* row = nullptr;
   SI_TRY(row_for_call(*weight->packed, op, types, SI_ROW_BEST, &row));
@@ -93,7 +93,7 @@ si_status run_pairs(const Call& call, const si_weights& weights, si_conv_args ar
   const auto* residual = static_cast<const float*>(args.residual);
   args.residual = nullptr;
   if (residual != nullptr) args.activation = SI_ACT_NONE;
-  SI_TRY(call.node.isa != nullptr ? conv_bf16(*call.node.isa, weights, args) : scalar_conv_bf16(weights, args));
+  SI_TRY(has_tiles(call.node.isa) ? conv_bf16(*call.node.isa, weights, args) : scalar_conv_bf16(weights, args));
   if (residual == nullptr) return SI_OK;
   return add(widest_tile_kernels(), call.output(), residual, call.output(), call.y().elements(), call.node.activation,
              call.threads);
@@ -127,10 +127,10 @@ si_status run_linear(const Call& call) {
   si_quantization quantization{};
   set_types(call, &args, &quantization);
   if (is_int8(weights))
-    return call.node.isa != nullptr ? linear_int8(*call.node.isa, weights, args) : scalar_linear_int8(weights, args);
+    return has_tiles(call.node.isa) ? linear_int8(*call.node.isa, weights, args) : scalar_linear_int8(weights, args);
   if (weights.panel.pairs())
-    return call.node.isa != nullptr ? linear_bf16(*call.node.isa, weights, args) : scalar_linear_bf16(weights, args);
-  return call.node.isa != nullptr ? linear(*call.node.isa, weights, args) : scalar_linear(weights, args);
+    return has_tiles(call.node.isa) ? linear_bf16(*call.node.isa, weights, args) : scalar_linear_bf16(weights, args);
+  return has_tiles(call.node.isa) ? linear(*call.node.isa, weights, args) : scalar_linear(weights, args);
 }
 
 si_status check_conv(const si_model& model, Node* node) {
@@ -164,9 +164,9 @@ si_status run_conv(const Call& call) {
   si_quantization quantization{};
   set_types(call, &args, &quantization);
   if (is_int8(weights))
-    return call.node.isa != nullptr ? conv_int8(*call.node.isa, weights, args) : scalar_conv_int8(weights, args);
+    return has_tiles(call.node.isa) ? conv_int8(*call.node.isa, weights, args) : scalar_conv_int8(weights, args);
   if (weights.panel.pairs()) return run_pairs(call, weights, args);
-  return call.node.isa != nullptr ? conv(*call.node.isa, weights, args) : scalar_conv(weights, args);
+  return has_tiles(call.node.isa) ? conv(*call.node.isa, weights, args) : scalar_conv(weights, args);
 }
 
 }  // namespace si
