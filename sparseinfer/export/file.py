@@ -13,7 +13,7 @@ from sparseinfer.export.errors import Missing, UnsupportedOperators
 from sparseinfer.export.graph import MOST_DIMS, Graph, Node, Value
 from sparseinfer.formats.packed import pack
 from sparseinfer.formats.panel import kblock_for
-from sparseinfer.kernels.activations import ACTIVATIONS
+from sparseinfer.kernels.activations import ENGINE_ACTIVATIONS
 from sparseinfer.native import seal_model
 from sparseinfer.quantize.scheme import Scheme
 
@@ -110,7 +110,7 @@ class _File:
             name = _name(node.name)
             node_names.append(name)
             nodes.append(NODE.pack(
-                OPERATORS[node.op], list(ACTIVATIONS).index(node.activation), len(numbers), output,
+                OPERATORS[node.op], ENGINE_ACTIVATIONS.index(node.activation), len(numbers), output,
                 len(name), 0, *_params(node),
             ))  # fmt: skip
         outputs = [self.numbers[value] for value in self.graph.outputs]
