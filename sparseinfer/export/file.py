@@ -24,7 +24,7 @@ OPERATORS = {
     "average_pool": 7, "global_average_pool": 8, "reshape": 9, "softmax": 10, "concat": 11,
     "quantize": 12, "dequantize": 13, "layer_norm": 14, "attention": 15, "embedding": 16,
     "permute": 17, "where": 18, "slice": 19, "binary": 20, "resize": 21,
-    "reduce": 22, "unary": 23,
+    "reduce": 22, "unary": 23, "lookup": 24,
 }  # fmt: skip
 """Their numbers in a file (csrc/runtime/operators.inc)."""
 
