@@ -42,6 +42,21 @@ def _run(node: Node, known: dict[Value, Tensor]) -> Tensor:
         return x.reshape(output.shape)
     if node.op == "max_pool":
         return _pooled(node, x.float()).to(torch.uint8)
+    if node.op == "lookup":
+        table = node.inputs[1]
+        assert table is not None and table.constant is not None
+        return table.constant.view(torch.uint8)[x.long()]
+    if node.op == "concat":
+        parts = [value for value in node.inputs if value is not None]
+        assert all(value.scale == output.scale for value in parts)
+        return torch.cat([known[value] for value in parts], node.attributes["axis"])
+    if node.op == "slice":
+        return _sliced(node, x)
+    if node.op == "resize":
+        mode = {"nearest": "nearest", "nearest_exact": "nearest-exact"}[node.attributes["kind"]]
+        return F.interpolate(x.float(), output.shape[2:], mode=mode).to(torch.uint8)
+    if node.op == "average_pool":
+        return _averaged(node, whole, step)
     if node.op == "add":
         second = node.inputs[1]
         assert second is not None and second.scale is not None
@@ -64,6 +79,30 @@ def _pooled(node: Node, x: Tensor) -> Tensor:
     given = node.attributes
     top, _, left, _ = given["padding"]
     return F.max_pool2d(x, given["kernel"], given["stride"], (top, left))
+
+
+def _sliced(node: Node, x: Tensor) -> Tensor:
+    given = node.attributes
+    count = node.output.shape[given["axis"]]
+    places = torch.arange(count) * given["step"] + given["start"]
+    return x.index_select(given["axis"], places)
+
+
+def _averaged(node: Node, whole: Tensor, step: Tensor) -> Tensor:
+    """Sums of windows, times the step by as many elements as each mean is over."""
+    given = node.attributes
+    top, bottom, left, right = given["padding"]
+    high, wide = given["kernel"]
+
+    def sums(x: Tensor) -> Tensor:
+        padded = F.pad(x, (left, right, top, bottom))
+        return F.avg_pool2d(padded, (high, wide), given["stride"], divisor_override=1)
+
+    counts = sums(torch.ones_like(whole))
+    if given.get("count_padding"):
+        counts = torch.full_like(counts, high * wide)
+    means = sums(whole).round().float() * (step / counts.float())
+    return _requantized(means, node.output, "none")
 
 
 def _weighted(node: Node, whole: Tensor, step: Tensor, known: dict[Value, Tensor]) -> Tensor:

@@ -15,13 +15,14 @@ __all__ = ["RandomNetwork", "random_network"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu, "relu6": F.relu6, "gelu": F.gelu, "silu": F.silu, "sigmoid": torch.sigmoid,
     "tanh": torch.tanh, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid,
 }  # fmt: skip
 
 IDS = 11
 """Of an input of ids: a table has so many rows."""
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid, "leaky_relu": F.leaky_relu,
-    "elu": F.elu, "clamp": lambda x: x.clamp(-0.5, 0.7), "softplus": F.softplus, "abs": torch.abs,
+    "leaky_relu": F.leaky_relu, "elu": F.elu, "clamp": lambda x: x.clamp(-0.5, 0.7),
+    "softplus": F.softplus, "abs": torch.abs,
     "sqrt": lambda x: (x.abs() + 0.1).sqrt(), "mish": F.mish, "erf": torch.erf,
 }  # fmt: skip
 

@@ -18,11 +18,18 @@ from sparseinfer.export.calibration import observed_scales
 from sparseinfer.export.engine import Engine
 from sparseinfer.export.file import write_graph
 from sparseinfer.export.from_torch import from_torch
-from sparseinfer.export.graph import Graph
+from sparseinfer.export.graph import Graph, Node, Value
 from sparseinfer.export.passes import optimize
-from sparseinfer.export.passes.quantize import quantize, values_to_observe
+from sparseinfer.export.passes.byte_nodes import FUNCTIONS, byte_form, split_activations
+from sparseinfer.export.passes.quantize import (
+    quantize,
+    values_to_observe,
+    waits_for_its_activation,
+)
 from sparseinfer.export.signature import Signature
+from sparseinfer.kernels.activations import ENGINE_ACTIVATIONS
 from sparseinfer.native import seal_model
+from sparseinfer.quantize import ActivationScale
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +43,7 @@ GIVEN = Signature(["input"], ["input"], {}, {}, 0)
 def quantized(model: nn.Module, x: Tensor) -> Graph:
     graph, _ = from_torch(model.eval(), (x,), {})
     optimize(graph)
+    split_activations(graph, waits_for_its_activation)
     values = values_to_observe(graph)
     quantize(graph, observed_scales(graph, values, [[x]], GIVEN, 2))
     return graph
@@ -113,7 +121,7 @@ def test_an_addition_of_bytes() -> None:
 
 
 class Around(nn.Module):
-    """Operators without kernels of int8 around and between layers that have them."""
+    """Operators without kernels of int8 around layers that have them, and one between them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,11 +135,11 @@ class Around(nn.Module):
         return self.last(mean).softmax(1), mean
 
 
-def test_other_operators_run_in_floats_between() -> None:
+def test_other_operators_run_in_floats_around() -> None:
     x = torch.randn(2, 3, 16, 16)
     graph = quantized(Around(), x)
     assert ops(graph) == [
-        "average_pool", "quantize", "conv", "average_pool", "quantize", "conv",
+        "average_pool", "quantize", "conv", "average_pool", "conv",
         "global_average_pool", "reshape", "linear", "softmax", "dequantize",
     ]  # fmt: skip
     model = Around().eval()
@@ -140,6 +148,109 @@ def test_other_operators_run_in_floats_between() -> None:
     )
     for exact, y in zip(model(x), engine(x), strict=True):
         assert sparseinfer.quantize.sqnr_db(exact, y) > 20
+
+
+Function = Callable[[Tensor], Tensor]
+
+BETWEEN: dict[str, tuple[Function, list[str]]] = {
+    "hardswish of a depthwise convolution": (
+        lambda x: F.hardswish(F.conv2d(x, torch.ones(8, 1, 3, 3), padding=1, groups=8)),
+        ["depthwise_conv", "lookup"],
+    ),
+    "leaky relu": (lambda x: F.leaky_relu(x, 0.1), ["lookup"]),
+    "clamp": (lambda x: x.clamp(-0.5, 0.7), ["lookup"]),
+    "elu": (F.elu, ["lookup"]),
+    "log, of which half is no number": (lambda x: x.clamp(0.01).log(), ["lookup", "lookup"]),
+    "average pool": (lambda x: F.avg_pool2d(x, 3, 2, 1), ["average_pool"]),
+    "average pool of what is there": (
+        lambda x: F.avg_pool2d(x, (2, 3), 1, (1, 1), count_include_pad=False), ["average_pool"],
+    ),
+    "slices": (lambda x: x[:, :, 1:, ::2], ["slice", "slice"]),
+    "nearest": (lambda x: F.interpolate(x, scale_factor=2), ["resize"]),
+    "concat with what is pooled": (
+        lambda x: torch.cat([x, F.max_pool2d(x, 3, 1, 1)], 1)[:, 4:12],
+        ["max_pool", "concat", "slice"],
+    ),
+}  # fmt: skip
+
+
+class Between(nn.Module):
+    """A function between two convolutions."""
+
+    def __init__(self, between: Function) -> None:
+        super().__init__()
+        self.between = between
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.between(self.first(x)))
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_what_stands_between_computes_on_bytes(name: str) -> None:
+    between, expected = BETWEEN[name]
+    x = torch.randn(2, 3, 12, 15)
+    graph = quantized(Between(between), x)
+    found = ops(graph)
+    assert found[:2] == ["quantize", "conv"] and found[-1] == "conv"
+    assert sorted(op for op in found[2:-1] if op != "lookup" or "lookup" in expected) == sorted(
+        expected
+    )
+    for threads in (1, 3):
+        engine = Engine(write_graph(graph, GIVEN.to_json()), threads)
+        for own in (x, 3 * torch.randn_like(x)):
+            assert torch.equal(engine(own), evaluate(graph, [own])[0])
+
+
+def test_a_concatenation_shares_its_scale_with_what_only_it_reads() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 3)
+            self.a, self.b = nn.Conv2d(8, 2, 1), nn.Conv2d(8, 3, 1)
+            self.last = nn.Conv2d(13, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.first(x))
+            return self.last(torch.cat([self.a(x), F.relu(self.b(x)), x], 1))
+
+    x = torch.randn(2, 3, 9, 9)
+    graph = quantized(Branches(), x)
+    # What the first convolution gives has another reader, and its own scale.
+    assert ops(graph) == ["quantize", "conv", "conv", "conv", "lookup", "concat", "conv"]
+    for own in (x, 3 * torch.randn_like(x)):
+        assert torch.equal(
+            Engine(write_graph(graph, GIVEN.to_json()), 2)(own), evaluate(graph, [own])[0]
+        )
+
+
+TABLES = [
+    *((name, Node("activation", "", [], Value("y", ()), {}, name)) for name in ENGINE_ACTIVATIONS),
+    *((kind, Node("unary", "", [], Value("y", ()), {"kind": kind})) for kind in FUNCTIONS),
+]
+NUMBERS = {"leaky_relu": [0.25], "elu": [1.5], "clamp": [-0.5, 0.7], "softplus": [2.0, 3.0]}
+
+
+@pytest.mark.parametrize(("name", "node"), TABLES, ids=[name for name, _ in TABLES])
+def test_tables_hold_what_the_engine_computes_of_floats(name: str, node: Node) -> None:
+    scale, result = ActivationScale(0.03, 90), ActivationScale(0.02, 128)
+    x = Value("x", (256,), None, torch.uint8, scale)
+    given = {**node.attributes, "numbers": NUMBERS.get(name, [])} if node.attributes else {}
+    y = Value("y", (256,), None, torch.uint8, result)
+    (lookup,) = byte_form(Node(node.op, "", [x], y, dict(given), node.activation))
+    assert lookup.inputs[1] is not None and lookup.inputs[1].constant is not None
+    table = lookup.inputs[1].constant.view(torch.uint8)
+    numbers = (torch.arange(256) - 90) * torch.tensor(0.03)
+    wide, out = Value("x", (256,)), Value("y", (256,))
+    plain = Graph([wide], [Node(node.op, "", [wide], out, dict(given), node.activation)], [out])
+    floats = Engine(write_graph(plain, GIVEN.to_json()), 1)(numbers)
+    assert isinstance(floats, Tensor)
+    some = ~floats.isnan()
+    assert some.sum() > 100
+    apart = (table.int() - result.quantize(floats.clamp(-1e6, 1e6)).int())[some].abs()
+    # A result halfway between two bytes may be rounded to either by a last bit.
+    assert apart.max() <= 1 and (apart > 0).sum() <= 2
+    assert (table[~some] == 0).all()
 
 
 def test_depthwise_convolutions_that_floats_are_made_of() -> None:

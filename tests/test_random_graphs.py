@@ -21,7 +21,7 @@ from sparseinfer.export.file import OPERATORS
 QUICK, SLOW = 4, 60.0
 """Networks in the quick tests; seconds of the slow one."""
 
-BYTES = {"quantize", "dequantize"}
+BYTES = {"quantize", "dequantize", "lookup"}
 """Operators that only networks of int8 have, which `test_int8_networks.py` compares."""
 
 

@@ -41,7 +41,7 @@ si_status check_call(const si_weights* weights, const void* x, const void* y, bo
                      int32_t threads) {
   SI_REQUIRE(weights != nullptr, SI_ERR_ARGUMENT, "expected packed weights, got a null handle");
   SI_REQUIRE(empty || (x != nullptr && y != nullptr), SI_ERR_ARGUMENT, "expected x and y, got a null pointer");
-  SI_REQUIRE(activation >= SI_ACT_NONE && activation <= SI_ACT_TANH, SI_ERR_ARGUMENT, "unknown activation ",
+  SI_REQUIRE(activation >= SI_ACT_NONE && activation <= SI_ACT_HARDSIGMOID, SI_ERR_ARGUMENT, "unknown activation ",
              activation);
   SI_REQUIRE(threads >= 1, SI_ERR_ARGUMENT, "expected threads >= 1, got ", threads);
   return SI_OK;

@@ -247,7 +247,7 @@ void run_linear(size_t row, const si_row_info& info) {
     for (int64_t N : {0, 1, 2, 5, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 81, 100, 130}) add([&](Case& c) { c.N = N; });
     for (int64_t C : {1, 2, 3, 15, 16, 17, 131, 300})
       for (int64_t N : {1, 21, 64}) add([&](Case& c) { c.C = C, c.M = 1 + C % 9, c.N = N; });
-    for (int activation = SI_ACT_NONE; activation <= SI_ACT_TANH; ++activation)
+    for (int activation = SI_ACT_NONE; activation <= SI_ACT_HARDSIGMOID; ++activation)
       for (int64_t N : {1, 70})
         add([&](Case& c) {
           c.activation = static_cast<si_activation>(activation);

@@ -282,7 +282,7 @@ void run_linear(size_t row, const si_row_info& info) {
         c.N = N;
         one(c);
       }
-    for (int activation = SI_ACT_NONE; activation <= SI_ACT_TANH; ++activation)
+    for (int activation = SI_ACT_NONE; activation <= SI_ACT_HARDSIGMOID; ++activation)
       for (int64_t N : {1, 70}) {
         Case c = base;
         c.activation = static_cast<si_activation>(activation);

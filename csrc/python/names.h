@@ -84,11 +84,14 @@ inline si_activation activation_of(const std::string& name) {
                                 {"gelu_tanh", SI_ACT_GELU_TANH},
                                 {"silu", SI_ACT_SILU},
                                 {"sigmoid", SI_ACT_SIGMOID},
-                                {"tanh", SI_ACT_TANH}});
+                                {"tanh", SI_ACT_TANH},
+                                {"hardswish", SI_ACT_HARDSWISH},
+                                {"hardsigmoid", SI_ACT_HARDSIGMOID}});
 }
 
 inline const char* name_of(si_activation activation) {
-  static constexpr const char* kNames[] = {"none", "relu", "relu6", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh"};
+  static constexpr const char* kNames[] = {"none", "relu",    "relu6", "gelu",      "gelu_tanh",
+                                           "silu", "sigmoid", "tanh",  "hardswish", "hardsigmoid"};
   return kNames[activation];
 }
 

@@ -125,7 +125,7 @@ void test_nodes() {
   };
   node("operator 0", [](ModelFile& file) { file.nodes[0].op = 0; });
   node("operator 4294967295", [](ModelFile& file) { file.nodes[0].op = UINT32_MAX; });
-  node("activation", [](ModelFile& file) { file.nodes[0].activation = SI_ACT_TANH + 1; });
+  node("activation", [](ModelFile& file) { file.nodes[0].activation = SI_ACT_HARDSIGMOID + 1; });
   node("activation", [](ModelFile& file) { file.nodes[4].activation = SI_ACT_RELU; });
   node("reserved", [](ModelFile& file) { file.nodes[0].reserved = 1; });
   node("operands, got 9", [](ModelFile& file) { file.nodes[0].operands = 9; });

@@ -146,7 +146,6 @@ void test_types() {
   // What has no kernel for bytes.
   for (const uint32_t op : {5u, 10u, 11u})
     change("of float32", [=](ModelFile& file) { file.nodes[kDequantize].op = op; });
-  change("of float32", [](ModelFile& file) { file.nodes[kPool].op = 7; });
   // Bytes that stand for something else than those they are made from.
   change("its operand's scale", [](ModelFile& file) { output(file, kPool).scale = 0.041f; });
   change("its operand's scale", [](ModelFile& file) { output(file, kReshape).zero_point = 4; });
@@ -182,6 +181,73 @@ void test_nodes() {
   refused(file, "no scales");
 }
 
+constexpr uint32_t kLookup = 24;
+
+// One node of bytes between a quantisation and its opposite, x of 1 x 2 x 4 x 6 to 1 x 2 x h x w.
+ModelFile one_node(uint32_t op, uint32_t h, uint32_t w, const std::vector<int32_t>& params, float scale = 0.5f,
+                   bool table = false) {
+  ModelFile file;
+  const uint32_t q = file.as_bytes(file.node(12, {file.input({1, 2, 4, 6})}, {1, 2, 4, 6}), 0.5f, 3);
+  std::vector<uint32_t> operands{q};
+  std::vector<int8_t> bytes(256);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<int8_t>(static_cast<uint8_t>(255 - i));
+  if (table) operands.push_back(file.int8({256}, bytes));
+  const uint32_t y = file.as_bytes(file.node(op, operands, {1, 2, h, w}, params), scale, 3);
+  file.outputs = {file.node(13, {y}, {1, 2, h, w})};
+  return file;
+}
+
+std::vector<float> result_of(const ModelFile& file, size_t count) {
+  const AlignedBytes bytes = file.bytes();
+  const OpenModel model = open(bytes);
+  std::vector<float> x(48), y(count, -1.0f);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = 0.5f * static_cast<float>(i);
+  if (SI_CHECK(model != nullptr)) SI_CHECK_EQ(Runner(model.get(), 2).run({x.data()}, {y.data()}), SI_OK);
+  return y;
+}
+
+// What moves bytes, looks them up or takes means of them, and its hostile values.
+void test_between() {
+  const std::vector<int32_t> slice{3, 1, 2}, nearest{0, 8, 6, 0x3f000000, 0x3f800000};
+  const std::vector<int32_t> mean{2, 3, 2, 3, 0, 0, 0, 0, 0};
+  const std::vector<float> cut = result_of(one_node(19, 4, 3, slice), 24);
+  for (size_t i = 0; i < 24; ++i) SI_CHECK_EQ(cut[i], 0.5f * static_cast<float>(i / 3 * 6 + 1 + 2 * (i % 3)));
+  const std::vector<float> wide = result_of(one_node(21, 8, 6, nearest), 96);
+  for (size_t i = 0; i < 96; ++i) SI_CHECK_EQ(wide[i], 0.5f * static_cast<float>(i / 12 * 6 + i % 6));
+  const std::vector<float> means = result_of(one_node(7, 2, 2, mean, 0.25f), 8);
+  for (size_t i = 0; i < 8; ++i)
+    SI_CHECK_EQ(means[i], 0.5f * static_cast<float>(i / 4 * 24 + i / 2 % 2 * 12 + i % 2 * 3 + 4));
+  const std::vector<float> looked = result_of(one_node(kLookup, 4, 6, {}, 0.5f, true), 48);
+  for (size_t i = 0; i < 48; ++i) SI_CHECK_EQ(looked[i], 0.5f * static_cast<float>(255 - 3 - 3 - static_cast<int>(i)));
+
+  refused(one_node(19, 4, 3, slice, 0.25f), "its operand's scale");
+  refused(one_node(21, 8, 6, nearest, 0.25f), "its operand's scale");
+  refused(one_node(21, 8, 6, {2, 8, 6, 0x3f000000, 0x3f800000}), "nearest pixels of bytes");
+  refused(one_node(7, 2, 2, {2, 3, 2, 3, 0, 0, 0, 0, 2}), "parameter 8");
+  refused(one_node(kLookup, 4, 6, {1}, 0.5f, true), "parameter 0");
+  refused(one_node(kLookup, 4, 5, {}, 0.5f, true), "dimension 3 of the output");
+  refused(one_node(kLookup, 4, 6, {}), "operands, got 1");
+  const auto table = [](const char* part, const std::function<void(ModelFile&)>& fn) {
+    ModelFile file = one_node(kLookup, 4, 6, {}, 0.5f, true);
+    fn(file);
+    refused(file, part);
+  };
+  table("a constant table", [](ModelFile& file) { operand(file, 1, 1) = file.int8({255}, std::vector<int8_t>(255)); });
+  table("a constant table",
+        [](ModelFile& file) { operand(file, 1, 1) = file.int8({2, 128}, std::vector<int8_t>(256)); });
+  table("a constant table", [](ModelFile& file) { operand(file, 1, 1) = operand(file, 1, 0); });
+  table("an x of uint8", [](ModelFile& file) { operand(file, 1, 0) = 0; });
+  table("no activation", [](ModelFile& file) { file.nodes[1].activation = SI_ACT_RELU; });
+  // Bytes of two scales side by side.
+  ModelFile file;
+  const uint32_t x = file.input({1, 4});
+  const uint32_t a = file.as_bytes(file.node(12, {x}, {1, 4}), 0.5f, 3),
+                 b = file.as_bytes(file.node(12, {x}, {1, 4}), 0.25f, 3);
+  const uint32_t both = file.as_bytes(file.node(11, {a, b}, {1, 8}, {1}), 0.5f, 3);
+  file.outputs = {file.node(13, {both}, {1, 8})};
+  refused(file, "its operand's scale");
+}
+
 }  // namespace
 
 int main() {
@@ -190,6 +256,7 @@ int main() {
   test_tensors();
   test_types();
   test_nodes();
+  test_between();
   refused_where_flipped(byte_network().bytes());
   return finish("int8_test");
 }

@@ -257,7 +257,7 @@ si_status read_nodes(si_model* model, Names* names) {
                   node.op->name);
     }
     if (record.reserved != 0) return bad_node(node, "expected zero in its reserved word, got ", record.reserved);
-    if (record.activation > SI_ACT_TANH) return bad_node(node, "unknown activation ", record.activation);
+    if (record.activation > SI_ACT_HARDSIGMOID) return bad_node(node, "unknown activation ", record.activation);
     if (record.operands < node.op->fewest || record.operands > node.op->most)
       return bad_node(node, "expected ", node.op->fewest, " to ", node.op->most, " operands, got ", record.operands);
     if (record.operands > file.header->operands - at) return bad_node(node, "its operands end after the file's");

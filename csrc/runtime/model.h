@@ -40,6 +40,7 @@ struct Value {
     for (int i = 0; i < ndim; ++i) product *= dims[i];
     return product;
   }
+  int64_t element_bytes() const { return static_cast<int64_t>(bytes) / elements(); }
 };
 
 struct Node {

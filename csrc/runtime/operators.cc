@@ -47,6 +47,15 @@ si_status check_same_scale(const Node& node, const Value& a, const Value& b) {
                   b.zero_point);
 }
 
+si_status check_moved(const Node& node, const Value& x, const Value& y, const char* which) {
+  if (y.type != kUint8) {
+    SI_TRY(check_float(node, &x, which));
+    return check_float(node, &y, "an output");
+  }
+  SI_TRY(check_bytes(node, &x, which));
+  return check_same_scale(node, x, y);
+}
+
 si_status check_clamp(const Node& node) {
   if (is_clamp(node.activation)) return SI_OK;
   return bad_node(node, "expected no activation, relu or relu6 of bytes, got activation ", node.activation);

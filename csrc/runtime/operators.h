@@ -74,6 +74,8 @@ template <class... Parts>
 [[nodiscard]] si_status check_bytes(const Node& node, const Value* value, const char* which);
 // That the bytes of two tensors stand for the same.
 [[nodiscard]] si_status check_same_scale(const Node& node, const Value& a, const Value& b);
+// That x is of float32, or of bytes of y's scale and zero point, and y of the same type: what is moved as it is.
+[[nodiscard]] si_status check_moved(const Node& node, const Value& x, const Value& y, const char* which);
 // That the activation is one that bytes are clamped by.
 [[nodiscard]] si_status check_clamp(const Node& node);
 // That the output has these dimensions; of any type.

@@ -13,7 +13,7 @@ from sparseinfer.export.errors import Missing, UnsupportedOperators
 from sparseinfer.export.graph import MOST_DIMS, Graph, Node, Value
 from sparseinfer.formats.packed import pack
 from sparseinfer.formats.panel import kblock_for
-from sparseinfer.kernels.activations import ACTIVATIONS
+from sparseinfer.kernels.activations import ENGINE_ACTIVATIONS
 from sparseinfer.native import seal_model
 from sparseinfer.quantize.scheme import Scheme
 
@@ -24,7 +24,7 @@ OPERATORS = {
     "average_pool": 7, "global_average_pool": 8, "reshape": 9, "softmax": 10, "concat": 11,
     "quantize": 12, "dequantize": 13, "layer_norm": 14, "attention": 15, "embedding": 16,
     "permute": 17, "where": 18, "slice": 19, "binary": 20, "resize": 21,
-    "reduce": 22, "unary": 23,
+    "reduce": 22, "unary": 23, "lookup": 24,
 }  # fmt: skip
 """Their numbers in a file (csrc/runtime/operators.inc)."""
 
@@ -110,7 +110,7 @@ class _File:
             name = _name(node.name)
             node_names.append(name)
             nodes.append(NODE.pack(
-                OPERATORS[node.op], list(ACTIVATIONS).index(node.activation), len(numbers), output,
+                OPERATORS[node.op], ENGINE_ACTIVATIONS.index(node.activation), len(numbers), output,
                 len(name), 0, *_params(node),
             ))  # fmt: skip
         outputs = [self.numbers[value] for value in self.graph.outputs]

@@ -13,7 +13,12 @@ from sparseinfer.export.engine import Engine
 from sparseinfer.export.file import write_graph
 from sparseinfer.export.graph import Graph, copied
 from sparseinfer.export.passes.bfloat16 import round_attention
-from sparseinfer.export.passes.quantize import quantize, values_to_observe
+from sparseinfer.export.passes.byte_nodes import split_activations
+from sparseinfer.export.passes.quantize import (
+    quantize,
+    values_to_observe,
+    waits_for_its_activation,
+)
 from sparseinfer.export.signature import Signature, tensors_of
 from sparseinfer.quantize.error import sqnr_db
 from sparseinfer.quantize.scheme import Scheme, scheme_for
@@ -59,6 +64,7 @@ def int8_engine(
     """
     batches = calibration_batches(calibration, graph, signature)
     graph = copied(graph)
+    split_activations(graph, waits_for_its_activation)
     values = values_to_observe(graph)
     quantize(graph, observed_scales(graph, values, batches, signature, exact.threads))
     round_attention(graph)

@@ -7,7 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "activation_gradient", "activation_module", "check_choice"]
+__all__ = [
+    "ACTIVATIONS",
+    "ENGINE_ACTIVATIONS",
+    "activation_gradient",
+    "activation_module",
+    "check_choice",
+]
 
 _MODULES: dict[str, Callable[[], nn.Module]] = {
     "none": nn.Identity,
@@ -19,9 +25,16 @@ _MODULES: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
 }
+_OF_ENGINES: dict[str, Callable[[], nn.Module]] = {
+    "hardswish": nn.Hardswish,
+    "hardsigmoid": nn.Hardsigmoid,
+}
 
 ACTIVATIONS: tuple[str, ...] = tuple(_MODULES)
 """Names of the activations; `gelu` is the erf form."""
+
+ENGINE_ACTIVATIONS: tuple[str, ...] = (*ACTIVATIONS, *_OF_ENGINES)
+"""And those that the nodes of engines have besides, by their numbers in a file."""
 
 _aten = torch.ops.aten
 
@@ -61,8 +74,8 @@ def activation_module(name: str) -> nn.Module:
         >>> activation_module("relu6")
         ReLU6()
     """
-    check_choice("activation", name, ACTIVATIONS)
-    return _MODULES[name]()
+    check_choice("activation", name, ENGINE_ACTIVATIONS)
+    return (_MODULES | _OF_ENGINES)[name]()
 
 
 def activation_gradient(name: str, gradient: Tensor, preactivation: Tensor) -> Tensor:

@@ -211,7 +211,7 @@ std::vector<Case> cases() {
   add([](Case& c) { c.bfloat16 = true, c.integers = false, c.channels = 40, c.kblock = 144; });
   for (double density : {0.0, 0.1, 1.0}) add([&](Case& c) { c.density = density, c.integers = false; });
   for (int kblock : {16, 32, 64}) add([&](Case& c) { c.kblock = kblock, c.channels = 20; });
-  for (int activation = SI_ACT_NONE; activation <= SI_ACT_TANH; ++activation)
+  for (int activation = SI_ACT_NONE; activation <= SI_ACT_HARDSIGMOID; ++activation)
     add([&](Case& c) {
       c.activation = static_cast<si_activation>(activation), c.integers = false, c.bias = activation % 2 == 1;
     });

@@ -1,6 +1,5 @@
 #include "kernels/depthwise/depthwise_int8.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "kernels/depthwise/channels.h"
@@ -9,9 +8,6 @@
 namespace si {
 
 namespace {
-
-// Dwords of a strip's lines: they, the sums' bytes and rows of x stay in the nearest cache.
-constexpr int64_t kStripDwords = 3072;
 
 // The executable specification.
 void scalar_depthwise(const DepthwiseInt8Args& args, const ByteDepthwiseJob& job) {
@@ -49,19 +45,6 @@ ByteDepthwiseJob job_of(const DepthwiseInt8Args& args) {
   job.x_scale = args.quantization.x_scale;
   job.x_zero_point = args.quantization.x_zero_point;
   job.to = y_to_byte(args.quantization, args.activation);
-  // Of each plane (even columns, odd columns): a line holds what is left of x and x, and what is read to the right of x
-  // is left of x in the next line. What is computed of it is a row of y.
-  job.pitch = args.ow;
-  for (int64_t side = 0; side < job.stride; ++side) {
-    const int64_t left = job.stride == 1 ? job.left : (job.left + 1 - side) / 2;
-    const int64_t all = (job.left + job.w + job.stride - 1 - side) / job.stride;
-    job.pitch = std::max({job.pitch, all, args.ow + (args.kernel[1] - 1 - side) / job.stride - left});
-  }
-  const int64_t rows = job.stride == 1 ? 2 : 1, steps = (args.oh + rows - 1) / rows;
-  job.strip_steps = std::clamp<int64_t>(kStripDwords / (job.stride * job.pitch), 1, steps);
-  job.group = job.strip_steps < steps
-                  ? 1
-                  : std::clamp<int64_t>(kStripDwords / (job.stride * (steps + 2) * job.pitch), 1, args.channels);
   return job;
 }
 
@@ -72,8 +55,9 @@ si_status depthwise_int8(const TileKernels* isa, const DepthwiseInt8Args& args) 
   const bool scalar = !has_tiles(isa) || !has_depthwise_tiles(args) || (kSmall && args.kernel[0] != 3);
   const ByteDepthwiseJob job = job_of(args);
   const auto prepare = [&](ByteDepthwiseJob* own) -> si_status {
+    own->x_begin = args.x;
     own->x_end = args.x + args.batch * args.channels * args.h * args.w;
-    return scalar ? SI_OK : thread_scratch(Scratch::kInput, byte_depthwise_scratch(job), &own->scratch);
+    return SI_OK;
   };
   return for_depthwise_channels(isa, args, job, prepare, [&](ByteDepthwiseJob* own, int64_t channel) {
     own->scales = args.scales + channel;

@@ -7,6 +7,7 @@ namespace si {
 namespace {
 
 struct Words256 : Bytes256 {
+  using Half = Words256;
   static constexpr int kMostSums = 8;
   static SI_INLINE Int dot(Int sum, Int x, Int w) {
     const Int even =

@@ -88,6 +88,10 @@ struct Bytes512 {
     const Floats t = _mm512_mul_ps(v, _mm512_set1_ps(to.inverse));
     return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_set1_ps(to.high), t));
   }
+  // Likewise where it saturates both ways, of numbers that an int32 holds.
+  static SI_INLINE Int round(Floats v, const ToByte& to) {
+    return _mm512_cvtps_epi32(_mm512_mul_ps(v, _mm512_set1_ps(to.inverse)));
+  }
   // Bytes of four vectors, lane by lane: of each lane L dwords of v[0], v[1], v[2], v[3]. Saturates.
   static SI_INLINE Int pack_bytes(const Int (&v)[4], int32_t zero_point) {
     const Int zero = _mm512_set1_epi16(static_cast<short>(zero_point));
@@ -119,15 +123,6 @@ struct Bytes512 {
   static SI_INLINE Int widen(const uint8_t* p) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
-  // Of the dwords of a and then b the even ones, and the odd ones.
-  static SI_INLINE Int even(Int a, Int b) {
-    const Int which = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    return _mm512_permutex2var_epi32(a, which, b);
-  }
-  static SI_INLINE Int odd(Int a, Int b) {
-    const Int which = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    return _mm512_permutex2var_epi32(a, which, b);
-  }
   static SI_INLINE __m256i two_rows(const uint8_t* a, const uint8_t* b) {
     const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(a));
     return _mm256_inserti128_si256(_mm256_castsi128_si256(low), _mm_loadu_si128(reinterpret_cast<const __m128i*>(b)),
@@ -138,12 +133,38 @@ struct Bytes512 {
     const __m256i ab = two_rows(a, b), cd = two_rows(c, d);
     return transpose_bytes_4x4(transpose_dwords_4x4(_mm512_inserti64x4(_mm512_castsi256_si512(ab), cd, 1)));
   }
-  static SI_INLINE void quads_16(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d, Int (&q)[4]) {
-    q[0] = quads_of(a, b, c, d);
+  // In each 128-bit lane L 16 bytes, from 4 kStep L on.
+  template <int kStep>
+  static SI_INLINE Int windows(const uint8_t* p) {
+    const Int dwords =
+        _mm512_setr_epi32(0, 1, 2, 3, kStep, kStep + 1, kStep + 2, kStep + 3, 2 * kStep, 2 * kStep + 1, 2 * kStep + 2,
+                          2 * kStep + 3, 3 * kStep, 3 * kStep + 1, 3 * kStep + 2, 3 * kStep + 3);
+    return _mm512_permutexvar_epi32(dwords, load(p));
   }
-  // Of a the first n dwords, and b after them.
-  static SI_INLINE Int first(Int a, int64_t n, Int b) {
-    return _mm512_mask_mov_epi32(b, static_cast<__mmask16>((1u << (n > 0 ? n : 0)) - 1), a);
+  // In each lane the bytes that `which` numbers, or zero where its upper bit is set.
+  static SI_INLINE Int shuffle(Int a, Int which) { return _mm512_shuffle_epi8(a, which); }
+  // The even halves of lanes, and then the odd ones.
+  static SI_INLINE Int even_halves_first(Int a) {
+    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), a);
+  }
+  // In each lane the same 16 bytes.
+  static SI_INLINE Int lanes_of(const uint8_t* p) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  // A vector of bytes in kPieces equal pieces, `step` apart, one after another.
+  template <int kPieces>
+  static SI_INLINE void store_pieces(Int a, uint8_t* p, int64_t step) {
+    if constexpr (kPieces == 1) {
+      store(p, a);
+    } else if constexpr (kPieces == 2) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(a));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + step), _mm512_extracti64x4_epi64(a, 1));
+    } else {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_castsi512_si128(a));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p + step), _mm512_extracti32x4_epi32(a, 1));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 2 * step), _mm512_extracti32x4_epi32(a, 2));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 3 * step), _mm512_extracti32x4_epi32(a, 3));
+    }
   }
 };
 

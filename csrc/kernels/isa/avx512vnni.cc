@@ -6,12 +6,13 @@
 namespace si {
 namespace {
 
-struct Vnni512 : Bytes512 {
-  static SI_INLINE Int dot(Int sum, Int x, Int w) { return _mm512_dpbusd_epi32(sum, x, w); }
-};
-
 struct Vnni256 : Bytes256 {
   static SI_INLINE Int dot(Int sum, Int x, Int w) { return _mm256_dpbusd_epi32(sum, x, w); }
+};
+
+struct Vnni512 : Bytes512 {
+  using Half = Vnni256;  // of rows that a whole vector would leave mostly empty
+  static SI_INLINE Int dot(Int sum, Int x, Int w) { return _mm512_dpbusd_epi32(sum, x, w); }
 };
 
 // Sixteen columns: four rows of 16 bytes are one vector, and two shuffles interleave them.

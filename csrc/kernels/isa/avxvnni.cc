@@ -7,6 +7,7 @@ namespace si {
 namespace {
 
 struct AvxVnni : Bytes256 {
+  using Half = AvxVnni;
   static constexpr int kMostSums = 8;
   static SI_INLINE Int dot(Int sum, Int x, Int w) { return _mm256_dpbusd_avx_epi32(sum, x, w); }
 };

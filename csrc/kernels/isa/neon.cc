@@ -7,6 +7,7 @@ namespace si {
 namespace {
 
 struct NeonProducts : NeonBytes {
+  using Half = NeonProducts;
   static SI_INLINE Int dot(Int sum, Int x, Int w) {
     const int8x16_t a = less_128(x), b = as_bytes(w);
     const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)));

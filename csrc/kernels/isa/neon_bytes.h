@@ -62,6 +62,10 @@ struct NeonBytes {
     return vcvtnq_s32_f32(vminq_f32(t, vdupq_n_f32(to.high)));
   }
   static SI_INLINE Int round_below(Floats v, const ToByte& to) { return round_to_byte(v, to); }
+  // Likewise where pack_bytes saturates both ways, of numbers that an int32 holds.
+  static SI_INLINE Int round(Floats v, const ToByte& to) {
+    return vcvtnq_s32_f32(vmulq_f32(v, vdupq_n_f32(to.inverse)));
+  }
   static SI_INLINE Int pack_bytes(const Int (&v)[4], int32_t zero_point) {
     const int16x8_t zero = vdupq_n_s16(static_cast<int16_t>(zero_point));
     const int16x8_t low = vaddq_s16(vcombine_s16(vqmovn_s32(v[0]), vqmovn_s32(v[1])), zero);
@@ -101,13 +105,23 @@ struct NeonBytes {
     const uint16x8_t words = vmovl_u8(vcreate_u8(dword));
     return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(words)));
   }
-  // Of the dwords of a and then b the even ones, and the odd ones.
-  static SI_INLINE Int even(Int a, Int b) { return vuzp1q_s32(a, b); }
-  static SI_INLINE Int odd(Int a, Int b) { return vuzp2q_s32(a, b); }
-  // Of a the first n dwords, and b after them.
-  static SI_INLINE Int first(Int a, int64_t n, Int b) {
-    const int32_t lanes[] = {0, 1, 2, 3};
-    return vbslq_s32(vcltq_s32(vld1q_s32(lanes), vdupq_n_s32(static_cast<int32_t>(n))), a, b);
+  template <int kStep>
+  static SI_INLINE Int windows(const uint8_t* p) {
+    return load(p);
+  }
+  // The bytes that `which` numbers, or zero where its upper bit is set.
+  static SI_INLINE Int shuffle(Int a, Int which) {
+    return vreinterpretq_s32_u8(vqtbl1q_u8(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(which)));
+  }
+  static SI_INLINE Int even_halves_first(Int a) { return a; }
+  static SI_INLINE Int lanes_of(const uint8_t* p) { return load(p); }
+  // A vector of bytes in kPieces equal pieces, `step` apart, one after another.
+  template <int kPieces>
+  static SI_INLINE void store_pieces(Int a, uint8_t* p, int64_t step) {
+    uint8_t bytes[kBytes];
+    store(bytes, a);
+    SI_UNROLL for (int i = 0; i < kPieces; ++i)
+        std::memcpy(p + i * step, bytes + i * (kBytes / kPieces), kBytes / kPieces);
   }
 };
 

@@ -7,6 +7,7 @@ namespace si {
 namespace {
 
 struct NeonDots : NeonBytes {
+  using Half = NeonDots;
   static SI_INLINE Int dot(Int sum, Int x, Int w) { return vdotq_s32(sum, less_128(x), as_bytes(w)); }
 };
 

@@ -59,6 +59,10 @@ struct Bytes256 {
     const Floats t = _mm256_mul_ps(v, _mm256_set1_ps(to.inverse));
     return _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(to.high), t));
   }
+  // Likewise where it saturates both ways, of numbers that an int32 holds.
+  static SI_INLINE Int round(Floats v, const ToByte& to) {
+    return _mm256_cvtps_epi32(_mm256_mul_ps(v, _mm256_set1_ps(to.inverse)));
+  }
   // Bytes of four vectors, lane by lane: of each lane L dwords of v[0], v[1], v[2], v[3]. Saturates.
   static SI_INLINE Int pack_bytes(const Int (&v)[4], int32_t zero_point) {
     const Int zero = _mm256_set1_epi16(static_cast<short>(zero_point));
@@ -105,28 +109,36 @@ struct Bytes256 {
   static SI_INLINE Int widen(const uint8_t* p) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
   }
-  // Of the dwords of a and then b the even ones, and the odd ones.
-  static SI_INLINE Int even(Int a, Int b) { return of_two<0x88>(a, b); }
-  static SI_INLINE Int odd(Int a, Int b) { return of_two<0xdd>(a, b); }
-  template <int kWhich>
-  static SI_INLINE Int of_two(Int a, Int b) {
-    const __m256 both = _mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), kWhich);
-    return _mm256_permute4x64_epi64(_mm256_castps_si256(both), 0xd8);
+  // In each 128-bit lane L 16 bytes, from 4 kStep L on.
+  template <int kStep>
+  static SI_INLINE Int windows(const uint8_t* p) {
+    const auto lane = [](const uint8_t* from)
+                          SI_INLINE_LAMBDA { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)); };
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(lane(p)), lane(p + 4 * kStep), 1);
   }
-  // The bytes of 16 columns of four rows as 16 dwords.
-  static SI_INLINE void quads_16(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d, Int (&q)[4]) {
-    const auto row = [](const uint8_t* p) SI_INLINE_LAMBDA {
-      return _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    };
-    Int v[4];
-    interleave(row(a), row(b), row(c), row(d), v);
-    q[0] = _mm256_inserti128_si256(v[0], _mm256_castsi256_si128(v[1]), 1);
-    q[1] = _mm256_inserti128_si256(v[2], _mm256_castsi256_si128(v[3]), 1);
+  // In each lane the bytes that `which` numbers, or zero where its upper bit is set.
+  static SI_INLINE Int shuffle(Int a, Int which) { return _mm256_shuffle_epi8(a, which); }
+  // The even halves of lanes, and then the odd ones.
+  static SI_INLINE Int even_halves_first(Int a) { return _mm256_permute4x64_epi64(a, 0xd8); }
+  // In each lane the same 16 bytes.
+  static SI_INLINE Int lanes_of(const uint8_t* p) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
-  // Of a the first n dwords, and b after them.
-  static SI_INLINE Int first(Int a, int64_t n, Int b) {
-    const Int lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return _mm256_blendv_epi8(b, a, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), lanes));
+  // A vector of bytes in kPieces equal pieces, `step` apart, one after another.
+  template <int kPieces>
+  static SI_INLINE void store_pieces(Int a, uint8_t* p, int64_t step) {
+    const __m128i low = _mm256_castsi256_si128(a), high = _mm256_extracti128_si256(a, 1);
+    if constexpr (kPieces == 1) {
+      store(p, a);
+    } else if constexpr (kPieces == 2) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), low);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p + step), high);
+    } else {
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(p), low);
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(p + step), _mm_unpackhi_epi64(low, low));
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(p + 2 * step), high);
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(p + 3 * step), _mm_unpackhi_epi64(high, high));
+    }
   }
 };
 

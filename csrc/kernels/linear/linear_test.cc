@@ -86,7 +86,7 @@ void run_extremes(size_t row, const si_row_info& info) {
   const std::vector<float> x{-3.4e38f, -1e30f, -1e9f, -104.0f, -88.6f, -88.3f, -87.4f, 0.0f,
                              3.4e38f,  1e30f,  1e9f,  104.0f,  88.6f,  88.3f,  87.4f,  1e-30f};
   const Packed packed({1.0f}, {2, {1, 1, 0, 0}, 1}, pack_options(info.format));
-  for (int activation = SI_ACT_NONE; activation <= SI_ACT_TANH; ++activation)
+  for (int activation = SI_ACT_NONE; activation <= SI_ACT_HARDSIGMOID; ++activation)
     for (size_t n : {size_t{1}, x.size()})
       for (size_t first = 0; first < x.size(); first += n) {
         std::vector<float> y(n);
@@ -152,7 +152,7 @@ int main() {
         c.N = 1;
         run(row, info, c);
       }
-      for (int activation = SI_ACT_NONE; activation <= SI_ACT_TANH; ++activation)
+      for (int activation = SI_ACT_NONE; activation <= SI_ACT_HARDSIGMOID; ++activation)
         for (int64_t N : {1, 37}) {
           Case c = base;
           c.integers = false;

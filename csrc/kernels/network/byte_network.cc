@@ -18,6 +18,8 @@ constexpr int64_t kPart = 32768;
 constexpr int64_t kBytesAtOnce = 4;
 // A float that bytes are made of, or that is made of bytes, takes as long as so many bytes.
 constexpr int64_t kFloats = 8;
+// And a byte of a table.
+constexpr int64_t kLookups = 4;
 
 int threads_for(const TileKernels* isa, int threads, int64_t work) {
   return !has_tiles(isa) ? threads : useful_threads(isa->tuning.threads, threads, work / kBytesAtOnce);
@@ -89,6 +91,40 @@ si_status average_bytes(const TileKernels* isa, const si_quantization& q, const 
       else
         for (int64_t i = 0; i < pixels; ++i) sum += from[i];
       y[plane] = quantize(static_cast<float>(sum - zero) * scale, to);
+    }
+  });
+}
+
+si_status lookup_bytes(const TileKernels* isa, const uint8_t* table, const uint8_t* x, uint8_t* y, int64_t count,
+                       int threads) {
+  return for_parts(isa, threads, count, kLookups * count, [&](int64_t first, int64_t part) {
+    // A copy: a store of bytes may change whatever else is in memory, so that it would be read again.
+    uint8_t own[kBytesInTable];
+    std::copy(table, table + kBytesInTable, own);
+    for (int64_t i = first; i < first + part; ++i) y[i] = own[x[i]];
+  });
+}
+
+si_status average_pool_bytes(const TileKernels* isa, const PoolJob& job, const si_quantization& q, const uint8_t* x,
+                             uint8_t* y, int64_t planes, int threads) {
+  const ToByte to = y_to_byte(q, SI_ACT_NONE);
+  const int64_t work = planes * job.oh * job.ow * job.kernel[0] * job.kernel[1];
+  return parallel_for(threads_for(isa, threads, work), planes, [&](int64_t plane) {
+    const uint8_t* const from = x + plane * job.h * job.w;
+    for (int64_t r = 0; r < job.oh; ++r) {
+      const int64_t top = r * job.stride[0] - job.padding[0];
+      const int64_t first_row = std::max<int64_t>(top, 0), last_row = std::min(top + job.kernel[0], job.h);
+      for (int64_t c = 0; c < job.ow; ++c) {
+        const int64_t left = c * job.stride[1] - job.padding[1];
+        const int64_t first = std::max<int64_t>(left, 0), last = std::min(left + job.kernel[1], job.w);
+        int32_t sum = 0;
+        for (int64_t row = first_row; row < last_row; ++row)
+          for (int64_t column = first; column < last; ++column) sum += from[row * job.w + column];
+        const int64_t covered = (last_row - first_row) * (last - first);
+        const auto whole = static_cast<float>(sum - static_cast<int32_t>(covered * q.x_zero_point));
+        y[(plane * job.oh + r) * job.ow + c] =
+            quantize(whole * (q.x_scale / static_cast<float>(pool_divisor(job, r, c))), to);
+      }
     }
   });
 }

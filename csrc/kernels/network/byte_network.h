@@ -23,6 +23,16 @@ constexpr int64_t kMostByteSums = INT32_MAX / 255;
 // none.
 [[nodiscard]] si_status max_pool_bytes(const TileKernels* isa, const PoolJob& job, const uint8_t* x, uint8_t* y,
                                        int64_t planes, int threads);
+// Of a table of bytes.
+constexpr int64_t kBytesInTable = 256;
+
+// y = table[x]; y may be x.
+[[nodiscard]] si_status lookup_bytes(const TileKernels* isa, const uint8_t* table, const uint8_t* x, uint8_t* y,
+                                     int64_t count, int threads);
+// The mean of each window, of those of its bytes that are in x: (sum - count zero point) (scale of x / divisor),
+// requantised.
+[[nodiscard]] si_status average_pool_bytes(const TileKernels* isa, const PoolJob& job, const si_quantization& q,
+                                           const uint8_t* x, uint8_t* y, int64_t planes, int threads);
 // The mean of each of `planes` channels of `pixels` bytes: (sum - pixels zero point) (scale of x / pixels),
 // requantised.
 [[nodiscard]] si_status average_bytes(const TileKernels* isa, const si_quantization& q, const uint8_t* x, uint8_t* y,

@@ -26,12 +26,13 @@ SI_INLINE Place place_of(ResizeKind kind, int64_t d, float ratio, int64_t size) 
   return {first, std::min(first + 1, size - 1), std::min(source - static_cast<float>(first), 1.0f)};
 }
 
-void nearest(const ResizeJob& job, const float* x, float* y) {
+template <class T>
+void nearest(const ResizeJob& job, const T* x, T* y) {
   int64_t before = -1;
   for (int64_t r = 0; r < job.oh; ++r, y += job.ow) {
     const int64_t row = place_of(job.kind, r, job.ratio[0], job.h).first;
     if (row == before) {
-      std::memcpy(y, y - job.ow, static_cast<size_t>(job.ow) * sizeof(float));
+      std::memcpy(y, y - job.ow, static_cast<size_t>(job.ow) * sizeof(T));
       continue;
     }
     before = row;
@@ -57,8 +58,10 @@ void bilinear(const ResizeJob& job, const float* x, float* y) {
 si_status resize(const ResizeJob& job, int threads) {
   const bool is_nearest = job.kind == ResizeKind::kNearest || job.kind == ResizeKind::kNearestExact;
   return parallel_for(threads, job.planes, [&](int64_t plane) {
-    const float* x = job.x + plane * job.h * job.w;
-    float* y = job.y + plane * job.oh * job.ow;
+    const int64_t from = plane * job.h * job.w, to = plane * job.oh * job.ow;
+    if (job.bytes) return nearest(job, static_cast<const uint8_t*>(job.x) + from, static_cast<uint8_t*>(job.y) + to);
+    const float* x = static_cast<const float*>(job.x) + from;
+    float* y = static_cast<float*>(job.y) + to;
     is_nearest ? nearest(job, x, y) : bilinear(job, x, y);
   });
 }

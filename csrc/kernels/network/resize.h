@@ -11,10 +11,11 @@ enum class ResizeKind : int32_t { kNearest, kNearestExact, kBilinear, kBilinearA
 
 struct ResizeJob {
   ResizeKind kind;
-  const float* x;  // [planes][h][w]
-  float* y;        // [planes][oh][ow]
+  const void* x;  // [planes][h][w], floats, or bytes where `bytes` is set
+  void* y;        // [planes][oh][ow]
   int64_t planes, h, w, oh, ow;
   float ratio[2];  // vertical, horizontal
+  bool bytes;      // of the nearest kinds alone
 };
 
 [[nodiscard]] si_status resize(const ResizeJob& job, int threads);

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/parallel.h"
+#include "kernels/scalar/scalar.h"
 #include "kernels/source.h"
 
 namespace si {
@@ -13,17 +14,15 @@ namespace {
 // Elements of a part, of which threads take one after another, and about what one costs in multiply-adds.
 constexpr int64_t kPart = 16384, kCost = 16;
 
-float hardsigmoid(float x) { return (x < -3.0f ? 0.0f : x > 3.0f ? 6.0f : x + 3.0f) / 6.0f; }
-
 }  // namespace
 
 float scalar_unary(const UnaryFunction& function, float x) {
   const float p = function.p[0], q = function.p[1];
   switch (function.kind) {
     case UnaryKind::kHardswish:
-      return x * hardsigmoid(x);
+      return x * scalar_hardsigmoid(x);
     case UnaryKind::kHardsigmoid:
-      return hardsigmoid(x);
+      return scalar_hardsigmoid(x);
     case UnaryKind::kLeakyRelu:
       return x > 0.0f ? x : p * x;
     case UnaryKind::kElu:

@@ -6,6 +6,11 @@
 
 namespace si {
 
+float scalar_hardsigmoid(float v) {
+  const float sum = v + 3.0f;
+  return (sum < 0.0f ? 0.0f : sum > 6.0f ? 6.0f : sum) / 6.0f;
+}
+
 float scalar_activation(float v, si_activation activation) {
   switch (activation) {
     case SI_ACT_NONE:
@@ -24,6 +29,10 @@ float scalar_activation(float v, si_activation activation) {
       return 1.0f / (1.0f + std::exp(-v));
     case SI_ACT_TANH:
       return std::tanh(v);
+    case SI_ACT_HARDSWISH:
+      return v * scalar_hardsigmoid(v);
+    case SI_ACT_HARDSIGMOID:
+      return scalar_hardsigmoid(v);
   }
   return v;
 }

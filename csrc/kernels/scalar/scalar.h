@@ -19,6 +19,7 @@ namespace si {
 [[nodiscard]] si_status scalar_conv_bf16(const si_weights& weights, const si_conv_args& args);
 
 // What networks need between those, see network.cc.
+float scalar_hardsigmoid(float v);
 float scalar_activation(float v, si_activation activation);
 void scalar_activate(float* data, int64_t count, si_activation activation);
 void scalar_pool(const PoolJob& job);  // `line` is not used

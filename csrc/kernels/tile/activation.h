@@ -79,6 +79,13 @@ SI_INLINE typename V::Reg gelu_of(typename V::Reg x) {
   return V::fma(half, erf, half);
 }
 
+// clamp(x + 3, 0, 6) / 6.
+template <class V>
+SI_INLINE typename V::Reg hardsigmoid_of(typename V::Reg x) {
+  const typename V::Reg sum = V::add(x, V::broadcast(3.0f));
+  return V::div(V::min(V::broadcast(6.0f), V::max(V::broadcast(0.0f), sum)), V::broadcast(6.0f));
+}
+
 template <class V, class Fn>
 SI_INLINE void map_in_place(float* data, int64_t count, Fn&& fn) {
   int64_t i = 0;
@@ -104,6 +111,10 @@ SI_INLINE typename V::Reg activated(typename V::Reg x, si_activation activation)
       return sigmoid_of<V>(x);
     case SI_ACT_TANH:
       return tanh_of<V>(x);
+    case SI_ACT_HARDSWISH:
+      return V::mul(x, hardsigmoid_of<V>(x));
+    case SI_ACT_HARDSIGMOID:
+      return hardsigmoid_of<V>(x);
     case SI_ACT_NONE:
     case SI_ACT_RELU:
     case SI_ACT_RELU6:
@@ -128,6 +139,10 @@ void activate(float* data, int64_t count, si_activation activation) {
       return map_in_place<V>(data, count, [](Reg x) { return activated<V>(x, SI_ACT_SIGMOID); });
     case SI_ACT_TANH:
       return map_in_place<V>(data, count, [](Reg x) { return activated<V>(x, SI_ACT_TANH); });
+    case SI_ACT_HARDSWISH:
+      return map_in_place<V>(data, count, [](Reg x) { return activated<V>(x, SI_ACT_HARDSWISH); });
+    case SI_ACT_HARDSIGMOID:
+      return map_in_place<V>(data, count, [](Reg x) { return activated<V>(x, SI_ACT_HARDSIGMOID); });
     case SI_ACT_NONE:
     case SI_ACT_RELU:
     case SI_ACT_RELU6:

@@ -27,10 +27,10 @@ SI_INLINE uint8_t add(uint8_t a, uint8_t b, const ByteSum& sum) {
 
 // Channels of a depthwise convolution that follow one another, see byte_depthwise.h.
 struct ByteDepthwiseJob {
-  const uint8_t* x;      // [channels][h][w]
-  const uint8_t* x_end;  // of all that may be read
-  uint8_t* y;            // [channels][oh][ow]
-  int64_t spill;         // bytes after y that may be overwritten
+  const uint8_t* x;                // [channels][h][w]
+  const uint8_t *x_begin, *x_end;  // of all that may be read
+  uint8_t* y;                      // [channels][oh][ow]
+  int64_t spill;                   // bytes after y that may be overwritten
   int64_t channels, h, w, oh, ow;
   int64_t top, left;      // padding
   int kernel, stride;     // 3, 5 or 7; 1 or 2
@@ -39,20 +39,8 @@ struct ByteDepthwiseJob {
   const float* bias;      // likewise, or null
   float x_scale;
   int32_t x_zero_point;
-  ToByte to;            // holds the activation's clamp
-  int64_t pitch;        // of a line of quads
-  int64_t strip_steps;  // of which a strip has so many
-  int64_t group;        // channels that are computed together, of one strip
-  uint8_t* scratch;     // of byte_depthwise_scratch bytes
+  ToByte to;  // holds the activation's clamp
 };
-
-// What a row of x takes with what is read past it, and all scratch of a job.
-constexpr int64_t kDepthwiseSlack = 160;
-SI_INLINE int64_t byte_depthwise_row(const ByteDepthwiseJob& job) { return (job.w + 127) / 64 * 64; }
-SI_INLINE int64_t byte_depthwise_scratch(const ByteDepthwiseJob& job) {
-  const int64_t plane = job.group * (job.strip_steps + 2) * job.pitch + kDepthwiseSlack;
-  return (4 * job.stride + 2) * plane + 5 * byte_depthwise_row(job);
-}
 
 // Rows of a pooling that are computed together.
 constexpr int64_t kPoolLines = 8;

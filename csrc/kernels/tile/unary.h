@@ -4,6 +4,7 @@
 #pragma once
 
 #include "core/inline.h"
+#include "kernels/tile/activation.h"
 #include "kernels/tile/elementwise.h"
 #include "kernels/tile/tile.h"
 
@@ -13,13 +14,6 @@ namespace {
 template <class V, class Fn>
 SI_INLINE void unary_loop(float* y, const float* x, int64_t count, Fn&& fn) {
   for (int64_t i = 0; i < count; i += V::kWidth) store_part<V>(y + i, fn(load_part<V>(x + i, count - i)), count - i);
-}
-
-// clamp(x + 3, 0, 6) / 6.
-template <class V>
-SI_INLINE typename V::Reg hardsigmoid_of(typename V::Reg x) {
-  const typename V::Reg sum = V::add(x, V::broadcast(3.0f));
-  return V::div(V::min(V::broadcast(6.0f), V::max(V::broadcast(0.0f), sum)), V::broadcast(6.0f));
 }
 
 template <class V>

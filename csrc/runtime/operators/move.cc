@@ -38,13 +38,13 @@ si_status check_concat(const si_model& model, Node* node) {
   for (int i = 0; i < first.ndim; ++i) dims[i] = i == axis ? 0 : first.dims[i];
   for (uint32_t k = 0; k < node->operands; ++k) {
     const Value* x = model.operand(*node, k);
-    SI_TRY(check_float(*node, x, "an operand"));
+    SI_TRY(check_moved(*node, *x, model.value(node->output), "an operand"));
     bool same = x->ndim == first.ndim;
     for (int i = 0; same && i < first.ndim; ++i) same = i == axis || x->dims[i] == first.dims[i];
     if (!same) return bad_node(*node, "expected operands of equal sizes but along axis ", axis);
     dims[axis] += x->dims[axis];
   }
-  return check_output(model, *node, dims, first.ndim);
+  return check_shape(model, *node, dims, first.ndim);
 }
 
 si_status run_concat(const Call& call) {
@@ -53,11 +53,12 @@ si_status run_concat(const Call& call) {
   int64_t outer = 1, inner = 1;
   for (int i = 0; i < axis; ++i) outer *= y.dims[i];
   for (int i = axis + 1; i < y.ndim; ++i) inner *= y.dims[i];
-  float* to = call.output();
+  uint8_t* to = call.output_bytes();
+  inner *= y.element_bytes();
   for (int64_t row = 0; row < outer; ++row)
     for (uint32_t k = 0; k < call.node.operands; ++k) {
       const int64_t count = call.model.operand(call.node, k)->dims[axis] * inner;
-      std::memcpy(to, call.input(k) + row * count, static_cast<size_t>(count) * sizeof(float));
+      std::memcpy(to, call.input_bytes(k) + row * count, static_cast<size_t>(count));
       to += count;
     }
   return SI_OK;

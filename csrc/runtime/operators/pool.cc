@@ -1,6 +1,5 @@
 // max_pool and average_pool: parameters are kernel, stride (vertical, horizontal each), padding (top, bottom, left,
-// right) and, of average_pool, 1 where padding counts. global_average_pool has none. Bytes are taken too, but by
-// average_pool.
+// right) and, of average_pool, 1 where padding counts. global_average_pool has none. Bytes are taken too.
 #include "kernels/network/byte_network.h"
 #include "kernels/network/network.h"
 #include "runtime/operators.h"
@@ -83,10 +82,21 @@ si_status run_max_pool(const Call& call) {
 si_status check_average_pool(const si_model& model, Node* node) {
   SI_TRY(check_params(*node, 9));
   if (node->params[8] != 0 && node->params[8] != 1) return bad_node(*node, "expected parameter 8 to be 0 or 1");
-  return check_float_pool(model, node);
+  const Value& x = *model.operand(*node, 0);
+  if (x.type != kUint8) return check_float_pool(model, node);
+  node->isa = widest_byte_kernels();
+  SI_TRY(check_bytes(*node, &model.value(node->output), "an output"));
+  if (int64_t{node->params[0]} * node->params[1] > kMostByteSums)
+    return bad_node(*node, "expected windows of at most ", kMostByteSums, " bytes");
+  return check_pool(model, node);
 }
 
-si_status run_average_pool(const Call& call) { return run_pool(call, true); }
+si_status run_average_pool(const Call& call) {
+  const Value& x = call.x();
+  if (x.type != kUint8) return run_pool(call, true);
+  return average_pool_bytes(call.node.isa, pool_job(call.model, call.node, true), quantization_of(x, call.y()),
+                            call.input_bytes(0), call.output_bytes(), x.dims[0] * x.dims[1], call.threads);
+}
 
 si_status check_global_average_pool(const si_model& model, Node* node) {
   const Value& x = *model.operand(*node, 0);

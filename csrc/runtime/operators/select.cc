@@ -166,7 +166,7 @@ si_status check_slice(const si_model& model, Node* node) {
   const Value &x = *model.operand(*node, 0), &y = model.value(node->output);
   SI_TRY(check_no_activation(*node));
   SI_TRY(check_params(*node, 3));
-  SI_TRY(check_float(*node, &x, "an x"));
+  SI_TRY(check_moved(*node, x, y, "an x"));
   const int32_t axis = node->params[0];
   if (axis < 0 || axis >= x.ndim) return bad_node(*node, "expected an axis below ", x.ndim, ", got ", axis);
   if (y.ndim != x.ndim) return bad_node(*node, "expected an output of ", x.ndim, " dimensions, got ", y.ndim);
@@ -176,23 +176,23 @@ si_status check_slice(const si_model& model, Node* node) {
                     axis);
   int64_t dims[kMostDims];
   for (int i = 0; i < x.ndim; ++i) dims[i] = i == axis ? count : x.dims[i];
-  return check_output(model, *node, dims, x.ndim);
+  return check_shape(model, *node, dims, x.ndim);
 }
 
 si_status run_slice(const Call& call) {
   const Value &x = call.x(), &y = call.y();
   const int32_t axis = call.node.params[0];
   const int64_t step = call.node.params[2], count = y.dims[axis];
-  int64_t outer = 1, inner = 1;
+  int64_t outer = 1, inner = y.element_bytes();
   for (int i = 0; i < axis; ++i) outer *= x.dims[i];
   for (int i = axis + 1; i < x.ndim; ++i) inner *= x.dims[i];
-  const float* const from = call.input(0) + call.node.params[1] * inner;
+  const uint8_t* const from = call.input_bytes(0) + call.node.params[1] * inner;
   // Of a step of one, all that is taken of a row stands together.
   const int64_t pieces = step == 1 ? 1 : count, piece = step == 1 ? count * inner : inner;
   for (int64_t row = 0; row < outer; ++row)
     for (int64_t i = 0; i < pieces; ++i)
-      std::memcpy(call.output() + (row * pieces + i) * piece, from + (row * x.dims[axis] + i * step) * inner,
-                  static_cast<size_t>(piece) * sizeof(float));
+      std::memcpy(call.output_bytes() + (row * pieces + i) * piece, from + (row * x.dims[axis] + i * step) * inner,
+                  static_cast<size_t>(piece));
   return SI_OK;
 }
 

@@ -17,8 +17,14 @@ def _unary(kind: str) -> Lowering:
     return lambda call: call.add("unary", [call.value(0)], kind=kind)
 
 
+def _activation(kind: str) -> Lowering:
+    return lambda call: call.add("activation", [call.value(0)], kind)
+
+
+LOWERINGS[aten.hardswish.default] = _activation("hardswish")
+LOWERINGS[aten.hardsigmoid.default] = _activation("hardsigmoid")
+
 for _kind, _target in {
-    "hardswish": aten.hardswish.default, "hardsigmoid": aten.hardsigmoid.default,
     "abs": aten.abs.default, "exp": aten.exp.default, "log": aten.log.default,
     "sqrt": aten.sqrt.default, "rsqrt": aten.rsqrt.default, "erf": aten.erf.default,
     "sin": aten.sin.default, "cos": aten.cos.default, "floor": aten.floor.default,

@@ -7,6 +7,7 @@ to bytes. With a kernel of int8 the layer does all of that; the rest stays as th
 from __future__ import annotations
 
 from sparseinfer.export.graph import Graph, Node, Value
+from sparseinfer.export.passes.byte_nodes import byte_form
 from sparseinfer.export.passes.quantize import (
     SAME_SCALE,
     is_weighted,
@@ -59,6 +60,8 @@ def keep_bytes(graph: Graph) -> None:
             if node.op not in SAME_SCALE or source.scale == rounded.scale:
                 _read_bytes(node, floats)
                 _give_bytes(graph, node, rounded)
+                at = graph.nodes.index(node)
+                graph.nodes[at : at + 1] = byte_form(node)
 
 
 def _has_scales(node: Node) -> bool:

@@ -12,16 +12,20 @@ from collections.abc import Mapping
 import torch
 
 from sparseinfer.export.graph import Graph, Node, Value
+from sparseinfer.export.passes.byte_nodes import byte_form
 from sparseinfer.quantize.activations import ActivationScale
 from sparseinfer.quantize.weights import quantize_weight
 
 __all__ = [
     "SAME_SCALE", "is_weighted", "passes_bytes", "quantize", "quantize_depthwise",
-    "values_to_observe",
+    "values_to_observe", "waits_for_its_activation",
 ]  # fmt: skip
 
-SAME_SCALE = ("max_pool", "reshape")
-PASSING = (*SAME_SCALE, "add", "global_average_pool")
+SAME_SCALE = ("max_pool", "reshape", "slice", "resize")
+FUNCTIONS = ("activation", "unary")
+"""What a table computes on bytes."""
+
+PASSING = (*SAME_SCALE, *FUNCTIONS, "add", "global_average_pool", "average_pool", "concat")
 BYTES_ONLY = (*PASSING, "depthwise_conv")
 """What gives bytes wherever it takes them; others give floats to a reader of floats."""
 
@@ -71,6 +75,7 @@ def quantize(graph: Graph, scales: Mapping[Value, ActivationScale]) -> None:
         outputs y[2, 3]
     """
     chosen = _chosen(graph)
+    scales = _shared_scales(graph, chosen, scales)
     read_as_bytes = {
         value for node in graph.nodes if node.output in chosen for value in _read(node)
     }
@@ -104,12 +109,26 @@ def quantize(graph: Graph, scales: Mapping[Value, ActivationScale]) -> None:
             assert scale is not None
             as_bytes[node.output] = _bytes(node.output, scale)
             node.output = as_bytes[node.output]
+            nodes += byte_form(node)
         else:
             floats.add(node.output)
-        nodes.append(node)
+            nodes.append(node)
     for value in graph.outputs:
         floats_of(value)
     graph.nodes = nodes
+
+
+def _shared_scales(
+    graph: Graph, chosen: Mapping[Value, Node], scales: Mapping[Value, ActivationScale]
+) -> dict[Value, ActivationScale]:
+    """Of what only a concatenation reads the scale is that of the whole: its bytes are copied."""
+    shared, uses = dict(scales), graph.uses()
+    for node in reversed(list(chosen.values())):
+        if node.op == "concat":
+            for value in _read(node):
+                if uses[value] == 1 and chosen[value].op not in SAME_SCALE:
+                    shared[value] = shared[node.output]
+    return shared
 
 
 def _bytes(value: Value, scale: ActivationScale) -> Value:
@@ -146,6 +165,15 @@ def _chosen(graph: Graph) -> dict[Value, Node]:
 
 def is_weighted(node: Node) -> bool:
     """Whether a node has a weight and a kernel of int8."""
+    return _has_kernel(node) and (node.op != "depthwise_conv" or node.activation in CLAMPS)
+
+
+def waits_for_its_activation(node: Node) -> bool:
+    """Whether a node has a kernel of int8, but with an activation of its own."""
+    return _has_kernel(node) and not is_weighted(node)
+
+
+def _has_kernel(node: Node) -> bool:
     if node.op not in ("linear", "conv", "depthwise_conv"):
         return False
     weight = node.inputs[1]
@@ -154,8 +182,7 @@ def is_weighted(node: Node) -> bool:
         return weight.constant[0].numel() <= MOST_COLUMNS
     height, width = weight.shape[2:]
     down, right = node.attributes["stride"]
-    squares = height == width and height in DEPTHWISE_KERNELS and down == right and down in (1, 2)
-    return squares and node.activation in CLAMPS
+    return height == width and height in DEPTHWISE_KERNELS and down == right and down in (1, 2)
 
 
 def passes_bytes(node: Node) -> bool:
@@ -164,6 +191,13 @@ def passes_bytes(node: Node) -> bool:
     assert source is not None
     if node.op == "global_average_pool":
         return source.shape[2] * source.shape[3] <= MOST_PIXELS
+    if node.op == "average_pool":
+        high, wide = node.attributes["kernel"]
+        return bool(high * wide <= MOST_PIXELS)
+    if node.op == "resize":
+        return node.attributes["kind"] in ("nearest", "nearest_exact")
+    if node.op in FUNCTIONS:
+        return True
     return node.op in PASSING and node.activation in CLAMPS
 
 
