@@ -62,6 +62,8 @@ class EngineFacts:
         >>> facts = sparseinfer.compile(model, torch.zeros(2, 8), baselines=()).facts()
         >>> sum(facts.bytes.values()) == facts.file_bytes, facts.totals["weights"]
         (True, 32)
+        >>> facts.operators, facts.formats, facts.types
+        (('linear',), ('panel',), ('float32',))
     """
 
     version: int
@@ -74,6 +76,25 @@ class EngineFacts:
     tensors: tuple[TensorFacts, ...]
     nodes: tuple[NodeFacts, ...]
     most_batch: int = 0
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """The operators of its nodes, by name: what a C library needs of SPARSEINFER_OPERATORS."""
+        return tuple(sorted({node.op for node in self.nodes}))
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats of its packed weights: what a C library needs of SPARSEINFER_FORMATS."""
+        return tuple(sorted({tensor.format for tensor in self.tensors if tensor.format}))
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types of its values: what a C library needs of SPARSEINFER_TYPES.
+
+        Bytes between weights of int8 are int8's; ids and masks need none.
+        """
+        found = {"int8" if tensor.dtype == "uint8" else tensor.dtype for tensor in self.tensors}
+        return tuple(sorted(found & {"float32", "float16", "bfloat16", "int8"}))
 
     @property
     def totals(self) -> dict[str, int]:
