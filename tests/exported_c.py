@@ -18,21 +18,32 @@ from sparseinfer.export.engine import Engine
 
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")
 
-MAIN = """\
+
+def main_of(inputs: int, outputs: int) -> str:
+    """What runs a model of so many inputs and outputs, named net: one after another, by pipes."""
+    ends = {"x": inputs, "y": outputs}
+    names = {
+        end: [end] if count == 1 else [f"{end}{at}" for at in range(count)]
+        for end, count in ends.items()
+    }
+    every = [*names["x"], *names["y"]]
+    buffers = "".join(f"static float {name}[NET_{name.upper()}_ELEMENTS];\n" for name in every)
+    read = "".join(f"  if (fread({x}, sizeof {x}, 1, stdin) != 1) return 1;\n" for x in names["x"])
+    write = "".join(
+        f"  if (fwrite({y}, sizeof {y}, 1, stdout) != 1) return 1;\n" for y in names["y"]
+    )
+    return f"""\
 #include <stdio.h>
 
 #include "sparseinfer.h"
 
 static net_context context;
-static float x[NET_X_ELEMENTS], y[NET_Y_ELEMENTS];
-
-int main(void) {
-  if (fread(x, sizeof x, 1, stdin) != 1) return 1;
-  net_run(&context, x, y);
-  return fwrite(y, sizeof y, 1, stdout) != 1;
-}
+{buffers}
+int main(void) {{
+{read}  net_run(&context, {", ".join(every)});
+{write}  return 0;
+}}
 """
-"""What runs a model of one input and one output, named net."""
 
 
 def compiler() -> str:
@@ -49,25 +60,28 @@ def call(*words: str | Path, cwd: Path, stdin: bytes = b"") -> bytes:
     return done.stdout
 
 
-def compiled(model: nn.Module, x: Tensor, weights: str) -> Engine:
+def compiled(model: nn.Module, x: Tensor | tuple[Tensor, ...], weights: str) -> Engine:
     """The engine of a model, with golden outputs and the bounds that they have on any machine."""
     options: dict[str, object] = {}
     if weights == "int8":
+        assert isinstance(x, Tensor), "samples are of one input"
         torch.manual_seed(1)
         options = {"weights": "int8", "calibration": [x + 0.1 * torch.randn_like(x), x]}
     return compile(model, x, baselines=(), golden=True, **options)
 
 
-def bound_of(engine: Engine) -> float:
+def bound_of(engine: Engine, output: int = 0) -> float:
     """How far an output may be from the golden one on any machine, as the file has it."""
     size = engine.facts().bytes["golden inputs and outputs"]
-    return float(np.frombuffer(bytes(engine.file[-size:][:4].numpy()), np.float32)[0])
+    bounds = engine.file[-size:][4 * output : 4 * output + 4]
+    return float(np.frombuffer(bytes(bounds.numpy()), np.float32)[0])
 
 
 def amalgamated(engine: Engine, folder: Path) -> Path:
-    """A folder with the plain C of an engine of one input and one output."""
+    """A folder with the plain C of an engine, and a program that runs it."""
     write_folder(folder, files_of(engine, "amalgamation", "net"))
-    (folder / "main.c").write_text(MAIN)
+    facts = engine.facts()
+    (folder / "main.c").write_text(main_of(len(facts.inputs), len(facts.outputs)))
     return folder
 
 
@@ -75,10 +89,11 @@ def sources(folder: Path) -> list[str]:
     return ["main.c", "sparseinfer.c", *(["net.S"] if (folder / "net.S").exists() else [])]
 
 
-def run_here(folder: Path, x: Tensor, options: Sequence[str] = ("-O2",)) -> np.ndarray:
-    """What the compiled program gives on this machine."""
+def run_here(folder: Path, *inputs: Tensor, options: Sequence[str] = ("-O2",)) -> np.ndarray:
+    """What the compiled program gives on this machine: its outputs one after another."""
     call(compiler(), *WARNINGS, *options, "-I.", *sources(folder), "-lm", "-o", "main", cwd=folder)
-    out = call(folder / "main", cwd=folder, stdin=x.contiguous().numpy().tobytes())
+    given = b"".join(x.contiguous().numpy().tobytes() for x in inputs)
+    out = call(folder / "main", cwd=folder, stdin=given)
     return np.frombuffer(out, np.float32)
 
 

@@ -17,6 +17,7 @@ from exported_c import (
     WARNINGS,
     Make,
     amalgamated,
+    bound_of,
     call,
     check_outputs,
     compiled,
@@ -26,16 +27,15 @@ from exported_c import (
     sources,
 )
 from networks import mobilenet_v2, prune, resnet, simple_cnn
+from random_graphs import random_network
 from torch import Tensor, nn
 
 from sparseinfer import cli
 from sparseinfer.export.c.folder import files_of, write_folder
 from sparseinfer.export.c.lacks import OPERATORS, NotInC, check_model
-from sparseinfer.export.c.library import build_options
 from sparseinfer.export.c.pieces import EMBEDDED, join_pieces
 from sparseinfer.export.c.records import read_packed, read_records
 from sparseinfer.export.compile import compile
-from sparseinfer.export.file import OPERATORS as LIBRARY_OPERATORS
 from sparseinfer.formats.packed import pack
 
 SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -130,7 +130,7 @@ def test_plain_c_computes_what_the_library_does(tmp_path: Path, name: str, weigh
     folder = amalgamated(engine, tmp_path / "net")
     exact = weights == "int8"
     # The sanitizers see what is read or written past the caller's buffers, and the context.
-    check_outputs(engine, x, run_here(folder, x, SANITIZED), exact)
+    check_outputs(engine, x, run_here(folder, x, options=SANITIZED), exact)
     another = x + 0.2 * torch.randn_like(x)
     check_outputs(engine, another, run_here(folder, another), exact)
 
@@ -153,7 +153,7 @@ def test_every_operator(tmp_path: Path):
     engine = compiled(model, x, "float32")
     ops = {node.op for node in engine.facts().nodes}
     assert set(OPERATORS) - ops <= {"quantize", "dequantize"}, ops
-    check_outputs(engine, x, run_here(amalgamated(engine, tmp_path), x, SANITIZED), False)
+    check_outputs(engine, x, run_here(amalgamated(engine, tmp_path), x, options=SANITIZED), False)
 
 
 @pytest.mark.parametrize("kblock", [16, 32])
@@ -168,7 +168,7 @@ def test_blocks_of_columns(tmp_path: Path, kblock: int, monkeypatch: pytest.Monk
     records = read_records(bytes(engine.file.numpy()))
     blocks = [read_packed(own.data).blocks for own in records.tensors if own.type == "packed"]
     assert sum(count > 1 for count in blocks) >= 2
-    check_outputs(engine, x, run_here(amalgamated(engine, tmp_path), x, SANITIZED), False)
+    check_outputs(engine, x, run_here(amalgamated(engine, tmp_path), x, options=SANITIZED), False)
 
 
 def test_several_inputs_and_outputs(tmp_path: Path):
@@ -177,33 +177,51 @@ def test_several_inputs_and_outputs(tmp_path: Path):
             return a.view(6), torch.relu(a + b), a + b
 
     a, b = torch.randn(2, 3), torch.randn(2, 3)
-    engine = compile(Two().eval(), (a, b), baselines=())
-    files = files_of(engine, "amalgamation", "two")
-    assert set(files) == {"sparseinfer.c", "sparseinfer.h"}  # It has no constants.
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
-    (tmp_path / "main.c").write_text(
-        """
-#include "sparseinfer.h"
-#include <stdio.h>
-static two_context context;
-static float a[TWO_X0_ELEMENTS], b[TWO_X1_ELEMENTS];
-static float y[TWO_Y0_ELEMENTS + TWO_Y1_ELEMENTS + TWO_Y2_ELEMENTS];
-int main(void) {
-  if (fread(a, sizeof a, 1, stdin) != 1 || fread(b, sizeof b, 1, stdin) != 1) return 1;
-  two_run(&context, a, b, y, y + TWO_Y0_ELEMENTS, y + TWO_Y0_ELEMENTS + TWO_Y1_ELEMENTS);
-  return fwrite(y, sizeof y, 1, stdout) != 1;
-}
-"""
-    )
-    call(
-        compiler(), *WARNINGS, *SANITIZED, "-I.", "main.c", "sparseinfer.c", "-o", "main",
-        cwd=tmp_path,
-    )  # fmt: skip
-    given = a.numpy().tobytes() + b.numpy().tobytes()
-    found = np.frombuffer(call(tmp_path / "main", cwd=tmp_path, stdin=given), np.float32)
+    engine = compiled(Two().eval(), (a, b), "float32")
+    folder = amalgamated(engine, tmp_path)
+    # It has no constants.
+    assert {path.name for path in folder.iterdir()} == {"main.c", "sparseinfer.c", "sparseinfer.h"}
+    found = run_here(folder, a, b, options=SANITIZED)
     expected = torch.cat([a.flatten(), torch.relu(a + b).flatten(), (a + b).flatten()])
     assert np.array_equal(found, expected.numpy())
+
+
+STEPS = {
+    "linear", "conv", "conv1d", "depthwise", "add", "concat", "softmax", "max_pool", "average_pool",
+    "adaptive", "flatten", "relu", "relu6", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh",
+}  # fmt: skip
+"""Those of random networks that plain C has the operators for."""
+
+
+@pytest.mark.slow
+def test_random_networks(tmp_path: Path):
+    met: set[str] = set()
+    ran = 0
+    for seed in range(1000):
+        network, inputs = random_network(seed, 4)
+        if not {name.split()[0] for name, _, _ in network.steps} <= STEPS:
+            continue
+        if not all(x.is_floating_point() for x in inputs):
+            continue  # An input that nothing reads.
+        engine = compile(network.eval(), inputs, baselines=(), golden=True)
+        try:
+            folder = amalgamated(engine, tmp_path / str(seed))
+        except NotInC as error:
+            # Of tensors that are broadcast.
+            assert {missing.op for missing in error.missing} == {"binary"}, network
+            continue
+        found = run_here(folder, *inputs, options=SANITIZED)
+        for which, y in enumerate(engine(*inputs)):
+            own, found = found[: y.numel()], found[y.numel() :]
+            bound = bound_of(engine, which)
+            assert np.abs(own - y.numpy().ravel()).max() <= bound, f"seed {seed}:\n{network}"
+        assert len(found) == 0
+        met |= {node.op for node in engine.facts().nodes}
+        ran += 1
+        if ran == 20:
+            break
+    assert ran == 20
+    assert len(set(OPERATORS) & met) >= 8, met
 
 
 def test_two_models_in_one_program_of_cpp(tmp_path: Path):
@@ -391,26 +409,12 @@ int main(void) {
     told = f"{engine.facts().context_bytes} 0 {4 * 3 * 50} {4 * 3 * 10}"
     out = call("sh", "-c", "./main 2>told", cwd=tmp_path)
     assert out == bytes(engine.file.numpy()) and (tmp_path / "told").read_text() == told
-    for option, names in build_options(read_records(out)).items():
-        assert f'-D{option}="{";".join(names)}"' in header
-
-
-def test_what_the_library_needs_for_a_model():
-    torch.manual_seed(0)
-    x = torch.randn(2, 3, 32, 32)
-    model = nn.Sequential(simple_cnn(), nn.Softmax(1)).eval()
-    options = build_options(read_records(bytes(compile(model, x, baselines=()).file.numpy())))
-    assert options == {
-        "SPARSEINFER_OPERATORS": ["linear", "conv", "max_pool", "reshape", "softmax"],
-        "SPARSEINFER_FORMATS": ["panel"],
-        "SPARSEINFER_TYPES": ["float32"],
-    }
-    narrow = build_options(read_records(bytes(compiled(model, x, "int8").file.numpy())))
-    assert narrow["SPARSEINFER_TYPES"] == ["float32", "int8"]  # softmax is of floats
-    assert "quantize" in narrow["SPARSEINFER_OPERATORS"]
-    plain = build_options(read_records(bytes(compiled(*mlp(), "int8").file.numpy())))
-    assert plain["SPARSEINFER_TYPES"] == ["int8"]
-    assert set(plain["SPARSEINFER_OPERATORS"]) <= set(LIBRARY_OPERATORS)
+    for option in (
+        '-DSPARSEINFER_OPERATORS="linear;quantize"',
+        '-DSPARSEINFER_FORMATS="panel"',
+        '-DSPARSEINFER_TYPES="float32;int8"',
+    ):
+        assert option in header
 
 
 def test_names_cannot_end_a_comment(tmp_path: Path):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from sparseinfer.export.aligned import aligned_size
-from sparseinfer.export.c.records import CONSTANT, Records, read_packed, read_records
 from sparseinfer.export.c.text import assembler_text, comment_text, written_by
 from sparseinfer.export.facts import EngineFacts
-from sparseinfer.export.file import OPERATORS
 
-__all__ = ["build_options", "object_files"]
+__all__ = ["object_files"]
 
 ALIGN = 64
 """Of the file in memory; the library asks for 16."""
@@ -26,35 +24,6 @@ def object_files(file: bytes, facts: EngineFacts, name: str) -> dict[str, bytes]
     }
 
 
-def build_options(records: Records) -> dict[str, list[str]]:
-    """What the library needs for a model, as the options of its CMake build name it.
-
-    Example:
-        >>> from sparseinfer.export.file import write_graph
-        >>> from sparseinfer.export.graph import Graph, Node, Value
-        >>> x, y = Value("x", (2,)), Value("y", (2,))
-        >>> file = write_graph(Graph([x], [Node("add", "", [x, x], y)], [y]), b"{}")
-        >>> build_options(read_records(bytes(file.numpy())))["SPARSEINFER_OPERATORS"]
-        ['add']
-    """
-    packed = [read_packed(tensor.data) for tensor in records.tensors if tensor.type == "packed"]
-    types = {weight.value_type for weight in packed}
-    for node in records.nodes:
-        operands = (records.tensors[number] for number in node.operands if number is not None)
-        read = {tensor.type for tensor in operands if tensor.kind != CONSTANT}
-        if "uint8" in read | {records.tensors[node.output].type}:
-            types.add("int8")
-        # What only quantizes floats does not compute with them.
-        if node.op != "quantize":
-            types |= read & {"float32", "bfloat16"}
-    ops = {node.op for node in records.nodes}
-    return {
-        "SPARSEINFER_OPERATORS": [op for op in OPERATORS if op in ops],
-        "SPARSEINFER_FORMATS": sorted({weight.format for weight in packed}),
-        "SPARSEINFER_TYPES": sorted(types),
-    }
-
-
 def _header(file: bytes, facts: EngineFacts, name: str) -> str:
     upper = name.upper()
     # A context holds a pointer for each tensor; the rest of it is as large on every processor.
@@ -67,9 +36,9 @@ def _header(file: bytes, facts: EngineFacts, name: str) -> str:
             shape = "".join(f"[{size}]" for size in tensor.shape)
             told = f"/* {comment_text(tensor.name)}: {tensor.dtype} {shape} */"
             sizes.append(f"#define {upper}_{kind}{at}_BYTES {tensor.bytes} {told}")
-    options = read_records(file)
+    chosen = {"OPERATORS": facts.operators, "FORMATS": facts.formats, "TYPES": facts.types}
     wanted = "\n".join(
-        f' *   -D{option}="{";".join(names)}"' for option, names in build_options(options).items()
+        f' *   -DSPARSEINFER_{option}="{";".join(names)}"' for option, names in chosen.items()
     )
     return f"""/* {name}: a model of {len(facts.nodes)} nodes. {written_by()}
  *
