@@ -1,4 +1,4 @@
-"""Build small programs of C for several processors, and compare their sizes with the committed ones.
+"""Build small programs of C for several processors, and compare sizes with the committed ones.
 
     python -m benchmarks.sizes             # make sizes
     python -m benchmarks.sizes --record    # make sizes SIZES=--record

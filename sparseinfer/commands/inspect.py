@@ -48,7 +48,7 @@ def inspect(
         bool,
         typer.Option(
             "--operators",
-            help="Print a .sinf file's operators, as SPARSEINFER_OPERATORS of the C library has them.",
+            help="Print a .sinf file's operators, for SPARSEINFER_OPERATORS of the C library.",
         ),
     ] = False,
 ) -> None:
