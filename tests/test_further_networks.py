@@ -14,6 +14,7 @@ from test_transformer_networks import Made, close, ops, pruned, tokens
 from torch import Tensor, nn
 
 from sparseinfer.export.compile import compile
+from sparseinfer.export.errors import UnsupportedOperators
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +138,46 @@ def test_transposed_convolutions_and_norms_of_groups() -> None:
     lines = nn.Sequential(nn.ConvTranspose1d(3, 4, 4, 2, 1), nn.AdaptiveAvgPool1d(3))
     x = torch.randn(2, 3, 9)
     assert close(compile(lines.eval(), x, baselines=()), lines, {"input": x})
+
+
+class Multiplies(nn.Module):
+    """What looks like attention, and is none."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.projection, self.kind = nn.Linear(8, 24), kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.projection(x).chunk(3, -1)
+        scores = q @ k.transpose(-1, -2)
+        if self.kind == "over queries":
+            return scores.softmax(-2) @ v
+        if self.kind == "no softmax":
+            return scores @ v
+        return (scores * scores).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("kind", ["over queries", "no softmax", "squares"])
+def test_other_products_are_refused(kind: str) -> None:
+    with pytest.raises(UnsupportedOperators, match="matmul in '': it multiplies two computed"):
+        compile(Multiplies(kind).eval(), torch.randn(2, 5, 8), baselines=())
+
+
+class Pads(nn.Module):
+    def __init__(self, ends: tuple[int, ...], fill: float) -> None:
+        super().__init__()
+        self.ends, self.fill = ends, fill
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x, self.ends, value=self.fill)
+
+
+@pytest.mark.parametrize("ends", [(1, 2, 3, 4), (1, 0), (-1, 2, 0, -2), (9, 9, 1, 1)])
+def test_paddings_that_no_convolution_reads(ends: tuple[int, ...]) -> None:
+    model = Pads(ends, -1.5)
+    engine = compile(model.eval(), torch.randn(2, 3, 5, 4), baselines=(), dynamic="batch")
+    x = torch.randn(3, 3, 5, 4)
+    assert torch.equal(engine(x), model(x))
 
 
 class Pools(nn.Module):
