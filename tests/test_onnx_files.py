@@ -140,6 +140,29 @@ def test_constants_are_bounded_by_the_bytes_that_are_there(nodes: Any, constants
     refused(model, "expected")
 
 
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("Expand", ["x", "wide"], ["y"])],
+        [node("Tile", ["x", "wide"], ["y"])],
+        [node("Where", ["condition", "x", "number"], ["y"])],
+        [node("Reshape", ["x", "line"], ["long"]), node("Pad", ["long", "ends"], ["y"])],
+        [node("ConvTranspose", ["image", "w"], ["y"], strides=[10**6, 10**6])],
+    ],
+    ids=["expand", "tile", "where", "pad", "transposed"],
+)  # fmt: skip
+def test_what_a_node_asks_for_is_bounded(nodes: Any) -> None:
+    """Of constants that an operator on an input would need."""
+    constants = {
+        "wide": np.array([10**5, 10**5, 1]), "ends": np.array([0, 0, 0, 0, 0, 10**9]),
+        "line": np.array([1, 1, 4]),
+        "condition": np.ones((10**4, 1, 1), bool), "number": np.ones((10**4, 1), np.float32),
+        "w": np.ones((4, 1, 1, 1), np.float32), "image_shape": np.array([1, 4, 1, 1]),
+    }  # fmt: skip
+    start = [node("Reshape", ["x", "image_shape"], ["image"])]
+    refused(onnx_model([*start, *nodes], constants), "expected")
+
+
 def test_functions() -> None:
     def function(name: str, inner: list[Any]) -> Any:
         domains = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("own", 1)]

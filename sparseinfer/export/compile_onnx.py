@@ -14,8 +14,10 @@ from sparseinfer.convert.observe import list_examples
 from sparseinfer.export.bfloat16 import bfloat16_engine, rounding_error
 from sparseinfer.export.dynamic import at_batch, batched_inputs, mark_batch
 from sparseinfer.export.engine import Engine, check_threads
+from sparseinfer.export.errors import UnsupportedOperators
 from sparseinfer.export.file import write_graph
 from sparseinfer.export.from_onnx import (
+    INSTEAD,
     from_onnx,
     input_shapes,
     input_types,
@@ -97,7 +99,7 @@ def compile_onnx(
                 f"expected a float32 model for {scheme}, got one that is quantised, and keeps "
                 "its own scales; try without weights and calibration"
             )
-        exact = engine = Engine(write_graph(graph, signature.to_json(), target), used)
+        exact = engine = Engine(_file(graph, signature, target), used)
         pairs: list[tuple[Tensor, float]] = []
         error = ""
         if check:
@@ -132,6 +134,13 @@ def compile_onnx(
 
 def _graph(proto: Any, inputs: Mapping[str, Tensor]) -> Graph:
     return from_onnx(proto, {name: x.shape for name, x in inputs.items()})
+
+
+def _file(graph: Graph, signature: Signature, target: str | None) -> Tensor:
+    try:
+        return write_graph(graph, signature.to_json(), target)
+    except UnsupportedOperators as error:
+        raise UnsupportedOperators(error.missing, INSTEAD) from None
 
 
 def _rounded(x: Tensor) -> Tensor:

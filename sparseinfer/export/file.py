@@ -39,6 +39,13 @@ KINDS = {
 }  # fmt: skip
 """What an operator computes, by its number: its first parameter."""
 
+WHY = {
+    "pad": "it pads by many times an image's own size",
+    "matmul": "it multiplies two computed tensors: softmax between two such products is taken",
+    "zero_nan": "it replaces NaN: the softmax of attention is taken",
+}
+"""What is said of nodes that no pass found a place for."""
+
 HEADER = struct.Struct("<8s2IQ6I2Q2I56x")
 TENSOR = struct.Struct("<3I8IIfIQ")
 NODE = struct.Struct("<6I10i")
@@ -73,7 +80,7 @@ def write_graph(
         b'SINFMODL'
     """
     missing = [
-        Missing(node.op, node.name, "no operator of the engine computes it as it stands here")
+        Missing(node.op, node.name, WHY.get(node.op, "no operator of the engine computes it here"))
         for node in graph.nodes
         if node.op not in OPERATORS
     ]

@@ -13,7 +13,10 @@ from sparseinfer.export.from_onnx.table import LARGEST, OPERATORS, Call, Refusal
 from sparseinfer.export.graph import MOST_DIMS, Graph, Node, Value
 from sparseinfer.export.masks import Choice
 
-__all__ = ["from_onnx"]
+__all__ = ["INSTEAD", "from_onnx"]
+
+INSTEAD = "onnxruntime, which runs all of ONNX"
+"""What to try where operators are missing."""
 
 
 def from_onnx(proto: Any, shapes: Mapping[str, Sequence[int]]) -> Graph:
@@ -59,7 +62,7 @@ def from_onnx(proto: Any, shapes: Mapping[str, Sequence[int]]) -> Graph:
     if not graph.outputs and not missing:
         missing.append(Missing("its outputs", "", "it has none"))
     if missing:
-        raise UnsupportedOperators(missing, "onnxruntime, which runs all of ONNX")
+        raise UnsupportedOperators(missing, INSTEAD)
     return graph
 
 

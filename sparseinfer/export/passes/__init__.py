@@ -13,7 +13,7 @@ from sparseinfer.export.passes.duplicates import remove_duplicates
 from sparseinfer.export.passes.formulas import fuse_formulas
 from sparseinfer.export.passes.keep_bytes import keep_bytes
 from sparseinfer.export.passes.norm import fuse_norm_residuals
-from sparseinfer.export.passes.padding import fold_padding
+from sparseinfer.export.passes.padding import fold_padding, spell_padding
 from sparseinfer.export.passes.projections import merge_projections
 from sparseinfer.export.passes.residual import fuse_residuals
 from sparseinfer.export.passes.scores import find_attention
@@ -35,6 +35,7 @@ PASSES: tuple[Callable[[Graph], None], ...] = (
     merge_projections,
     fuse_norm_residuals,
     fold_padding,
+    spell_padding,
     fold_batch_norms,
     find_depthwise,
     fuse_residuals,

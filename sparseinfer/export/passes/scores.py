@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +14,10 @@ from sparseinfer.export.masks import is_causal, narrowed
 from sparseinfer.export.passes.matching import Formula, number_of
 
 __all__ = ["find_attention"]
+
+
+MOST_MASK = 2**26
+"""Elements of a mask that is told for all scores."""
 
 
 @dataclass
@@ -151,7 +156,7 @@ def _scores(value: Value, formula: Formula) -> _Scores | None:
 
 def _reshaped(scores: _Scores, before: tuple[int, ...], after: tuple[int, ...]) -> _Scores | None:
     """The masks of other scores than those that are read: constants are told for these."""
-    if any(mask.constant is None for mask in scores.masks):
+    if any(mask.constant is None for mask in scores.masks) or math.prod(after) > MOST_MASK:
         return None
     for index, mask in enumerate(scores.masks):
         assert mask.constant is not None
