@@ -31,3 +31,21 @@ hypothesis.settings.load_profile("sparseinfer")
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test that is `sampled(n)`, n cases spread over all of them are quick, the rest slow."""
+    cases: dict[tuple[str, str], list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled") and not item.get_closest_marker("slow"):
+            name = getattr(item, "originalname", item.name)
+            cases.setdefault((item.path.name, name), []).append(item)
+    for all_cases in cases.values():
+        marker = all_cases[0].get_closest_marker("sampled")
+        assert marker is not None
+        (count,) = marker.args
+        # One more each time, so that they differ in every parameter.
+        quick = {(i * len(all_cases) // count + i) % len(all_cases) for i in range(count)}
+        for i, item in enumerate(all_cases):
+            if i not in quick:
+                item.add_marker(pytest.mark.slow)

@@ -69,6 +69,7 @@ BINARY: dict[str, Forward] = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", BINARY)
 def test_binary(name: str) -> None:
     check(Of(BINARY[name]), torch.randn(IMAGE))
@@ -106,6 +107,7 @@ UNARY: dict[str, Forward] = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", UNARY)
 @pytest.mark.parametrize("shape", [(3, 37), IMAGE])
 def test_unary(name: str, shape: tuple[int, ...]) -> None:
@@ -125,11 +127,13 @@ SLICES: dict[str, Forward] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", SLICES)
 def test_slices(name: str) -> None:
     check(Of(SLICES[name]), torch.randn(IMAGE))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "bilinear aligned"])
 @pytest.mark.parametrize("to", [2, 0.5, 1.7, (14, 5), (1, 1), (7, 20)])
 def test_resize(mode: str, to: Any) -> None:
@@ -141,6 +145,7 @@ def test_resize(mode: str, to: Any) -> None:
     assert ops == ["resize"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("axes", [(0,), (1,), (3,), (0, 2), (1, 3), (1, 2, 3), (0, 1, 2, 3)])
 @pytest.mark.parametrize("keepdim", [False, True])
 def test_reduce(axes: tuple[int, ...], keepdim: bool) -> None:

@@ -51,6 +51,7 @@ MODELS = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "own"), [*((name, 1) for name in MODELS), ("mlp", 4), ("network", 4)]
 )
@@ -151,6 +152,7 @@ class Calls(nn.Module):
         return self.fn(self, x)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("fn", "told"),
     [

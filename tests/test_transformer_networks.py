@@ -126,6 +126,7 @@ def t5() -> Made:
 MODELS = [bert, minilm, distilbert, classifier, vit, gpt2, t5]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("norm_first", [True, False])
 @pytest.mark.parametrize("batch", [1, 3])
