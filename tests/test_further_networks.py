@@ -10,7 +10,7 @@ import pytest
 import torch
 from elsewhere import check_elsewhere
 from marks import some_slow
-from test_transformer_networks import Made, close, ops, pruned, tokens, vit
+from test_transformer_networks import Arithmetic, Made, close, ops, pruned, tokens, vit
 from torch import Tensor, nn
 
 from sparseinfer.export.compile import compile
@@ -148,6 +148,14 @@ def test_transposed_convolutions_and_norms_of_groups() -> None:
     lines = nn.Sequential(nn.ConvTranspose1d(3, 4, 4, 2, 1), nn.AdaptiveAvgPool1d(3))
     x = torch.randn(2, 3, 9)
     assert close(compile(lines.eval(), x, baselines=()), lines, {"input": x})
+
+
+def test_queries_that_are_turned_before_the_batch() -> None:
+    model = Arithmetic(-10000.0).eval()
+    inputs = {"x": torch.randn(2, 5, 8), "mask": torch.tensor([[1, 1, 1, 0, 0], [1] * 5])}
+    engine = compile(model, inputs, baselines=(), dynamic="batch")
+    assert ops(engine).count("attention") == 1
+    assert close(engine, model, {key: torch.cat([x, x, x]) for key, x in inputs.items()})
 
 
 class Multiplies(nn.Module):

@@ -24,7 +24,8 @@ def exported(model: Any, inputs: Any, **options: Any) -> Any:
 @pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_model_is_exported_saved_and_loaded(dynamic: bool, tmp_path: Path) -> None:
     model, inputs = bert()
-    found = exported(model, inputs, dynamic=dynamic, golden=True, threads=1)
+    example = {name: x[:1] for name, x in inputs.items()} if dynamic else inputs
+    found = exported(model, example, dynamic=dynamic, golden=True, threads=1)
     assert isinstance(found.program, sparseinfer.Engine) and found.program.threads == 1
     assert found.program.selftest() <= 1
     found.save_pretrained(tmp_path)

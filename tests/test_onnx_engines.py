@@ -11,7 +11,9 @@ import torch
 from marks import some_slow
 from networks import SMALL
 from onnx_models import onnx_model, quick
+from test_further_networks import Pools
 from test_onnx_networks import NETWORKS
+from test_transformer_networks import tokens
 from torch import Tensor, nn
 
 from sparseinfer.export.engine import load_engine
@@ -101,6 +103,16 @@ def test_nodes_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(OPERATORS, "MaxPool", wrong)
     first = quick(path, check=False).compare(path, {"x": x}).first
     assert first is not None and first.op == "average_pool" and "MaxPool" in first.name
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_masks_are_numbers_where_a_model_reads_them_so(tmp_path: Path) -> None:
+    model, inputs = Pools().eval(), tokens()
+    path = exported(model, inputs, tmp_path / "m.onnx")
+    engine = quick(path, inputs, dynamic="batch")
+    other = {name: torch.cat([x, x.flip(0), x]) for name, x in inputs.items()}
+    with torch.no_grad():
+        assert torch.allclose(engine(**other), model(*other.values()), atol=1e-6)
 
 
 def test_integers_that_are_no_masks_and_no_ids() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
-from sparseinfer.export.batch_constants import tell_once
+from sparseinfer.export.any_batch import allow_any_batch
 from sparseinfer.export.graph import Graph, Value
 from sparseinfer.export.signature import Signature
 
@@ -132,10 +132,10 @@ def mark_batch(
         return []
     own, most = marked[0].shape[0], min(batched.values())
     batches = sorted({1, min(own + 1, most)} - {own})
-    tell_once(graph)
+    allow_any_batch(graph)
     for batch in batches:
         other = _graph_at(graph_at, batch)
-        tell_once(other)
+        allow_any_batch(other)
         check_batches(graph, other, marked, batch)
     for value in marked:
         value.most_batch = most

@@ -72,12 +72,12 @@ class EngineExporter(HfExporter):
         self, model: Any, sample_inputs: MutableMapping[str, Any], config: ExportConfigMixin
     ) -> tuple[Engine, ExportMetadata]:
         assert isinstance(config, EngineConfig)  # as the caller has checked
-        tensors = [name for name, x in sample_inputs.items() if isinstance(x, torch.Tensor)]
-        shapes = None
+        shapes: dict[str, Any] | None = None
         if config.dynamic:
+            sample_inputs = {name: _several(x) for name, x in sample_inputs.items()}
             shapes = {
-                name: {0: torch.export.Dim.AUTO} if name in tensors else None
-                for name in sample_inputs
+                name: {0: torch.export.Dim.AUTO} if isinstance(x, torch.Tensor) else None
+                for name, x in sample_inputs.items()
             }
         plain = DynamoConfig(dynamic_shapes=shapes)
         program, metadata = DynamoExporter().export_program(model, sample_inputs, plain)
@@ -96,6 +96,11 @@ class EngineExporter(HfExporter):
     @classmethod
     def load_program(cls, path: str | Path) -> Engine:
         return load_engine(path)
+
+
+def _several(x: Any) -> Any:
+    """A batch of more than one sample, of which torch.export takes no size for a constant."""
+    return torch.cat([x, x]) if isinstance(x, torch.Tensor) and len(x) == 1 else x
 
 
 class EngineRunner(ModelRunner):

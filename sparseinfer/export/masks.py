@@ -71,6 +71,10 @@ class Choice:
     exact: bool = False
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.if_zero.shape)
+
+    @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.index, self.if_zero, self.otherwise
 
@@ -223,7 +227,7 @@ def materialised(call: Call, mask: Choice, narrow: bool = False) -> Value:
     """
     if mask.if_zero.dtype != torch.float32:
         raise Refusal(f"it reads a mask of {mask.if_zero.dtype}, and float32 is taken")
-    shape = tuple(mask.if_zero.shape)
+    shape = mask.shape
     if torch.equal(mask.if_zero, mask.otherwise):
         return Value(f"{call.name} mask", shape, mask.if_zero.contiguous())
     index, if_zero, otherwise = (narrowed(part, len(shape)) for part in mask.tensors)

@@ -148,8 +148,8 @@ def _makes_constants(node: Any, inputs: Sequence[Any]) -> bool:
 
 
 def _check_shape(found: Any, shape: tuple[int, ...]) -> None:
-    own = found.if_zero.shape if isinstance(found, Choice) else getattr(found, "shape", shape)
-    if tuple(own) != shape:
+    own = getattr(found, "shape", shape)
+    if own != shape:
         raise Refusal(f"it gives {list(own)}, and the model has {list(shape)} there")
 
 

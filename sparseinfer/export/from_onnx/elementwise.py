@@ -37,7 +37,7 @@ HIGHEST = torch.finfo(torch.float32).max
 
 
 def _unary(target: Any) -> Converter:
-    return lambda call: call.aten(target, call.value(0))
+    return lambda call: call.aten(target, call.floats(0))
 
 
 def _binary(target: Any) -> Converter:
@@ -88,10 +88,10 @@ def _clip(call: Call) -> Any:
     low = float(call.number(1, -math.inf))
     high = float(call.number(2, math.inf))
     if low <= -HIGHEST and high >= HIGHEST:
-        return call.value(0)
+        return call.floats(0)
     high = math.inf if high >= HIGHEST else high
     low = -math.inf if low <= -HIGHEST else low
-    return call.aten(aten.clamp.default, call.value(0), low, high)
+    return call.aten(aten.clamp.default, call.floats(0), low, high)
 
 
 @converts("HardSigmoid")

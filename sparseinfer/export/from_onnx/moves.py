@@ -35,7 +35,7 @@ def _reshape(call: Call) -> Any:
 @converts("Transpose")
 def _transpose(call: Call) -> Any:
     x = call.part(0)
-    rank = len(x.if_zero.shape if isinstance(x, Choice) else x.shape)
+    rank = len(x.shape)
     order = list(call.attribute("perm", range(rank)[::-1]))
     if sorted(order) != list(range(rank)):
         raise Refusal(f"its order of axes is {order}")

@@ -34,7 +34,7 @@ def _instance_norm(call: Call) -> Any:
 
 @converts("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2")
 def _reduce(call: Call) -> Any:
-    x, kind = call.value(0), call.node.op_type
+    x, kind = call.floats(0), call.node.op_type
     axes = call.axes(1, since=13 if kind == "ReduceSum" else 18)
     keep = bool(call.attribute("keepdims", 1))
     if not axes and call.attribute("noop_with_empty_axes", 0):

@@ -19,10 +19,6 @@ MOST_PARTS = 256
 """That a tensor is cut in to put them in another order."""
 
 
-def _rank(x: Value | Choice) -> int:
-    return len(x.if_zero.shape if isinstance(x, Choice) else x.shape)
-
-
 @converts("Slice")
 def _slice(call: Call) -> Any:
     x = call.part(0)
@@ -39,9 +35,9 @@ def _slice(call: Call) -> Any:
 @converts("Split")
 def _split(call: Call) -> Any:
     x = call.part(0)
-    axis, size = call.attribute("axis", 0) % _rank(x), 0
+    axis, size = call.attribute("axis", 0) % len(x.shape), 0
     sizes = call.numbers(1) if call.opset >= 13 else call.attribute("split", None)
-    whole = (x.if_zero.shape if isinstance(x, Choice) else x.shape)[axis]
+    whole = x.shape[axis]
     if sizes is None:
         count = len(call.node.outputs)
         size = -(-whole // count)
@@ -56,12 +52,12 @@ def _split(call: Call) -> Any:
 @converts("Gather")
 def _gather(call: Call) -> Any:
     x, index = call.part(0), call.part(1)
-    axis = call.attribute("axis", 0) % max(1, _rank(x))
+    axis = call.attribute("axis", 0) % max(1, len(x.shape))
     if isinstance(index, Choice) or index.constant is None:
         if axis != 0 or not isinstance(x, Value) or x.constant is None or len(x.shape) != 2:
             raise Refusal("its indices are computed, and rows of a table are taken by such")
         return call.aten(aten.embedding.default, x, index)
-    size = (x.if_zero.shape if isinstance(x, Choice) else x.shape)[axis]
+    size = x.shape[axis]
     places = index.constant.long()
     places = torch.where(places < 0, places + size, places)
     if isinstance(x, Choice) or x.constant is not None:

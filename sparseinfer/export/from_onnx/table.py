@@ -93,6 +93,11 @@ class Call:
         found = self.optional(index)
         return found if isinstance(found, Choice) else self.passed(index)
 
+    def floats(self, index: int) -> Value | Choice:
+        """A tensor of float32, or a mask that is read as one."""
+        found = self.optional(index)
+        return found if isinstance(found, Choice) else self.value(index)
+
     def computed(self, index: int) -> Value:
         """A tensor of float32 that is not constant."""
         found = self.value(index)

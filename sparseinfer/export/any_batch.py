@@ -1,8 +1,10 @@
-"""Constants that a model repeats for each sample of a batch, told once, so that any batch may be.
+"""What ties a model to one batch, done so that any may be: in dimension 0, and told once.
 
 Exporters expand a class token, or the embeddings of positions, to the batch of the example. Where
 an operator broadcasts, one sample of such a constant is enough. A concatenation broadcasts nothing:
 there it is made of another operand, every element of which is clamped to the constant's.
+
+Models turn queries, keys and values before the batch to take one of the three: it is taken before.
 """
 
 from __future__ import annotations
@@ -10,8 +12,59 @@ from __future__ import annotations
 import torch
 
 from sparseinfer.export.graph import Graph, Node, Value
+from sparseinfer.export.passes.dead_code import remove_dead_code
 
-__all__ = ["tell_once"]
+__all__ = ["allow_any_batch", "select_before", "tell_once"]
+
+
+def allow_any_batch(graph: Graph) -> None:
+    """Both of what follows, and dead code goes."""
+    select_before(graph)
+    tell_once(graph)
+    remove_dead_code(graph)
+
+
+def select_before(graph: Graph) -> None:
+    """Let one entry along an axis be taken before the axes are permuted, not after.
+
+    Example:
+        >>> x, turned = Value("x", (2, 5, 3)), Value("turned", (3, 2, 5))
+        >>> part, y = Value("part", (1, 2, 5)), Value("y", (2, 5))
+        >>> graph = Graph([x], [
+        ...     Node("permute", "", [x], turned, {"axes": [2, 0, 1]}),
+        ...     Node("slice", "", [turned], part, {"axis": 0, "start": 1, "step": 1}),
+        ...     Node("reshape", "", [part], y),
+        ... ], [y])
+        >>> select_before(graph)
+        >>> [(node.op, node.output.shape) for node in graph.nodes[2:]]
+        [('slice', (2, 5, 1)), ('reshape', (2, 5)), ('permute', (2, 5))]
+    """
+    producers = graph.producers()
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        nodes += _selected(node, producers) if node.op == "reshape" else [node]
+    graph.nodes = nodes
+
+
+def _selected(node: Node, producers: dict[Value, Node]) -> list[Node]:
+    part = None if node.inputs[0] is None else producers.get(node.inputs[0])
+    turn = None if part is None or part.inputs[0] is None else producers.get(part.inputs[0])
+    if part is None or turn is None or part.op != "slice" or turn.op != "permute":
+        return [node]
+    axis, shape = part.attributes["axis"], part.output.shape
+    x, axes = turn.inputs[0], turn.attributes["axes"]
+    if x is None or shape[axis] != 1 or node.output.shape != (*shape[:axis], *shape[axis + 1 :]):
+        return [node]
+    own = axes[axis]
+    name = node.output.name
+    entry = Value(f"{name} entry", (*x.shape[:own], 1, *x.shape[own + 1 :]))
+    whole = Value(f"{name} before", (*x.shape[:own], *x.shape[own + 1 :]))
+    left = [at - (at > own) for at in axes if at != own]
+    return [
+        Node("slice", part.name, [x], entry, {**part.attributes, "axis": own}),
+        Node("reshape", node.name, [entry], whole),
+        Node("permute", turn.name, [whole], node.output, {"axes": left}),
+    ]
 
 
 def tell_once(graph: Graph) -> None:
