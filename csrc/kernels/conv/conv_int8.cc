@@ -143,7 +143,9 @@ struct ConvInt8 {
       if (source.order() == nullptr) return piece(int64_t{0}, element_of(row0), rows);
       for (int64_t m = 0; m < rows; ++m) piece(m, element_of(row0 + m), int64_t{1});
     };
-    const int64_t batch = isa().tuning.tile.batch_rows, step = source.units_for_rows(batch);
+    // As many rows as the scratch holds; all of them where nothing passes through it.
+    const int64_t batch = isa().tuning.tile.batch_rows * 4;
+    const int64_t step = direct && is_clamp(args.activation) ? last - first : source.units_for_rows(batch);
     float* scratch = nullptr;
     SI_TRY(thread_scratch(Scratch::kOutput, 3 * batch * width, &scratch));
     auto* const packed = reinterpret_cast<uint8_t*>(scratch + batch * width);
