@@ -59,6 +59,9 @@ struct ConvTuning {
   int64_t most_apart = 3, apart_garbage = 7;
   // A copied element costs about as much as so many multiply-adds of a vector's element.
   double copy_cost = 4.0;
+  // Of int8 weights: what a unit costs more, less so much for each of its quads, where it reads x as it stands and not
+  // from rows copied for a tile, on lines of a cache; and what copying a row costs.
+  double apart_unit = 3.0, apart_quad = 0.5, copied_row = 1.25;
   // Output rows that a strip has at least, in rows that it shares with its neighbours.
   int64_t strip_halos = 4;
 };

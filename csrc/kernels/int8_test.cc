@@ -352,6 +352,19 @@ void run_convs(size_t row, const si_row_info& info) {
   add([](Case& c) { c.bias = false, c.activation = SI_ACT_NONE; });
   add([](Case& c) { c.activation = SI_ACT_GELU; });
   add([](Case& c) { c.activation = SI_ACT_RELU6; });
+  // Few rows, which read the image as it stands, and many, for which tiles are packed: images of every remainder of a
+  // tile, of one row, and with rows as long as those of the output and not.
+  for (int64_t M : {5, 22}) {
+    for (int64_t w : {7, 8, 16, 33})
+      for (int64_t stride : {1, 2})
+        for (int64_t padding : {0, 1}) add([&](Case& c) { c.M = M, c.w = w, c.stride = stride, c.padding = padding; });
+    add([&](Case& c) { c.M = M, c.h = 1, c.w = 70, c.threads = 2; });
+    add([&](Case& c) { c.M = M, c.h = 3, c.w = 130, c.padding = 0, c.stride = 2; });
+    add([&](Case& c) { c.M = M, c.h = 8, c.w = 8, c.C = 7, c.kernel = 1, c.padding = 0, c.N = 3; });
+    add([&](Case& c) { c.M = M, c.h = 9, c.w = 15, c.C = 7, c.kernel = 1, c.padding = 0, c.threads = 2; });
+    add([&](Case& c) { c.M = 3 * M, c.h = 8, c.w = 24, c.groups = 3, c.kernel = 1, c.padding = 0, c.N = 1; });
+    add([&](Case& c) { c.M = 3 * M, c.h = 12, c.w = 12, c.groups = 3, c.N = 1, c.threads = 3; });
+  }
   for (Added residual : {kFloats, kBytes}) {
     add([&](Case& c) { c.residual = residual; });
     add([&](Case& c) { c.residual = residual, c.activation = SI_ACT_NONE, c.bias = false, c.stride = 2; });

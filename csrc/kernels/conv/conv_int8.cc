@@ -19,16 +19,29 @@ struct Band {
   void* y;
   int64_t first;  // element of all of y of the image
   int64_t first_row, rows, columns;
-  int64_t line;             // columns of its tiles from row to row; more than `columns` where it is one tile alone
   int64_t most_width;       // of its tiles
   const ByteImage* padded;  // null where x is read as it stands
   const uint8_t* bytes;
-  const int32_t* taps;
+  const int32_t* taps;  // where x is read by offsets; else null
 
-  int64_t pixels() const { return (rows - 1) * line + columns; }
+  int64_t pixels() const { return rows * columns; }
   int64_t tiles() const { return (pixels() + most_width - 1) / most_width; }
   int64_t tile_pixels(int64_t tile) const { return std::min(most_width, pixels() - tile * most_width); }
 };
+
+// The x of one group of a tile: packed, or as it stands, where its taps are.
+struct TileBytes {
+  const uint8_t* x;
+  const int32_t* taps;
+};
+
+// Whether tiles read x as it stands sooner than rows of its own are copied for each.
+bool reads_in_place(const ConvTuning& tuning, const PanelView& view) {
+  if (view.g != 1) return false;
+  const double units = static_cast<double>(view.columns) / 4, quads = static_cast<double>(view.values);
+  const auto rows = static_cast<double>(view.shape.K() * view.shape.groups);
+  return tuning.apart_unit * units - tuning.apart_quad * quads < tuning.copied_row * rows;
+}
 
 struct ConvInt8 {
   const TileSource& source;
@@ -37,6 +50,7 @@ struct ConvInt8 {
   const ConvGeometry geometry;
   const ToByte x_rule;
   const Residual residual;
+  const bool in_place;
 
   const TileKernels& isa() const { return source.isa(); }
   const ByteKernels& kernels() const { return *isa().bytes; }
@@ -50,6 +64,24 @@ struct ConvInt8 {
   bool byte_tiles() const { return bytes_out() && is_clamp(args.activation); }
   // Rows of bytes of a packed tile of one group.
   int64_t packed_rows() const { return source.g() == 1 ? K() : (K() + 3) / 4 * 4; }
+
+  // The x of one group of a tile as it stands; null where it has to be packed. The padded image has room for what a
+  // tile reads past it.
+  TileBytes standing(const Band& band, int64_t tile, int64_t group) const {
+    const int64_t valid = band.tile_pixels(tile), first = tile * band.most_width;
+    if (!in_place || band.taps == nullptr) return {nullptr, nullptr};
+    if (band.padded != nullptr) return {band.bytes + group * band.padded->group_stride() + first, band.taps};
+    if (valid != kDwordWidths[dword_width_index(valid)]) return {nullptr, nullptr};
+    return {static_cast<const uint8_t*>(band.x) + group * geometry.group_channels * area() + first, band.taps};
+  }
+
+  // The same, packed to `room` where it has to be.
+  TileBytes bring(const Band& band, int64_t tile, int64_t group, uint8_t* room) const {
+    const TileBytes there = standing(band, tile, group);
+    if (there.x != nullptr) return there;
+    pack(band, tile, group, room);
+    return {room, nullptr};
+  }
 
   // The x of one group of a tile.
   void pack(const Band& band, int64_t tile, int64_t group, uint8_t* to) const {
@@ -65,17 +97,9 @@ struct ConvInt8 {
       pack_plainly(band, first, valid, width, group, to);
       return;
     }
-    ByteRun runs[kMostDwordWidth];
-    int64_t count = 0;
-    if (band.line == band.padded->pitch()) runs[count++] = {0, valid, first};
-    for (int64_t n = count == 0 ? 0 : valid; n < valid;) {
-      const int64_t row = (first + n) / band.line, column = (first + n) % band.line;
-      const int64_t length = std::min(band.line - column, valid - n);
-      runs[count++] = {n, length, row * band.padded->pitch() + column};
-      n += length;
-    }
-    kernels().copy(
-        {band.bytes + group * band.padded->group_stride(), band.taps, K(), runs, count, width, source.g(), to});
+    const ByteRun run{0, valid, first};
+    const uint8_t* const image = band.bytes + group * band.padded->group_stride();
+    kernels().copy({image, band.taps, K(), &run, 1, width, source.g(), to});
   }
 
   // Pixel by pixel, where taps lie so far apart that no padded image holds them.
@@ -99,8 +123,8 @@ struct ConvInt8 {
     }
   }
 
-  // Units [first, last), all of one group, by a packed tile.
-  si_status run_tile(const Band& band, int64_t tile, int64_t first, int64_t last, const uint8_t* x) const {
+  // Units [first, last), all of one group, by a tile.
+  si_status run_tile(const Band& band, int64_t tile, int64_t first, int64_t last, const TileBytes& bytes) const {
     const int64_t valid = band.tile_pixels(tile), width = kDwordWidths[dword_width_index(valid)];
     const int64_t pixel = band.first_row * geometry.ow + tile * band.most_width, size = element_bytes(args.y_type);
     const auto element_of = [&](int64_t position) {
@@ -109,23 +133,19 @@ struct ConvInt8 {
     };
     const auto y_of = [&](int64_t position) { return static_cast<uint8_t*>(band.y) + element_of(position) * size; };
     ByteJob job{};
-    job.x = x;
+    job.x = bytes.x;
+    job.taps = bytes.taps;
     job.out = byte_output(*args.quantization, args.activation, args.y_type, bias);
-    const bool whole = source.order() == nullptr && valid == width && band.line == band.columns;
+    const bool whole = source.order() == nullptr && valid == width;
     const bool direct = whole && byte_tiles() == bytes_out();
-    // Calls piece(at, pitch, in_y, y_pitch, lines, columns) for what lies alike in rows of a tile, from element `at`
-    // on, and in those of y: all rows from position row0 on where they follow one another in both.
-    const bool spread = band.line != band.columns;
+    // Calls piece(row, element of y, rows) for rows of a tile that follow one another in y too.
     const auto each_piece = [&](int64_t row0, int64_t rows, const auto& piece) {
-      if (source.order() == nullptr && !spread) return piece(0, width, element_of(row0), pixels(), rows, valid);
-      for (int64_t m = 0; m < rows; ++m) {
-        if (spread)
-          piece(m * width, band.line, element_of(row0 + m), band.columns, band.rows, band.columns);
-        else
-          piece(m * width, width, element_of(row0 + m), valid, int64_t{1}, valid);
-      }
+      if (source.order() == nullptr) return piece(int64_t{0}, element_of(row0), rows);
+      for (int64_t m = 0; m < rows; ++m) piece(m, element_of(row0 + m), int64_t{1});
     };
-    const int64_t batch = isa().tuning.tile.batch_rows, step = source.units_for_rows(batch);
+    // As many rows as the scratch holds; all of them where nothing passes through it.
+    const int64_t batch = isa().tuning.tile.batch_rows * 4;
+    const int64_t step = direct && is_clamp(args.activation) ? last - first : source.units_for_rows(batch);
     float* scratch = nullptr;
     SI_TRY(thread_scratch(Scratch::kOutput, 3 * batch * width, &scratch));
     auto* const packed = reinterpret_cast<uint8_t*>(scratch + batch * width);
@@ -142,12 +162,11 @@ struct ConvInt8 {
       if (residual.any() && whole) {
         residual.give(&job.out, residual.at(band.first + element_of(job.out.row0)), pixels());
       } else if (residual.any()) {
-        each_piece(job.out.row0, rows,
-                   [&](int64_t at, int64_t pitch, int64_t in_y, int64_t y_pitch, int64_t lines, int64_t columns) {
-                     const int64_t each = residual.element_bytes();
-                     kernels().copy_rows({residual.at(band.first + in_y), y_pitch * each, added + at * each,
-                                          pitch * each, lines, columns * each, 1});
-                   });
+        each_piece(job.out.row0, rows, [&](int64_t row, int64_t in_y, int64_t count) {
+          const int64_t each = residual.element_bytes();
+          kernels().copy_rows({residual.at(band.first + in_y), pixels() * each, added + row * width * each,
+                               width * each, count, valid * each, 1});
+        });
         residual.give(&job.out, added, width);
       }
       kernels().tile[dword_width_index(width)](source.weights(), job);
@@ -157,24 +176,21 @@ struct ConvInt8 {
       }
       if (direct) continue;
       const auto* const from = bytes_out() ? packed : reinterpret_cast<const uint8_t*>(scratch);
-      each_piece(job.out.row0, rows,
-                 [&](int64_t at, int64_t pitch, int64_t in_y, int64_t y_pitch, int64_t lines, int64_t columns) {
-                   kernels().copy_rows({from + at * size, pitch * size, static_cast<uint8_t*>(band.y) + in_y * size,
-                                        y_pitch * size, lines, columns * size, 1});
-                 });
+      each_piece(job.out.row0, rows, [&](int64_t row, int64_t in_y, int64_t count) {
+        kernels().copy_rows({from + row * width * size, width * size, static_cast<uint8_t*>(band.y) + in_y * size,
+                             pixels() * size, count, valid * size, 1});
+      });
     }
     return SI_OK;
   }
 
-  // Units [first, last) by a tile, group by group; x_of_group gives a group's packed x.
+  // Units [first, last) by a tile, group by group; x_of_group gives a group's x.
   template <class XOfGroup>
   si_status run_units(const Band& band, int64_t tile, int64_t first, int64_t last, const XOfGroup& x_of_group) const {
     const int64_t per_group = source.units_per_group();
     for (int64_t unit = first; unit < last;) {
       const int64_t group = unit / per_group, end = std::min(last, (group + 1) * per_group);
-      const uint8_t* x = nullptr;
-      SI_TRY(x_of_group(group, &x));
-      SI_TRY(run_tile(band, tile, unit, end, x));
+      SI_TRY(run_tile(band, tile, unit, end, x_of_group(group)));
       unit = end;
     }
     return SI_OK;
@@ -185,11 +201,7 @@ struct ConvInt8 {
     return parallel_for(threads, band.tiles(), [&](int64_t tile) -> si_status {
       uint8_t* x = nullptr;
       SI_TRY(thread_scratch(Scratch::kTile, (packed_rows() + 4) * band.most_width, &x));
-      return run_units(band, tile, 0, source.units(), [&](int64_t group, const uint8_t** out) {
-        pack(band, tile, group, x);
-        *out = x;
-        return SI_OK;
-      });
+      return run_units(band, tile, 0, source.units(), [&](int64_t group) { return bring(band, tile, group, x); });
     });
   }
 
@@ -201,15 +213,15 @@ struct ConvInt8 {
     const auto of = [&](int64_t tile, int64_t group) { return x + room * (tile * groups() + group); };
     SI_TRY(parallel_for(threads, band.tiles() * groups(), [&](int64_t item) {
       const int64_t tile = item / groups(), group = item % groups();
-      pack(band, tile, group, of(tile, group));
+      bring(band, tile, group, of(tile, group));
     }));
     return parallel_for(threads, band.tiles() * threads, [&](int64_t item) -> si_status {
       const int64_t tile = item / threads, part = item % threads;
       const int64_t first = source.split(0, source.units(), part, threads);
       const int64_t last = source.split(0, source.units(), part + 1, threads);
-      return run_units(band, tile, first, last, [&](int64_t group, const uint8_t** out) {
-        *out = of(tile, group);
-        return SI_OK;
+      return run_units(band, tile, first, last, [&](int64_t group) {
+        const TileBytes there = standing(band, tile, group);
+        return there.x != nullptr ? there : TileBytes{of(tile, group), nullptr};
       });
     });
   }
@@ -222,11 +234,7 @@ struct ConvInt8 {
       uint8_t* x = nullptr;
       SI_TRY(thread_scratch(Scratch::kTile, (packed_rows() + 4) * band.most_width, &x));
       for (int64_t tile = 0; tile < band.tiles(); ++tile)
-        SI_TRY(run_units(band, tile, first, last, [&](int64_t group, const uint8_t** out) {
-          pack(band, tile, group, x);
-          *out = x;
-          return SI_OK;
-        }));
+        SI_TRY(run_units(band, tile, first, last, [&](int64_t group) { return bring(band, tile, group, x); }));
       return SI_OK;
     });
   }
@@ -248,24 +256,21 @@ struct ConvInt8 {
     });
   }
 
-  // Where lines as long as those of the padded image take no wider a tile than the pixels alone, a tap is one piece.
-  int64_t line_of(const Band& band) const {
-    Band spread = band;
-    spread.line = band.padded->pitch();
-    const bool as_wide = spread.pixels() <= band.most_width &&
-                         dword_width_index(spread.pixels()) == dword_width_index(band.rows * band.columns);
-    return as_wide ? spread.line : band.columns;
-  }
-
   si_status run_image(int64_t image, int threads) const {
     Band band{};
     band.x = static_cast<const uint8_t*>(args.x) + image * geometry.channels * area() * element_bytes(args.x_type);
     band.first = image * M() * pixels();
     band.y = static_cast<uint8_t*>(args.y) + band.first * element_bytes(args.y_type);
-    band.columns = band.line = geometry.ow;
+    band.columns = geometry.ow;
     band.most_width = kernels().most_width;
     if (is_pointwise(geometry, args)) {
       band.rows = geometry.oh;
+      if (in_place && args.x_type == SI_U8 && K() * area() <= ByteImage::kMost) {
+        int32_t* taps = nullptr;
+        SI_TRY(thread_scratch(Scratch::kTaps, K(), &taps));
+        for (int64_t k = 0; k < K(); ++k) taps[k] = static_cast<int32_t>(k * area());
+        band.taps = taps;
+      }
       return run_band(band, threads);
     }
     int64_t rows = geometry.oh;
@@ -274,7 +279,7 @@ struct ConvInt8 {
       band.rows = std::min(rows, geometry.oh - band.first_row);
       const ByteImage padded(geometry, args, band.first_row, band.rows);
       band.padded = nullptr;
-      band.line = band.columns;
+      band.taps = nullptr;
       if (padded.bytes() <= ByteImage::kMost) {
         uint8_t* bytes = nullptr;
         int32_t* taps = nullptr;
@@ -283,7 +288,6 @@ struct ConvInt8 {
         padded.taps(taps);
         SI_TRY(fill(padded, band.x, bytes, threads));
         band.padded = &padded;
-        band.line = line_of(band);
         band.bytes = bytes;
         band.taps = taps;
       }
@@ -315,7 +319,14 @@ si_status conv_int8(const TileKernels& isa, const si_weights& weights, const si_
   const int64_t per_pixel = weights.nnz / 4 + weights.shape.M() + geometry.channels;
   const int threads =
       useful_threads(isa.tuning.threads, args.threads, per_pixel * args.batch * geometry.oh * geometry.ow);
-  return ConvInt8{source, args, bias, geometry, x_to_byte(*args.quantization, 0), residual_of(args)}.run(threads);
+  return ConvInt8{source,
+                  args,
+                  bias,
+                  geometry,
+                  x_to_byte(*args.quantization, 0),
+                  residual_of(args),
+                  reads_in_place(isa.tuning.conv, weights.panel)}
+      .run(threads);
 }
 
 }  // namespace si

@@ -1,7 +1,8 @@
 // The inner kernels of int8 weights and bytes of x, as a table that the drivers call.
 //
 // A tile is a range of panels by 16, 32 or 64 columns (tokens or pixels). Its x is packed: at g = 1 [K][width] bytes,
-// at g = 4 [ceil(K / 4)][width][4], so that an index of the weight names one row of bytes.
+// at g = 4 [ceil(K / 4)][width][4], so that an index of the weight names one row of bytes. Or, at g = 1, it is read
+// where it stands, row k from an offset of its own on.
 #pragma once
 
 #include "formats/formats.h"
@@ -64,6 +65,7 @@ struct ByteOutput {
 
 struct ByteJob {
   const uint8_t* x;     // as packed
+  const int32_t* taps;  // or, where not null, row k at x + taps[k], as wide as the tile
   int64_t first, last;  // panels
   ByteOutput out;
 };

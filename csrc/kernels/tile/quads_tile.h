@@ -32,6 +32,13 @@ struct PackedMap {
   SI_INLINE const uint8_t* operator()(uint16_t i) const { return base + int64_t{i} * kBytes; }
 };
 
+// Rows of an image that is read as it stands.
+struct ByteTaps {
+  const uint8_t* base;
+  const int32_t* taps;
+  SI_INLINE const uint8_t* operator()(uint16_t i) const { return base + taps[i]; }
+};
+
 template <class V>
 struct Quartets {
   static constexpr int kVectors = 4, kIndices = 4, kSets = 1, kRowBytes = V::kBytes;
@@ -241,9 +248,10 @@ SI_INLINE void quads_store(typename V::Int (&sum)[Load::kVectors], const PanelVi
   }
 }
 
-// kBlocks blocks of columns, as many as Load has vectors for, one after the other in each panel.
-template <class V, class Load, int kBlocks>
-void quads_tile_load(const PanelView& given_view, const ByteJob& given_job) {
+// kBlocks blocks of columns, as many as Load has vectors for, one after the other in each panel. map_of gives the rows
+// from a column on.
+template <class V, class Load, int kBlocks, class MapOf>
+void quads_tile_load(const PanelView& given_view, const ByteJob& given_job, const MapOf& map_of) {
   constexpr int NV = Load::kVectors;
   // Copies: a store of bytes may change whatever else is in memory, so that it would be read again.
   const PanelView view = given_view;
@@ -255,7 +263,7 @@ void quads_tile_load(const PanelView& given_view, const ByteJob& given_job) {
     const int rows = entry.rows;
     const int64_t row = view.row_of(panel);
     for (int block = 0; block < kBlocks; ++block) {
-      const PackedMap<Load::kRowBytes * kBlocks> map{job.x + block * Load::kRowBytes};
+      const auto map = map_of(job.x + block * Load::kRowBytes);
       QuadSums<V, Load> sums;
       SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
         const auto start = V::broadcast_int(r < rows ? first_sum(view.row_sum[row + r], zero_point) : 0);
@@ -289,10 +297,16 @@ void quads_tile_load(const PanelView& given_view, const ByteJob& given_job) {
 // VOne, VFour: the vectors and the loads of a block at g = 1 and at g = 4.
 template <class VOne, class LoadOne, class VFour, class LoadFour, int kBlocks = 1>
 void quads_tile(const si_weights& weights, const ByteJob& job) {
-  if (weights.panel.g == 1)
-    quads_tile_load<VOne, LoadOne, kBlocks>(weights.panel, job);
-  else
-    quads_tile_load<VFour, LoadFour, kBlocks>(weights.panel, job);
+  if (weights.panel.g == 4) {
+    using Map = PackedMap<LoadFour::kRowBytes * kBlocks>;
+    quads_tile_load<VFour, LoadFour, kBlocks>(weights.panel, job, [](const uint8_t* x) { return Map{x}; });
+  } else if (job.taps != nullptr) {
+    const int32_t* const taps = job.taps;
+    quads_tile_load<VOne, LoadOne, kBlocks>(weights.panel, job, [=](const uint8_t* x) { return ByteTaps{x, taps}; });
+  } else {
+    using Map = PackedMap<LoadOne::kRowBytes * kBlocks>;
+    quads_tile_load<VOne, LoadOne, kBlocks>(weights.panel, job, [](const uint8_t* x) { return Map{x}; });
+  }
 }
 
 // ---- One token ----------------------------------------------------------------------------------------------------
