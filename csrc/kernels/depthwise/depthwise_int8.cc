@@ -53,12 +53,7 @@ ByteDepthwiseJob job_of(const DepthwiseInt8Args& args) {
 si_status depthwise_int8(const TileKernels* isa, const DepthwiseInt8Args& args) {
   const bool scalar = isa == nullptr || !has_depthwise_tiles(args);
   const ByteDepthwiseJob job = job_of(args);
-  const auto prepare = [&](ByteDepthwiseJob* own) -> si_status {
-    own->x_begin = args.x;
-    own->x_end = args.x + args.batch * args.channels * args.h * args.w;
-    return SI_OK;
-  };
-  return for_depthwise_channels(isa, args, job, prepare, [&](ByteDepthwiseJob* own, int64_t channel) {
+  return for_depthwise_channels(isa, args, job, [&](ByteDepthwiseJob* own, int64_t channel) {
     own->scales = args.scales + channel;
     scalar ? scalar_depthwise(args, *own) : isa->byte_network->depthwise(*own);
   });
