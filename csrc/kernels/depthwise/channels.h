@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "core/parallel.h"
-#include "core/scratch.h"
 #include "kernels/tile/tile.h"
 
 namespace si {
@@ -16,12 +15,11 @@ bool has_depthwise_tiles(const Args& args) {
          (stride == 1 || stride == 2);
 }
 
-// Calls `prepare(&own)` once for each of a few parts a thread, with the job as that part's own, and then
-// `run(&own, channel)` for channels that follow one another within one image, from `channel` on.
-template <class Args, class Job, class Prepare, class Run>
+// Calls `run(&own, channel)` for channels that follow one another within one image, from `channel` on: of a few parts a
+// thread, with the job as that part's own.
+template <class Args, class Job, class Run>
 [[nodiscard]] si_status for_depthwise_channels(const TileKernels* isa, const Args& args, const Job& job,
-                                               const Prepare& prepare, const Run& run) {
-  const ScratchUse use;
+                                               const Run& run) {
   const int64_t planes = args.batch * args.channels, image = args.h * args.w, pixels = args.oh * args.ow;
   const int64_t taps = args.kernel[0] * args.kernel[1];
   const int threads =
@@ -30,7 +28,8 @@ template <class Args, class Job, class Prepare, class Run>
   return parallel_for(threads, parts, [&](int64_t part) -> si_status {
     const int64_t first = planes * part / parts, last = planes * (part + 1) / parts;
     Job own = job;
-    SI_TRY(prepare(&own));
+    own.x_begin = args.x;
+    own.x_end = args.x + args.batch * args.channels * image;
     for (int64_t plane = first; plane < last; plane += own.channels) {
       const int64_t channel = plane % args.channels;
       own.channels = std::min(args.channels - channel, last - plane);

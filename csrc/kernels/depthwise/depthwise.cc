@@ -1,7 +1,5 @@
 #include "kernels/depthwise/depthwise.h"
 
-#include <algorithm>
-
 #include "kernels/depthwise/channels.h"
 #include "kernels/scalar/scalar.h"
 #include "kernels/source.h"
@@ -9,9 +7,6 @@
 namespace si {
 
 namespace {
-
-// Floats of a strip's padded rows: they and the output rows stay in the nearest cache.
-constexpr int64_t kStripFloats = 4096;
 
 // The executable specification.
 void scalar_depthwise(const DepthwiseArgs& args, const DepthwiseJob& job) {
@@ -43,9 +38,6 @@ DepthwiseJob job_of(const DepthwiseArgs& args) {
   job.left = args.padding[1];
   job.kernel = static_cast<int>(args.kernel[0]);
   job.stride = static_cast<int>(args.stride[0]);
-  job.pitch = std::max(job.left + job.w, (args.ow - 1) * args.stride[1] + args.kernel[1]);
-  job.strip_rows = std::clamp<int64_t>((kStripFloats / job.pitch - job.kernel) / job.stride + 1,
-                                       std::min<int64_t>(4, args.oh), args.oh);
   job.low = clamp.low;
   job.high = clamp.high;
   return job;
@@ -56,14 +48,7 @@ DepthwiseJob job_of(const DepthwiseArgs& args) {
 si_status depthwise(const TileKernels* isa, const DepthwiseArgs& args) {
   const bool scalar = !has_tiles(isa) || !has_depthwise_tiles(args);
   const DepthwiseJob job = job_of(args);
-  const auto prepare = [&](DepthwiseJob* own) -> si_status {
-    if (scalar) return SI_OK;
-    const int64_t floats = 2 * depthwise_strip_floats(job);
-    SI_TRY(thread_scratch(Scratch::kInput, floats, &own->strips));
-    std::fill(own->strips, own->strips + floats, 0.0f);
-    return SI_OK;
-  };
-  return for_depthwise_channels(isa, args, job, prepare, [&](DepthwiseJob* own, int64_t) {
+  return for_depthwise_channels(isa, args, job, [&](DepthwiseJob* own, int64_t) {
     if (scalar) return scalar_depthwise(args, *own);
     isa->depthwise(*own);
     if (!is_clamp(args.activation)) isa->activate(own->y, own->channels * args.oh * args.ow, args.activation);

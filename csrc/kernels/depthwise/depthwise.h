@@ -2,7 +2,7 @@
 //
 //   y[b][c][r][q] = act(bias[c] + sum_{i,j} w[c][i][j] x[b][c][r s - t + i][q s - l + j]), zero outside of x
 //
-// By strips of rows, each copied once between its paddings, so that no tap meets an edge (tile/depthwise_tile.h).
+// Rows of x are read where they lie, and masked at their edges (tile/depthwise_tile.h).
 // x and y are contiguous and do not overlap.
 #pragma once
 

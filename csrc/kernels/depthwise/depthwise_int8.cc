@@ -54,12 +54,7 @@ si_status depthwise_int8(const TileKernels* isa, const DepthwiseInt8Args& args) 
   // A small library has tiles of the smallest kernels alone.
   const bool scalar = !has_tiles(isa) || !has_depthwise_tiles(args) || (kSmall && args.kernel[0] != 3);
   const ByteDepthwiseJob job = job_of(args);
-  const auto prepare = [&](ByteDepthwiseJob* own) -> si_status {
-    own->x_begin = args.x;
-    own->x_end = args.x + args.batch * args.channels * args.h * args.w;
-    return SI_OK;
-  };
-  return for_depthwise_channels(isa, args, job, prepare, [&](ByteDepthwiseJob* own, int64_t channel) {
+  return for_depthwise_channels(isa, args, job, [&](ByteDepthwiseJob* own, int64_t channel) {
     own->scales = args.scales + channel;
     scalar ? scalar_depthwise(args, *own) : isa->byte_network->depthwise(*own);
   });

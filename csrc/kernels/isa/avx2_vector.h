@@ -20,6 +20,8 @@ struct Avx2 {
   using Narrow = NarrowTiles<NarrowTile<Single, 1, 4>, NarrowTile<X128, 1, 2>, NarrowTile<X256, 1, 2>,
                              NarrowTile<X256, 2, 1>, NoTile>;
 
+  // Of a the bits that are set in the other.
+  static SI_INLINE Reg bits_in(Reg a, Reg bits) { return _mm256_and_ps(a, bits); }
   static SI_INLINE Reg load(const float* p) { return _mm256_loadu_ps(p); }
   static SI_INLINE void store(float* p, Reg a) { _mm256_storeu_ps(p, a); }
   static SI_INLINE Reg broadcast(float a) { return _mm256_set1_ps(a); }

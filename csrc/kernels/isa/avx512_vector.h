@@ -20,6 +20,8 @@ struct Avx512 {
   using Narrow = NarrowTiles<NarrowTile<Single, 1, 4>, NarrowTile<X128, 1, 4>, NarrowTile<X256, 1, 4>,
                              NarrowTile<Avx512, 1, 4>, NarrowTile<Avx512, 2, 2>>;
 
+  // Of a the bits that are set in the other.
+  static SI_INLINE Reg bits_in(Reg a, Reg bits) { return _mm512_and_ps(a, bits); }
   static SI_INLINE Reg load(const float* p) { return _mm512_loadu_ps(p); }
   static SI_INLINE void store(float* p, Reg a) { _mm512_storeu_ps(p, a); }
   static SI_INLINE Reg broadcast(float a) { return _mm512_set1_ps(a); }

@@ -19,6 +19,10 @@ struct Neon {
   using Narrow = NarrowTiles<NarrowTile<Single, 1, 4>, NarrowTile<Neon, 1, 4>, NarrowTile<Neon, 2, 2>,
                              NarrowTile<Neon, 4, 1>, NoTile>;
 
+  // Of a the bits that are set in the other.
+  static SI_INLINE Reg bits_in(Reg a, Reg bits) {
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(bits)));
+  }
   static SI_INLINE Reg load(const float* p) { return vld1q_f32(p); }
   static SI_INLINE void store(float* p, Reg a) { vst1q_f32(p, a); }
   static SI_INLINE Reg broadcast(float a) { return vdupq_n_f32(a); }

@@ -15,6 +15,8 @@ namespace {
 struct X128 {
   using Reg = __m128;
   static constexpr int kWidth = 4;
+  // Of a the bits that are set in the other.
+  static SI_INLINE Reg bits_in(Reg a, Reg bits) { return _mm_and_ps(a, bits); }
   static SI_INLINE Reg load(const float* p) { return _mm_loadu_ps(p); }
   static SI_INLINE void store(float* p, Reg a) { _mm_storeu_ps(p, a); }
   static SI_INLINE Reg broadcast(float a) { return _mm_set1_ps(a); }
@@ -34,6 +36,8 @@ struct X128 {
 struct X256 {
   using Reg = __m256;
   static constexpr int kWidth = 8;
+  // Of a the bits that are set in the other.
+  static SI_INLINE Reg bits_in(Reg a, Reg bits) { return _mm256_and_ps(a, bits); }
   static SI_INLINE Reg load(const float* p) { return _mm256_loadu_ps(p); }
   static SI_INLINE void store(float* p, Reg a) { _mm256_storeu_ps(p, a); }
   static SI_INLINE Reg broadcast(float a) { return _mm256_set1_ps(a); }

@@ -111,7 +111,7 @@ SI_INLINE void tap_weights(const int8_t* weights, typename V::Int (&w)[K][D]) {
 }
 
 // Bytes [left, right) of a row from `x` on, which must not be read before and after, to the same places of `to`.
-__attribute__((noinline)) inline void copy_some(const uint8_t* x, int64_t left, int64_t right, uint8_t* to) {
+__attribute__((noinline)) inline void copy_some_bytes(const uint8_t* x, int64_t left, int64_t right, uint8_t* to) {
   if (right > left) std::memcpy(to + left, x + left, static_cast<size_t>(right - left));
 }
 
@@ -120,7 +120,7 @@ constexpr int64_t kNearBytes = 16384;
 
 // NV vectors of columns, so many rows at a time that four vectors become bytes together.
 template <class V, int K, int S, int kLayout>
-void depthwise_columns(const ByteDepthwiseJob& given) {
+void byte_columns(const ByteDepthwiseJob& given) {
   using Int = typename V::Int;
   using Layout = TapLayout<V, K, S, kLayout>;
   constexpr int NV = Layout::kVectors;
@@ -185,7 +185,7 @@ void depthwise_columns(const ByteDepthwiseJob& given) {
           const bool inside = static_cast<uint64_t>(from) < static_cast<uint64_t>(h);
           const uint8_t* p = inside ? x + from * w : outside;
           if (__builtin_expect(at_an_end && inside && (from < readable_first || from >= readable_last), 0)) {
-            copy_some(p, left, right, edge);
+            copy_some_bytes(p, left, right, edge);
             p = edge;
           }
           SI_UNROLL for (int v = 0; v < NV; ++v) {
@@ -243,27 +243,27 @@ void depthwise_columns(const ByteDepthwiseJob& given) {
 
 // By the width of y: whole vectors of bytes, half of one, or rows that a vector of sums holds.
 template <class V, int K, int S>
-void depthwise_kind(const ByteDepthwiseJob& job) {
+void byte_kind(const ByteDepthwiseJob& job) {
   using Half = typename V::Half;
   const bool whole = job.left + job.w <= 16;
   if (job.ow > 2 * V::kInts)
-    depthwise_columns<V, K, S, 4>(job);
+    byte_columns<V, K, S, 4>(job);
   else if (job.ow > V::kInts && Half::kInts < V::kInts)
-    depthwise_columns<Half, K, S, 4>(job);
+    byte_columns<Half, K, S, 4>(job);
   else if (job.ow > V::kInts)
-    depthwise_columns<V, K, S, 2>(job);
+    byte_columns<V, K, S, 2>(job);
   else if (job.ow > Half::kInts)
-    whole ? depthwise_columns<V, K, S, 0>(job) : depthwise_columns<V, K, S, 1>(job);
+    whole ? byte_columns<V, K, S, 0>(job) : byte_columns<V, K, S, 1>(job);
   else
-    whole ? depthwise_columns<Half, K, S, 0>(job) : depthwise_columns<Half, K, S, 1>(job);
+    whole ? byte_columns<Half, K, S, 0>(job) : byte_columns<Half, K, S, 1>(job);
 }
 
 template <class V>
 void depthwise_bytes(const ByteDepthwiseJob& job) {
-  if constexpr (kSmall) return job.stride == 1 ? depthwise_kind<V, 3, 1>(job) : depthwise_kind<V, 3, 2>(job);
-  const auto run = job.kernel == 3   ? (job.stride == 1 ? depthwise_kind<V, 3, 1> : depthwise_kind<V, 3, 2>)
-                   : job.kernel == 5 ? (job.stride == 1 ? depthwise_kind<V, 5, 1> : depthwise_kind<V, 5, 2>)
-                                     : (job.stride == 1 ? depthwise_kind<V, 7, 1> : depthwise_kind<V, 7, 2>);
+  if constexpr (kSmall) return job.stride == 1 ? byte_kind<V, 3, 1>(job) : byte_kind<V, 3, 2>(job);
+  const auto run = job.kernel == 3   ? (job.stride == 1 ? byte_kind<V, 3, 1> : byte_kind<V, 3, 2>)
+                   : job.kernel == 5 ? (job.stride == 1 ? byte_kind<V, 5, 1> : byte_kind<V, 5, 2>)
+                                     : (job.stride == 1 ? byte_kind<V, 7, 1> : byte_kind<V, 7, 2>);
   run(job);
 }
 

@@ -2,19 +2,20 @@
 //
 //   y[r][c] = clamp(bias + sum_{i,j < K} w[i][j] x[S r + i - top][S c + j - left])
 //
-// By strips: rows of x are copied between the zeros of a scratch strip, so that no tap meets an edge. A copy ends
-// exactly where a row does, so that zeros between rows are written once for all channels. A block of R output rows by
-// NV vectors reads each of its (R - 1) S + K input rows once and uses it for every output row that it reaches. The last
-// blocks of rows and columns overlap those before. Stores of rows narrower than a vector spill into what is written
-// next; past `spill` floats after y nothing is written. x must not alias y. Idea: rows that stay in registers while a
-// kernel passes, as in direct convolutions (Zhang, Lo and Lu, "High performance depthwise and pointwise convolutions on
-// mobile devices", AAAI 2020).
+// Each row of x is loaded once, a vector a tap, where it lies; columns outside of x are masked. It goes to all rows of
+// y that it reaches: their sums roll through registers. The last vectors of a row overlap those before. Stores of rows
+// narrower than a vector spill into what is written next; past `spill` floats after y nothing is written. x must not
+// alias y. Idea: rows that stay in registers while a kernel passes, as in direct convolutions (Zhang, Lo and Lu, "High
+// performance depthwise and pointwise convolutions on mobile devices", AAAI 2020). Source: measured here; copying rows
+// between paddings first took twice as long.
 //
 // Included by the instruction-set translation units only.
 #pragma once
 
+#include <cstring>
+#include <type_traits>
+
 #include "kernels/tile/elementwise.h"
-#include "kernels/tile/move.h"
 
 namespace si {
 namespace {
@@ -24,10 +25,7 @@ template <class V, int K, int S>
 SI_INLINE void depthwise_taps(const float* from, typename V::Reg (&taps)[K]) {
   constexpr int W = V::kWidth;
   if constexpr (S == 1) {
-    SI_UNROLL for (int j = 0; j < K; ++j) {
-      taps[j] = V::load(from + j);
-      V::keep(taps[j]);
-    }
+    SI_UNROLL for (int j = 0; j < K; ++j) taps[j] = V::load(from + j);
   } else {
     SI_UNROLL for (int j = 0; j < K; j += 2) {
       typename V::Reg a = V::load(from + j), b = V::load(from + j + W);
@@ -39,153 +37,130 @@ SI_INLINE void depthwise_taps(const float* from, typename V::Reg (&taps)[K]) {
   }
 }
 
-// One channel at work.
-template <class V, int K>
-struct DepthwiseChannel {
-  float* y;
-  int64_t spill;  // floats after y that may be overwritten
-  typename V::Reg bias;
-  typename V::Reg w[K * K];
+// All bits where column first + S i of a vector is one of the w of x.
+template <class V, int S>
+SI_INLINE typename V::Reg columns_in(int64_t first, int64_t w) {
+  constexpr int64_t kMost = S * V::kWidth;
+  const auto low = static_cast<int32_t>(first < 0 ? (first > -kMost ? -first : kMost) : 0);
+  const auto high = static_cast<int32_t>(w - first < kMost ? w - first : kMost);
+  uint32_t bits[V::kWidth];
+  float mask[V::kWidth];
+  for (int32_t i = 0; i < V::kWidth; ++i) bits[i] = S * i >= low && S * i < high ? UINT32_MAX : 0;
+  std::memcpy(mask, bits, sizeof mask);
+  return V::load(mask);
+}
 
-  SI_INLINE DepthwiseChannel(const DepthwiseJob& job, int64_t channel)
-      : y(job.y + channel * job.oh * job.ow),
-        spill((job.channels - channel - 1) * job.oh * job.ow + job.spill),
-        bias(V::broadcast(job.bias != nullptr ? job.bias[channel] : 0.0f)) {
-    SI_UNROLL for (int i = 0; i < K * K; ++i) w[i] = V::broadcast(job.weights[channel * K * K + i]);
-  }
-};
+// Elements [left, right) of a row from `x` on, which must not be read before and after, to the same places of `to`.
+__attribute__((noinline)) inline void copy_some(const float* x, int64_t left, int64_t right, float* to) {
+  if (right > left) std::memcpy(to + left, x + left, static_cast<size_t>(right - left) * sizeof(float));
+}
 
-template <class V, int K, int S, int R, int NV>
-SI_INLINE void depthwise_block(const DepthwiseJob& job, const DepthwiseChannel<V, K>& channel, const float* strip,
-                               float* y, int64_t column, int64_t room) {
+// Floats of a plane that stay in the nearest cache while one column of vectors after another is computed.
+constexpr int64_t kNearFloats = 4096;
+
+// NV vectors of columns at a time.
+template <class V, int K, int S, int NV>
+void depthwise_columns(const DepthwiseJob& given) {
   using Reg = typename V::Reg;
-  constexpr int W = V::kWidth;
-  Reg acc[R][NV];
-  SI_UNROLL for (int r = 0; r < R; ++r) { SI_UNROLL for (int v = 0; v < NV; ++v) acc[r][v] = channel.bias; }
-  const float* from = strip + S * column;
-  SI_UNROLL for (int in = 0; in < (R - 1) * S + K; ++in) {
-    SI_UNROLL for (int v = 0; v < NV; ++v) {
-      Reg taps[K];
-      depthwise_taps<V, K, S>(from + S * v * W, taps);
-      SI_UNROLL for (int r = 0; r < R; ++r) {
-        const int i = in - S * r;
-        if (i < 0 || i >= K) continue;
-        SI_UNROLL for (int j = 0; j < K; ++j) acc[r][v] = V::fma(channel.w[i * K + j], taps[j], acc[r][v]);
-      }
-    }
-    from += job.pitch;
-  }
+  constexpr int W = V::kWidth, kWidth = NV * W;  // columns of y
+  constexpr int kOpen = (K + S - 1) / S;         // rows of y that a row of x reaches
+  constexpr int kReach = S * kWidth + K + W;     // floats of a row of x
+  const DepthwiseJob job = given;
+  const int64_t w = job.w, h = job.h, ow = job.ow, oh = job.oh, image = h * w;
+  const float* const y_end = job.y + job.channels * oh * ow + job.spill;
+  const int64_t x_before = job.x - job.x_begin, x_after = job.x_end - job.x - kReach;
   const Reg low = V::broadcast(job.low), high = V::broadcast(job.high);
-  SI_UNROLL for (int r = 0; r < R; ++r) {
-    SI_UNROLL for (int v = 0; v < NV; ++v) {
-      const int64_t at = r * job.ow + column + v * W;
-      store_part<V>(y + at, V::min(high, V::max(low, acc[r][v])), room - at);
+  const float outside[kReach] = {};
+  float edge[kReach] = {};
+  const int64_t columns = (ow + kWidth - 1) / kWidth;
+  Reg mask[NV][K] = {};
+  // Rows of y that one column of vectors computes before the next one does.
+  const int64_t strip = columns == 1 ? oh : kNearFloats / (S * w) > 4 ? kNearFloats / (S * w) : 4;
+  for (int64_t channel = 0; channel < job.channels; ++channel) {
+    const Reg bias = V::broadcast(job.bias != nullptr ? job.bias[channel] : 0.0f);
+    Reg weights[K * K];
+    SI_UNROLL for (int i = 0; i < K * K; ++i) weights[i] = V::broadcast(job.weights[channel * K * K + i]);
+    for (int64_t part = 0; part < (oh + strip - 1) / strip * columns; ++part) {
+      const int64_t column = part % columns * kWidth, row0 = part / columns * strip;
+      const int64_t row1 = row0 + strip < oh ? row0 + strip : oh;
+      const int64_t c = column + kWidth <= ow || ow < kWidth ? column : ow - kWidth, first = S * c - job.left;
+      const int64_t left = first < 0 ? -first : 0, right = w - first < kReach ? w - first : kReach;
+      const bool masked = first < 0 || first + S * (kWidth - 1) + K > w;
+      if (masked && (channel == 0 || columns > 1)) {
+        SI_UNROLL for (int v = 0; v < NV; ++v) {
+          SI_UNROLL for (int j = 0; j < K; ++j) mask[v][j] = columns_in<V, S>(first + S * v * W + j, w);
+        }
+      }
+      // Which rows can be read with what is before and after them: all, but for the first and the last channels.
+      const int64_t before = x_before + channel * image + first, after = x_after - channel * image - first;
+      const int64_t readable_first = before < 0 ? (w - 1 - before) / w : 0;
+      const int64_t readable_last = after < image ? (after + w) / w : h;
+      const bool at_an_end = before < 0 || after < image;
+      const float* const x = job.x + channel * image + first;
+      float* const y = job.y + channel * oh * ow + c;
+      const auto walk = [&](auto is_masked) SI_INLINE_LAMBDA {
+        Reg sum[kOpen][NV];
+        SI_UNROLL for (int m = 0; m < kOpen; ++m) { SI_UNROLL for (int v = 0; v < NV; ++v) sum[m][v] = bias; }
+        for (int64_t row = row0 + 1 - kOpen; row < row1; ++row) {
+          // The last S rows of x that row `row` of y takes; they go to those after it, too.
+          SI_UNROLL for (int j = 0; j < S; ++j) {
+            const int64_t from = S * row + K - S + j - job.top;
+            const bool inside = static_cast<uint64_t>(from) < static_cast<uint64_t>(h);
+            const float* p = inside ? x + from * w : outside;
+            if (__builtin_expect(at_an_end && inside && (from < readable_first || from >= readable_last), 0)) {
+              copy_some(p, left, right, edge);
+              p = edge;
+            }
+            SI_UNROLL for (int v = 0; v < NV; ++v) {
+              Reg taps[K];
+              depthwise_taps<V, K, S>(p + S * v * W, taps);
+              if constexpr (decltype(is_masked)::value) {
+                SI_UNROLL for (int t = 0; t < K; ++t) taps[t] = V::bits_in(taps[t], mask[v][t]);
+              }
+              SI_UNROLL for (int m = 0; m < kOpen; ++m) {
+                const int i = K - S + j - S * m;
+                if (i < 0) continue;
+                SI_UNROLL for (int t = 0; t < K; ++t) sum[m][v] = V::fma(weights[i * K + t], taps[t], sum[m][v]);
+              }
+            }
+          }
+          if (row >= row0) {
+            float* const to = y + row * ow;
+            SI_UNROLL for (int v = 0; v < NV; ++v)
+                store_part<V>(to + v * W, V::min(high, V::max(low, sum[0][v])), y_end - to - v * W);
+          }
+          SI_UNROLL for (int v = 0; v < NV; ++v) {
+            SI_UNROLL for (int m = 0; m + 1 < kOpen; ++m) sum[m][v] = sum[m + 1][v];
+            sum[kOpen - 1][v] = bias;
+          }
+        }
+      };
+      if (masked)
+        walk(std::true_type{});
+      else
+        walk(std::false_type{});
     }
   }
 }
 
-// R rows of y from row `row` on, of which `strip` holds the first tap's row.
-template <class V, int K, int S, int R>
-SI_INLINE void depthwise_rows(const DepthwiseJob& job, const DepthwiseChannel<V, K>& channel, const float* strip,
-                              int64_t row) {
-  constexpr int W = V::kWidth;
-  float* const y = channel.y + row * job.ow;
-  const int64_t room = (job.oh - row) * job.ow + channel.spill;
-  for (int64_t c = 0; c < job.ow;) {
-    const int64_t left = job.ow - c;
-    if (!kSmall && left > W && job.ow >= 2 * W) {
-      depthwise_block<V, K, S, R, 2>(job, channel, strip, y, left >= 2 * W ? c : job.ow - 2 * W, room);
-      c += 2 * W;
-    } else {
-      depthwise_block<V, K, S, R, 1>(job, channel, strip, y, left >= W || job.ow < W ? c : job.ow - W, room);
-      c += W;
-    }
-  }
-}
-
-// Rows [top, top + rows) of a channel of x, or of the zeros around it, to a strip.
-template <class V>
-SI_INLINE void depthwise_copy(const DepthwiseJob& job, int64_t channel, int64_t top, int64_t rows, float* strip) {
-  const float* const x = job.x + channel * job.h * job.w;
-  for (int64_t row = top; row < top + rows; ++row) {
-    float* const dst = strip + (row - top) * job.pitch + job.left;
-    const float* const src = x + row * job.w;
-    if (row < 0 || row >= job.h) {
-      std::memset(dst, 0, static_cast<size_t>(job.w) * sizeof(float));
-    } else if (!copy_pieces<V::kWidth>(src, dst, job.w) && !copy_pieces<8>(src, dst, job.w) &&
-               !copy_pieces<4>(src, dst, job.w)) {
-      for (int64_t c = 0; c < job.w; ++c) dst[c] = src[c];
-    }
-  }
-}
-
-// Rows [first, first + rows) of y from their strip.
+// Two vectors of wider rows, where registers hold their sums.
 template <class V, int K, int S>
-SI_INLINE void depthwise_strip(const DepthwiseJob& job, const DepthwiseChannel<V, K>& channel, const float* strip,
-                               int64_t first, int64_t rows) {
-  constexpr int R = kSmall ? 1 : 4;
-  if (rows < R) {
-    for (int64_t r = 0; r < rows; ++r) depthwise_rows<V, K, S, 1>(job, channel, strip + S * r * job.pitch, first + r);
-    return;
-  }
-  for (int64_t r = 0; r < rows; r += R) {
-    const int64_t at = r + R <= rows ? r : rows - R;
-    depthwise_rows<V, K, S, R>(job, channel, strip + S * at * job.pitch, first + at);
-  }
-}
-
-template <class V, class Copy, int K, int S>
-void depthwise_size(const DepthwiseJob& job) {
-  float* now = job.strips;
-  float* next = job.strips + depthwise_strip_floats(job);
-  const auto copy = [&](int64_t channel, int64_t first, int64_t rows, float* strip) {
-    depthwise_copy<Copy>(job, channel, first * S - job.top, (rows - 1) * S + K, strip);
-  };
-  if (job.strip_rows == job.oh) {
-    copy(0, 0, job.oh, now);
-    for (int64_t c = 0; c < job.channels; ++c) {
-      if (c + 1 < job.channels) copy(c + 1, 0, job.oh, next);
-      depthwise_strip<V, K, S>(job, DepthwiseChannel<V, K>(job, c), now, 0, job.oh);
-      float* const used = now;
-      now = next;
-      next = used;
-    }
-    return;
-  }
-  for (int64_t c = 0; c < job.channels; ++c) {
-    const DepthwiseChannel<V, K> channel(job, c);
-    for (int64_t first = 0; first < job.oh; first += job.strip_rows) {
-      const int64_t rows = job.oh - first < job.strip_rows ? job.oh - first : job.strip_rows;
-      copy(c, first, rows, now);
-      depthwise_strip<V, K, S>(job, channel, now, first, rows);
-    }
-  }
-}
-
-template <class V, class Copy>
-void depthwise_vector(const DepthwiseJob& job) {
-  switch (10 * job.kernel + job.stride) {
-    case 31:
-      return depthwise_size<V, Copy, 3, 1>(job);
-    case 32:
-      return depthwise_size<V, Copy, 3, 2>(job);
-    case 51:
-      return depthwise_size<V, Copy, 5, 1>(job);
-    case 52:
-      return depthwise_size<V, Copy, 5, 2>(job);
-    case 71:
-      return depthwise_size<V, Copy, 7, 1>(job);
-    case 72:
-      return depthwise_size<V, Copy, 7, 2>(job);
-  }
+void depthwise_kind(const DepthwiseJob& job) {
+  if constexpr (kSmall) return depthwise_columns<V, K, S, 1>(job);
+  if (K < 7 && job.ow > V::kWidth)
+    depthwise_columns<V, K, S, 2>(job);
+  else if (job.ow > V::Half::kWidth)
+    depthwise_columns<V, K, S, 1>(job);
+  else
+    depthwise_columns<typename V::Half, K, S, 1>(job);
 }
 
 template <class V>
 void depthwise(const DepthwiseJob& job) {
-  if (job.ow <= V::Half::kWidth)
-    depthwise_vector<typename V::Half, V>(job);
-  else
-    depthwise_vector<V, V>(job);
+  const auto run = job.kernel == 3   ? (job.stride == 1 ? depthwise_kind<V, 3, 1> : depthwise_kind<V, 3, 2>)
+                   : job.kernel == 5 ? (job.stride == 1 ? depthwise_kind<V, 5, 1> : depthwise_kind<V, 5, 2>)
+                                     : (job.stride == 1 ? depthwise_kind<V, 7, 1> : depthwise_kind<V, 7, 2>);
+  run(job);
 }
 
 }  // namespace

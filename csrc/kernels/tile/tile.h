@@ -75,24 +75,17 @@ struct CellJob {
 
 // Channels of a depthwise convolution that follow one another, see depthwise_tile.h.
 struct DepthwiseJob {
-  const float* x;  // [channels][h][w]
-  float* y;        // [channels][oh][ow]
+  const float* x;                // [channels][h][w]
+  const float *x_begin, *x_end;  // of all that may be read
+  float* y;                      // [channels][oh][ow]
   int64_t channels, h, w, oh, ow;
   int64_t top, left;     // padding
   int kernel, stride;    // 3, 5 or 7; 1 or 2
-  int64_t pitch;         // of padded rows
-  int64_t strip_rows;    // of y that are computed from one strip of padded rows
-  float* strips;         // two of depthwise_strip_floats, zero between rows
   int64_t spill;         // floats after y that may be overwritten
   const float* weights;  // [channels][kernel][kernel]
   const float* bias;     // of channels, or null
   float low, high;
 };
-
-// Those of the padded rows, and what vectors read past them.
-SI_INLINE int64_t depthwise_strip_floats(const DepthwiseJob& job) {
-  return ((job.strip_rows - 1) * job.stride + job.kernel) * job.pitch + 96;
-}
 
 // One channel of a pooling, see pool_tile.h. Pairs are vertical, horizontal.
 struct PoolJob {
