@@ -56,7 +56,7 @@ const Format* format_of(int64_t id);
 
 // Calls visit(m, k, value) for every stored value.
 template <class Visit>
-void visit_weights(const si_weights& weights, Visit&& visit) {
+void visit_weights(const si_weights& weights, [[maybe_unused]] Visit&& visit) {
   switch (weights.format) {
 #define SI_FORMAT(name, NAME, View, types, params, sections) \
   case SI_FORMAT_##NAME:                                     \

@@ -26,8 +26,8 @@ si_status check_dense(const WeightShape& shape) {
 
 }  // namespace
 
-si_status pack_weights(const float* weight, const si_weight_desc& desc, const si_pack_options& options,
-                       OwnedBlob* out) {
+si_status pack_weights([[maybe_unused]] const float* weight, const si_weight_desc& desc, const si_pack_options& options,
+                       [[maybe_unused]] OwnedBlob* out) {
   WeightShape shape;
   SI_TRY(check_desc(desc, &shape));
   SI_TRY(check_dense(shape));
@@ -87,7 +87,7 @@ void describe(const si_weights& weights, si_weight_info* info) {
   }
 }
 
-si_status unpack_weights(const si_weights& weights, float* weight) {
+si_status unpack_weights(const si_weights& weights, [[maybe_unused]] float* weight) {
   SI_TRY(check_dense(weights.shape));
   switch (weights.format) {
 #define SI_FORMAT(name, NAME, View, types, params, sections) \

@@ -4,18 +4,19 @@ namespace si {
 
 namespace {
 
-// What the words of a line of registry.inc stand for.
+// What the words of a line of registry.inc stand for; lines that are left out use none.
 namespace formats {
-#define SI_FORMAT(name, NAME, View, types, params, sections) constexpr si_format name = SI_FORMAT_##NAME;
+#define SI_FORMAT(name, NAME, View, types, params, sections) \
+  [[maybe_unused]] constexpr si_format name = SI_FORMAT_##NAME;
 #include "formats/formats.inc"
 #undef SI_FORMAT
 }  // namespace formats
 namespace operations {
-constexpr si_op linear = SI_OP_LINEAR, conv = SI_OP_CONV;
+[[maybe_unused]] constexpr si_op linear = SI_OP_LINEAR, conv = SI_OP_CONV;
 }
-constexpr uint32_t f32 = kTypeF32, f16 = kTypeF16, bf16 = kTypeBF16, i8 = kTypeI8, u8 = kTypeU8;
+[[maybe_unused]] constexpr uint32_t f32 = kTypeF32, f16 = kTypeF16, bf16 = kTypeBF16, i8 = kTypeI8, u8 = kTypeU8;
 
-constexpr char kFloat32[] = "float32", kInt8[] = "int8", kBFloat16[] = "bfloat16";
+[[maybe_unused]] constexpr char kFloat32[] = "float32", kInt8[] = "int8", kBFloat16[] = "bfloat16";
 
 // Rows of a format, an operation or a type that is left out are left out, and in a small library those of instruction
 // sets that are not built. A row that is none ends the table, which may have no other.

@@ -151,8 +151,7 @@ template <class V, class Load, int kRows, class Dword, class Map>
 SI_INLINE void quads_rows(QuadSums<V, Load>& sums, int pattern, const uint16_t*& index, const Dword*& quad, int count,
                           const Map& map) {
   constexpr int NV = Load::kVectors;
-  int row[kRows];
-  rows_of(pattern, row);
+  const uint8_t* row = kRowsOf[pattern];
   typename V::Sum sum[kRows][NV];
   SI_UNROLL for (int r = 0; r < kRows; ++r) {
     SI_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = sums.set[0][row[r]][j];
@@ -349,8 +348,7 @@ SI_INLINE void quads_pattern_vector(typename V::Sum (&sum)[kPanelRows], const ui
 template <class V, int kRows, class Dword>
 SI_INLINE void quads_rows_vector(typename V::Sum (&sums)[kPanelRows], int pattern, const uint8_t* x, const Dword* quad,
                                  int count) {
-  int row[kRows];
-  rows_of(pattern, row);
+  const uint8_t* row = kRowsOf[pattern];
   for (int first = 0; first < count; first += kPanelGroup) {
     const int size = count - first < kPanelGroup ? count - first : kPanelGroup;
     for (int r = 0; r < kRows; ++r, quad += size) {

@@ -35,14 +35,10 @@ SI_INLINE void in_small_tiles(TileJob job, const Wide& wide, const Single& singl
   }
 }
 
-// The rows of a pattern.
-template <int kRows>
-SI_INLINE void rows_of(int pattern, int (&row)[kRows]) {
-  for (int r = 0; r < kRows; ++r) {
-    row[r] = __builtin_ctz(static_cast<unsigned>(pattern));
-    pattern &= pattern - 1;
-  }
-}
+// The rows of each pattern.
+constexpr uint8_t kRowsOf[kPatterns + 1][kPanelRows] = {{},     {0},       {1},       {0, 1},      {2},    {0, 2},
+                                                        {1, 2}, {0, 1, 2}, {3},       {0, 3},      {1, 3}, {0, 1, 3},
+                                                        {2, 3}, {0, 2, 3}, {1, 2, 3}, {0, 1, 2, 3}};
 
 // Calls fn(pattern, count, its rows as a constant) for the patterns that have columns. Of a small library, whose code
 // is one for all patterns of as many rows.
@@ -73,8 +69,7 @@ template <class V, int NV, int kRows, class Value>
 SI_INLINE void panel_rows(typename V::Reg (&acc)[kPanelRows][NV], int pattern, const uint16_t* index,
                           const Value* value, int count, const AnyMap& map) {
   typename V::Reg sum[kRows][NV];
-  int row[kRows];
-  rows_of(pattern, row);
+  const uint8_t* row = kRowsOf[pattern];
   SI_UNROLL for (int r = 0; r < kRows; ++r) { SI_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = acc[row[r]][j]; }
   for (int first = 0; first < count; first += kPanelGroup) {
     const int stride = count - first < kPanelGroup ? count - first : kPanelGroup;
@@ -135,8 +130,7 @@ void small_tile(const PanelView& view, const TileJob& job) {
 template <class V, int kRows, class Value>
 SI_INLINE void panel_rows_vector(typename V::Reg (&acc)[kPanelRows], float (&tail)[kPanelRows], int pattern,
                                  const uint16_t* index, const Value* value, int count, const float* x) {
-  int row[kRows];
-  rows_of(pattern, row);
+  const uint8_t* row = kRowsOf[pattern];
   typename V::Reg sum[kRows];
   SI_UNROLL for (int r = 0; r < kRows; ++r) sum[r] = acc[row[r]];
   for (; count >= kPanelGroup; count -= kPanelGroup) {
