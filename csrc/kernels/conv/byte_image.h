@@ -1,5 +1,5 @@
-// The padded image of bytes that tiles of a convolution are copied from: rows of output first_row to first_row + rows -
-// 1 of one image, all channels.
+// The padded image of bytes that tiles of a convolution are copied from, or read: rows of output first_row to
+// first_row + rows - 1 of one image, all channels.
 //
 // A channel is split in planes. Along a column, a stride s makes planes of the rows a, a + s, ..., which taps share;
 // along a row, each column of the kernel has a plane of its own, as wide as the output, so that a step of the output is
