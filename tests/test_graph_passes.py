@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
+import sparseinfer
 from sparseinfer.export.from_torch import from_torch
 from sparseinfer.export.graph import Graph
 from sparseinfer.export.passes import optimize
@@ -50,6 +51,28 @@ class Applied(nn.Module):
 
 
 X = torch.randn(2, 4, 6, 6)
+
+
+@pytest.mark.parametrize("function", [F.hardswish, F.hardsigmoid])
+def test_hard_functions_become_part_of_the_layers_before_them(function: Any) -> None:
+    class Layers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.deep = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, groups=4)
+            self.linear = nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = function(self.deep(function(self.conv(3 * x))))
+            return function(8 * self.linear(x.flatten(1)))
+
+    model = Layers().eval()
+    graph = graph_of(model, X)
+    optimize(graph)
+    fused = [node.activation for node in graph.nodes if node.op != "reshape"]
+    assert [name for name in fused if name != "none"] == [function.__name__] * 3
+    assert "activation" not in ops(graph)
+    engine = sparseinfer.compile(model, X, baselines=())
+    torch.testing.assert_close(engine(9 * X), model(9 * X), rtol=1e-5, atol=1e-5)
 
 
 def test_activations_move_past_reshapes() -> None:

@@ -151,6 +151,12 @@ struct Bytes512 {
   static SI_INLINE Int lanes_of(const uint8_t* p) {
     return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
+  static SI_INLINE Int either(Int a, Int b) { return _mm512_or_si512(a, b); }
+  static SI_INLINE Int exclusive_or(Int a, Int b) { return _mm512_xor_si512(a, b); }
+  // The bytes that `which` numbers, or zero where it is 16 or more.
+  static SI_INLINE Int shuffle_below_16(Int a, Int which) {
+    return shuffle(a, _mm512_adds_epu8(which, _mm512_set1_epi8(0x70)));
+  }
   // A vector of bytes in kPieces equal pieces, `step` apart, one after another.
   template <int kPieces>
   static SI_INLINE void store_pieces(Int a, uint8_t* p, int64_t step) {

@@ -115,6 +115,10 @@ struct NeonBytes {
   }
   static SI_INLINE Int even_halves_first(Int a) { return a; }
   static SI_INLINE Int lanes_of(const uint8_t* p) { return load(p); }
+  static SI_INLINE Int either(Int a, Int b) { return vorrq_s32(a, b); }
+  static SI_INLINE Int exclusive_or(Int a, Int b) { return veorq_s32(a, b); }
+  // Likewise, or zero where `which` is 16 or more.
+  static SI_INLINE Int shuffle_below_16(Int a, Int which) { return shuffle(a, which); }
   // A vector of bytes in kPieces equal pieces, `step` apart, one after another.
   template <int kPieces>
   static SI_INLINE void store_pieces(Int a, uint8_t* p, int64_t step) {

@@ -124,6 +124,12 @@ struct Bytes256 {
   static SI_INLINE Int lanes_of(const uint8_t* p) {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
+  static SI_INLINE Int either(Int a, Int b) { return _mm256_or_si256(a, b); }
+  static SI_INLINE Int exclusive_or(Int a, Int b) { return _mm256_xor_si256(a, b); }
+  // The bytes that `which` numbers, or zero where it is 16 or more.
+  static SI_INLINE Int shuffle_below_16(Int a, Int which) {
+    return shuffle(a, _mm256_adds_epu8(which, _mm256_set1_epi8(0x70)));
+  }
   // A vector of bytes in kPieces equal pieces, `step` apart, one after another.
   template <int kPieces>
   static SI_INLINE void store_pieces(Int a, uint8_t* p, int64_t step) {

@@ -19,7 +19,7 @@ constexpr int64_t kBytesAtOnce = 4;
 // A float that bytes are made of, or that is made of bytes, takes as long as so many bytes.
 constexpr int64_t kFloats = 8;
 // And a byte of a table.
-constexpr int64_t kLookups = 4;
+constexpr int64_t kLookups = 2;
 
 int threads_for(const TileKernels* isa, int threads, int64_t work) {
   return isa == nullptr ? threads : useful_threads(isa->tuning.threads, threads, work / kBytesAtOnce);
@@ -98,10 +98,8 @@ si_status average_bytes(const TileKernels* isa, const si_quantization& q, const 
 si_status lookup_bytes(const TileKernels* isa, const uint8_t* table, const uint8_t* x, uint8_t* y, int64_t count,
                        int threads) {
   return for_parts(isa, threads, count, kLookups * count, [&](int64_t first, int64_t part) {
-    // A copy: a store of bytes may change whatever else is in memory, so that it would be read again.
-    uint8_t own[kBytesInTable];
-    std::copy(table, table + kBytesInTable, own);
-    for (int64_t i = first; i < first + part; ++i) y[i] = own[x[i]];
+    if (isa != nullptr) return isa->byte_network->lookup(table, x + first, part, y + first);
+    for (int64_t i = first; i < first + part; ++i) y[i] = table[x[i]];
   });
 }
 

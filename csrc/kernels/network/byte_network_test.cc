@@ -1,10 +1,11 @@
-// Bytes added, pooled, averaged and turned into floats and back: every instruction set that runs here gives what the
-// scalar loops do, which are held against plain arithmetic.
+// Bytes added, looked up, pooled, averaged and turned into floats and back: every instruction set that runs here gives
+// what the scalar loops do, which are held against plain arithmetic.
 #include "kernels/network/byte_network.h"
 
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/quantized.h"
 #include "kernels/source.h"
 #include "testing/isas.h"
 #include "testing/problem.h"
@@ -57,6 +58,66 @@ void test_add() {
           SI_CHECK(std::abs(y[i] - exact) <= 0.5 + 1e-3);
         }
       }
+}
+
+void test_lookup() {
+  Random random;
+  const std::vector<uint8_t> table = random_bytes(random, si::kBytesInTable);
+  for (int64_t count : {1, 15, 16, 63, 64, 65, 1000, 200001}) {
+    const std::vector<uint8_t> x = random_bytes(random, count);
+    alike<uint8_t>("lookup", count, [&](const si::TileKernels* isa, uint8_t* y) {
+      return si::lookup_bytes(isa, table.data(), x.data(), y, count, 3);
+    });
+    // In place.
+    std::vector<uint8_t> y = x;
+    SI_CHECK_EQ(si::lookup_bytes(si::widest_byte_kernels(), table.data(), y.data(), y.data(), count, 1), SI_OK);
+    for (size_t i = 0; i < y.size(); ++i) SI_CHECK_EQ(y[i], table[x[i]]);
+  }
+}
+
+void test_average_pool() {
+  Random random;
+  for (const bool counts : {false, true})
+    for (int64_t stride : {1, 2}) {
+      si::PoolJob job{};
+      job.h = 9;
+      job.w = 13;
+      job.kernel[0] = 3;
+      job.kernel[1] = 4;
+      job.stride[0] = job.stride[1] = stride;
+      job.padding[0] = 1;
+      job.padding[1] = 2;
+      job.oh = (9 + 2 - 3) / stride + 1;
+      job.ow = (13 + 4 - 4) / stride + 1;
+      job.average = true;
+      job.count_padding = counts;
+      si_quantization q = sized<si_quantization>();
+      q.x_scale = 0.04f;
+      q.x_zero_point = 77;
+      q.y_scale = 0.03f;
+      q.y_zero_point = 50;
+      const std::vector<uint8_t> x = random_bytes(random, 5 * 9 * 13);
+      const int64_t size = 5 * job.oh * job.ow;
+      alike<uint8_t>("average pool", size, [&](const si::TileKernels* isa, uint8_t* y) {
+        return si::average_pool_bytes(isa, job, q, x.data(), y, 5, 2);
+      });
+      std::vector<uint8_t> y(static_cast<size_t>(size));
+      SI_CHECK_EQ(si::average_pool_bytes(nullptr, job, q, x.data(), y.data(), 5, 1), SI_OK);
+      for (int64_t i = 0; i < size; ++i) {
+        const int64_t plane = i / (job.oh * job.ow), r = i / job.ow % job.oh, c = i % job.ow;
+        double sum = 0;
+        int covered = 0;
+        for (int64_t row = r * stride - 1; row < r * stride + 2; ++row)
+          for (int64_t column = c * stride - 2; column < c * stride + 2; ++column) {
+            if (row < 0 || row >= 9 || column < 0 || column >= 13) continue;
+            sum += x[static_cast<size_t>((plane * 9 + row) * 13 + column)] - 77;
+            ++covered;
+          }
+        const double mean = sum * double{0.04f} / (counts ? 12 : covered);
+        const double exact = std::clamp(mean / double{0.03f} + 50, 0.0, 255.0);
+        SI_CHECK(std::abs(y[static_cast<size_t>(i)] - exact) <= 0.5 + 1e-3);
+      }
+    }
 }
 
 void test_borders() {
@@ -139,6 +200,8 @@ void test_average() {
 
 int main() {
   test_add();
+  test_lookup();
+  test_average_pool();
   test_borders();
   test_max_pool();
   test_average();

@@ -6,6 +6,7 @@
 //   max_pool    rows of a window first, to one row between paddings, which the columns are then taken from.
 //   Its
 //               loops are plain: compilers make vectors of maxima of bytes.
+//   lookup      y = table[x], by 16 shuffles; y may be x
 //   sum         exact in int32
 //
 // Included by the instruction-set translation units only.
@@ -99,6 +100,26 @@ void max_pool_bytes(const PoolJob& given, const uint8_t* x, uint8_t* lines, uint
       }
     }
   }
+}
+
+template <class V>
+void lookup_all(const uint8_t* given, const uint8_t* x, int64_t count, uint8_t* y) {
+  // A copy: a store of bytes may change whatever else is in memory, so that it would be read again.
+  uint8_t table[256];
+  std::memcpy(table, given, sizeof table);
+  int64_t i = 0;
+  for (; i + V::kBytes <= count; i += V::kBytes) {
+    const auto bytes = V::load(x + i);
+    auto found = V::shuffle_below_16(V::lanes_of(table), bytes);
+    // Of each row of 16 what is there, and zeros.
+    SI_UNROLL for (int row = 1; row < 16; ++row) {
+      const auto upper = static_cast<int32_t>(0x10101010u * static_cast<uint32_t>(row));
+      const auto in_row = V::exclusive_or(bytes, V::broadcast_int(upper));
+      found = V::either(found, V::shuffle_below_16(V::lanes_of(table + 16 * row), in_row));
+    }
+    V::store(y + i, found);
+  }
+  for (; i < count; ++i) y[i] = table[x[i]];
 }
 
 template <class V>

@@ -52,6 +52,7 @@ struct ByteNetworkKernels {
   void (*max_pool)(const PoolJob& job, const uint8_t* x, uint8_t* lines, uint8_t* y);
   int32_t (*sum)(const uint8_t* x, int64_t count);
   void (*depthwise)(const ByteDepthwiseJob& job);
+  void (*lookup)(const uint8_t* table, const uint8_t* x, int64_t count, uint8_t* y);
 };
 
 }  // namespace si

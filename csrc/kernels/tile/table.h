@@ -41,8 +41,8 @@ struct NarrowTiles {
 
 // What networks of bytes need besides the tiles: by the vectors of those.
 template <class V>
-constexpr ByteNetworkKernels byte_network = {dequantize_all<V>, add_all<V>, max_pool_bytes<V>, sum_bytes<V>,
-                                             depthwise_bytes<V>};
+constexpr ByteNetworkKernels byte_network = {dequantize_all<V>, add_all<V>,         max_pool_bytes<V>,
+                                             sum_bytes<V>,      depthwise_bytes<V>, lookup_all<V>};
 
 // Of a variant whose rows compute int8 weights alone, or pairs of bfloat16 alone.
 template <class V>

@@ -30,6 +30,7 @@ BYTES_ONLY = (*PASSING, "depthwise_conv")
 """What gives bytes wherever it takes them; others give floats to a reader of floats."""
 
 CLAMPS = ("none", "relu", "relu6")
+LOOKED_UP = ("hardswish", "hardsigmoid")
 DEPTHWISE_KERNELS = (3, 5, 7)
 MOST_COLUMNS = 65535
 """Of an int8 weight: of more an int32 would not hold the sums."""
@@ -169,8 +170,12 @@ def is_weighted(node: Node) -> bool:
 
 
 def waits_for_its_activation(node: Node) -> bool:
-    """Whether a node has a kernel of int8, but with an activation of its own."""
-    return _has_kernel(node) and not is_weighted(node)
+    """Whether a node has a kernel of int8, but an activation that bytes are looked up for.
+
+    `linear` and `conv` compute any in float32; of hardswish and hardsigmoid, MobileNetV3's, a
+    lookup takes less than that.
+    """
+    return _has_kernel(node) and (not is_weighted(node) or node.activation in LOOKED_UP)
 
 
 def _has_kernel(node: Node) -> bool:
