@@ -228,10 +228,10 @@ SI_API si_status si_weights_unpack(const si_weights* weights, float* weight);
 
 /* ---- Operations ------------------------------------------------------------------------------------ */
 
-typedef SI_ENUM(si_activation){
-    SI_ACT_NONE = 0,      SI_ACT_RELU = 1, SI_ACT_RELU6 = 2,   SI_ACT_GELU = 3, /* erf */
-    SI_ACT_GELU_TANH = 4, SI_ACT_SILU = 5, SI_ACT_SIGMOID = 6, SI_ACT_TANH = 7,
-    SI_ACT_HARDSWISH = 8, SI_ACT_HARDSIGMOID = 9} si_activation;
+typedef SI_ENUM(si_activation){SI_ACT_NONE = 0,      SI_ACT_RELU = 1,      SI_ACT_RELU6 = 2,
+                               SI_ACT_GELU = 3, /* erf */
+                               SI_ACT_GELU_TANH = 4, SI_ACT_SILU = 5,      SI_ACT_SIGMOID = 6,
+                               SI_ACT_TANH = 7,      SI_ACT_HARDSWISH = 8, SI_ACT_HARDSIGMOID = 9} si_activation;
 
 typedef SI_ENUM(si_layout){
     SI_TOKEN_MAJOR = 0,  /* x [N][K], y [N][M]: torch.nn.Linear */

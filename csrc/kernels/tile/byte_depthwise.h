@@ -11,7 +11,7 @@
 // missing. The last vectors of a row overlap those before, and vectors of rows narrower than they are spill into what
 // is written next, up to `spill` bytes after y. x must not alias y.
 // Source: measured here; a dword an output is the prototype's. Copying rows between paddings first, and quads of four
-// rows, took three times as long.
+// rows, took twice as long.
 //
 // Included by the instruction-set translation units only.
 #pragma once

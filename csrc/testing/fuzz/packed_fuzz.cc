@@ -62,7 +62,9 @@ int32_t any_row(Choices& choices) {
   return static_cast<int32_t>(choices.chance(3) ? SI_ROW_BEST : choices.below(rows));
 }
 
-si_activation any_activation(Choices& choices) { return static_cast<si_activation>(choices.below(SI_ACT_HARDSIGMOID + 1)); }
+si_activation any_activation(Choices& choices) {
+  return static_cast<si_activation>(choices.below(SI_ACT_HARDSIGMOID + 1));
+}
 
 // Of int8 weights: bytes or floats in and out. Both are computed from tensors of floats, which hold as many bytes.
 si_quantization any_quantization(Choices& choices, const std::vector<float>& x_scales) {
