@@ -1,5 +1,5 @@
-// The tile kernels of pairs of bfloat16 weights, and attention, for AVX-512 with BF16: vdpbf16ps multiplies two bfloat16 of x by two
-// weights and adds the products to each of 16 float32.
+// The tile kernels of pairs of bfloat16 weights, and attention, for AVX-512 with BF16: vdpbf16ps multiplies two
+// bfloat16 of x by two weights and adds the products to each of 16 float32.
 #include "kernels/isa/avx512_halves.h"
 #include "kernels/tile/attention_tile.h"
 
@@ -46,8 +46,8 @@ struct AttentionPairs {
         SI_UNROLL for (int i = 0; i < 16; ++i) rows[i] =
             j + i < count ? _mm512_castsi512_ps(pairs_at(k + (j + i) * ldk + d, dim - d)) : _mm512_setzero_ps();
         Avx512::transpose(rows);
-        SI_UNROLL for (int i = 0; i < 16; ++i)
-            if (d + 2 * i < dim) _mm512_storeu_ps(to + (d / 2 + i) * padded + j, rows[i]);
+        SI_UNROLL for (int i = 0; i < 16; ++i) if (d + 2 * i < dim)
+            _mm512_storeu_ps(to + (d / 2 + i) * padded + j, rows[i]);
       }
   }
 
@@ -81,7 +81,8 @@ struct AttentionPairs {
     for (int64_t r = 0; r < count_of_rows; ++r) {
       float* const row = rows + r * kKeyBlock;
       for (int64_t j = 0; j < count; j += 32)
-        _mm512_storeu_ps(row + j / 2, _mm512_castsi512_ps(pairs(_mm512_loadu_ps(row + j), _mm512_loadu_ps(row + j + 16))));
+        _mm512_storeu_ps(row + j / 2,
+                         _mm512_castsi512_ps(pairs(_mm512_loadu_ps(row + j), _mm512_loadu_ps(row + j + 16))));
     }
     return reinterpret_cast<const Word*>(rows);
   }

@@ -60,8 +60,8 @@ struct Singles {
 };
 
 template <class W, int kRows, int kVectors>
-void product_tile(const typename W::Word* a, int64_t lda, const typename W::Word* b, int64_t ldb, int64_t depth, float* c, int64_t ldc,
-                  bool more) {
+void product_tile(const typename W::Word* a, int64_t lda, const typename W::Word* b, int64_t ldb, int64_t depth,
+                  float* c, int64_t ldc, bool more) {
   using V = typename W::Vectors;
   typename V::Reg sums[kRows][kVectors];
   SI_UNROLL for (int r = 0; r < kRows; ++r) {
@@ -83,8 +83,8 @@ void product_tile(const typename W::Word* a, int64_t lda, const typename W::Word
 
 // c[rows][columns] = a[rows][depth] b[depth][columns], or added to it; columns are a multiple of the vector.
 template <class W, int kRows>
-SI_INLINE void product_rows(const typename W::Word* a, int64_t lda, const typename W::Word* b, int64_t ldb, int64_t depth, float* c,
-                            int64_t ldc, int64_t columns, bool more) {
+SI_INLINE void product_rows(const typename W::Word* a, int64_t lda, const typename W::Word* b, int64_t ldb,
+                            int64_t depth, float* c, int64_t ldc, int64_t columns, bool more) {
   using V = typename W::Vectors;
   constexpr int kMost = V::kMaxVectors < 6 ? V::kMaxVectors : 6;
   const int64_t vectors = columns / V::kWidth, tiles = (vectors + kMost - 1) / kMost;
@@ -116,8 +116,8 @@ SI_INLINE void product_rows(const typename W::Word* a, int64_t lda, const typena
 }
 
 template <class W>
-SI_INLINE void product(int64_t rows, const typename W::Word* a, int64_t lda, const typename W::Word* b, int64_t ldb, int64_t depth, float* c,
-                       int64_t ldc, int64_t columns, bool more) {
+SI_INLINE void product(int64_t rows, const typename W::Word* a, int64_t lda, const typename W::Word* b, int64_t ldb,
+                       int64_t depth, float* c, int64_t ldc, int64_t columns, bool more) {
   if (rows == kQueryRows) return product_rows<W, kQueryRows>(a, lda, b, ldb, depth, c, ldc, columns, more);
   for (int64_t r = 0; r < rows; ++r)
     product_rows<W, 1>(a + r * lda, lda, b, ldb, depth, c + r * ldc, ldc, columns, more);

@@ -45,8 +45,8 @@ struct NarrowTiles {
 // What networks of bytes need besides the tiles: by the vectors of those.
 template <class V>
 constexpr ByteNetworkKernels byte_network = {
-    SI_CHOSEN(dequantize, dequantize_all<V>, nullptr), SI_CHOSEN(add, add_all<V>, nullptr),
-    SI_CHOSEN(max_pool, max_pool_bytes<V>, nullptr), SI_CHOSEN(global_average_pool, sum_bytes<V>, nullptr),
+    SI_CHOSEN(dequantize, dequantize_all<V>, nullptr),      SI_CHOSEN(add, add_all<V>, nullptr),
+    SI_CHOSEN(max_pool, max_pool_bytes<V>, nullptr),        SI_CHOSEN(global_average_pool, sum_bytes<V>, nullptr),
     SI_CHOSEN(depthwise_conv, depthwise_bytes<V>, nullptr), SI_CHOSEN(lookup, lookup_all<V>, nullptr)};
 
 // Those of the kernels whose operators are in.

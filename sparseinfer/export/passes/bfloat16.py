@@ -1,4 +1,7 @@
-"""What only weighted nodes read is bfloat16: they would round it so themselves; attention rounds."""
+"""What only weighted nodes read is bfloat16: they would round it so themselves.
+
+Attention rounds what it multiplies.
+"""
 
 from __future__ import annotations
 
