@@ -12,6 +12,7 @@ __all__ = ["OPERATORS", "NotInC", "check_model"]
 OPERATORS = (
     "linear", "conv", "depthwise_conv", "add", "activation", "max_pool", "average_pool",
     "global_average_pool", "reshape", "softmax", "concat", "quantize", "dequantize",
+    "lookup",
 )  # fmt: skip
 """Operators that the pieces compute."""
 

@@ -50,7 +50,7 @@ class Emitter:
             "add": self._add, "activation": self._activation, "max_pool": self._max_pool,
             "average_pool": self._average_pool, "global_average_pool": self._global_average_pool,
             "reshape": self._reshape, "softmax": self._softmax, "concat": self._concat,
-            "quantize": self._quantize, "dequantize": self._dequantize,
+            "quantize": self._quantize, "dequantize": self._dequantize, "lookup": self._lookup,
         }  # fmt: skip
 
     def emit(self, node: NodeRecord, name: str) -> Emitted:
@@ -202,8 +202,14 @@ class Emitter:
     def _average_pool(self, node: NodeRecord, name: str) -> Emitted:
         x, (y, to) = self._tensor(node, 0), self._y(node)
         window = _window(x, y, node.params[:2], node.params[2:4], node.params[4:8:2])
-        fields = {"window": window, "count_padding": node.params[8]}
-        return _call("average_pool", name, fields, f"{self._x(node)}, {to}", [])
+        fields: dict[str, Any] = {"window": window, "count_padding": node.params[8]}
+        if y.type == "uint8":
+            fields |= {
+                "x_zero_point": x.zero_point, "x_scale": float_text(x.scale),
+                "to": _to_byte(y, "none"),
+            }  # fmt: skip
+        kind = "average_pool_int8" if y.type == "uint8" else "average_pool"
+        return _call(kind, name, fields, f"{self._x(node)}, {to}", [])
 
     def _global_average_pool(self, node: NodeRecord, name: str) -> Emitted:
         x, (y, to) = self._tensor(node, 0), self._y(node)
@@ -234,11 +240,12 @@ class Emitter:
         y, to = self._y(node)
         axis = node.params[0]
         outer, inner = math.prod(y.shape[:axis]), math.prod(y.shape[axis + 1 :])
-        row, at, calls = 4 * y.shape[axis] * inner, 0, []
+        each = 1 if y.type == "uint8" else 4
+        row, at, calls = each * y.shape[axis] * inner, 0, []
         for which in range(len(node.operands)):
             count = self._tensor(node, which).shape[axis] * inner
             calls.append(
-                f"copy_rows({self._x(node, which)}, {to} + {at}, {outer}, {4 * count}, {row});"
+                f"copy_rows({self._x(node, which)}, {to} + {at}, {outer}, {each * count}, {row});"
             )
             at += count
         return Emitted("\n  ".join(calls), ["copy_rows.h"])
@@ -254,6 +261,12 @@ class Emitter:
         x, (y, to) = self._tensor(node, 0), self._y(node)
         given = f"{float_text(x.scale)}, {x.zero_point}, {self._x(node)}, {to}, {y.elements}"
         return Emitted(f"dequantize({given});", ["dequantize.h"])
+
+    def _lookup(self, node: NodeRecord, name: str) -> Emitted:
+        y, to = self._y(node)
+        table = self.block.put(self._tensor(node, 1).data, "uint8_t")
+        call = f"lookup({table}, {self._x(node)}, {to}, {y.elements});"
+        return Emitted(call, ["lookup.h"])
 
 
 def struct_text(kind: str, name: str, fields: Fields) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sparseinfer.export.aligned import aligned_size
 from sparseinfer.export.file import HEADER, KINDS, NO_TENSOR, NODE, OPERATORS, PACKED, TENSOR
-from sparseinfer.kernels.activations import ACTIVATIONS
+from sparseinfer.kernels.activations import ENGINE_ACTIVATIONS
 
 __all__ = ["NodeRecord", "Packed", "Records", "TensorRecord", "read_packed", "read_records"]
 
@@ -118,7 +118,7 @@ def read_records(file: bytes) -> Records:
                 name.decode("utf-8", "replace"), TYPES[type], kind, shape, scale, zero_point, own
             )
         )
-    ops, activations = {number: op for op, number in OPERATORS.items()}, list(ACTIVATIONS)
+    ops, activations = {number: op for op, number in OPERATORS.items()}, list(ENGINE_ACTIVATIONS)
     made, first = [], 0
     for row, name in zip(node_rows, names[tensors : tensors + nodes], strict=True):
         op, activation, count, output, _, _, *params = row
