@@ -3,6 +3,7 @@
 #include <cmath>
 #include <functional>
 
+#include "kernels/network/attention.h"
 #include "testing/model_file.h"
 #include "testing/problem.h"
 
@@ -104,6 +105,30 @@ void test_tokens_first() {
     results.push_back(y);
   }
   SI_CHECK(results[0] == results[1]);
+}
+
+// Attention that may multiply bfloat16 is off by their rounding, or not at all.
+void test_rounded_attention() {
+  Random random;
+  const std::vector<float> x = random.tensor(3 * 2 * 24, false);
+  std::vector<std::vector<float>> results;
+  for (const int rounds : {0, 1}) {
+    ModelFile file;
+    const uint32_t in = file.input({3, 2, 24});
+    file.outputs = {file.node(15, {in, in, in}, {3, 2, 8}, {2, 4, bits_of(0.5f), 1, 0, 8, 16, 1, rounds})};
+    const AlignedBytes bytes = file.bytes();
+    const OpenModel model = open(bytes);
+    if (!SI_CHECK(model != nullptr)) return;
+    std::vector<float> y(48);
+    SI_CHECK_EQ(Runner(model.get(), 1).run({x.data()}, {y.data()}), SI_OK);
+    results.push_back(y);
+  }
+  float largest = 0.0f;
+  for (const float v : x) largest = std::max(largest, std::abs(v));
+  // Scores are off by two roundings of products of four, and values, as their shares, by one each.
+  const double bound = (4 * 0.5 * largest * largest * 4 + 2) * largest / 256;
+  for (size_t i = 0; i < 48; ++i) SI_CHECK_NEAR(results[1][i], double{results[0][i]}, bound);
+  SI_CHECK_EQ(si::attention_kernels(true) == si::attention_kernels(false), results[0] == results[1]);
 }
 
 // Ids that no row has, and masks that are neither 0 nor 1, are told when they come: nothing is read or computed
@@ -212,12 +237,12 @@ void test_refused() {
   for (int which : {4, 5, 6}) bad("heads within", [=](ModelFile& file) { file.nodes[kAttention].params[which] = 17; });
   for (const float value : {HUGE_VALF, NAN})
     bad("finite scale", [=](ModelFile& file) { file.nodes[kAttention].params[2] = bits_of(value); });
-  for (const int which : {3, 7}) {
+  for (const int which : {3, 7, 8}) {
     bad("0 or 1", [=](ModelFile& file) { file.nodes[kAttention].params[which] = 2; });
     bad("0 or 1", [=](ModelFile& file) { file.nodes[kAttention].params[which] = -1; });
   }
   bad("a mask of 2 keys", [](ModelFile& file) { file.nodes[kAttention].params[7] = 1; });
-  bad("parameter 8", [](ModelFile& file) { file.nodes[kAttention].params[8] = 1; });
+  bad("parameter 9", [](ModelFile& file) { file.nodes[kAttention].params[9] = 1; });
   bad("no activation", [](ModelFile& file) { file.nodes[kAttention].activation = SI_ACT_RELU; });
   bad("a mask of 5 keys", [](ModelFile& file) { file.operands[11] = 2; });
   // Norms.
@@ -277,6 +302,7 @@ int main(int argc, char** argv) {
   test_golden(argc, argv);
   test_results();
   test_tokens_first();
+  test_rounded_attention();
   test_ids();
   test_permute();
   test_where();
