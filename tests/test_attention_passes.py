@@ -91,6 +91,7 @@ def test_views_are_what_torch_computes(seed: int) -> None:
         assert torch.equal(x.reshape(-1).as_strided(y.shape, strides, view.offset), y)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("change", "left"),
     [

@@ -177,6 +177,7 @@ def test_narrow_types_and_autocast(
             torch.testing.assert_close(a.float(), b, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.sampled(1)
 @pairs
 def test_compiled_and_traced(dense_type: Any, sparse_type: Any, extra: dict[str, Any]) -> None:
     model, x = convert_to_sparse(_loop(dense_type, extra), min_speedup=0), torch.randn(3, 2, 6)

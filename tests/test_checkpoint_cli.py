@@ -477,6 +477,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, out):
     assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_gone_is_one_line(tmp_path):
     torch.save({f"fc{i}.weight": torch.eye(9) for i in range(2000)}, tmp_path / "model.pth")
     read, write = os.pipe()

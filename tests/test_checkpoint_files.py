@@ -323,6 +323,7 @@ def test_a_folder_without_weights(tmp_path):
 # --- writing
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
 def test_a_crash_in_mid_write_leaves_the_input_whole(tmp_path, name):
     path = tmp_path / name
@@ -359,6 +360,7 @@ def test_the_input_is_not_modified(tmp_path):
         assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
+@pytest.mark.slow
 def test_what_was_read_outlives_the_file(tmp_path):
     for name, save in (("model.pth", torch.save), ("model.safetensors", save_file)):
         save({"fc.weight": torch.ones(1000, 1000)}, tmp_path / name)

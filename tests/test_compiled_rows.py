@@ -41,6 +41,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
         yield call
 
 
+@pytest.mark.sampled(4)
 @needs_assembler
 @pytest.mark.parametrize(("name", "capability", "dtype", "tokens"), _cases(every=False))
 def test_a_row_compiles(

@@ -46,6 +46,7 @@ def _no_code_of_other_tests() -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_compile_makes_one_graph(kind: str, dynamic: bool) -> None:
@@ -87,6 +88,7 @@ def test_compile_follows_a_weight_that_is_loaded() -> None:
         assert torch.equal(compiled(x), model(x))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_export_round_trip(kind: str, strict: bool) -> None:

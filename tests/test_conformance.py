@@ -129,6 +129,7 @@ def test_linear_channel_major_and_misaligned(row: registry.Row) -> None:
         check_linear(y, x, weight)
 
 
+@pytest.mark.sampled(40)
 @linear_rows
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_linear_bias_and_activation(row: registry.Row, activation: str) -> None:
@@ -245,6 +246,7 @@ def _check_geometry(
     check_conv(y, x, weight, b, stride, padding, dilation, groups, mode, activation)
 
 
+@pytest.mark.sampled(70)
 @conv_rows
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_conv_geometries(row: registry.Row, geometry: tuple[Any, ...]) -> None:
@@ -267,6 +269,7 @@ def test_convolutions_packed_along_columns_still_run(row: registry.Row) -> None:
         check_conv(y, x, weight, None, stride, padding, dilation, groups, mode, "none")
 
 
+@pytest.mark.sampled(30)
 @conv_rows
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_conv_activations(row: registry.Row, activation: str) -> None:

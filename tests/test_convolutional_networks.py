@@ -328,6 +328,7 @@ def _end_to_end(model: nn.Module, x: Tensor, folder: Path) -> None:
     assert load_engine(folder / "model.sinf").report().nodes
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (2, 2), (50, 50), (5, 3), (7, 9)])
 def test_average_pools_that_end_beyond_the_image(kernel: int, stride: int) -> None:
     model, x = nn.AvgPool2d(kernel, stride, ceil_mode=True).eval(), torch.randn(2, 3, 7, 8)

@@ -103,6 +103,7 @@ class Two(nn.Module):
         return self.linear(x) + more, torch.relu(fixed)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "dynamic",
     [

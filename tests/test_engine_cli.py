@@ -363,6 +363,7 @@ def test_ids_and_masks(capsys: Any, folder: Path, monkeypatch: pytest.MonkeyPatc
     assert "or 1x128:int64" in refused(capsys, *bad)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("content", "text"),
     [

@@ -31,6 +31,7 @@ def quick(model: nn.Module, example: Any) -> Engine:
     return compile(model, example, baselines=(), check=False)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["simple_cnn", "resnet", "mobilenet_v2"])
 def test_no_node_diverges(name: str, tmp_path: Path) -> None:
     model = {
@@ -66,6 +67,7 @@ def broken(model: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch, node: i
         return quick(model, x)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("node", "name"), [(0, "0"), (2, "3"), (5, "7"), (6, "10")])
 def test_the_first_that_diverges_is_named(
     node: int, name: str, monkeypatch: pytest.MonkeyPatch

@@ -70,6 +70,7 @@ def written(**parts: Any) -> bytes:
     return json.dumps(right | parts).encode()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "metadata",
     [

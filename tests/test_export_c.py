@@ -136,6 +136,7 @@ MODELS: dict[str, Make] = {
 LARGE = ("resnet", "mobilenet_v2")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("weights", ["float32", "int8"])
 @pytest.mark.parametrize(
     "name",

@@ -317,6 +317,7 @@ STAGED = {
     "checkpoints/write.py": {"open"},
     "commands/run.py": {"open", "save"},
     "demo/__init__.py": {"write_bytes"},
+    "export/c/folder.py": {"write_bytes"},
     "files.py": {"write_bytes", "replace"},
 }
 """What writes into the stage that `sparseinfer.files` gives it or into memory, and it itself."""

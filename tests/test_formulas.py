@@ -69,6 +69,7 @@ def formulas(model: nn.Module, x: Tensor) -> list[Node]:
     return graph.nodes
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("formula", "op", "activation"),
     [(gelu_new, "activation", "gelu_tanh"), (gelu_fast, "activation", "gelu_tanh"),
@@ -88,6 +89,7 @@ def test_formulas(formula: Callable[[Tensor, Tensor], Tensor], op: str, activati
     assert engine.compare(model, x).first is None
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "formula",
     [

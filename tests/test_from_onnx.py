@@ -34,6 +34,7 @@ def exported(model: nn.Module, x: Tensor, path: Path, dynamo: bool = False, **mo
     return path
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "dynamo"),

@@ -61,6 +61,7 @@ def test_what_a_reader_must_not_raise_is_found(whole, tmp_path, monkeypatch, err
     assert re.match(told, failure)
 
 
+@pytest.mark.slow
 def test_a_crash_is_told_with_its_seed(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import os\n"

@@ -96,6 +96,7 @@ def test_hooks_are_not_run_twice() -> None:
         torch.fx.symbolic_trace(sparse)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_converted_model_is_exported(kind: str, strict: bool) -> None:

@@ -59,6 +59,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_networks_give_the_reference_bit_for_bit(name: str, threads: int) -> None:
@@ -186,6 +187,7 @@ class Between(nn.Module):
         return self.last(self.between(self.first(x)))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", BETWEEN)
 def test_what_stands_between_computes_on_bytes(name: str) -> None:
     between, expected = BETWEEN[name]

@@ -35,6 +35,7 @@ def test_a_wish_that_cannot_be_granted_is_an_error_at_import(wish: str) -> None:
     assert "unset it" in last
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("wish", ["", "scalar"])
 def test_a_wish_that_can_be_granted_is(wish: str) -> None:
     script = "from sparseinfer.timing.machine import selected_isa as f; print(f())"

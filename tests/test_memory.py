@@ -82,6 +82,7 @@ def test_a_mapped_file_may_change_after_loading(
     loaded(X)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
 def test_a_file_may_be_cut_after_loading(tmp_path: Path, name: str) -> None:
     """In a process of its own: a fault would end it."""

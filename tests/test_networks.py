@@ -109,6 +109,7 @@ def test_everything_converted(name: str, full: bool) -> None:
     _check(model, sparse, inputs)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_converted_by_measurement(name: str, full: bool) -> None:

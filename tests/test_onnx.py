@@ -111,6 +111,7 @@ def uint8_bytes(file: bytes) -> int:
     return sum(len(t.raw_data) for t in tensors if t.data_type == onnx.TensorProto.UINT8)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dynamo", [True, False])
 @pytest.mark.parametrize("kind", some_slow(KINDS, *QUICK))
 def test_both_exporters_write_what_torch_computes(kind: str, dynamo: bool) -> None:
@@ -121,6 +122,7 @@ def test_both_exporters_write_what_torch_computes(kind: str, dynamo: bool) -> No
     assert torch.equal(sparse(x), sparse(x))  # it is called as before
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", some_slow(sorted(set(KINDS) - {"lstm", "gru", "rnn"}), *QUICK))
 def test_programs_of_torch_export_too(kind: str) -> None:
     model, sparse, x = converted(kind)

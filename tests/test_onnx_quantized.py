@@ -67,6 +67,7 @@ STATIC = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "form", "by_row", "signed"),

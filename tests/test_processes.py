@@ -31,6 +31,7 @@ def _answer(model: nn.Module, x: Tensor, answers: Any, index: int) -> None:
         answers.put((index, torch.get_num_threads(), model(x).numpy().tobytes()))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_children_compute_what_the_parent_does(method: str) -> None:
     model, x = _network(), torch.randn(8, 8, 14, 14)

@@ -47,6 +47,7 @@ def check(seed: int, folder: Path) -> set[str]:
     return {node["op"] for node in engine.report().nodes}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("seed", range(QUICK))
 def test_some(seed: int, tmp_path: Path) -> None:
     check(seed, tmp_path)

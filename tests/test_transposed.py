@@ -221,6 +221,7 @@ def test_state() -> None:
         fresh.load_state_dict({**sparse.state_dict(), "packed": formats.pack(torch.eye(4))})
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_compile_and_export(stride: int) -> None:
     sparse = _sparse(nn.ConvTranspose2d(4, 6, 4, stride=stride, padding=1))

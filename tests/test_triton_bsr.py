@@ -43,6 +43,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.sampled(2)
 @needs_triton
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("dtype", ONE_QUICK)
@@ -66,6 +67,7 @@ def test_linear_activations_splits_values_and_layouts(interpreted: Check, dtype:
     interpreted(checks.check_operators, dtype)
 
 
+@pytest.mark.sampled(2)
 @needs_triton
 @pytest.mark.parametrize("name", checks.CONVOLUTIONS)
 @pytest.mark.parametrize("dtype", ONE_QUICK)

@@ -44,6 +44,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.sampled(4)
 @needs_triton
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", ONE_QUICK)

@@ -87,6 +87,7 @@ COMPILED = [  # the quick tests of test_compiled_rows.py are sm_90's
 ]
 
 
+@pytest.mark.sampled(4)
 @needs_triton
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", checks.ONE_QUICK)
@@ -187,6 +188,7 @@ def test_compiles_ahead(
     compiled(checks.compile_ahead, capability, dtype, bucket, activation, n, False)
 
 
+@pytest.mark.sampled(1)
 @needs_assembler
 @pytest.mark.parametrize("dtype", checks.DTYPES)
 def test_compiles_ahead_with_unit_and_ragged_arguments(compiled: Check, dtype: str) -> None:

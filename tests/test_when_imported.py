@@ -29,6 +29,7 @@ assert importlib.util.find_spec("absent_module") is None
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("packaged", [False, True])
 def test_it_runs_after_the_import(tmp_path: Path, packaged: bool) -> None:
     package = tmp_path / "wanted"

@@ -72,7 +72,7 @@ def _reasons(records: Records, packed: Mapping[int, Packed], node: NodeRecord) -
     if any(tensor.type != "packed" and tensor.size > MOST_BYTES for tensor in tensors):
         yield f"it has a tensor of more than {MOST_BYTES:,} bytes"
     for weight in (packed[number] for number in numbers if number in packed):
-        if weight.format != "panel":
+        if not weight.sections:
             yield f"its weight is of format {weight.format}, and plain C reads panel"
         elif weight.value_type not in ("float32", "int8"):
             yield f"its weight is of {weight.value_type}, and plain C reads float32 and int8"

@@ -22,6 +22,7 @@ SIZES = {"float32": 4, "bfloat16": 2, "int8": 1, "uint8": 1, "int64": 8, "bool":
 CONSTANT, COMPUTED = 1, 2
 BLOB = struct.Struct("<8s4I4I2I2Q8I2Q2Q")
 FORMATS = {1: "csr", 2: "panel", 3: "nm", 4: "bsr"}
+PANEL = 2
 PANEL_ENTRY = 40
 SECTION_SPARE = 64
 """Zero bytes after the elements of each section of a packed weight, at least."""
@@ -171,7 +172,7 @@ def read_packed(blob: bytes) -> Packed:
     format, value_type, ndim = FORMATS[head[2]], head[3], head[4]
     shape, groups, params, counts = tuple(head[5 : 5 + ndim]), head[9], head[13:21], head[21:23]
     type_name = {0: "float32", 1: "float16", 2: "bfloat16", 3: "int8"}[value_type]
-    if format != "panel":
+    if head[2] != PANEL:
         return Packed(format, type_name, shape, groups, 0, 0, 0, {})
     rows, columns, block = shape[0], math.prod(shape[1:]), params[3]
     panels = groups * -(-(rows // groups) // 4)
