@@ -1,7 +1,7 @@
 // The tile kernels of int8 weights for AVX-512 with VNNI: vpdpbusd multiplies four bytes of x by four int8 weights and
 // adds the products, exactly, to each of 16 int32.
 #include "kernels/isa/avx512_bytes.h"
-#include "kernels/tile/quads_tile.h"
+#include "kernels/tile/quads_vector.h"
 
 namespace si {
 namespace {

@@ -11,7 +11,7 @@
 #include <cstring>
 
 #include "kernels/tile/byte_moves.h"
-#include "kernels/tile/quads_tile.h"
+#include "kernels/tile/quads_vector.h"
 
 namespace si {
 namespace {

@@ -6,7 +6,7 @@
 #include <immintrin.h>
 
 #include "kernels/tile/byte_moves.h"
-#include "kernels/tile/quads_tile.h"
+#include "kernels/tile/quads_vector.h"
 
 namespace si {
 namespace {

@@ -9,7 +9,7 @@
 #pragma once
 
 #include "kernels/tile/pairs.h"
-#include "kernels/tile/quads_tile.h"
+#include "kernels/tile/quads_vector.h"
 
 namespace si {
 namespace {
