@@ -209,7 +209,10 @@ class _Builder:
         place = self.pick()
         assert place is not None
         shape = self.values[place].shape
-        fitting = [k for k, x in enumerate(self.values) if _broadcasts(shape, x.shape)]
+        fitting = [
+            k for k, x in enumerate(self.values)
+            if x.is_floating_point() and _broadcasts(shape, x.shape)
+        ]  # fmt: skip
         pair = [place, self.random.choice(fitting)]
         self.random.shuffle(pair)
         name = self.random.choice(list(BINARIES))
