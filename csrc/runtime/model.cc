@@ -189,6 +189,7 @@ constexpr uint64_t kBytesPerThread = uint64_t{16} << 20;
 // Opens the packed weights on up to `threads` threads, the largest first.
 si_status read_weights(si_model* model, int threads) {
   const int64_t count = model->weights.size();
+  if (count == 0) return SI_OK;
   Buffer<const Value*> values;
   Buffer<BlobBytes> blobs;
   Buffer<bool> sums, sound;
@@ -215,7 +216,7 @@ si_status read_weights(si_model* model, int threads) {
                         &model->weights[values[i]->packed - model->weights.data()], true);
   };
   // Sums are one item. Validators take any bytes, so that they need not wait for it.
-  SI_TRY(parallel_for(used, count == 0 ? 0 : count + 1, [&](int64_t item) {
+  SI_TRY(parallel_for(used, count + 1, [&](int64_t item) {
     if (item == 0)
       check_blob_sums(blobs.data(), count, sums.data());
     else

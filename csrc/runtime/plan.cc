@@ -80,6 +80,7 @@ class Plan {
       if (y.root != node.output || y.place != Place::kArena) continue;
       lives[count++] = {y.root, first_[y.root], last_[y.root], aligned(y.bytes), 0};
     }
+    if (count == 0) return SI_OK;
     // No two are equal, so that every C library sorts them alike.
     std::qsort(lives.data(), static_cast<size_t>(count), sizeof(Life), [](const void* one, const void* other) {
       const Life &a = *static_cast<const Life*>(one), &b = *static_cast<const Life*>(other);
