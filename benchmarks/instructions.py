@@ -281,12 +281,17 @@ def differences(expected: Any, found: Any, what: str = "") -> Iterator[str]:
 
 def to_json(counts: dict[str, Any]) -> str:
     """Return the file's text, a line a function, so that a diff shows what moved."""
-    text = json.dumps(counts, indent=1)
-    return re.sub(r"\{\s+(\"loops\": \d[^{}]*?)\s+\}", _one_line, text) + "\n"
+    return lines_of(counts, "loops")
 
 
-def _one_line(found: re.Match[str]) -> str:
-    return "{" + re.sub(r"\s+", " ", found[1]) + "}"
+def lines_of(record: dict[str, Any], first: str) -> str:
+    """JSON in which an object whose first key is `first`, a number, is a line."""
+
+    def one_line(found: re.Match[str]) -> str:
+        return "{" + re.sub(r"\s+", " ", found[1]) + "}"
+
+    text = json.dumps(record, indent=1)
+    return re.sub(rf"\{{\s+(\"{first}\": \d[^{{}}]*?)\s+\}}", one_line, text) + "\n"
 
 
 def main(

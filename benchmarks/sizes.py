@@ -29,7 +29,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks.instructions import compiler_of
+from benchmarks.instructions import compiler_of, lines_of
 from sparseinfer.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -217,12 +217,7 @@ def to_json(programs: dict[str, Any]) -> str:
         "programs of": {program.name: [*program.options] for program in PROGRAMS},
         "sizes": programs,
     }
-    text = json.dumps(record, indent=1)
-    return re.sub(r"\{\s+(\"text\": \d[^{}]*?)\s+\}", _one_line, text) + "\n"
-
-
-def _one_line(found: re.Match[str]) -> str:
-    return "{" + re.sub(r"\s+", " ", found[1]) + "}"
+    return lines_of(record, "text")
 
 
 def main(

@@ -205,6 +205,13 @@ def test_norms() -> None:
     assert ops(engine).count("layer_norm") == 3
 
 
+def test_an_axis_that_is_none_is_refused() -> None:
+    for axis in (4, 9):
+        nodes = [node("LayerNormalization", ["x", "scale"], ["y"], name="norm", axis=axis)]
+        with pytest.raises(UnsupportedOperators, match=f"in 'norm': its axis is {axis}, of 4"):
+            quick(onnx_model(nodes, {"scale": floats(7)}, IMAGE, 21))
+
+
 def test_batch_norm_without_a_convolution() -> None:
     constants = {"scale": floats(6), "bias": floats(6), "mean": floats(6),
                  "var": np.abs(floats(6)) + 0.5}  # fmt: skip

@@ -142,7 +142,7 @@ def _prelu(call: Call) -> Any:
 def _softmax(call: Call) -> Any:
     x = call.value(0)
     flattens = call.opset < 13
-    axis = call.attribute("axis", 1 if flattens else -1) % len(x.shape)
+    axis = call.axis(call.attribute("axis", 1 if flattens else -1), len(x.shape))
     if flattens and math.prod(x.shape[axis + 1 :]) > 1:
         raise Refusal("it is taken over several axes at once")
     target = aten._softmax if call.node.op_type == "Softmax" else aten._log_softmax

@@ -17,7 +17,7 @@ aten = torch.ops.aten
 def _layer_norm(call: Call) -> Any:
     call.only_first()
     x = call.value(0)
-    axis = call.attribute("axis", -1) % len(x.shape)
+    axis = call.axis(call.attribute("axis", -1), len(x.shape))
     own = [None if call.optional(place) is None else call.weight(place) for place in (1, 2)]
     eps = call.attribute("epsilon", 1e-5)
     if call.node.op_type == "RMSNormalization":

@@ -35,7 +35,7 @@ def _slice(call: Call) -> Any:
 @converts("Split")
 def _split(call: Call) -> Any:
     x = call.part(0)
-    axis, size = call.attribute("axis", 0) % len(x.shape), 0
+    axis, size = call.axis(call.attribute("axis", 0), len(x.shape)), 0
     sizes = call.numbers(1) if call.opset >= 13 else call.attribute("split", None)
     whole = x.shape[axis]
     if sizes is None:
@@ -52,7 +52,7 @@ def _split(call: Call) -> Any:
 @converts("Gather")
 def _gather(call: Call) -> Any:
     x, index = call.part(0), call.part(1)
-    axis = call.attribute("axis", 0) % max(1, len(x.shape))
+    axis = call.axis(call.attribute("axis", 0), len(x.shape))
     if isinstance(index, Choice) or index.constant is None:
         if axis != 0 or not isinstance(x, Value) or x.constant is None or len(x.shape) != 2:
             raise Refusal("its indices are computed, and rows of a table are taken by such")

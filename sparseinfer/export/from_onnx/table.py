@@ -137,8 +137,16 @@ class Call:
     def axes(self, index: int, since: int) -> list[int] | None:
         """Axes, which are an input since that opset and an attribute before; none below 0."""
         given = self.numbers(index) if self.opset >= since else self.attribute("axes", None)
-        rank = len(self.inputs[0].shape)
-        return None if given is None else sorted(int(axis) % max(1, rank) for axis in given)
+        if given is None:
+            return None
+        return sorted(self.axis(int(axis), len(self.inputs[0].shape)) for axis in given)
+
+    def axis(self, axis: int, rank: int) -> int:
+        """An axis of a tensor of so many dimensions, not below 0; a number has one."""
+        rank = max(1, rank)
+        if not -rank <= axis < rank:
+            raise Refusal(f"its axis is {axis}, of {rank}")
+        return axis % rank
 
     def only_first(self) -> None:
         """Refuse a node whose other outputs are read."""
