@@ -240,6 +240,15 @@ def test_what_stays_unfused_is_listed() -> None:
         quick(Product().eval(), torch.zeros(1, 3, 4))
 
 
+def test_a_roll_of_all_dimensions_as_one_is_refused() -> None:
+    class Rolls(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.roll(x, 1)
+
+    with pytest.raises(UnsupportedOperators, match="it rolls all dimensions as one"):
+        quick(Rolls().eval(), torch.zeros(2, 4))
+
+
 def test_models_that_are_refused() -> None:
     x = torch.zeros(1, 4)
     for model, error, text in (

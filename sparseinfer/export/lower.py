@@ -29,7 +29,6 @@ INTEGERS_READ = (
 )
 """Operators that take other types than float32: ids, and masks."""
 
-
 MASKS_READ = (aten.scaled_dot_product_attention.default, aten.where.self)
 """Operators that look at what a mask chooses from; to others it is numbers."""
 

@@ -80,7 +80,10 @@ def _part(call: Call, x: Value, axis: int, start: int, count: int, name: str) ->
 def _roll(call: Call) -> Value:
     """Along each axis, the end of the tensor and then its beginning."""
     x, shifts = call.value(0), list(call.args[1])
-    for axis, shift in zip(call.argument(2, "dims", []), shifts, strict=True):
+    axes = list(call.argument(2, "dims", []))
+    if not axes:
+        raise Refusal("it rolls all dimensions as one")
+    for axis, shift in zip(axes, shifts, strict=True):
         axis %= len(x.shape)
         size = x.shape[axis]
         first = -shift % size
