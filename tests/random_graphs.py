@@ -88,7 +88,8 @@ class _Builder:
             self.activation, self.max_pool, self.average_pool, self.global_pool, self.reshape,
             self.softmax, self.concat, self.norm, self.line, self.layer_norm, self.permute,
             self.embedding, self.attention, self.attention, self.slice, self.binary,
-            self.binary, self.unary, self.resize, self.reduce,
+            self.binary, self.unary, self.resize, self.resize, self.reduce, self.masked,
+            self.masked,
         ]  # fmt: skip
         while len(self.network.steps) < steps:
             self.random.choice(makers)()
@@ -340,6 +341,16 @@ class _Builder:
         if places:
             self.put("embedding", [places[0]], nn.Embedding(IDS, self.random.randint(1, 12)))
 
+    def masked(self) -> None:
+        place = self.pick(3)
+        masks = [] if place is None else [
+            k for k in self._ids() if len(self.values[k]) == len(self.values[place])
+        ]  # fmt: skip
+        if not masks:
+            return
+        layer = _MaskedSoftmax(self.values[place].shape[-1], self.values[masks[0]].shape[1])
+        self.put("masked softmax", [place, masks[0]], layer)
+
     def attention(self) -> None:
         place = self.pick(3)
         if place is None:
@@ -398,6 +409,18 @@ class _Attention(nn.Module):
         mask = None if ids is None else (ids != 0)[:, None, None, :]
         y = F.scaled_dot_product_attention(*parts, attn_mask=mask, is_causal=self.causal)
         return y.transpose(1, 2).reshape(batch, tokens, features)
+
+
+class _MaskedSoftmax(nn.Module):
+    """Scores of an input's ids, of which those of padding are hidden."""
+
+    def __init__(self, features: int, ids: int) -> None:
+        super().__init__()
+        self.scores = nn.Linear(features, ids)
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        hidden = (ids == 0)[:, None, :]
+        return self.scores(x).masked_fill(hidden, torch.finfo(x.dtype).min).softmax(2)
 
 
 def _broadcasts(a: torch.Size, b: torch.Size) -> bool:
