@@ -13,6 +13,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,9 @@ from torch import nn
 import sparseinfer
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.prune import Recipe, prune_checkpoint
+from sparseinfer.convert.replace import replace
+from sparseinfer.layers.kinds import packed_layers
+from sparseinfer.quantize import ActivationScale
 
 transformers = pytest.importorskip("transformers")
 
@@ -156,6 +160,42 @@ def test_save_sparse_of_a_converted_model_comes_back(tmp_path: Path, kind: str) 
     assert torch.equal(loaded(TOKENS)[0], model(TOKENS)[0])
     again = sparseinfer.load_sparse_into(build(kind), tmp_path / "converted")
     assert torch.equal(again(TOKENS)[0], model(TOKENS)[0])
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_save_sparse_of_an_int8_model_comes_back(tmp_path: Path, kind: str) -> None:
+    model = build(kind)
+    sparse: Any = sparseinfer.convert_to_sparse(model, weights="int8", min_speedup=0)
+    layers = [layer for _, layer in packed_layers(sparse)]
+    layers[0].set_activation_scale(ActivationScale(0.05, 128))
+    sparseinfer.save_sparse(sparse, tmp_path)
+    expected = sparse(TOKENS)[0]
+    for loaded in (
+        type(model).from_pretrained(tmp_path),
+        sparseinfer.load_sparse_into(build(kind), tmp_path),
+    ):
+        assert sparse_layers(loaded) == len(layers)
+        assert torch.equal(loaded(TOKENS)[0], expected)
+        assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
+    dense, plain = sparseinfer.load_sparse(tmp_path), sparseinfer.to_dense(sparse).state_dict()
+    assert dense.keys() == plain.keys()
+    assert all(torch.equal(dense[name], plain[name]) for name in plain)
+
+
+def test_save_sparse_of_int8_and_float32_layers_comes_back(tmp_path: Path) -> None:
+    model = build("llama")
+    name = next(name for name, own in model.named_modules() if type(own) is torch.nn.Linear)
+    layer = model.get_submodule(name)
+    narrow = sparseinfer.SparseLinear.from_dense(layer, weights="int8")
+    mixed = replace(model, {layer: narrow})
+    saved = sparseinfer.save_sparse(mixed, tmp_path)
+    assert len(saved.compressed) > 10
+    for loaded in (
+        type(model).from_pretrained(tmp_path),
+        sparseinfer.load_sparse_into(build("llama"), tmp_path),
+    ):
+        assert sparse_layers(loaded) == 1
+        assert torch.equal(loaded(TOKENS)[0], mixed(TOKENS)[0])
 
 
 @pytest.mark.parametrize("keys", ["before 0.9", "since 0.9"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +17,12 @@ from torch import Tensor
 from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.checkpoints.files import Shard, read_file, read_json, write_file
 from sparseinfer.checkpoints.foreign import recognise_folder
+from sparseinfer.checkpoints.layout import LAYOUT
 from sparseinfer.checkpoints.masks import masks_beside
-from sparseinfer.checkpoints.plain import LAYOUT, Plain, make_plain
+from sparseinfer.checkpoints.plain import Plain, make_plain
 from sparseinfer.convert.pretrained import METHOD, WEIGHTS_FILE
 from sparseinfer.files import staged, staged_folder, sweep
+from sparseinfer.formats.handles import Handle
 
 __all__ = ["CONFIG", "WEIGHTS", "Checkpoint", "open_checkpoint"]
 
@@ -59,7 +61,11 @@ class Checkpoint:
         """Keys beside the state_dict (epoch, optimizer); safetensors cannot hold them."""
         return [key for shard in self.shards for key in shard.others]
 
-    def make_plain(self, look: bool = False) -> Plain:
+    def make_plain(
+        self,
+        look: bool = False,
+        keep: Callable[[str, Handle], bool] = lambda name, handle: False,
+    ) -> Plain:
         """Make its state_dict plain, see `make_plain`; each tensor stays in the file it was in.
 
         Raises:
@@ -75,7 +81,7 @@ class Checkpoint:
             masks, left = masks_beside(shard.root, shard.tensors)
             notes += left
             entries.update({f"{name}_mask": mask for name, mask in masks.items()})
-        plain = make_plain(entries, metadata, look)
+        plain = make_plain(entries, metadata, look, keep)
         plain.notes += notes
         home = {name: shard for name, _, shard in self.items()}
         for shard in self.shards:
@@ -83,7 +89,8 @@ class Checkpoint:
             shard.tensors.clear()
         for name, value in plain.tensors.items():
             home[plain.origin.get(name, name)].tensors[name] = value
-        unpacked = any(source.startswith("sparse-") for source in plain.sources.values())
+        forms = ("sparse-", "packed")
+        unpacked = any(source.startswith(forms) for source in plain.sources.values())
         if unpacked and self.config is not None:
             self.config = without_sparsity(self.config)
         for shard in self.shards:
@@ -209,7 +216,9 @@ def open_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Che
         if (path / name).is_file():
             return _open_index(path / name, key)
     config = _config(path)
-    if config is not None and _of(config).get("packed"):
+    # What save_sparse writes says what is compressed too, and has plain names otherwise.
+    found = {} if config is None else _of(config)
+    if found.get("packed") and "sparsity_config" not in found:
         raise CheckpointError(
             f"{path}: expected weights under their plain names, got a converted model that "
             "transformers saved; try from_pretrained, and sparseinfer.to_dense"
@@ -218,9 +227,9 @@ def open_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Che
         if (path / name).is_file():
             shards = [read_file(path / name, key)]
             return Checkpoint(path, shards, folder=path, config=config)
-    found = recognise_folder(path) or "none; try the path of a file"
+    other = recognise_folder(path) or "none; try the path of a file"
     raise CheckpointError(
-        f"{path}: expected a folder with {' or '.join(_SINGLE)} or an index of either, got {found}"
+        f"{path}: expected a folder with {' or '.join(_SINGLE)} or an index of either, got {other}"
     )
 
 

@@ -27,9 +27,9 @@ __all__ = ["SparseinferConfig", "SparseinferHfQuantizer"]
 
 class SparseinferConfig(QuantizationConfigMixin):
     """The `quantization_config` of a sparse model: the name of the file with its weights (None: the
-    usual one), and either the names and bytes of packed ones, with the scales and zero points of
-    the inputs of int8 ones and the names of those that torch's dense kernel multiplies, or the
-    `sparsity_config` of compressed ones."""
+    usual one), the names and bytes of packed ones, with the scales and zero points of the inputs of
+    int8 ones and the names of those that torch's dense kernel multiplies, and the `sparsity_config`
+    of compressed ones."""
 
     def __init__(
         self, weights: str | None = WEIGHTS_FILE, packed: Mapping[str, int] | None = None,
@@ -102,7 +102,7 @@ class SparseinferHfQuantizer(HfQuantizer):
         return to_dense(model, inplace=True)
 
     def get_weight_conversions(self) -> list[Any]:
-        if self.quantization_config.packed:
+        if not hasattr(self.quantization_config, "sparsity_config"):
             return []
         return [WeightConverter([*_SOURCES.values()], ".weight", [_Decompress(self)])]
 

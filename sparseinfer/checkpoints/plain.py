@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,28 +13,16 @@ from torch import Tensor
 
 from sparseinfer.checkpoints.bitmask import MAX_DIMS, PARTS, decompress
 from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.checkpoints.layout import read_layout
 from sparseinfer.checkpoints.masks import fitted, is_mask_of, note_of_mask, weight_of
+from sparseinfer.checkpoints.packed import LOOK_TIMES, MOST_TIMES, OF_INPUTS, Packed, dtype_of
 from sparseinfer.checkpoints.tensors import identity, is_plain
-from sparseinfer.formats.handles import Handle, peek
-from sparseinfer.layers.quantized_input import DENSE_KERNEL, NAMES
+from sparseinfer.formats.handles import Handle
 
-__all__ = ["LAYOUT", "Plain", "make_plain", "scales_packed", "stored_names"]
-
-LAYOUT = "sparseinfer"
-"""The key of the safetensors metadata that holds what compressed-tensors' layout cannot express:
-JSON, `{"tensors": {prefix: {"name": ..., "shape": [...]}}, "aliases": {name: name}}`."""
+__all__ = ["Plain", "make_plain"]
 
 _PARAMETRIZATION = re.compile(r"^(?:(.*)\.)?parametrizations\.([^.]+)\.(.+)$")
 _MASK_OF_PARAMETRIZATION = re.compile(r"^\d+\.mask$")
-_PACKED_MAGIC = b"SPARSINF"
-
-_LOOK_TIMES, _MOST_TIMES = 32, 1024
-"""So many times its bytes may a packed weight take, to be looked at and to be loaded: those of a
-weight with one non-zero in a thousand do."""
-
-_ROOM = 1 << 26
-"""Bytes that all packed weights may take beyond that: an emptied layer's are no more than its rows.
-"""
 
 
 @dataclass
@@ -45,7 +32,8 @@ class Plain:
     `sources` maps a name to `mask`, `parametrization`, `sparse-bitmask`, `sparse-24-bitmask` or
     `packed`, the form in which it was stored, with the bytes it took as `stored_bytes`. `looked_at`
     has what `info` tells of packed weights that were not unpacked; their tensors are on the meta
-    device. `masks` are those that were applied, `notes` tell of others that were not.
+    device. `kept` are the packed tensors that were left as they are, with the plain names of their
+    weights. `masks` are those that were applied, `notes` tell of others that were not.
     """
 
     tensors: dict[str, Any] = field(default_factory=dict)
@@ -53,11 +41,12 @@ class Plain:
     sources: dict[str, str] = field(default_factory=dict)
     stored_bytes: dict[str, int] = field(default_factory=dict)
     looked_at: dict[str, dict[str, Any]] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def _put(self, name: str, value: Any) -> None:
-        if name in self.tensors:
+        if name in self.tensors or name in self.kept.values():
             raise CheckpointError(
                 f"{name}: expected one tensor of this name, got two in different forms; "
                 "try removing one of them"
@@ -72,7 +61,10 @@ class Plain:
 
 
 def make_plain(
-    entries: Mapping[str, Any], metadata: Mapping[str, str] | None = None, look: bool = False
+    entries: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
+    look: bool = False,
+    keep: Callable[[str, Handle], bool] = lambda name, handle: False,
 ) -> Plain:
     """Give every weight its plain name and its dense, effective value; all else stays as it is.
 
@@ -81,7 +73,8 @@ def make_plain(
     masks (torch.ao.pruning), compressed-tensors' sparse-bitmask and sparse-24-bitmask with keys of
     before and since version 0.9, and sparseinfer's packed buffers. Tensors tied before stay tied.
     `metadata` is that of a safetensors header. With `look`, packed weights that would take many
-    times their bytes are not unpacked but described.
+    times their bytes are not unpacked but described. A packed weight stays packed, with the scale
+    of its layer's input, where `keep` says so of its plain name and its view.
 
     Raises:
         CheckpointError: parts of a weight do not fit together, a plain name occurs twice, or packed
@@ -92,7 +85,10 @@ def make_plain(
         >>> make_plain(pair).tensors
         {'fc.weight': tensor([[0., 1.]])}
     """
-    named, aliases = stored_names(metadata or {})
+    layout = read_layout(metadata or {})
+    again = _packed_aliases(entries, layout.aliases)
+    entries = {**entries, **again} if again else entries
+    packed = Packed(entries, layout.packed, keep, LOOK_TIMES if look else MOST_TIMES)
     groups = _compressed_groups(entries)
     old_keys = any(prefix.endswith(".weight") for prefix in groups)
     taken = {key for keys in groups.values() for key in keys.values()}
@@ -108,8 +104,8 @@ def make_plain(
         note = None if key in taken else note_of_mask(key, entries)
         if note is not None:
             result.notes.append(note)
+    result.kept = packed.kept
     products: dict[tuple[Any, ...], Tensor] = {}
-    room = _Room(_LOOK_TIMES if look else _MOST_TIMES)
     for key, value in entries.items():
         if key in by_original:
             name, masks = by_original[key], pairs[by_original[key]][1:]
@@ -125,79 +121,41 @@ def make_plain(
             parts = {each: entries[each] for each in groups[prefix].values()}
             by_part = {part: entries[each] for part, each in groups[prefix].items()}
             source = "sparse-bitmask" if "row_offsets" in by_part else "sparse-24-bitmask"
-            name, shape = named.get(prefix, (prefix if old_keys else f"{prefix}.weight", None))
             dense = decompress(by_part, prefix)
-            result._add(name, _shaped(dense, shape, name), source, parts)
-        elif key not in taken and not scales_packed(key, entries):
-            handle = _packed(key, value)
-            if handle is None:
-                result._put(key, value)
+            name = prefix if old_keys else f"{prefix}.weight"
+            if prefix in layout.tensors:
+                name, shape = layout.tensors[prefix]
+                dense = _shaped(dense, shape, name)
+            result._add(name, dense, source, parts)
+        elif key in packed.weights:
+            name, row = packed.weights[key]
+            if key != row.parts[0]:
                 continue
-            facts = handle.info
-            name = f"{key.removesuffix('packed')}weight"
-            # Integers are stored with scales, which the values have been multiplied by.
-            narrow = facts["value_type"] == "int8"
-            dtype = torch.float32 if narrow else getattr(torch, facts["value_type"])
-            if room.take(math.prod(facts["shape"]) * max(4, dtype.itemsize), value.numel()):
-                dense = handle.unpack(value).to(dtype)
-            elif look:
-                dense = torch.empty(facts["shape"], dtype=dtype, device="meta")
-                result.looked_at[name] = facts
-            else:
+            parts = {part: entries[part] for part in row.parts}
+            unpacked = packed.unpack(name, row)
+            if unpacked is None and not look:
+                shape = packed.infos[key]["shape"]
                 raise CheckpointError(
-                    f"{key}: expected a packed weight of at most {_MOST_TIMES} times its bytes, "
-                    f"got {list(facts['shape'])} in {value.numel()} bytes; "
+                    f"{key}: expected a packed weight of at most {MOST_TIMES} times its bytes, "
+                    f"got {list(shape)} in {value.numel()} bytes; "
                     "try load_converted, which leaves it packed"
                 )
-            result._add(name, dense, "packed", {key: value})
-    for alias, name in aliases.items():
+            if unpacked is None:
+                facts = packed.infos[key]
+                unpacked = torch.empty(facts["shape"], dtype=dtype_of(facts), device="meta")
+                result.looked_at[name] = facts
+            result._add(name, unpacked, "packed", parts)
+        elif key not in taken and not packed.belongs(key):
+            result._put(key, value)
+    for alias, name in layout.aliases.items():
         if name in result.tensors and alias not in result.tensors:
             result.tensors[alias] = result.tensors[name]
             result.origin[alias] = result.origin.get(name, name)
+    for name in result.tensors:
+        key = result.origin.get(name, name)
+        if key in again:
+            result.origin[name] = layout.aliases[key]
     return result
-
-
-def scales_packed(key: str, entries: Mapping[str, Any]) -> bool:
-    """Whether it is the scale of an int8 layer's input or its kernel: no part of a plain weight.
-
-    Example:
-        >>> scales_packed("fc.input_scale", {"fc.packed": None})
-        True
-    """
-    prefix, _, name = key.rpartition(".")
-    return name in (*NAMES, DENSE_KERNEL) and f"{prefix}.packed".lstrip(".") in entries
-
-
-def stored_names(
-    metadata: Mapping[str, str],
-) -> tuple[dict[str, tuple[str, tuple[int, ...] | None]], dict[str, str]]:
-    """What `save_sparse` left in the metadata: name and shape by prefix, and names of tied tensors.
-
-    Raises:
-        CheckpointError: the entry is not of the form that `LAYOUT` tells.
-    """
-    if LAYOUT not in metadata:
-        return {}, {}
-    try:
-        content = json.loads(metadata[LAYOUT])
-        tensors, aliases = content["tensors"], content["aliases"]
-        named = {
-            str(prefix): (str(entry["name"]), tuple(int(size) for size in entry["shape"]))
-            for prefix, entry in tensors.items()
-        }
-        return dict(named), {str(alias): str(name) for alias, name in aliases.items()}
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
-        raise CheckpointError(
-            f"expected the metadata {LAYOUT!r} as save_sparse writes it, got {error!r}; "
-            "try another copy of the file"
-        ) from error
 
 
 def _compressed_groups(entries: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -263,9 +221,7 @@ def _product(name: str, tensors: Iterable[Tensor], multiplied: bool) -> Tensor:
     return result
 
 
-def _shaped(dense: Tensor, shape: tuple[int, ...] | None, name: str) -> Tensor:
-    if shape is None:
-        return dense
+def _shaped(dense: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     if not 1 <= len(shape) <= MAX_DIMS or min(shape) < 1 or math.prod(shape) != dense.numel():
         raise CheckpointError(
             f"{name}: expected a shape of {dense.numel()} elements in the metadata, got "
@@ -274,28 +230,11 @@ def _shaped(dense: Tensor, shape: tuple[int, ...] | None, name: str) -> Tensor:
     return dense.view(shape)
 
 
-class _Room:
-    """The bytes that packed weights may be unpacked to: some at once, and many a byte of theirs."""
-
-    def __init__(self, times: int) -> None:
-        self.left, self.times = _ROOM, times
-
-    def take(self, dense: int, stored: int) -> bool:
-        left = self.left + self.times * stored - dense
-        if left >= 0:
-            self.left = min(left, _ROOM)
-        return left >= 0
-
-
-def _packed(key: str, value: Any) -> Handle | None:
-    """The validated view of a packed weight; None where `value` is something else."""
-    if key.rpartition(".")[2] != "packed" or not isinstance(value, Tensor) or not is_plain(value):
-        return None
-    if value.dtype is not torch.uint8 or value.dim() != 1:
-        return None
-    if bytes(value[: len(_PACKED_MAGIC)].tolist()) != _PACKED_MAGIC:
-        return None
-    try:
-        return peek(value)
-    except ValueError as error:
-        raise CheckpointError(f"{key}: {error}") from error
+def _packed_aliases(entries: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """What is stored once for several packed weights, under the names that it is not stored by."""
+    own = {*OF_INPUTS, "packed"}
+    return {
+        alias: entries[name]
+        for alias, name in aliases.items()
+        if alias not in entries and name in entries and alias.rpartition(".")[2] in own
+    }

@@ -1,11 +1,13 @@
-"""Pruned models in files that are smaller: compressed-tensors' sparse-bitmask in safetensors."""
+"""Pruned models in files that are smaller: compressed-tensors' sparse-bitmask in safetensors,
+beside packed weights of fewer bits."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,19 +15,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from sparseinfer.checkpoints.bitmask import compress, compressed_bytes
 from sparseinfer.checkpoints.checkpoint import CONFIG, WEIGHTS, open_checkpoint
 from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.checkpoints.layout import LAYOUT, Layout, dump_layout
+from sparseinfer.checkpoints.model_state import ModelState, state_of
+from sparseinfer.checkpoints.narrow import beside, narrow_layers, narrower_than, of_quantizer
 from sparseinfer.checkpoints.nesting import wrapper_prefix
-from sparseinfer.checkpoints.plain import LAYOUT, make_plain, scales_packed
+from sparseinfer.checkpoints.packed import plain_name
+from sparseinfer.checkpoints.plain import Plain, make_plain
 from sparseinfer.checkpoints.tied import with_tied
 from sparseinfer.checkpoints.write import write_safetensors
-from sparseinfer.convert.pretrained import METHOD, WEIGHTS_FILE
+from sparseinfer.convert.pretrained import METHOD, WEIGHTS_FILE, keep_pretrained
+from sparseinfer.convert.replace import replace
 from sparseinfer.files import staged, staged_folder
-from sparseinfer.layers.dense import effective
-from sparseinfer.layers.kinds import kind_of_sparse
+from sparseinfer.formats.handles import Handle, peek
 
 __all__ = ["Saved", "load_sparse", "load_sparse_into", "save_sparse"]
 
@@ -58,9 +63,10 @@ def save_sparse(
     A path that ends in `.safetensors` becomes a file, any other a folder with `model.safetensors`
     and `config.json`. Weights of two or more dimensions with enough zeros are compressed; all else
     is stored as it is. Masks and sparseinfer's packed weights (see `convert_to_sparse`) are
-    accepted; int8 ones are stored as the float32 values that they stand for, without the scales of
-    their inputs, which `model.state_dict()` keeps. Tied tensors are stored once. The file appears
-    whole or not at all.
+    accepted. Layers with int8 weights, and those with bfloat16 ones in a model of another type, are
+    stored as they are packed, with the scales of their inputs: `load_sparse_into` gives the same
+    layers back. Of a state_dict, which does not tell the model's type, those of bfloat16 stay so
+    that round their inputs too. Tied tensors are stored once. The file appears whole or not at all.
 
     The folder of a transformers model has its own config with a quantization_config, and is read by
     `from_pretrained` where sparseinfer is imported; elsewhere that finds no weights and raises, for
@@ -68,9 +74,10 @@ def save_sparse(
 
     compressed-tensors knows two-dimensional tensors called `<module>.weight`. Convolution weights
     are stored as `[M, K]` and RNN weights under their own names, with shape and name in the
-    metadata for `load_sparse`; `exact_layout` leaves these dense, so that compressed-tensors
-    restores every tensor as it was, and keeps to its name and config for a transformers model too
-    (compressed-tensors has read sparse-bitmask up to its version 0.12).
+    metadata for `load_sparse`; `exact_layout` leaves these dense, and int8 and bfloat16 weights
+    float32, so that compressed-tensors restores every tensor as it was, and keeps to its name and
+    config for a transformers model too (compressed-tensors has read sparse-bitmask up to its
+    version 0.12).
 
     Args:
         model: a module, or the state_dict of one.
@@ -97,7 +104,9 @@ def save_sparse(
             f"{path}: expected a name in .safetensors, or of a folder, got {path.suffix}; "
             f"try {path.with_suffix('.safetensors').name}"
         )
-    state = make_plain(_state_of(model)).tensors
+    given = _state_of(model, not exact_layout)
+    plain = make_plain(given.tensors, keep=_keep(model, exact_layout))
+    state = plain.tensors
     as_file = path.suffix == ".safetensors"
     full = {} if as_file else _config_of(model, config)
     of_transformers = "model_type" in full and not exact_layout
@@ -106,26 +115,38 @@ def save_sparse(
         _write_twice_what_transformers_does_not_tie(model, state, tensors, aliases)
     saved = Saved(path)
     stored: dict[str, Tensor] = {}
-    layout: dict[str, Any] = {}
+    layout = Layout(aliases=aliases, packed=given.rows)
+    weight_of = {part: name for name, row in given.rows.items() for part in row.parts}
+    packed: dict[str, None] = {}
     zeros = elements = 0
     for name, tensor in tensors.items():
         size = tensor.numel() * tensor.element_size()
+        if name in plain.kept:
+            facts = peek(tensor).info
+            stored[name] = tensor
+            saved.stored_bytes += size
+            saved.dense_bytes += math.prod(facts["shape"]) * torch.float32.itemsize
+            packed[weight_of.get(name, plain_name(name))] = None
+            elements += math.prod(facts["shape"])
+            zeros += math.prod(facts["shape"]) - facts["nnz"]
+            continue
         saved.dense_bytes += size
         parts, exact = _compressed(name, tensor, tensors, stored)
-        plain_name = name.endswith(".weight") if of_transformers else exact or not exact_layout
-        if parts is None or not plain_name:
+        readable = name.endswith(".weight") if of_transformers else exact or not exact_layout
+        if parts is None or not readable:
             stored[name] = tensor
             saved.stored_bytes += size
             continue
         prefix = name.removesuffix(".weight")
         stored.update({f"{prefix}.{part}": value for part, value in parts.items()})
         if not exact:
-            layout[prefix] = {"name": name, "shape": list(tensor.shape)}
+            layout.tensors[prefix] = name, tuple(tensor.shape)
         saved.compressed.append(name)
         saved.stored_bytes += sum(part.numel() * part.element_size() for part in parts.values())
         elements += tensor.numel()
         zeros += tensor.numel() - parts["compressed"].numel()
-    metadata = {"format": "pt", LAYOUT: json.dumps({"tensors": layout, "aliases": aliases})}
+    saved.compressed += packed
+    metadata = {"format": "pt", LAYOUT: dump_layout(layout)}
     if as_file:
         path.parent.mkdir(parents=True, exist_ok=True)
         with staged([path]) as (unfinished,):
@@ -133,15 +154,17 @@ def save_sparse(
         return saved
     weights = WEIGHTS_FILE if of_transformers else WEIGHTS
     reader: dict[str, Any] = {"quant_method": "compressed-tensors", "version": KEYS_SINCE}
-    if of_transformers:
+    if of_transformers or plain.kept:
         reader = {"quant_method": METHOD, "weights": weights}
+    if plain.kept:
+        reader.update(of_quantizer(stored, [name for name in stored if name in plain.kept]))
     full["quantization_config"] = {
         **reader,
         "sparsity_config": {
             "format": BITMASK_FORMAT,
             "global_sparsity": zeros / max(1, elements),
             "sparsity_structure": "unstructured",
-            "targets": [name.rpartition(".")[0] for name in saved.compressed],
+            "targets": [name.rpartition(".")[0] for name in saved.compressed if name not in packed],
             "ignore": [],
         },
     }
@@ -160,29 +183,34 @@ def load_sparse(path: str | os.PathLike[str], key: str | None = None) -> dict[st
     Read are what `save_sparse` writes, compressed-tensors' sparse-bitmask and sparse-24-bitmask
     (keys of before and since version 0.9), masks and plain weights, in a file by safetensors or
     torch.save, or a folder with shards. Prefixes of DataParallel and torch.compile are taken off.
-    Everything read is validated; no pickle runs code. `key` names the state_dict in nested ones.
+    Everything read is validated; no pickle runs code. Packed weights are unpacked: int8 ones are
+    the float32 values that they stand for, without the scales of their inputs, which
+    `load_sparse_into` keeps. `key` names the state_dict in nested ones.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or its parts do not fit together.
     """
-    return _load(path, key)[0]
+    return _load(path, key).tensors
 
 
 def _load(
-    path: str | os.PathLike[str], key: str | None
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The state_dict, and the masks that were applied to it."""
+    path: str | os.PathLike[str],
+    key: str | None,
+    keep: Callable[[str, Handle], bool] = lambda name, handle: False,
+) -> Plain:
+    """The state_dict without prefixes, what of it stays packed, and the masks applied to it."""
     checkpoint = open_checkpoint(path, key)
-    plain = checkpoint.make_plain()
+    prefix = wrapper_prefix(checkpoint.tensors)
+    plain = checkpoint.make_plain(keep=lambda name, handle: keep(name.removeprefix(prefix), handle))
     for text in plain.notes:
         warnings.warn(text, stacklevel=3)
     tensors = checkpoint.tensors
     prefix = wrapper_prefix(tensors)
-    found, masks = (
-        {name.removeprefix(prefix): tensor for name, tensor in each.items()}
-        for each in (tensors, plain.masks)
+    return Plain(
+        {name.removeprefix(prefix): tensor for name, tensor in tensors.items()},
+        kept={n.removeprefix(prefix): own.removeprefix(prefix) for n, own in plain.kept.items()},
+        masks={name.removeprefix(prefix): mask for name, mask in plain.masks.items()},
     )
-    return found, masks
 
 
 def load_sparse_into(
@@ -190,8 +218,11 @@ def load_sparse_into(
 ) -> nn.Module:
     """Load a checkpoint that `load_sparse` reads into a dense model, which is returned.
 
-    `convert_to_sparse` makes it fast afterwards. A tensor that the checkpoint lacks may be one that
-    the model ties to another. A model on the meta device takes over the tensors that were read.
+    `convert_to_sparse` makes it fast afterwards. Layers whose weights the file has packed with
+    fewer bits than the model (see `save_sparse`) become the sparse layers that were saved, in the
+    model itself; where that is one layer, another object is returned. A tensor that the checkpoint
+    lacks may be one that the model ties to another. A model on the meta device takes over the
+    tensors that were read.
 
     Raises:
         CheckpointError: as `load_sparse`; or names or shapes are not those of the model.
@@ -202,19 +233,28 @@ def load_sparse_into(
         >>> load_sparse_into(nn.Linear(4, 4), saved.path)
         Linear(in_features=4, out_features=4, bias=True)
     """
-    state, masks = _load(path, key)
     own = model.state_dict()
+    found = _load(path, key, narrower_than(own))
+    state = found.tensors
     # A model of the tool that saved the file holds its masks.
-    state.update({name: mask for name, mask in masks.items() if name in own})
+    state.update({name: mask for name, mask in found.masks.items() if name in own})
+    try:
+        layers, placed = narrow_layers(model, state, found.kept)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    placed |= found.kept.keys() & own.keys()
+    unpacked = {found.kept[name] for name in placed}
+    # What a packed layer checks itself as it is loaded.
+    taken = placed.union(*map(beside, placed))
     for name, tensor in state.items():
-        if name in own and own[name].shape != tensor.shape:
+        if name in own and name not in taken and own[name].shape != tensor.shape:
             raise CheckpointError(
                 f"{path}: {name}: expected the shape {list(own[name].shape)} of the model, got "
                 f"{list(tensor.shape)}; try the model that was saved"
             )
     state = with_tied(model, state)
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
+    missing = [name for name in own if name not in state and name not in unpacked | taken]
+    unexpected = [name for name in state if name not in own and name not in taken]
     if missing or unexpected:
         what, names = ("a tensor", missing) if missing else ("no tensor", unexpected)
         raise CheckpointError(
@@ -223,62 +263,34 @@ def load_sparse_into(
             "try the dense model that was saved"
         )
     on_meta = any(value.is_meta for value in own.values())
-    model.load_state_dict(state, strict=False, assign=on_meta)
-    return model
+    result = replace(model, layers, inplace=True)
+    keep_pretrained(result)
+    try:
+        result.load_state_dict(state, strict=False, assign=on_meta)
+    # A packed weight that a sparse layer of the model does not take.
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise CheckpointError(f"{path}: {lines[-1]}") from error
+    return result
 
 
-def _state_of(model: nn.Module | Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(model, nn.Module):
-        if not any(isinstance(value, Tensor) for value in model.values()):
-            raise CheckpointError(
-                "expected a model or a state_dict, got no tensor; try save_sparse(model, path)"
-            )
-        return dict(model)
-    # What a module alone can tell: the order that it packs its weight in, and the masks of
-    # torch.ao.pruning, which keep themselves out of the state_dict.
-    known: dict[tuple[nn.Module, str], Tensor] = {}
-    replaced: dict[str, tuple[str, Tensor]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        prefix = f"{name}." if name else ""
-        for stored, tensor_name in _changed(module):
-            if (module, tensor_name) not in known:
-                own: Any = module
-                sparse = kind_of_sparse(module) is not None
-                weight = own.dense_tensor(tensor_name) if sparse else effective(module, tensor_name)
-                assert weight is not None
-                known[module, tensor_name] = weight
-            # What a recurrent layer says of its parts goes before what they say.
-            found = prefix + tensor_name, known[module, tensor_name]
-            replaced.setdefault(prefix + stored, found)
-    state = {}
-    held = model.state_dict()
-    for name, value in held.items():
-        if scales_packed(name, held):
-            continue
-        plain, value = replaced.get(name, (name, value))
-        state[plain] = value
-    return state
+def _state_of(model: nn.Module | Mapping[str, Any], narrow: bool) -> ModelState:
+    if isinstance(model, nn.Module):
+        return state_of(model, narrow)
+    if not any(isinstance(value, Tensor) for value in model.values()):
+        raise CheckpointError(
+            "expected a model or a state_dict, got no tensor; try save_sparse(model, path)"
+        )
+    return ModelState(dict(model))
 
 
-def _changed(module: nn.Module) -> list[tuple[str, str]]:
-    """The tensors that take effect in another form than they are stored: stored and plain name."""
-    kind = kind_of_sparse(module)
-    if kind is not None:
-        # The parts of an attention tell their own.
-        renames = {} if kind.parts is not None else kind.sparse.renames(module)
-        return [(stored, name) for name, stored in renames.items()]
-    if not parametrize.is_parametrized(module):
-        return []
-    parametrizations: Any = module.parametrizations
-    return [
-        (f"parametrizations.{name}.original", name)
-        for name, parts in parametrizations.items()
-        if all(map(_is_mask, parts))
-    ]
-
-
-def _is_mask(part: nn.Module) -> bool:
-    return [name for name, _ in part.named_buffers()] == ["mask"] and not list(part.parameters())
+def _keep(
+    model: nn.Module | Mapping[str, Any], exact_layout: bool
+) -> Callable[[str, Handle], bool]:
+    """Which packed weights stay packed: of a model those that are left, see `state_of`."""
+    if isinstance(model, nn.Module):
+        return lambda name, handle: True
+    return lambda name, handle: not exact_layout and handle.activations != "float32"
 
 
 def _untied(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -224,6 +224,26 @@ class SparseMultiheadAttention(nn.Module):
         """What a sparse attention calls the tensors of a dense one that it holds as they are."""
         return {"in_proj_bias": "in_proj.bias"} if "in_proj" in layer._modules else {}
 
+    def sources(self) -> dict[str, tuple[str, ...]]:
+        """Which tensors of the projections, one below the other, torch's attention holds itself."""
+        roles = ["in_proj"] if "in_proj" in self._modules else ["q_proj", "k_proj", "v_proj"]
+        layers = [self.get_submodule(role) for role in roles]
+        stored = [
+            f"{role}.{'packed' if isinstance(layer, SparseLayer) else 'weight'}"
+            for role, layer in zip(roles, layers, strict=True)
+        ]
+        found = {"in_proj_weight": tuple(stored)}
+        if not self._qkv_same_embed_dim:
+            found = {f"{role}_weight": (name,) for role, name in zip(roles, stored, strict=True)}
+        if layers[0].bias is not None:
+            found["in_proj_bias"] = tuple(f"{role}.bias" for role in roles)
+        return found
+
+    def dense_tensor(self, name: str) -> Tensor:
+        """A weight or bias as a state_dict of torch's attention holds it."""
+        tensor: Tensor = getattr(self, name)
+        return tensor.detach()
+
     def plain(self) -> nn.MultiheadAttention:
         """A dense attention of the same arguments without values, on the meta device."""
         return nn.MultiheadAttention(

@@ -14,6 +14,7 @@ from sparseinfer.formats.stand_in import PackedWeight
 from sparseinfer.formats.table import format_named
 from sparseinfer.kernels.activations import activation_module, check_choice
 from sparseinfer.layers.adapters import computes_weight
+from sparseinfer.layers.arrangement import Arrangement
 from sparseinfer.layers.dense import by_outputs, computed_weight, effective
 from sparseinfer.layers.loading import check_type, own_copy, packed_as, take_packed
 from sparseinfer.layers.quantized_input import QuantizedInput
@@ -203,6 +204,11 @@ class SparseLayer(QuantizedInput):
         return weight
 
     @property
+    def arrangement(self) -> Arrangement:
+        """How the packed weight lies beside that of the class that it was converted from."""
+        return Arrangement()
+
+    @property
     def handle(self) -> Handle:
         """The validated view of the packed weight."""
         return open_packed(self.packed)
@@ -211,6 +217,12 @@ class SparseLayer(QuantizedInput):
     def format(self) -> str:
         """The name of the packed format."""
         return self.handle.weights.format
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the packed weight has fewer bits than the layer's type, or rounds its input."""
+        handle = self.handle
+        return handle.activations != "float32" or handle.dtype.itemsize < self._typed.itemsize
 
     @property
     def nnz(self) -> int:

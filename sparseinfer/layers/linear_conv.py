@@ -15,6 +15,7 @@ from torch.nn.common_types import _size_1_t, _size_2_t
 
 from sparseinfer import ops
 from sparseinfer.layers.adapters import SAME, Padded, same_padding
+from sparseinfer.layers.arrangement import Arrangement
 from sparseinfer.layers.base import THREADS_OF_TORCH, SparseLayer
 from sparseinfer.layers.dense import CONV1D, class_named, ends_of
 from sparseinfer.layers.fx import Proxy, leaf
@@ -94,6 +95,10 @@ class SparseLinear(SparseLayer):
     @property
     def _of_conv1d(self) -> bool:
         return "nf" in vars(self)
+
+    @property
+    def arrangement(self) -> Arrangement:
+        return Arrangement(transposed=self._of_conv1d)
 
     def original(self) -> nn.Module:
         linear: Any = self.to_dense()

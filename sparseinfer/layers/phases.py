@@ -15,7 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Axis", "axes_of", "places"]
+from torch import Tensor
+
+__all__ = ["Axis", "axes_of", "places", "unphased"]
 
 
 @dataclass(frozen=True)
@@ -95,3 +97,21 @@ def places(axes: Sequence[Axis]) -> Iterator[tuple[tuple[Any, ...], tuple[Any, .
     for tap in itertools.product(*(range(axis.kernel) for axis in axes)):
         phases, taps = zip(*(axis.place(k) for axis, k in zip(axes, tap, strict=True)), strict=True)
         yield (..., *tap), (every, *phases, every, every, *taps)
+
+
+def unphased(weight: Tensor, axes: Sequence[Axis], groups: int, shape: Sequence[int]) -> Tensor:
+    """The weight `[C, M/groups, *kernel]` of this shape from its phases, flattened to rows.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> axes = axes_of(nn.ConvTranspose1d(4, 6, 2, stride=2))
+        >>> unphased(torch.ones(12, 4, 1), axes, 1, (4, 6, 2)).shape
+        torch.Size([4, 6, 2])
+    """
+    phased = weight.view(groups, *(axis.stride for axis in axes), -1, *weight.shape[1:])
+    dense = weight.new_empty(tuple(shape))
+    per_group = dense.view(groups, -1, *dense.shape[1:]).transpose(1, 2)
+    for tap, place in places(axes):
+        per_group[tap] = phased[place]
+    return dense

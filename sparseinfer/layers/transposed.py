@@ -13,10 +13,11 @@ from torch.onnx import is_in_onnx_export
 
 from sparseinfer import ops
 from sparseinfer.formats.handles import open_packed
+from sparseinfer.layers.arrangement import Arrangement
 from sparseinfer.layers.base import THREADS_OF_TORCH, SparseLayer
 from sparseinfer.layers.dense import by_outputs
 from sparseinfer.layers.fx import Proxy, leaf
-from sparseinfer.layers.phases import axes_of, places
+from sparseinfer.layers.phases import axes_of, places, unphased
 from sparseinfer.layers.slabs import Slab, slabs_of
 from sparseinfer.ops.memory import require_memory
 
@@ -98,13 +99,11 @@ class _SparseConvTranspose(SparseLayer):
         return phased.view(-1, dense.shape[2], *(axis.taps for axis in axes))
 
     def _restored(self, weight: Tensor) -> Tensor:
-        strides = [axis.stride for axis in self._axes]
-        phased = weight.view(self.groups, *strides, -1, *weight.shape[1:])
-        dense = weight.new_empty(self.weight_shape)
-        per_group = dense.view(self.groups, -1, *dense.shape[1:]).transpose(1, 2)
-        for tap, place in places(self._axes):
-            per_group[tap] = phased[place]
-        return dense
+        return unphased(weight, self._axes, self.groups, self.weight_shape)
+
+    @property
+    def arrangement(self) -> Arrangement:
+        return Arrangement(axes=self._axes, shape=self.weight_shape, groups=self.groups)
 
     def _shape_error(self, packed: Tensor) -> str | None:
         error = super()._shape_error(packed)

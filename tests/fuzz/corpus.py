@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from sparseinfer import convert_to_sparse, pack, save_sparse
+from sparseinfer import SparseConv2d, SparseLinear, convert_to_sparse, pack, save_sparse
 from sparseinfer.checkpoints.bitmask import compress
+from sparseinfer.quantize import ActivationScale
 
 __all__ = ["damage", "make_corpus", "model"]
 
@@ -24,6 +25,16 @@ _NUMBERS = (0, 1, 7, 8, 127, 128, 255, 2**15, 2**16, 2**31 - 1, 2**31, 2**32 - 1
 def model() -> nn.Module:
     """The model whose converted state_dict is among the files."""
     return nn.Sequential(nn.Linear(16, 8), nn.Conv2d(2, 4, 3))
+
+
+def narrow_model() -> nn.Module:
+    """The same with a scaled int8 layer, and one of bfloat16."""
+    dense, conv = model().children()
+    scale = ActivationScale(0.01, 3)
+    return nn.Sequential(
+        SparseLinear.from_dense(dense, weights="int8", input_scale=scale),
+        SparseConv2d.from_dense(conv, weights="bfloat16", activations="bfloat16"),
+    )
 
 
 def make_corpus(folder: Path) -> dict[str, bytes]:
@@ -42,9 +53,11 @@ def make_corpus(folder: Path) -> dict[str, bytes]:
         "half": weight.bfloat16(),
     }
     save_sparse({**state, "conv.weight": weight.view(8, 4, 4)}, folder / "model.safetensors")
+    save_sparse(narrow_model(), folder / "narrow.safetensors")
     parts = {f"fc.{part}": tensor for part, tensor in compress(weight).items()}
     found = {
         "bitmask.safetensors": (folder / "model.safetensors").read_bytes(),
+        "narrow.safetensors": (folder / "narrow.safetensors").read_bytes(),
         "plain.safetensors": save(state),
         "packed.safetensors": save(packed),
         "converted.safetensors": save(converted),
