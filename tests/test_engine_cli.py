@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -172,16 +173,29 @@ def test_an_export_in_bytes(capsys: Any, folder: Path, module: str) -> None:
     samples = torch.randn(20, 6)
     np.save("samples.npy", samples.numpy())
     (folder / "batches").mkdir()
+    (folder / "archives").mkdir()
     for place, part in enumerate(samples.split(8)):
         np.save(f"batches/{place}.npy", part.numpy())
+        np.savez_compressed(f"archives/{place}.npz", input=part.numpy())
     save_file({"input": samples}, "samples.safetensors")
+    np.savez("named.npz", input=samples.numpy())
+    np.savez("ordered.npz", samples.numpy())
     given = [word.format(module=module) for word in INT8]
-    files = []
-    for place, data in enumerate(("samples.npy", "batches", "samples.safetensors")):
-        code, out, err = run(capsys, "export", *given, data, "-o", f"{place}.sinf")
+    files = {}
+    for data in (
+        "samples.npy",
+        "samples.safetensors",
+        "named.npz",
+        "ordered.npz",
+        "batches",
+        "archives",
+    ):
+        code, out, err = run(capsys, "export", *given, data, "-o", "0.sinf", "--force")
         assert (code, err) == (0, "") and "dB" in out
-        files.append((folder / f"{place}.sinf").read_bytes())
-    assert files[0] == files[2] and len(files[1]) == len(files[0])
+        files[data] = (folder / "0.sinf").read_bytes()
+    whole = [files.pop(data) for data in ("batches", "archives")]
+    assert len({*files.values()}) == 1 and whole[0] == whole[1]
+    assert len(whole[0]) == len(files["samples.npy"])
     model = importlib.import_module(module).small()
     y = load_engine("0.sinf")(samples[:2])
     assert torch.allclose(y, model(samples[:2]), atol=0.05)
@@ -212,10 +226,24 @@ def test_an_export_in_bytes(capsys: Any, folder: Path, module: str) -> None:
         ([*INT8, "none.npy"], "none.npy: No such file"),
         ([*INT8, "broken.pt2"], "as --calibration, got 'broken.pt2'"),
         ([*INT8, "nowhere"], "nowhere: No such file or folder"),
-        ([*INT8, "empty"], "expected .npy files, got none"),
+        ([*INT8, "empty"], "expected .npy or .npz files, got none"),
         ([*INT8, "wide.npy"], "expected [2, 6] for input, of any batch, got [4, 7]"),
         ([*INT8, "nan.npy"], "NaN or Inf"),
         ([*INT8, "broken.npy"], "expected an array of numpy.save"),
+        ([*INT8, "none.npy.npz"], "none.npy.npz: No such file"),
+        ([*INT8, "broken.npz"], "broken.npz: expected an archive of numpy.savez, got a file"),
+        ([*INT8, "one.npz"], "one.npz: expected an archive of numpy.savez, got one array"),
+        ([*INT8, "none.npz"], "none.npz: expected an array for each input, got none"),
+        ([*INT8, "others.npz"], "expected input, got y which the model does not take"),
+        ([*INT8, "two.npz"], "expected at most 1 positional arguments, got 2"),
+        ([*INT8, "gap.npz"], "expected arr_0 to arr_1, an array for each input, got arr_0, arr_2"),
+        ([*INT8, "doubles.npz"], "doubles.npz: input: expected an array of float32"),
+        ([*INT8, "objects.npz"], "objects.npz: expected an archive of numpy.savez, got a file"),
+        ([*INT8, "bytes.npz"], "bytes.npz: input: expected an array of float32"),
+        ([*INT8, "nan.npz"], "nan.npz: input: expected finite samples, got 24 NaN or Inf among 24"),
+        ([*INT8, "no.npz"], "no.npz: input: expected samples, got an array of shape [0, 6]"),
+        ([*INT8, "no.npy"], "no.npy: expected samples, got an array of shape [0, 6]"),
+        ([*INT8, "wide.npz"], "expected [2, 6] for input, of any batch, got [4, 7]"),
         ([*INT8, "broken.safetensors"], "broken.safetensors: "),
         (["{module}:with_example", "--activations", "bfloat16"], "got float32 and bfloat16"),
         (["{module}:small", "--weights", "int3"], "expected --weights of float32"),
@@ -228,12 +256,27 @@ def test_an_export_in_bytes(capsys: Any, folder: Path, module: str) -> None:
 def test_exports_that_are_refused(
     capsys: Any, folder: Path, module: str, arguments: list[str], text: str
 ) -> None:
-    for name in ("broken.pt2", "broken.npy", "broken.onnx", "broken.safetensors"):
+    for name in ("broken.pt2", "broken.npy", "broken.npz", "broken.onnx", "broken.safetensors"):
         (folder / name).write_bytes(b"PK hello")
     (folder / "empty").mkdir()
     np.save("x.npy", np.zeros((4, 6), np.float32))
     np.save("wide.npy", np.zeros((4, 7), np.float32))
     np.save("nan.npy", np.full((4, 6), np.nan, np.float32))
+    np.save("no.npy", np.zeros((0, 6), np.float32))
+    archives: dict[str, dict[str, Any]] = {
+        "none": {}, "others": {"y": np.zeros((4, 6), np.float32)},
+        "two": {f"arr_{n}": np.zeros((4, 6), np.float32) for n in (0, 1)},
+        "gap": {f"arr_{n}": np.zeros((4, 6), np.float32) for n in (0, 2)},
+        "doubles": {"input": np.zeros((4, 6))}, "objects": {"input": np.array([None])},
+        "nan": {"input": np.full((4, 6), np.nan, np.float32)},
+        "no": {"input": np.zeros((0, 6), np.float32)},
+        "wide": {"input": np.zeros((4, 7), np.float32)},
+    }  # fmt: skip
+    for name, arrays in archives.items():
+        np.savez(f"{name}.npz", **arrays)
+    with zipfile.ZipFile("bytes.npz", "w") as archive:
+        archive.writestr("input", b"PK hello")
+    (folder / "one.npz").write_bytes((folder / "x.npy").read_bytes())
     given = [argument.format(module=module) for argument in arguments]
     assert text.format(module=module) in refused(capsys, "export", *given, "-o", "m.sinf")
     assert not (folder / "m.sinf").exists()

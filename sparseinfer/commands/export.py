@@ -87,8 +87,8 @@ def export(
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="For int8, samples: a .npy file of them, a folder of such files, or a "
-            ".safetensors file with a tensor for each input.",
+            help="For int8, samples: a .npy file of them, a .npz or .safetensors file with an "
+            "array for each input by its name or in order, or a folder of .npy or .npz files.",
         ),
     ] = None,
     target: Annotated[

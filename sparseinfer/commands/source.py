@@ -14,7 +14,9 @@ from sparseinfer.commands.output import UserError, of_file
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["example_of", "examples_of", "load_source", "read_array"]
+__all__ = [
+    "example_of", "examples_of", "load_numpy", "load_source", "read_array", "tensor_of",
+]  # fmt: skip
 
 TYPES = {"float32": "numpy.float32", "int64": "numpy.int64", "bool": "bool"}
 """What inputs may be, and what numpy calls these types."""
@@ -132,24 +134,57 @@ def read_array(path: Path, kinds: Sequence[str] = tuple(TYPES)) -> torch.Tensor:
         UserError: it is something else, or cannot be read.
     """
     import numpy as np
-    import torch
+
+    array = load_numpy(path, "an array of numpy.save", "numpy.save(path, x)")
+    if not isinstance(array, np.ndarray):
+        raise UserError(
+            f"{path}: expected an array of {' or '.join(kinds)}, got several arrays; try "
+            "numpy.save(path, x)"
+        )
+    return tensor_of(str(path), array, kinds)
+
+
+def load_numpy(path: Path, expected: str, remedy: str) -> Any:
+    """What numpy.load gives for a file, with the arrays of a .npz file read, and no pickle.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    import zipfile
+    import zlib
+
+    import numpy as np
 
     try:
         content = path.read_bytes()
     except OSError as error:
         raise of_file(error) from error
     try:
-        array = np.load(io.BytesIO(content), allow_pickle=False)
-    # Headers of others are Python literals, which numpy parses.
-    except (ValueError, EOFError, SyntaxError, OverflowError, RecursionError, MemoryError) as error:
+        found = np.load(io.BytesIO(content), allow_pickle=False)
+        return found if isinstance(found, np.ndarray) else {name: found[name] for name in found}
+    # Headers of others are Python literals, which numpy parses; archives are those of zipfile.
+    except (
+        ValueError, EOFError, SyntaxError, OverflowError, RecursionError, MemoryError, KeyError,
+        NotImplementedError, RuntimeError, OSError, zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
         raise UserError(
-            f"{path}: expected an array of numpy.save, got a file that cannot be read as one; "
-            "try numpy.save(path, x)"
+            f"{path}: expected {expected}, got a file that cannot be read as one; try {remedy}"
         ) from error
+
+
+def tensor_of(place: str, array: Any, kinds: Sequence[str] = tuple(TYPES)) -> torch.Tensor:
+    """The tensor of an array of one of these types.
+
+    Raises:
+        UserError: it has another type, or a member of an archive is no array.
+    """
+    import numpy as np
+    import torch
+
     if not isinstance(array, np.ndarray) or str(array.dtype) not in kinds:
-        kind = array.dtype if isinstance(array, np.ndarray) else "several arrays"
+        kind = array.dtype if isinstance(array, np.ndarray) else "other bytes"
         raise UserError(
-            f"{path}: expected an array of {' or '.join(kinds)}, got {kind}; try "
+            f"{place}: expected an array of {' or '.join(kinds)}, got {kind}; try "
             f"x.astype({TYPES[kinds[0]]})"
         )
     return torch.from_numpy(array.copy(order="C"))
