@@ -24,6 +24,7 @@ from sparseinfer.quantize import (
     sqnr_db,
     weight_scales,
 )
+from sparseinfer.quantize.activations import range_of_token, ranges_per_token
 from sparseinfer.quantize.observers import Mse, Percentile
 from sparseinfer.quantize.scheme import renamed_value_type
 
@@ -165,6 +166,20 @@ def test_each_token_has_its_own_scale() -> None:
     assert levels.dtype is torch.uint8 and scale.shape == (3, 5, 1)
     error = ((levels.float() - zero_point) * scale - x).abs()
     assert (error <= 1.001 * scale).all() and not error[0, 0].any()
+
+
+@pytest.mark.parametrize("exponent", [-150, -63, -30, 0, 30, 60, 125])
+def test_one_token_has_the_scale_of_many(exponent: int) -> None:
+    x = torch.randn(200, 7) * 2.0**exponent + torch.randn(200, 1) * 2.0**exponent
+    x[0], x[1, :], x[2] = 0, -0.0, x[2].abs()
+    for place, bad in ((3, NAN), (4, INF), (5, -INF)):
+        x[place, 3] = bad
+    x[6, 0], x[6, 1] = NAN, INF
+    scales, zero_points = ranges_per_token(x)
+    for token, scale, zero_point in zip(x, scales.tolist(), zero_points.tolist(), strict=True):
+        found = range_of_token(token)
+        assert found == (scale, zero_point) or (math.isnan(scale) and math.isnan(found[0]))
+        assert found[1] == zero_point
 
 
 # ---- observers ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,12 @@ from sparseinfer.ops.arguments import (
     wrong_features,
 )
 from sparseinfer.ops.memory import address, require_memory
-from sparseinfer.quantize.activations import LEVELS, MOST_SCALE, ranges_per_token
+from sparseinfer.quantize.activations import (
+    LEVELS,
+    MOST_SCALE,
+    range_of_token,
+    ranges_per_token,
+)
 
 __all__ = [
     "check_int8_linear",
@@ -101,19 +107,30 @@ def linear_per_token(
     handle = int8_handle(packed, x)
     tokens, bias = check_int8_linear(handle, x, bias, out_features)
     y = x.new_empty(*x.shape[:-1], out_features)
-    if tokens:
-        x = x.contiguous()
+    if tokens == 0:
+        return y
+    x = x.contiguous()
+    unbounded = None
+    ranges: tuple[float, int, int, int]
+    if tokens == 1:
+        scale, zero_point = range_of_token(x)
+        if not scale <= MOST_SCALE:
+            if math.isfinite(scale):
+                raise _beyond(scale)
+            return y.fill_(torch.nan)
+        ranges = scale, zero_point, 0, 0
+    else:
         scales, zero_points = ranges_per_token(x.reshape(tokens, handle.k))
-        unbounded = None
         if not float(scales.max()) <= MOST_SCALE:
             scales, unbounded = _bounded(scales)
-        handle.weights.linear_int8(
-            x.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr(), tokens, handle.k,
-            out_features, False, activation, row, threads or torch.get_num_threads(), *_OUT, 1.0, 0,
-            scales.data_ptr(), zero_points.data_ptr(), *_NO_OUTPUT_SCALE,
-        )  # fmt: skip
-        if unbounded is not None:
-            y.view(tokens, out_features)[unbounded] = torch.nan
+        ranges = 1.0, 0, scales.data_ptr(), zero_points.data_ptr()
+    handle.weights.linear_int8(
+        x.data_ptr(), y.data_ptr(), 0 if bias is None else bias.data_ptr(), tokens, handle.k,
+        out_features, False, activation, row, threads or torch.get_num_threads(), *_OUT, *ranges,
+        *_NO_OUTPUT_SCALE,
+    )  # fmt: skip
+    if unbounded is not None:
+        y.view(tokens, out_features)[unbounded] = torch.nan
     return y
 
 
@@ -179,11 +196,15 @@ def _bounded(scales: Tensor) -> tuple[Tensor, Tensor]:
     unbounded = ~torch.isfinite(scales)
     scales = torch.where(unbounded, torch.ones_like(scales), scales)
     if float(scales.max()) > MOST_SCALE:
-        raise RuntimeError(
-            "expected inputs whose scales are at most 2^48, got values up to "
-            f"{LEVELS * float(scales.max()):.3g}; try inputs of another unit, or the float layer"
-        )
+        raise _beyond(float(scales.max()))
     return scales, unbounded
+
+
+def _beyond(scale: float) -> RuntimeError:
+    return RuntimeError(
+        f"expected inputs whose scales are at most 2^48, got values up to {LEVELS * scale:.3g}; "
+        "try inputs of another unit, or the float layer"
+    )
 
 
 def int8_handle(packed: Tensor, x: Tensor) -> Handle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ __all__ = [
     "MOST_SCALE",
     "ActivationScale",
     "quantize_per_token",
+    "range_of_token",
     "ranges_per_token",
     "reciprocal",
     "scale_of_range",
@@ -121,6 +123,30 @@ def ranges_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     scale = high.sub_(low).div_(LEVELS)
     scale.masked_fill_(scale < LEAST_SCALE, 1.0)
     return scale, low.neg_().div_(scale).round_().nan_to_num_(0.0).to(torch.int32)
+
+
+def range_of_token(x: Tensor) -> tuple[float, int]:
+    """What `ranges_per_token` gives for x as one token, sooner: its operators cost more than a call
+    of a small layer.
+
+    Example:
+        >>> range_of_token(torch.tensor([-255.0, 0.0]))
+        (1.0, 255)
+    """
+    least, most = torch.aminmax(x)
+    # A NaN is both bounds, and stays so where it is the first of two.
+    low, high = min(least.item(), 0.0), max(most.item(), 0.0)
+    # Of two float32, rounded once from a double: the same as in float32.
+    scale = _float32(_float32(high - low) / LEVELS)
+    if scale < LEAST_SCALE:
+        scale = 1.0
+    ratio = -low / scale
+    return scale, round(_float32(ratio)) if math.isfinite(ratio) else 0
+
+
+def _float32(value: float) -> float:
+    """The nearest float32; beyond their range an infinite one."""
+    return ctypes.c_float(value).value
 
 
 def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
