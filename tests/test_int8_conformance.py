@@ -135,3 +135,5 @@ def test_weights_that_int8_cannot_hold_are_refused() -> None:
         formats.pack(torch.eye(2), weights="int8", scales=torch.ones(3))
     with pytest.raises(ValueError, match="expected scales of 2"):
         formats.pack(torch.eye(2), weights="int8", scales=torch.zeros(2))
+    with pytest.raises(TypeError, match="expected scales as a tensor, got list"):
+        formats.pack(torch.eye(2), weights="int8", scales=[1.0, 1.0])

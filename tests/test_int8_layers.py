@@ -323,6 +323,12 @@ def test_layers_without_int8_kernels() -> None:
             pack(torch.eye(16), format, weights="int8", **({"n": 4} if format == "nm" else {}))
 
 
+@pytest.mark.parametrize("scale", [0.5, (0.5, 3), torch.tensor(0.5)], ids=str)
+def test_input_scales_of_other_types(scale: Any) -> None:
+    with pytest.raises(TypeError, match="expected an ActivationScale, got"):
+        SparseLinear.from_dense(nn.Linear(4, 4), weights="int8", input_scale=scale)
+
+
 def test_too_many_columns_for_int32() -> None:
     with pytest.raises(ValueError, match="65535"):
         pack(torch.ones(1, 65536), weights="int8")

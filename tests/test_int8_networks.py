@@ -347,7 +347,8 @@ def test_values_that_are_always_zero() -> None:
         ({"calibration": torch.zeros(3, 4, dtype=torch.int64)}, TypeError, "try .float()"),
         ({"calibration": [torch.ones(3, 4).to_sparse()]}, TypeError, "a dense tensor .*to_dense"),
         ({"calibration": torch.full((3, 4), torch.nan)}, ValueError, "NaN or Inf.*that was input"),
-        ({"calibration": torch.full((3, 4), 1e30)}, ValueError, "scale is 2"),
+        ({"calibration": torch.full((3, 4), 1e30)}, ValueError, "scale is 2.*that was "),
+        ({"calibration": torch.full((3, 4), 1e-44)}, ValueError, "scale is 2.*that was input"),
         ({"weights": "float32", "calibration": torch.zeros(3, 4)}, ValueError, "expected no cal"),
         ({"weights": "int4"}, NotImplementedError, "not built yet"),
         ({"weights": "int4"}, NotImplementedError, "not built yet"),
@@ -367,6 +368,10 @@ def test_weights_that_cannot_be_rounded() -> None:
         model.weight[1, 2] = torch.inf
     with pytest.raises((ValueError, RuntimeError)):
         compiled(model, torch.randn(2, 4), calibration=torch.randn(8, 4), check=False)
+    with pytest.raises(
+        ValueError, match="finite outputs for the example, got 2 NaN or Inf among 6"
+    ):
+        compiled(model, torch.randn(2, 4), calibration=torch.randn(8, 4))
 
 
 @pytest.mark.slow

@@ -153,6 +153,12 @@ def test_bad_activation_scales(scale: float) -> None:
         ActivationScale(scale, 0)
 
 
+@pytest.mark.parametrize(("scale", "zero_point"), [("1", 0), (None, 0), (1.0, 0.5), (1.0, "0")])
+def test_scales_that_are_no_numbers(scale, zero_point) -> None:
+    with pytest.raises(TypeError, match="expected a number and a whole number"):
+        ActivationScale(scale, zero_point)
+
+
 @pytest.mark.parametrize("zero_point", [-1, 256])
 def test_bad_zero_points(zero_point: int) -> None:
     with pytest.raises(ValueError, match="expected a zero point from 0 to 255"):

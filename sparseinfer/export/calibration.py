@@ -129,5 +129,8 @@ def observed_scales(
                     raise ValueError(f"{error}; that was {value.name}") from None
         for own, value in zip(seen, some, strict=True):
             zero = own.low == own.high == 0
-            found[value] = ActivationScale(1.0, 0) if zero else own.result()
+            try:
+                found[value] = ActivationScale(1.0, 0) if zero else own.result()
+            except ValueError as error:
+                raise ValueError(f"{error}; that was {value.name}") from None
     return found

@@ -257,6 +257,12 @@ def _compare(
     worst = 0.0
     allowed_errors = []
     for y, own, true in zip(given, dense, exact, strict=True):
+        bad = int((~true.isfinite()).sum())
+        if bad:
+            raise ValueError(
+                f"expected a model that gives finite outputs for the example, got {bad} NaN or Inf "
+                f"among {true.numel()}; try weights and inputs without them"
+            )
         error = (y.double() - true).abs().max().item()
         allowed = MORE * (own.double() - true).abs().max() + LEAST * true.abs().max()
         if not error <= allowed:

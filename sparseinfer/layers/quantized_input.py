@@ -62,11 +62,20 @@ class QuantizedInput(nn.Module):
         return ActivationScale(float(scale), int(zero_point))
 
     def set_activation_scale(self, scale: ActivationScale | None) -> None:
-        """Round the input by this scale from now on; None: by its own range, at every call."""
+        """Round the input by this scale from now on; None: by its own range, at every call.
+
+        Raises:
+            TypeError: it is no `ActivationScale`.
+        """
         if scale is None:
             for name in NAMES:
                 self._buffers.pop(name, None)
             return
+        if not isinstance(scale, ActivationScale):
+            raise TypeError(
+                f"expected an ActivationScale, got {type(scale).__name__}; try "
+                "ActivationScale(scale, zero_point) of sparseinfer.quantize"
+            )
         values = (
             torch.tensor(scale.scale, dtype=torch.float32, device="cpu"),
             torch.tensor(scale.zero_point, dtype=torch.int32, device="cpu"),

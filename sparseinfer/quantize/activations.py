@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +36,7 @@ class ActivationScale:
     """Activations `scale * (q - zero_point)`, q from 0 to 255, so that 0.0 is exact.
 
     Raises:
+        TypeError: the scale is no number, or the zero point no whole one.
         ValueError: the scale is not 2^-60 to 2^48, or the zero point is not 0 to 255.
     """
 
@@ -41,6 +44,14 @@ class ActivationScale:
     zero_point: int
 
     def __post_init__(self) -> None:
+        scale: Any = self.scale
+        zero_point: Any = self.zero_point
+        if not isinstance(scale, Real) or not isinstance(zero_point, Integral):
+            raise TypeError(
+                "expected a number and a whole number as scale and zero point, got "
+                f"{type(scale).__name__} and {type(zero_point).__name__}; try "
+                "scale_of_range(low, high)"
+            )
         if not LEAST_SCALE <= self.scale <= MOST_SCALE:
             raise ValueError(
                 f"expected a scale of activations of 2^-60 to 2^48, got {self.scale}; try "

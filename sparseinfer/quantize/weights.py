@@ -100,11 +100,19 @@ def quantize_weight(weight: Tensor, scales: Tensor | None = None) -> QuantizedWe
 
 
 def check_scales(scales: Tensor, rows: int) -> None:
-    """Raise ValueError unless `scales` are `rows` numbers of 2^-60 to 2^48.
+    """Check that `scales` are `rows` numbers of 2^-60 to 2^48.
+
+    Raises:
+        TypeError: they are no tensor.
+        ValueError: they are others, or more or fewer.
 
     Example:
         >>> check_scales(torch.ones(4), 4)
     """
+    if not isinstance(scales, Tensor):
+        raise TypeError(
+            f"expected scales as a tensor, got {type(scales).__name__}; try torch.tensor(scales)"
+        )
     if tuple(scales.shape) != (rows,):
         raise ValueError(
             f"expected a scale for each of {rows} output rows, got shape {list(scales.shape)}; try "
