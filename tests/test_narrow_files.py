@@ -216,6 +216,8 @@ def test_models_of_mixed_layers_come_back(tmp_path: Path) -> None:
         assert again.again is again.one and again.one.activation_scale == SCALE
         assert type(again.two) is nn.Linear and torch.equal(again.two.weight, net.two.weight)
         torch.testing.assert_close(again(x), expected)
+        copied = load_converted(Net().eval(), tmp_path / name)
+        assert copied.again is copied.one and torch.equal(copied(x), again(x))
         found = load_sparse(tmp_path / name)
         assert found.keys() == Net().state_dict().keys()
         assert torch.equal(found["again.weight"], net.one.dense_weight())

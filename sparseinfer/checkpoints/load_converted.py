@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparseinfer.checkpoints.layout import LAYOUT
 from sparseinfer.checkpoints.tied import with_tied
 from sparseinfer.convert.pretrained import keep_pretrained
 from sparseinfer.convert.replace import Replacement, replace
@@ -34,8 +35,8 @@ def load_converted(
         model: the architecture, dense, masked or converted; it stays as it is. Built on the meta
             device and loaded with `assign=True`, it takes no memory of its own.
         state: the `state_dict()` of a converted model, or the file it was saved in: by `torch.save`
-            (read with `weights_only=True`), or by safetensors; or a folder as `save_pretrained`
-            writes it. Tensors that the model ties may stand in it once.
+            (read with `weights_only=True`), by safetensors, or by `save_sparse`; or a folder as the
+            last or `save_pretrained` writes it. Tensors that the model ties may stand in it once.
         strict: raise where keys are missing or unexpected; otherwise they are logged as warnings.
         assign: keep the tensors of `state` instead of copying them, as `nn.Module.load_state_dict`.
 
@@ -137,6 +138,10 @@ def _read(path: Path) -> Any:
     from sparseinfer.checkpoints.files import read_entries
 
     path.stat()  # a missing file is the system's error
-    if path.is_dir() or path.name.endswith(".index.json"):
-        return {name: value for name, value, _ in open_checkpoint(path).items()}
-    return read_entries(path)
+    shards = path.is_dir() or path.name.endswith(".index.json")
+    if not shards and path.suffix != ".safetensors":
+        return read_entries(path)
+    checkpoint = open_checkpoint(path)
+    if any(LAYOUT in shard.metadata for shard in checkpoint.shards):  # by save_sparse
+        checkpoint.make_plain(keep=lambda name, handle: True)
+    return {name: value for name, value, _ in checkpoint.items()}

@@ -243,7 +243,6 @@ def load_sparse_into(
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     placed |= found.kept.keys() & own.keys()
-    unpacked = {found.kept[name] for name in placed}
     # What a packed layer checks itself as it is loaded.
     taken = placed.union(*map(beside, placed))
     for name, tensor in state.items():
@@ -253,7 +252,8 @@ def load_sparse_into(
                 f"{list(tensor.shape)}; try the model that was saved"
             )
     state = with_tied(model, state)
-    missing = [name for name in own if name not in state and name not in unpacked | taken]
+    there = state.keys() | taken | {found.kept[name] for name in placed}
+    missing = [name for name in own if name not in there]
     unexpected = [name for name in state if name not in own and name not in taken]
     if missing or unexpected:
         what, names = ("a tensor", missing) if missing else ("no tensor", unexpected)
