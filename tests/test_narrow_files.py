@@ -19,6 +19,7 @@ import sparseinfer
 from sparseinfer import load_converted, load_sparse, load_sparse_into, save_sparse, to_dense
 from sparseinfer.checkpoints import CheckpointError
 from sparseinfer.checkpoints.facts import inspect_checkpoint
+from sparseinfer.checkpoints.integers import SUFFIXES
 from sparseinfer.checkpoints.layout import LAYOUT
 from sparseinfer.convert.replace import replace
 from sparseinfer.layers.kinds import kind_of, packed_layers
@@ -223,7 +224,9 @@ def test_models_of_mixed_layers_come_back(tmp_path: Path) -> None:
         assert torch.equal(found["again.weight"], net.one.dense_weight())
     inspected = {facts.name: facts for facts in inspect_checkpoint(tmp_path / "module").tensors}
     assert inspected["one.weight"].stored == "packed"
-    assert inspected["one.weight"].bytes == net.one.packed.numel()
+    stored = load_file(tmp_path / "module" / "model.safetensors")
+    parts = [own for name, own in stored.items() if name.startswith("one.packed")]
+    assert inspected["one.weight"].bytes == sum(own.numel() * own.itemsize for own in parts)
 
 
 def test_models_that_are_sparse_take_packed_weights(tmp_path: Path) -> None:
@@ -291,8 +294,14 @@ def test_pruning_a_file_of_int8_gives_float32(tmp_path: Path) -> None:
 
 
 def _file(tmp_path: Path) -> Path:
-    save_sparse(_sparse(nn.Linear(40, 24), INT8, SCALE), tmp_path / "model.safetensors")
-    return tmp_path / "model.safetensors"
+    """A file that holds the panels of a layer, as for weights in blocks."""
+    model: Any = _sparse(nn.Linear(40, 24), INT8, SCALE)
+    path = tmp_path / "model.safetensors"
+    save_sparse(model, path)
+    integers: dict[str, Any] = {f"0.packed{suffix}": None for suffix in SUFFIXES}
+    _changed(path, {**integers, "0.packed": model[0].packed.clone()}, {"integers": {}})
+    _check(model, nn.Linear(40, 24), path, torch.randn(3, 40))
+    return path
 
 
 def _changed(path: Path, tensors: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
@@ -361,6 +370,85 @@ def test_files_that_end_early_are_refused(tmp_path: Path) -> None:
     for length in (start, start + 1, (start + len(whole)) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         _refused(path, nn.Linear(40, 24), "expected a safetensors file")
+
+
+def _integers(tmp_path: Path) -> Path:
+    """A file that holds the integers of a layer, for they take less than its panels."""
+    save_sparse(_sparse(nn.Linear(512, 64), INT8, SCALE), tmp_path / "model.safetensors")
+    assert "0.packed_values" in load_file(tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+@pytest.mark.parametrize(
+    "dense", [nn.Linear(512, 64), nn.Conv2d(32, 48, 3, groups=2), nn.Conv1d(64, 32, 5)], ids=str
+)
+def test_integers_are_packed_again_as_they_were(dense: Any, tmp_path: Path) -> None:
+    model = _sparse(dense, INT8, SCALE)
+    save_sparse(model, tmp_path / "model.safetensors")
+    stored = load_file(tmp_path / "model.safetensors")
+    assert not any(name.endswith("packed") for name in stored)
+    assert sum(own.numel() * own.itemsize for own in stored.values()) < sum(
+        own.numel() * own.itemsize for own in model.state_dict().values()
+    )
+    shape = (
+        (3, 512)
+        if isinstance(dense, nn.Linear)
+        else (2, dense.in_channels, 9, 9)[: dense.weight.dim()]
+    )
+    _check(model, dense, tmp_path / "model.safetensors", torch.randn(shape))
+    copied = load_converted(_fresh(dense), tmp_path / "model.safetensors")
+    x = torch.randn(shape)
+    assert torch.equal(copied(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "match"),
+    [
+        ({"0.packed_values": None}, "a dense torch.int8 tensor 0.packed_values, got none"),
+        ({"0.packed_bitmask": None}, "tensor 0.packed_bitmask, got none"),
+        ({"0.packed_scales": None}, "tensor 0.packed_scales, got none"),
+        ({"0.packed_values": torch.ones(8, dtype=torch.int8)}, "as many values as bits"),
+        ({"0.packed_values": torch.ones(8)}, "dense torch.int8 tensor"),
+        ({"0.packed_bitmask": torch.zeros(64, 63, dtype=torch.uint8)}, "bits and scales of"),
+        ({"0.packed_bitmask": torch.zeros(64, 64, dtype=torch.uint8)}, "as many values as bits"),
+        ({"0.packed_scales": torch.ones(63)}, "bits and scales of"),
+        ({"0.packed_scales": torch.zeros(64)}, "expected scales of 2.*got 0 for row 0"),
+        ({"0.packed_scales": torch.full((64,), float("nan"))}, "got nan for row 0"),
+        ({"0.packed_scales": torch.full((64,), 1e38)}, "expected scales of 2"),
+        (
+            {"0.packed": sparseinfer.pack(torch.eye(64, 512), weights="int8")},
+            "one weight of this name",
+        ),
+    ],
+)
+def test_damaged_integers_are_refused(tensors: dict[str, Any], match: str, tmp_path: Path) -> None:
+    path = _integers(tmp_path)
+    _changed(path, tensors)
+    for read in (load_sparse, inspect_checkpoint):
+        with pytest.raises(CheckpointError, match=match):
+            read(path)
+    _refused(path, nn.Linear(512, 64), match)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        None, 3, {}, {"shape": [64, 512]}, {"shape": 3, "groups": 1},
+        {"shape": [64, "x"], "groups": 1}, {"shape": [64, 511], "groups": 0},
+        {"shape": [64, 513], "groups": 1}, {"shape": [64, 2**62, 2**62], "groups": 1},
+        {"shape": [64], "groups": 1}, {"shape": [], "groups": 1}, {"shape": [64, 0], "groups": 1},
+        {"shape": [64, 512], "groups": 3}, {"shape": [64, 512], "groups": 2**70},
+        {"shape": [64, 512], "groups": -1}, {"shape": [1, 64, 512], "groups": 1},
+        {"shape": [64, 2, 2, 2, 64], "groups": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_damaged_layouts_of_integers_are_refused(row: Any, tmp_path: Path) -> None:
+    path = _integers(tmp_path)
+    _changed(path, {}, {"integers": {"0.packed": row}})
+    _refused(path, nn.Linear(512, 64), "")
+    _changed(path, {}, {"integers": {"1.packed": {"shape": [64, 512], "groups": 1}}})
+    _refused(path, nn.Linear(512, 64), r"tensor 1\.packed_values, got none")
 
 
 AXIS = {"kernel": 4, "stride": 2, "padding": 1, "dilation": 1}

@@ -11,7 +11,7 @@ from sparseinfer.checkpoints.errors import CheckpointError
 from sparseinfer.layers.arrangement import Arrangement
 from sparseinfer.layers.phases import Axis
 
-__all__ = ["LAYOUT", "Layout", "PackedParts", "dump_layout", "read_layout"]
+__all__ = ["LAYOUT", "IntegerParts", "Layout", "PackedParts", "dump_layout", "read_layout"]
 
 LAYOUT = "sparseinfer"
 """The key of the safetensors metadata that holds a `Layout` as JSON."""
@@ -25,6 +25,14 @@ class PackedParts:
     arrangement: Arrangement = field(default_factory=Arrangement)
 
 
+@dataclass(frozen=True)
+class IntegerParts:
+    """The shape and groups of an int8 weight that is stored as its integers, see `integers`."""
+
+    shape: tuple[int, ...]
+    groups: int = 1
+
+
 @dataclass
 class Layout:
     """What a file's metadata holds.
@@ -32,12 +40,13 @@ class Layout:
     `tensors` has name and shape of a compressed weight by its prefix, where its parts do not tell
     them; `aliases` the names of tied tensors, which are stored once;
     `packed` the packed parts of a weight by its name, where that is not theirs with `weight` for
-    `packed`, or they are arranged.
+    `packed`, or they are arranged; `integers` the packed tensors that are stored as integers.
     """
 
     tensors: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     packed: dict[str, PackedParts] = field(default_factory=dict)
+    integers: dict[str, IntegerParts] = field(default_factory=dict)
 
 
 def dump_layout(layout: Layout) -> str:
@@ -56,6 +65,8 @@ def dump_layout(layout: Layout) -> str:
     }
     if layout.packed:
         data["packed"] = {name: _row(own) for name, own in layout.packed.items()}
+    if layout.integers:
+        data["integers"] = {name: asdict(own) for name, own in layout.integers.items()}
     return json.dumps(data)
 
 
@@ -67,7 +78,7 @@ def read_layout(metadata: Mapping[str, str]) -> Layout:
 
     Example:
         >>> read_layout({})
-        Layout(tensors={}, aliases={}, packed={})
+        Layout(tensors={}, aliases={}, packed={}, integers={})
     """
     if LAYOUT not in metadata:
         return Layout()
@@ -81,6 +92,12 @@ def read_layout(metadata: Mapping[str, str]) -> Layout:
             },
             {str(alias): str(name) for alias, name in aliases.items()},
             {str(name): _parts(row) for name, row in content.get("packed", {}).items()},
+            {
+                str(name): IntegerParts(
+                    tuple(int(size) for size in row["shape"]), int(row["groups"])
+                )
+                for name, row in content.get("integers", {}).items()
+            },
         )
     except (
         ValueError,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sparseinfer.checkpoints.bitmask import MAX_DIMS, PARTS, decompress
 from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.checkpoints.integers import SUFFIXES, with_packed
 from sparseinfer.checkpoints.layout import read_layout
 from sparseinfer.checkpoints.masks import fitted, is_mask_of, note_of_mask, weight_of
 from sparseinfer.checkpoints.packed import LOOK_TIMES, MOST_TIMES, OF_INPUTS, Packed, dtype_of
@@ -86,6 +87,11 @@ def make_plain(
         {'fc.weight': tensor([[0., 1.]])}
     """
     layout = read_layout(metadata or {})
+    made = {
+        name: {f"{name}{end}": entries.get(f"{name}{end}") for end in SUFFIXES}
+        for name in layout.integers
+    }
+    entries = with_packed(entries, layout.integers) if made else entries
     again = _packed_aliases(entries, layout.aliases)
     entries = {**entries, **again} if again else entries
     packed = Packed(entries, layout.packed, keep, LOOK_TIMES if look else MOST_TIMES)
@@ -131,7 +137,9 @@ def make_plain(
             name, row = packed.weights[key]
             if key != row.parts[0]:
                 continue
-            parts = {part: entries[part] for part in row.parts}
+            parts = {}
+            for part in row.parts:
+                parts.update(made.get(part, {part: entries[part]}))
             unpacked = packed.unpack(name, row)
             if unpacked is None and not look:
                 shape = packed.infos[key]["shape"]
@@ -153,8 +161,10 @@ def make_plain(
             result.origin[alias] = result.origin.get(name, name)
     for name in result.tensors:
         key = result.origin.get(name, name)
-        if key in again:
-            result.origin[name] = layout.aliases[key]
+        stored = layout.aliases[key] if key in again else key
+        stored = next(iter(made.get(stored, [stored])))
+        if stored != key:
+            result.origin[name] = stored
     return result
 
 

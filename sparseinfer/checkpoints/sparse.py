@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sparseinfer.checkpoints.bitmask import compress, compressed_bytes
 from sparseinfer.checkpoints.checkpoint import CONFIG, WEIGHTS, open_checkpoint
 from sparseinfer.checkpoints.errors import CheckpointError
+from sparseinfer.checkpoints.integers import SUFFIXES, integers_of
 from sparseinfer.checkpoints.layout import LAYOUT, Layout, dump_layout
 from sparseinfer.checkpoints.model_state import ModelState, state_of
 from sparseinfer.checkpoints.narrow import beside, narrow_layers, narrower_than, of_quantizer
@@ -123,8 +124,14 @@ def save_sparse(
         size = tensor.numel() * tensor.element_size()
         if name in plain.kept:
             facts = peek(tensor).info
-            stored[name] = tensor
-            saved.stored_bytes += size
+            # transformers reads what its own models hold.
+            integers = None if of_transformers else integers_of(tensor)
+            own = {name: tensor}
+            if integers is not None:
+                own = {f"{name}{end}": p for end, p in zip(SUFFIXES, integers[0], strict=True)}
+                layout.integers[name] = integers[1]
+            stored.update(own)
+            saved.stored_bytes += sum(part.numel() * part.element_size() for part in own.values())
             saved.dense_bytes += math.prod(facts["shape"]) * torch.float32.itemsize
             packed[weight_of.get(name, plain_name(name))] = None
             elements += math.prod(facts["shape"])
@@ -156,7 +163,7 @@ def save_sparse(
     reader: dict[str, Any] = {"quant_method": "compressed-tensors", "version": KEYS_SINCE}
     if of_transformers or plain.kept:
         reader = {"quant_method": METHOD, "weights": weights}
-    if plain.kept:
+    if of_transformers and plain.kept:
         reader.update(of_quantizer(stored, [name for name in stored if name in plain.kept]))
     full["quantization_config"] = {
         **reader,
