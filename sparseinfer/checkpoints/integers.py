@@ -35,9 +35,11 @@ def integers_of(packed: Tensor) -> tuple[list[Tensor], IntegerParts] | None:
 
     Example:
         >>> from sparseinfer import pack
-        >>> parts, row = integers_of(pack(torch.eye(16, 512), weights="int8"))
+        >>> weight = torch.zeros(16, 60)
+        >>> weight[:, ::5] = 1
+        >>> parts, row = integers_of(pack(weight, weights="int8"))
         >>> [part.numel() for part in parts], row.shape
-        ([16, 1024, 16], (16, 512))
+        ([192, 128, 16], (16, 60))
     """
     handle = peek(packed)
     info = handle.info
@@ -74,7 +76,7 @@ def with_packed(entries: Mapping[str, Any], rows: Mapping[str, IntegerParts]) ->
         try:
             _check(name, parts, row)
             found[name] = _packed(parts, row)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"{name}: {error}") from error
@@ -88,6 +90,8 @@ def _check(name: str, parts: list[Any], row: IntegerParts) -> None:
             raise _damaged(name, f"a dense {dtype} tensor {name}{suffix}", str(got))
     if not 2 <= len(row.shape) <= 4 or min(row.shape) < 1:
         raise _damaged(name, "a shape of two to four sizes", str(list(row.shape)))
+    if not 1 <= row.groups <= row.shape[0]:
+        raise _damaged(name, f"1 to {row.shape[0]} groups", str(row.groups))
     rows, columns = row.shape[0], math.prod(row.shape[1:])
     values, bits, scales = parts
     if tuple(bits.shape) != (rows, -(-columns // 8)) or tuple(scales.shape) != (rows,):

@@ -65,9 +65,10 @@ def save_sparse(
     and `config.json`. Weights of two or more dimensions with enough zeros are compressed; all else
     is stored as it is. Masks and sparseinfer's packed weights (see `convert_to_sparse`) are
     accepted. Layers with int8 weights, and those with bfloat16 ones in a model of another type, are
-    stored as they are packed, with the scales of their inputs: `load_sparse_into` gives the same
-    layers back. Of a state_dict, which does not tell the model's type, those of bfloat16 stay so
-    that round their inputs too. Tied tensors are stored once. The file appears whole or not at all.
+    stored as they are packed, with the scales of their inputs, int8 ones by their integers and a
+    bit a weight where that is less: `load_sparse_into` gives the same layers back. Of a state_dict,
+    which does not tell the model's type, those of bfloat16 stay so that round their inputs too.
+    Tied tensors are stored once. The file appears whole or not at all.
 
     The folder of a transformers model has its own config with a quantization_config, and is read by
     `from_pretrained` where sparseinfer is imported; elsewhere that finds no weights and raises, for
