@@ -7,6 +7,8 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 # 1: `make test` runs the slow tests too.
 SLOW ?= 0
+# So many processes run the Python tests, most of which compute on one thread.
+TEST_JOBS ?= 2
 # 1: compiler warnings are errors.
 WERROR ?= 0
 # --record: `make counts` writes the counts instead of comparing them.
@@ -55,7 +57,7 @@ demo: $(STAMPS)/native.stamp $(STAMPS)/demo.stamp ## Train, prune and convert a 
 test: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Run the C++ and the Python tests (SLOW=1: the slow ones too)
 	cmake --build $(BUILD)
 	$(CTEST) --test-dir $(BUILD)
-	$(PY) -m pytest -m "not cross$(if $(filter 1,$(SLOW)),, and not slow)"
+	$(PY) -m pytest -n $(TEST_JOBS) --dist worksteal -m "not cross$(if $(filter 1,$(SLOW)),, and not slow)"
 
 test-benchmarks: $(STAMPS)/native.stamp $(STAMPS)/test.stamp ## Run the tests of the benchmark programs
 	$(PY) -m pytest benchmarks/tests

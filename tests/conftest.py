@@ -14,6 +14,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tests measure anew and leave the user's kept comparisons alone; those of the cache name a folder.
 os.environ["SPARSEINFER_CACHE"] = "off"
 
+# What is printed is as wide as in a file: tables fold where a shell exports its width, or
+# pytest-xdist does.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+
 # Kernels are called under whatever load the machine has, so a deadline would only make tests flaky;
 # a fixed seed makes a failure on one machine the failure on every machine.
 hypothesis.settings.register_profile(
