@@ -48,6 +48,9 @@ class CallersThreads {
   const CallersThreads* const before_;
 };
 
+// Starts the library's own threads, where calls run on those: `threads` of them, and no more than there are processors.
+void start_threads(int threads);
+
 // Which runtime the threads come from; decided at the first call that needs more than one thread, or here. "none" where
 // the library is built without threads.
 const char* parallel_backend();

@@ -19,22 +19,19 @@ namespace si {
 
 namespace {
 
-constexpr int kSlots = static_cast<int>(Scratch::kCount);
-
 // Idle buffers may be freed by any thread, those in use by their own alone. Doomed: in use, to be freed at its end.
 enum class State { kIdle, kInUse, kDoomed, kFreeing };
 
 // On the heap and not in the thread's own storage, which a forked child gives to other threads.
 struct ThreadBuffers {
-  void* data[kSlots] = {};
-  size_t size[kSlots] = {};
+  void* data[kScratchSlots] = {};
+  size_t size[kScratchSlots] = {};
   std::atomic<size_t> bytes{0};
   std::atomic<State> state{State::kIdle};
-  int depth = 0;  // of uses; only the thread itself reads it
   ThreadBuffers* next = nullptr;
 
   void free_all() {
-    for (int slot = 0; slot < kSlots; ++slot) {
+    for (int slot = 0; slot < kScratchSlots; ++slot) {
       std::free(data[slot]);
       data[slot] = nullptr;
       size[slot] = 0;
@@ -58,6 +55,9 @@ SpinLock g_lock;
 ThreadBuffers* g_all = nullptr;
 
 thread_local ThreadBuffers* t_own = nullptr;
+thread_local int t_uses = 0;
+thread_local CallScratch* t_call = nullptr;
+thread_local int t_seat = -1;
 
 #if SI_THREADS
 
@@ -114,6 +114,7 @@ ThreadBuffers* own_buffers() {
   void* const memory = std::malloc(sizeof(ThreadBuffers));
   if (memory == nullptr) return nullptr;
   auto* const made = new (memory) ThreadBuffers;
+  if (t_uses > 0) made->state.store(State::kInUse, std::memory_order_relaxed);
   free_at_thread_end(made);
   g_lock.lock();
   made->next = g_all;
@@ -123,11 +124,54 @@ ThreadBuffers* own_buffers() {
   return made;
 }
 
+size_t total(const size_t* sizes, int slots) {
+  size_t bytes = 0;
+  for (int slot = 0; slot < slots; ++slot) bytes += sizes[slot];
+  return bytes;
+}
+
+// Null where the call has brought no such memory.
+void* bytes_of_call(int slot, size_t bytes) {
+  CallScratch* const call = t_call;
+  if (call == nullptr) return nullptr;
+  size_t* const sizes = t_seat < 0 ? call->outside : call->inside;
+  if (call->memory == nullptr) {
+    if (sizes[slot] < bytes) sizes[slot] = bytes;
+    return call;
+  }
+  if (sizes[slot] < bytes) return nullptr;
+  uint8_t* at = call->memory + total(sizes, slot);
+  if (t_seat >= 0)
+    at += total(call->outside, kScratchSlots) + static_cast<size_t>(t_seat) * total(call->inside, kScratchSlots);
+  return at;
+}
+
 }  // namespace
 
+uint64_t CallScratch::bytes(int threads) const {
+  return uint64_t{total(outside, kScratchSlots)} +
+         static_cast<uint64_t>(threads) * uint64_t{total(inside, kScratchSlots)};
+}
+
+ScratchSeat::ScratchSeat(CallScratch* scratch, int seat) : before_(t_call), seat_before_(t_seat) {
+  t_call = scratch;
+  t_seat = seat;
+}
+
+ScratchSeat::~ScratchSeat() {
+  t_call = before_;
+  t_seat = seat_before_;
+}
+
+CallScratch* call_scratch() { return t_call; }
+
+bool measures_scratch() { return t_call != nullptr && t_call->memory == nullptr; }
+
+bool scratch_alone() { return t_call != nullptr && (t_call->memory == nullptr || t_seat >= 0); }
+
 ScratchUse::ScratchUse() {
-  ThreadBuffers* const own = own_buffers();
-  if (own == nullptr || own->depth++ > 0) return;
+  ThreadBuffers* const own = t_own;
+  if (t_uses++ > 0 || own == nullptr) return;
   // Another thread may be freeing them at this moment.
   for (State idle = State::kIdle;
        !own->state.compare_exchange_weak(idle, State::kInUse, std::memory_order_acquire, std::memory_order_relaxed);
@@ -137,8 +181,7 @@ ScratchUse::ScratchUse() {
 
 ScratchUse::~ScratchUse() {
   ThreadBuffers* const own = t_own;
-  // Memory may have ended before this use, and not have after it.
-  if (own == nullptr || own->depth == 0 || --own->depth > 0) return;
+  if (--t_uses > 0 || own == nullptr) return;
   State used = State::kInUse;
   if (own->state.compare_exchange_strong(used, State::kIdle, std::memory_order_release, std::memory_order_relaxed))
     return;
@@ -147,10 +190,13 @@ ScratchUse::~ScratchUse() {
 }
 
 void* thread_scratch_bytes(Scratch slot, int64_t count, size_t element_bytes) {
-  ThreadBuffers* const own = own_buffers();
   const auto at = static_cast<size_t>(slot);
-  const bool fits = own != nullptr && static_cast<uint64_t>(count) <= (SIZE_MAX - 64) / element_bytes;
+  bool fits = static_cast<uint64_t>(count) <= (SIZE_MAX - 64) / element_bytes;
   const size_t bytes = fits ? (static_cast<size_t>(count) * element_bytes + 63) / 64 * 64 : 0;
+  if (fits)
+    if (void* const given = bytes_of_call(static_cast<int>(slot), bytes); given != nullptr) return given;
+  ThreadBuffers* const own = own_buffers();
+  fits = fits && own != nullptr;
   if (fits && own->data[at] != nullptr && own->size[at] >= bytes) return own->data[at];
   if (fits) {
     std::free(own->data[at]);

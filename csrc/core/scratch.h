@@ -1,5 +1,5 @@
 // Memory that kernels copy and pack into: each thread has its own, keeps it from call to call, and can be told to give
-// it back.
+// it back. A call may bring memory instead, of a size that the same call was asked for before.
 #pragma once
 
 #include <sparseinfer.h>
@@ -26,8 +26,9 @@ enum class Scratch {
   kCount = 9
 };
 
-// 64-byte aligned memory of the calling thread, which only grows: no allocation once warm. Contents are unspecified,
-// and the buffer lasts until the thread's outermost ScratchUse ends. Null, with a message, when memory ends.
+// 64-byte aligned memory of the call's, where it has so much, or of the calling thread, which only grows: no allocation
+// once warm. Contents are unspecified, and the buffer lasts until the thread's outermost ScratchUse ends. Null, with a
+// message, when memory ends.
 void* thread_scratch_bytes(Scratch slot, int64_t count, size_t element_bytes);
 
 template <class T>
@@ -44,6 +45,42 @@ class ScratchUse {
   ScratchUse(const ScratchUse&) = delete;
   ScratchUse& operator=(const ScratchUse&) = delete;
 };
+
+constexpr int kScratchSlots = static_cast<int>(Scratch::kCount);
+
+// The scratch of a call, by slot: what its thread takes, and what each thread takes that works on an item of those that
+// it shares out (parallel_for).
+struct CallScratch {
+  size_t outside[kScratchSlots];
+  size_t inside[kScratchSlots];
+  uint8_t* memory;  // null while sizes are measured
+
+  // Of the memory, for items on up to `threads` threads at once.
+  uint64_t bytes(int threads) const;
+};
+
+// While one lives, thread_scratch takes what the calling thread and those that it shares work with need from `scratch`;
+// null: from the heap. Where it has no memory, calls are measured: thread_scratch notes what it is asked for, and what
+// it gives must not be written to, nor must anything else.
+class ScratchSeat {
+ public:
+  // `seat` of an item is that of its thread, and -1 outside of items.
+  explicit ScratchSeat(CallScratch* scratch, int seat = -1);
+  ~ScratchSeat();
+  ScratchSeat(const ScratchSeat&) = delete;
+  ScratchSeat& operator=(const ScratchSeat&) = delete;
+
+ private:
+  CallScratch* const before_;
+  const int seat_before_;
+};
+
+// That of the calling thread; null: there is none.
+CallScratch* call_scratch();
+// Whether calls of this thread are measured: then they compute nothing.
+bool measures_scratch();
+// Whether the items of a call run on this thread alone: an item has its scratch, and shares nothing further out.
+bool scratch_alone();
 
 // Frees the scratch of every thread: of those at work, when their call ends.
 void release_scratch();

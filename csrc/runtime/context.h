@@ -4,17 +4,22 @@
 #include <atomic>
 
 #include "core/parallel.h"
+#include "core/scratch.h"
 #include "runtime/model.h"
 
+// At most as large as kModelAlign, so that contexts are as large on every processor.
 struct si_context {
   const si_model* model;
   int threads;
+  uint32_t magic;
   si_parallel_for parallel_for;  // null: the library's threads
   void* user;                    // of parallel_for
   std::atomic<int> busy;         // 1 while a call is under way
+  si::CallScratch* scratch;      // null: that of its threads
   uint8_t* arena;
   void** data;  // of every tensor
 };
+static_assert(sizeof(si_context) <= si::kModelAlign, "context_bytes is a constant of exported models");
 
 namespace si {
 
@@ -38,10 +43,14 @@ class ContextUse {
   const CallersThreads threads_;
 };
 
-// Bytes that a context takes, its arena included.
+// Bytes that a context takes, its arena included, beside scratch of its own.
 uint64_t context_bytes(const si_model& model);
-// In `memory`, of at least so many bytes.
-si_context* place_context(const si_model& model, void* memory, int threads);
+// Measures the scratch of all nodes for runs on so many threads.
+CallScratch measure_scratch(const si_model& model, int threads);
+// Bytes of scratch of its own.
+uint64_t scratch_bytes(const CallScratch& measured, int threads);
+// In `memory`, of at least so many bytes. `scratch`: as it was measured for `threads` threads; null: it has none.
+si_context* place_context(const si_model& model, void* memory, int threads, const CallScratch* scratch);
 // `seconds`, where given, are those that each node takes.
 [[nodiscard]] si_status run_context(si_context* context, const void* const* inputs, void* const* outputs,
                                     double* seconds);

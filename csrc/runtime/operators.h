@@ -36,6 +36,9 @@ struct Operator {
 };
 
 constexpr uint32_t kReshape = 9;
+// Operators whose kernels take scratch, linear, conv, the pools and attention: while it is measured, their `run` asks
+// for it and touches no tensor. What another operator takes comes from the heap.
+constexpr uint32_t kWithScratch[] = {1, 2, 6, 7, 15};
 
 // Null for a number that no operator has.
 const Operator* operator_of(uint32_t id);

@@ -62,6 +62,7 @@ si_status attend(const TileKernels* isa, const Attention& call, int threads) {
     if (whole.mask != nullptr)
       job.mask = whole.mask + batch * call.mask_step + head * call.mask_head + first * whole.mask_ld;
     SI_TRY(thread_scratch(Scratch::kTile, floats, &job.scratch));
+    if (measures_scratch()) return SI_OK;
     !has_tiles(isa) ? scalar_attend(job) : isa->attend(job);
     return SI_OK;
   });

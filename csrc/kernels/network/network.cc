@@ -38,11 +38,12 @@ si_status pool(const TileKernels* isa, const PoolJob& job, const float* x, float
     PoolJob own = job;
     own.x = x + plane * job.h * job.w;
     own.y = y + plane * job.oh * job.ow;
+    if (has_tiles(isa)) SI_TRY(thread_scratch(Scratch::kInput, pool_line_floats(job), &own.line));
+    if (measures_scratch()) return SI_OK;
     if (!has_tiles(isa)) {
       scalar_pool(own);
       return SI_OK;
     }
-    SI_TRY(thread_scratch(Scratch::kInput, pool_line_floats(job), &own.line));
     isa->pool(own);
     return SI_OK;
   });
