@@ -38,8 +38,13 @@ constexpr size_t kLinearSize = offsetof(si_linear_args, x_type);
 constexpr size_t kConvSize = offsetof(si_conv_args, x_type);
 constexpr size_t kRecurrentSize = sizeof(si_recurrent_args);
 
+// A handle of a caller's, as all that come from one are.
+struct OpenWeights : si_weights {
+  uint32_t magic;
+};
+
 si_status check_weights(const char* function, const si_weights* weights) {
-  return si::check_handle(function, "packed weight", weights);
+  return si::check_handle(function, "packed weight", static_cast<const OpenWeights*>(weights));
 }
 
 si_status check_call(const void* x, const void* y, bool empty, si_activation activation, int32_t threads) {
@@ -268,17 +273,17 @@ si_status si_weights_open(const void* blob, size_t bytes, si_weights** out) {
   SI_REQUIRE(out != nullptr, SI_ERR_ARGUMENT, "si_weights_open: null result");
   si_weights weights;
   SI_TRY(si::open_weights(blob, bytes, &weights));
-  void* const memory = std::malloc(sizeof(si_weights));
+  void* const memory = std::malloc(sizeof(OpenWeights));
   SI_REQUIRE(memory != nullptr, SI_ERR_MEMORY, "out of memory");
-  *out = new (memory) si_weights(weights);
-  (*out)->magic = si::kOpenHandle;
+  *out = new (memory) OpenWeights{weights, si::kOpenHandle};
   return SI_OK;
 }
 
 void si_weights_close(si_weights* weights) {
-  if (weights == nullptr || weights->magic != si::kOpenHandle) return;
-  si::forget_handle(weights);
-  std::free(weights);
+  auto* const open = static_cast<OpenWeights*>(weights);
+  if (open == nullptr || open->magic != si::kOpenHandle) return;
+  si::forget_handle(open);
+  std::free(open);
 }
 
 si_status si_weights_info(const si_weights* weights, si_weight_info* out) {
@@ -295,6 +300,7 @@ si_status si_weights_unpack(const si_weights* weights, float* weight) {
 }
 
 si_status si_linear(const si_weights* weights, const si_linear_args* args) {
+  const si::ScratchUse use;
   si_linear_args call;
   SI_TRY(read_args("si_linear", args, kLinearSize, &call));
   SI_TRY(check_weights("si_linear", weights));
@@ -326,6 +332,7 @@ si_status si_conv_output_size(const si_weights* weights, const si_conv_args* arg
 }
 
 si_status si_conv(const si_weights* weights, const si_conv_args* args) {
+  const si::ScratchUse use;
   si_conv_args call;
   SI_TRY(read_args("si_conv", args, kConvSize, &call));
   SI_TRY(check_weights("si_conv", weights));
@@ -345,6 +352,7 @@ si_status si_conv(const si_weights* weights, const si_conv_args* args) {
 }
 
 si_status si_recurrent(const si_weights* weights, const si_recurrent_args* args) {
+  const si::ScratchUse use;
   si_recurrent_args call;
   SI_TRY(read_args("si_recurrent", args, kRecurrentSize, &call));
   SI_TRY(check_weights("si_recurrent", weights));

@@ -9,6 +9,7 @@
 #include "api/args.h"
 #include "api/handle.h"
 #include "core/error.h"
+#include "core/parallel.h"
 #include "runtime/context.h"
 #include "runtime/operators.h"
 #include "runtime/selftest.h"
@@ -189,7 +190,11 @@ si_status si_model_node(const si_model* model, size_t index, si_node_info* out) 
 
 uint64_t si_context_bytes(const si_model* model, int32_t threads) {
   if (check_model("si_context_bytes", model) != SI_OK || threads < 1) return 0;
-  return si::context_bytes(*model) + si::scratch_bytes(si::measure_scratch(*model, threads), threads);
+  const uint64_t bytes = si::context_bytes(*model);
+  // All of a context but its arena.
+  si::Buffer<uint8_t> memory;
+  if (memory.allocate(static_cast<int64_t>(bytes - model->arena_bytes)) != SI_OK) return 0;
+  return bytes + si::add_scratch(si::place_context(*model, memory.data(), threads));
 }
 
 si_status si_context_create(const si_model* model, void* memory, size_t bytes, int32_t threads, si_context** out) {
@@ -208,16 +213,21 @@ si_status si_context_create_with(const si_model* model, void* memory, size_t byt
   SI_REQUIRE(own.threads >= 1, SI_ERR_ARGUMENT, "si_context_create: expected threads >= 1, got ", own.threads);
   SI_REQUIRE(own.shared_scratch == 0 || own.shared_scratch == 1, SI_ERR_ARGUMENT,
              "si_context_create_with: expected shared_scratch to be 0 or 1, got ", own.shared_scratch);
-  si::CallScratch scratch{};
-  if (own.shared_scratch == 0) scratch = si::measure_scratch(*model, own.threads);
-  const uint64_t least = si::context_bytes(*model) + si::scratch_bytes(scratch, own.threads);
-  SI_REQUIRE(memory != nullptr && reinterpret_cast<uintptr_t>(memory) % si::kModelAlign == 0 && bytes >= least,
-             SI_ERR_ARGUMENT, "si_context_create: expected ", least, " bytes at a multiple of ", si::kModelAlign,
+  uint64_t least = si::context_bytes(*model);
+  bool fits = memory != nullptr && reinterpret_cast<uintptr_t>(memory) % si::kModelAlign == 0 && bytes >= least;
+  si_context* const context = fits ? si::place_context(*model, memory, own.threads) : nullptr;
+  if (own.shared_scratch == 0 && fits) {
+    least += si::add_scratch(context);
+    fits = bytes >= least;
+  } else if (own.shared_scratch == 0 && si::kMessages) {
+    least = si_context_bytes(model, own.threads);
+  }
+  SI_REQUIRE(fits, SI_ERR_ARGUMENT, "si_context_create: expected ", least, " bytes at a multiple of ", si::kModelAlign,
              ", got ", bytes);
   if (own.parallel_for == nullptr) si::start_threads(own.threads);
-  *out = si::place_context(*model, memory, own.threads, &scratch);
-  (*out)->parallel_for = own.parallel_for;
-  (*out)->user = own.user;
+  context->parallel_for = own.parallel_for;
+  context->user = own.user;
+  *out = context;
   return SI_OK;
 }
 

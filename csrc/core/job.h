@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "core/call_scope.h"
 #include "core/error.h"
 #include "core/parallel.h"
 #include "core/scratch.h"
@@ -23,12 +24,14 @@ struct Job {
   char message[Message::kBytes];
 
   Job(int most, int64_t count, detail::ItemFn call, void* data)
-      : fn(call), context(data), items(count), threads(most), scratch(call_scratch()), seats(most) {}
+      : fn(call), context(data), items(count), threads(most), scratch(own_scratch()), seats(most) {}
+
+  static CallScratch* own_scratch() { return call_scope() != nullptr ? call_scope()->scratch : nullptr; }
 
   void drain() {
     const int left = seats.fetch_sub(1, std::memory_order_relaxed);
     if (left <= 0) return;
-    const ScratchSeat seat(scratch, threads - left);
+    const CallScope scope(nullptr, nullptr, scratch, threads - left);
     const ScratchUse use;
     for (int64_t item = next.fetch_add(1, std::memory_order_relaxed); item < items;
          item = next.fetch_add(1, std::memory_order_relaxed)) {

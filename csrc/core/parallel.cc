@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/call_scope.h"
 #include "core/cpu.h"
 #include "core/error.h"
 #include "core/job.h"
@@ -14,33 +15,22 @@ namespace si {
 
 namespace {
 
-thread_local const CallersThreads* t_callers = nullptr;
-
 // On as many threads as there are to share with.
-void run_shared([[maybe_unused]] int threads, Job& job) {
-  if (scratch_alone()) return job.drain();
-  if (t_callers != nullptr && t_callers->run != nullptr) {
-    t_callers->run(t_callers->user, threads, [](void* data) { static_cast<Job*>(data)->drain(); }, &job);
-    // Where it has called nothing, all is still to do.
-    return job.drain();
-  }
+void run_shared(int threads, Job& job) {
+  const CallScope* const scope = call_scope();
+  // An item shares nothing further out.
+  const bool alone = measures_scratch() || (scope != nullptr && scope->seat >= 0);
+  if (!alone && scope != nullptr && scope->run != nullptr)
+    scope->run(scope->user, threads, [](void* data) { static_cast<Job*>(data)->drain(); }, &job);
 #if SI_THREADS
-  if (hosted())
-    run_on_host(threads, job);
-  else
-    run_on_pool(threads, job);
-#else
-  job.drain();
+  else if (!alone)
+    return hosted() ? run_on_host(threads, job) : run_on_pool(threads, job);
 #endif
+  // Where nobody else has called anything, all is still to do.
+  job.drain();
 }
 
 }  // namespace
-
-CallersThreads::CallersThreads(si_parallel_for call, void* data) : run(call), user(data), before_(t_callers) {
-  t_callers = this;
-}
-
-CallersThreads::~CallersThreads() { t_callers = before_; }
 
 namespace detail {
 

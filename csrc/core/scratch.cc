@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <new>
@@ -12,6 +13,7 @@
 #include <malloc.h>
 #endif
 
+#include "core/call_scope.h"
 #include "core/error.h"
 #include "core/once.h"
 
@@ -30,6 +32,8 @@ struct ThreadBuffers {
   std::atomic<State> state{State::kIdle};
   ThreadBuffers* next = nullptr;
 
+  // Of a buffer, by the one thread that may change them now.
+  void add_bytes(size_t more) { bytes.store(bytes.load(std::memory_order_relaxed) + more, std::memory_order_relaxed); }
   void free_all() {
     for (int slot = 0; slot < kScratchSlots; ++slot) {
       std::free(data[slot]);
@@ -56,8 +60,6 @@ ThreadBuffers* g_all = nullptr;
 
 thread_local ThreadBuffers* t_own = nullptr;
 thread_local int t_uses = 0;
-thread_local CallScratch* t_call = nullptr;
-thread_local int t_seat = -1;
 
 #if SI_THREADS
 
@@ -124,50 +126,35 @@ ThreadBuffers* own_buffers() {
   return made;
 }
 
-size_t total(const size_t* sizes, int slots) {
-  size_t bytes = 0;
-  for (int slot = 0; slot < slots; ++slot) bytes += sizes[slot];
-  return bytes;
-}
-
 // Null where the call has brought no such memory.
-void* bytes_of_call(int slot, size_t bytes) {
-  CallScratch* const call = t_call;
+void* lines_of_call(int slot, uint32_t lines) {
+  const CallScope* const scope = call_scope();
+  CallScratch* const call = scope != nullptr ? scope->scratch : nullptr;
   if (call == nullptr) return nullptr;
-  size_t* const sizes = t_seat < 0 ? call->outside : call->inside;
+  uint32_t* const ends = call->ends + (scope->seat < 0 ? slot : kScratchSlots + slot);
   if (call->memory == nullptr) {
-    if (sizes[slot] < bytes) sizes[slot] = bytes;
+    ends[1] = std::max(ends[1], lines);
     return call;
   }
-  if (sizes[slot] < bytes) return nullptr;
-  uint8_t* at = call->memory + total(sizes, slot);
-  if (t_seat >= 0)
-    at += total(call->outside, kScratchSlots) + static_cast<size_t>(t_seat) * total(call->inside, kScratchSlots);
-  return at;
+  if (ends[1] - ends[0] < lines) return nullptr;
+  const size_t seat = scope->seat < 0 ? 0 : static_cast<size_t>(scope->seat);
+  return call->memory + 64 * (ends[0] + seat * (call->ends[2 * kScratchSlots] - call->ends[kScratchSlots]));
 }
 
 }  // namespace
 
-uint64_t CallScratch::bytes(int threads) const {
-  return uint64_t{total(outside, kScratchSlots)} +
-         static_cast<uint64_t>(threads) * uint64_t{total(inside, kScratchSlots)};
+uint64_t CallScratch::place(uint8_t* at, int threads) {
+  memory = at;
+  for (int slot = 0; slot < 2 * kScratchSlots; ++slot) ends[slot + 1] += ends[slot];
+  const uint64_t outside = ends[kScratchSlots], inside = ends[2 * kScratchSlots] - outside;
+  return 64 * (outside + static_cast<uint64_t>(threads) * inside);
 }
 
-ScratchSeat::ScratchSeat(CallScratch* scratch, int seat) : before_(t_call), seat_before_(t_seat) {
-  t_call = scratch;
-  t_seat = seat;
+// Called in many places, of which few are in loops.
+__attribute__((noinline)) bool measures_scratch() {
+  const CallScope* const scope = call_scope();
+  return scope != nullptr && scope->scratch != nullptr && scope->scratch->memory == nullptr;
 }
-
-ScratchSeat::~ScratchSeat() {
-  t_call = before_;
-  t_seat = seat_before_;
-}
-
-CallScratch* call_scratch() { return t_call; }
-
-bool measures_scratch() { return t_call != nullptr && t_call->memory == nullptr; }
-
-bool scratch_alone() { return t_call != nullptr && (t_call->memory == nullptr || t_seat >= 0); }
 
 ScratchUse::ScratchUse() {
   ThreadBuffers* const own = t_own;
@@ -194,13 +181,14 @@ void* thread_scratch_bytes(Scratch slot, int64_t count, size_t element_bytes) {
   bool fits = static_cast<uint64_t>(count) <= (SIZE_MAX - 64) / element_bytes;
   const size_t bytes = fits ? (static_cast<size_t>(count) * element_bytes + 63) / 64 * 64 : 0;
   if (fits)
-    if (void* const given = bytes_of_call(static_cast<int>(slot), bytes); given != nullptr) return given;
+    if (void* const given = lines_of_call(static_cast<int>(slot), static_cast<uint32_t>(bytes / 64)); given != nullptr)
+      return given;
   ThreadBuffers* const own = own_buffers();
   fits = fits && own != nullptr;
   if (fits && own->data[at] != nullptr && own->size[at] >= bytes) return own->data[at];
   if (fits) {
     std::free(own->data[at]);
-    own->bytes.fetch_sub(own->size[at], std::memory_order_relaxed);
+    own->add_bytes(-own->size[at]);
     own->size[at] = 0;
     own->data[at] = std::aligned_alloc(64, bytes > 0 ? bytes : 64);
   }
@@ -210,7 +198,7 @@ void* thread_scratch_bytes(Scratch slot, int64_t count, size_t element_bytes) {
     return nullptr;
   }
   own->size[at] = bytes;
-  own->bytes.fetch_add(bytes, std::memory_order_relaxed);
+  own->add_bytes(bytes);
   return own->data[at];
 }
 

@@ -38,6 +38,7 @@ template <class T>
 }
 
 // While one lives, release_scratch leaves the calling thread's buffers alone: it frees them when the last one ends.
+// Each call of the API that computes has one, and each thread that works on items.
 class ScratchUse {
  public:
   ScratchUse();
@@ -48,39 +49,19 @@ class ScratchUse {
 
 constexpr int kScratchSlots = static_cast<int>(Scratch::kCount);
 
-// The scratch of a call, by slot: what its thread takes, and what each thread takes that works on an item of those that
-// it shares out (parallel_for).
+// The scratch of a call, by slot: what its thread takes, and then what each thread takes that works on an item of those
+// that it shares out (parallel_for).
 struct CallScratch {
-  size_t outside[kScratchSlots];
-  size_t inside[kScratchSlots];
-  uint8_t* memory;  // null while sizes are measured
+  uint32_t ends[2 * kScratchSlots + 1];  // the first line of 64 bytes of each slot, and one past the last
+  uint8_t* memory;                       // null while slots are measured: then each end is the lines of a slot
 
-  // Of the memory, for items on up to `threads` threads at once.
-  uint64_t bytes(int threads) const;
+  // Ends the measuring: gives the bytes of memory for items on up to `threads` threads at once.
+  uint64_t place(uint8_t* at, int threads);
 };
 
-// While one lives, thread_scratch takes what the calling thread and those that it shares work with need from `scratch`;
-// null: from the heap. Where it has no memory, calls are measured: thread_scratch notes what it is asked for, and what
-// it gives must not be written to, nor must anything else.
-class ScratchSeat {
- public:
-  // `seat` of an item is that of its thread, and -1 outside of items.
-  explicit ScratchSeat(CallScratch* scratch, int seat = -1);
-  ~ScratchSeat();
-  ScratchSeat(const ScratchSeat&) = delete;
-  ScratchSeat& operator=(const ScratchSeat&) = delete;
-
- private:
-  CallScratch* const before_;
-  const int seat_before_;
-};
-
-// That of the calling thread; null: there is none.
-CallScratch* call_scratch();
-// Whether calls of this thread are measured: then they compute nothing.
+// Whether the calls of this thread are measured, by a CallScope with scratch that has no memory: thread_scratch notes
+// what it is asked for, what it gives must not be written to, and nothing else is.
 bool measures_scratch();
-// Whether the items of a call run on this thread alone: an item has its scratch, and shares nothing further out.
-bool scratch_alone();
 
 // Frees the scratch of every thread: of those at work, when their call ends.
 void release_scratch();

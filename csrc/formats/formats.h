@@ -20,7 +20,6 @@ struct si_weights {
 #define SI_FORMAT(name, NAME, View, types, params, sections) si::View name;
 #include "formats/formats.inc"
 #undef SI_FORMAT
-  uint32_t magic;  // si::kOpenHandle where it is a handle of a caller's
 };
 
 namespace si {

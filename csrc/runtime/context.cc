@@ -1,8 +1,6 @@
 #include "runtime/context.h"
 
-#include <algorithm>
 #include <ctime>
-#include <iterator>
 #include <new>
 
 #include "runtime/operators.h"
@@ -31,34 +29,24 @@ si_status run_node(const si_context& context, const Node& node) {
   return node.shares ? SI_OK : node.op->run({*context.model, node, context.data, context.threads});
 }
 
+// Of a context and of what it keeps of its scratch, the same on every processor.
+constexpr uint64_t kContextWords = 3 * kModelAlign;
+static_assert(sizeof(si_context) <= kModelAlign && sizeof(CallScratch) <= 2 * kModelAlign,
+              "files of C programs have it");
+
+void* scratch_of(si_context* context) { return reinterpret_cast<uint8_t*>(context) + kModelAlign; }
+
 }  // namespace
 
 uint64_t context_bytes(const si_model& model) {
   const auto tensors = static_cast<uint64_t>(model.values.size());
-  return aligned(sizeof(si_context)) + aligned(tensors * sizeof(void*)) + model.arena_bytes;
+  return kContextWords + aligned(tensors * sizeof(void*)) + model.arena_bytes;
 }
 
-CallScratch measure_scratch(const si_model& model, int threads) {
-  CallScratch measured{};
-  const ScratchSeat seat(&measured);
-  for (const Node& node : model.nodes) {
-    const bool takes =
-        std::find(std::begin(kWithScratch), std::end(kWithScratch), node.op->id) != std::end(kWithScratch);
-    // What fails tells so when it runs.
-    if (takes) static_cast<void>(node.op->run({model, node, model.nowhere.data(), threads}));
-  }
-  return measured;
-}
-
-uint64_t scratch_bytes(const CallScratch& measured, int threads) {
-  const uint64_t bytes = measured.bytes(threads);
-  return bytes == 0 ? 0 : aligned(sizeof(CallScratch)) + bytes;
-}
-
-si_context* place_context(const si_model& model, void* memory, int threads, const CallScratch* scratch) {
+si_context* place_context(const si_model& model, void* memory, int threads) {
   auto* at = static_cast<uint8_t*>(memory);
   auto* const context = new (at) si_context{};
-  at += aligned(sizeof(si_context));
+  at += kContextWords;
   context->model = &model;
   context->magic = kOpenHandle;
   context->threads = threads;
@@ -66,21 +54,29 @@ si_context* place_context(const si_model& model, void* memory, int threads, cons
   context->arena = at + aligned(static_cast<uint64_t>(model.values.size()) * sizeof(void*));
   for (int64_t i = 0; i < model.values.size(); ++i) {
     const Value& value = model.values[i];
+    // Those of a caller's have a place that no node looks at before a run.
     context->data[i] = value.place == Place::kArena      ? context->arena + value.offset
                        : value.place == Place::kConstant ? const_cast<uint8_t*>(model.values[value.root].data)
-                                                         : nullptr;
-  }
-  if (scratch != nullptr && scratch->bytes(threads) > 0) {
-    at = context->arena + model.arena_bytes;
-    context->scratch = new (at) CallScratch(*scratch);
-    context->scratch->memory = at + aligned(sizeof(CallScratch));
+                                                         : context->arena;
   }
   return context;
 }
 
+uint64_t add_scratch(si_context* context) {
+  auto* const scratch = new (scratch_of(context)) CallScratch{};
+  {
+    const CallScope scope(nullptr, nullptr, scratch);
+    for (const Node& node : context->model->nodes) {
+      // What fails tells so when it runs.
+      if ((kWithScratch >> node.op->id & 1) != 0) static_cast<void>(run_node(*context, node));
+    }
+  }
+  context->scratch = scratch;
+  return scratch->place(context->arena + context->model->arena_bytes, context->threads);
+}
+
 si_status run_context(si_context* context, const void* const* inputs, void* const* outputs, double* seconds) {
   take_tensors(context, inputs, outputs);
-  const ScratchSeat seat(context->scratch);
   const ScratchUse use;
   double since = seconds != nullptr ? now() : 0.0;
   const Buffer<Node>& nodes = context->model->nodes;
@@ -97,7 +93,6 @@ si_status run_context(si_context* context, const void* const* inputs, void* cons
 si_status watch_context(si_context* context, const void* const* inputs, void* const* outputs, si_observer observer,
                         void* user) {
   take_tensors(context, inputs, outputs);
-  const ScratchSeat seat(context->scratch);
   const ScratchUse use;
   const Buffer<Node>& nodes = context->model->nodes;
   for (int64_t i = 0; i < nodes.size(); ++i) {

@@ -3,11 +3,10 @@
 
 #include <atomic>
 
-#include "core/parallel.h"
+#include "core/call_scope.h"
 #include "core/scratch.h"
 #include "runtime/model.h"
 
-// At most as large as kModelAlign, so that contexts are as large on every processor.
 struct si_context {
   const si_model* model;
   int threads;
@@ -19,17 +18,16 @@ struct si_context {
   uint8_t* arena;
   void** data;  // of every tensor
 };
-static_assert(sizeof(si_context) <= si::kModelAlign, "context_bytes is a constant of exported models");
 
 namespace si {
 
-// A call of a context, on the context's threads. It is not `alone` where another is under way.
+// A call of a context, on its threads and with its scratch. It is not `alone` where another is under way.
 class ContextUse {
  public:
   explicit ContextUse(si_context* context)
       : context_(context),
         alone_(context->busy.exchange(1, std::memory_order_acquire) == 0),
-        threads_(context->parallel_for, context->user) {}
+        scope_(context->parallel_for, context->user, context->scratch) {}
   ~ContextUse() {
     if (alone_) context_->busy.store(0, std::memory_order_release);
   }
@@ -40,17 +38,15 @@ class ContextUse {
  private:
   si_context* const context_;
   const bool alone_;
-  const CallersThreads threads_;
+  const CallScope scope_;
 };
 
 // Bytes that a context takes, its arena included, beside scratch of its own.
 uint64_t context_bytes(const si_model& model);
-// Measures the scratch of all nodes for runs on so many threads.
-CallScratch measure_scratch(const si_model& model, int threads);
-// Bytes of scratch of its own.
-uint64_t scratch_bytes(const CallScratch& measured, int threads);
-// In `memory`, of at least so many bytes. `scratch`: as it was measured for `threads` threads; null: it has none.
-si_context* place_context(const si_model& model, void* memory, int threads, const CallScratch* scratch);
+// In `memory`, of at least so many bytes, of which the arena stays as it is. It has no scratch of its own.
+si_context* place_context(const si_model& model, void* memory, int threads);
+// Gives a context that was placed scratch of its own, after its arena: the bytes that runs on its threads take.
+uint64_t add_scratch(si_context* context);
 // `seconds`, where given, are those that each node takes.
 [[nodiscard]] si_status run_context(si_context* context, const void* const* inputs, void* const* outputs,
                                     double* seconds);

@@ -309,8 +309,6 @@ si_status place_values(si_model* model) {
   for (Value& value : model->values)
     value.place = value.kind == kInput ? Place::kInput : value.kind == kConstant ? Place::kConstant : Place::kArena;
   SI_TRY(read_outputs(model));
-  SI_TRY(model->nowhere.allocate(model->values.size()));
-  for (void*& place : model->nowhere) place = const_cast<uint8_t*>(model->file.bytes());
   return plan_memory(model);
 }
 

@@ -69,8 +69,6 @@ struct si_model {
   int64_t inputs = 0;
   int64_t batch = 0;  // that the dimensions of the tensors are for; 0: it cannot vary
   uint64_t arena_bytes = 0;
-  // Of every tensor a place that nothing is read from or written to: what a node is measured with.
-  si::Buffer<void*> nowhere;
   uint32_t magic = si::kOpenHandle;
 
   const si::Value& value(uint32_t tensor) const { return values[tensor]; }

@@ -280,7 +280,6 @@ si_status conv(const TileKernels& isa, const si_weights& weights, const si_conv_
   ConvGeometry geometry;
   SI_TRY(conv_geometry(weights.shape, args, &geometry));
   if (args.batch == 0) return SI_OK;
-  const ScratchUse use;
   const int64_t per_pixel = weights.nnz + weights.shape.M() + geometry.channels;
   const int64_t outputs = args.batch * geometry.oh * geometry.ow;
   const TileSource source(isa, weights);

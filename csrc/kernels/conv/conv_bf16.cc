@@ -183,7 +183,6 @@ si_status conv_bf16(const TileKernels& isa, const si_weights& weights, const si_
   while (rows > 1 && !fits(rows)) rows = (rows + 1) / 2;
   // Taps so far apart that no padded image holds what one output row reads.
   if (!is_pointwise(geometry, args) && !fits(rows)) return scalar_conv_bf16(weights, args);
-  const ScratchUse use;
   const TileSource source(isa, weights);
   const float* bias = nullptr;
   SI_TRY(source.ordered_bias(args.bias, &bias));

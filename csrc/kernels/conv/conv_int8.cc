@@ -314,7 +314,6 @@ si_status conv_int8(const TileKernels& isa, const si_weights& weights, const si_
   ConvGeometry geometry;
   SI_TRY(conv_geometry(weights.shape, args, &geometry));
   if (args.batch == 0) return SI_OK;
-  const ScratchUse use;
   const TileSource source(isa, weights);
   const float* bias = nullptr;
   SI_TRY(source.ordered_bias(args.bias, &bias));

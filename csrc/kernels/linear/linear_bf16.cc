@@ -148,7 +148,6 @@ struct LinearBf16 {
 
 si_status linear_bf16(const TileKernels& isa, const si_weights& weights, const si_linear_args& args) {
   if (args.n == 0) return SI_OK;
-  const ScratchUse use;
   const TileSource source(isa, weights);
   const float* bias = nullptr;
   SI_TRY(source.ordered_bias(args.bias, &bias));

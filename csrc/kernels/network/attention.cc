@@ -38,7 +38,6 @@ const TileKernels* attention_kernels(bool rounds) {
 }
 
 si_status attend(const TileKernels* isa, const Attention& call, int threads) {
-  const ScratchUse use;
   const AttentionJob& whole = call.job;
   const int64_t heads = call.batch * call.heads;
   const double products = 2.0 * static_cast<double>(heads * whole.queries) * static_cast<double>(whole.dim) *

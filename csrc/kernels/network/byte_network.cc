@@ -60,7 +60,6 @@ si_status add_bytes(const TileKernels* isa, const ByteSum& sum, const uint8_t* a
 
 si_status max_pool_bytes(const TileKernels* isa, const PoolJob& job, const uint8_t* x, uint8_t* y, int64_t planes,
                          int threads) {
-  const ScratchUse use;
   const int64_t work = planes * job.oh * job.ow * (job.kernel[0] + job.kernel[1]);
   return parallel_for(threads_for(isa, threads, work), planes, [&](int64_t plane) -> si_status {
     const uint8_t* from = x + plane * job.h * job.w;

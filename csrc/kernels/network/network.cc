@@ -32,7 +32,6 @@ si_status for_parts(const TileKernels* isa, int threads, int64_t count, int64_t 
 }  // namespace
 
 si_status pool(const TileKernels* isa, const PoolJob& job, const float* x, float* y, int64_t planes, int threads) {
-  const ScratchUse use;
   const int64_t work = planes * job.oh * job.ow * (job.kernel[0] + job.kernel[1]);
   return parallel_for(threads_for(isa, threads, work), planes, [&](int64_t plane) -> si_status {
     PoolJob own = job;

@@ -54,7 +54,6 @@ int64_t cell_gates(si_cell cell) {
 }
 
 si_status recurrent(const TileKernels* isa, const si_weights& weights, const si_recurrent_args& args) {
-  const ScratchUse use;
   const int64_t H = weights.shape.K(), rows = weights.shape.M();
   // Sequences whose gates scratch holds at once; never so few that the last ones would run in a narrow tile.
   constexpr int64_t kFewest = 66;

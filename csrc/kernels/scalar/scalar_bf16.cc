@@ -31,7 +31,6 @@ si_status scalar_linear_bf16(const si_weights& weights, const si_linear_args& ar
   const int64_t x_k = tokens ? 1 : args.ldx, x_n = tokens ? args.ldx : 1;
   const int64_t y_m = tokens ? 1 : args.ldy, y_n = tokens ? args.ldy : 1;
   const int64_t M = weights.shape.M(), K = weights.shape.K();
-  const ScratchUse use;
   float *x = nullptr, *sum = nullptr;
   SI_TRY(thread_scratch(Scratch::kInput, K, &x));
   SI_TRY(thread_scratch(Scratch::kOutput, M, &sum));
@@ -51,7 +50,6 @@ si_status scalar_conv_bf16(const si_weights& weights, const si_conv_args& args) 
   SI_TRY(conv_geometry(weights.shape, args, &g));
   // The image and the sums as float32, for the kernel of float32.
   const int64_t M = weights.shape.M(), pixels = g.oh * g.ow, image = g.channels * args.h * args.w;
-  const ScratchUse use;
   float *x = nullptr, *y = nullptr;
   SI_TRY(thread_scratch(Scratch::kInput, image, &x));
   SI_TRY(thread_scratch(Scratch::kOutput, M * pixels, &y));

@@ -60,7 +60,6 @@ si_status scalar_linear_int8(const si_weights& weights, const si_linear_args& ar
   const int64_t y_m = tokens ? 1 : args.ldy, y_n = tokens ? args.ldy : 1;
   const Outputs out{
       view, args.bias, args.y, args.y_type, args.activation, y_to_byte(q, args.activation), residual_of(args)};
-  const ScratchUse use;
   uint8_t* x = nullptr;
   int32_t* sum = nullptr;
   SI_TRY(thread_scratch(Scratch::kInput, K, &x));
@@ -89,7 +88,6 @@ si_status scalar_conv_int8(const si_weights& weights, const si_conv_args& args) 
   const ToByte to = x_to_byte(q, 0);
   const Outputs out{
       view, args.bias, args.y, args.y_type, args.activation, y_to_byte(q, args.activation), residual_of(args)};
-  const ScratchUse use;
   int32_t* sum = nullptr;
   SI_TRY(thread_scratch(Scratch::kOutput, M * g.ow, &sum));
   if (measures_scratch()) return SI_OK;
