@@ -348,7 +348,7 @@ typedef struct si_model_info {
   uint64_t bytes; /* of the file */
   size_t inputs, outputs, nodes;
   uint64_t arena_bytes;   /* of intermediate results */
-  uint64_t context_bytes; /* of a context with shared_scratch, the arena among them; the same on every processor */
+  uint64_t context_bytes; /* of a context with shared_scratch, the arena among them; whatever the kernels */
   const char* metadata;   /* of the writer, not ended by a zero byte; the library does not read it */
   uint64_t metadata_bytes;
   size_t tensors;
