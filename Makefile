@@ -97,7 +97,7 @@ fuzz-native: $(STAMPS)/tools.stamp ## Give mutated packed buffers and model file
 
 # Only what runs on the library's own threads: no OpenMP runtime tells this sanitizer how it synchronises, and it follows
 # no threads into a forked child.
-TSAN_TESTS := core.parallel_test kernels.linear.linear_test kernels.conv.conv_test
+TSAN_TESTS := core.parallel_test kernels.linear.linear_test kernels.conv.conv_test api.model_api_test api.context_memory_test
 empty :=
 tsan: $(STAMPS)/tools.stamp ## Run the C++ tests of threads under ThreadSanitizer
 	cmake -S . -B build-tsan -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g" \

@@ -5,11 +5,13 @@
 
 A size is what .text, .rodata and .data take, constants that are relocated among them, in a program
 that is stripped and linked with --gc-sections against the static library of one instruction set
-without threads; the C library is shared. Two programs:
+without threads; the C library is shared. Of a microcontroller it is what the object of a model's
+plain C takes, without its weights. Programs:
 
 - core: a model in flash with sparse linear layers, convolutions and softmax in float32. The library
   has neither files nor messages, and is optimised when the program is linked;
-- runner: sparseinfer-run with what perceptrons and convolutional networks need, in float32.
+- runner: sparseinfer-run with what perceptrons and convolutional networks need, in float32;
+- mlp: the plain C of a perceptron of int8, 784-256-256-10, on Cortex-M.
 
 A size that grew by more than 5% fails. Where that is meant, record.
 """
@@ -26,10 +28,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
+from torch import nn
+from torch.nn.utils import prune
 
+import sparseinfer
 from benchmarks.instructions import compiler_of, lines_of
+from sparseinfer.export.c.folder import files_of
 from sparseinfer.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,6 +106,16 @@ PROCESSORS = (
 )
 
 
+CORES = {
+    "cortex-m3": ("-mcpu=cortex-m3", "-mfloat-abi=soft"),
+    "cortex-m4": ("-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
+}
+"""Microcontrollers, by the flags of their compiler. The M3 has no floating-point unit."""
+
+PLAIN_C = ("-Os",)
+ARM = "arm-none-eabi-"
+
+
 class SizeError(RuntimeError):
     """A program cannot be built or read."""
 
@@ -157,6 +174,38 @@ def measure(processor: Processor, program: Program) -> tuple[dict[str, int], str
     return sizes_of(table), compiler_of(linked)
 
 
+def write_mlp(folder: Path) -> None:
+    """Write the plain C of a perceptron of int8 with 90% zeros, named net."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)]
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            prune.l1_unstructured(layer, "weight", amount=0.9)
+            prune.remove(layer, "weight")
+    x = torch.randn(4, 784)
+    engine = sparseinfer.compile(
+        nn.Sequential(*layers).eval(), x[:1], weights="int8", calibration=[x[:1], x[1:2]],
+        baselines=(),
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files_of(engine, "amalgamation", "net").items():
+        (folder / name).write_bytes(content)
+
+
+def measure_plain_c(core: str) -> tuple[dict[str, int], str]:
+    """Compile the plain C of the perceptron, and return the sizes of the object and its compiler.
+
+    Raises:
+        SizeError: it cannot be compiled.
+    """
+    folder = BUILDS / core
+    write_mlp(folder)
+    compiled = folder / "net.o"
+    source = str(folder / "sparseinfer.c")
+    _run([f"{ARM}gcc", *PLAIN_C, *CORES[core], "-c", source, "-o", str(compiled)])
+    return sizes_of(_run([f"{ARM}size", "-A", str(compiled)])), compiler_of(compiled)
+
+
 def measure_all(console: Console) -> dict[str, Any]:
     """Return the sizes of all programs whose compiler is here, by processor, and print them.
 
@@ -177,6 +226,13 @@ def measure_all(console: Console) -> dict[str, Any]:
                 f"{processor.name:8} {program.name:7} {sizes['total']:8,} bytes ({parts})"
             )
         found[processor.name] = line
+    for core in CORES:
+        if shutil.which(f"{ARM}gcc") is None:
+            console.print(f"{core}: skipped, no {ARM}gcc on PATH")
+            continue
+        sizes, compiler = measure_plain_c(core)
+        found[core] = {"instruction set": "thumb", "compiler": compiler, "mlp": sizes}
+        console.print(f"{core:9} mlp    {sizes['total']:8,} bytes")
     return found
 
 
@@ -214,7 +270,10 @@ def to_json(programs: dict[str, Any]) -> str:
     record = {
         "date": datetime.now(tz=timezone.utc).date().isoformat(),
         "options": [*OPTIONS],
-        "programs of": {program.name: [*program.options] for program in PROGRAMS},
+        "programs of": {
+            **{program.name: [*program.options] for program in PROGRAMS},
+            "mlp": [*PLAIN_C],
+        },
         "sizes": programs,
     }
     return lines_of(record, "text")

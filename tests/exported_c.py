@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import prune
 from torch import Tensor, nn
 
 from sparseinfer.export.c.folder import files_of, write_folder
@@ -17,6 +18,7 @@ from sparseinfer.export.compile import compile
 from sparseinfer.export.engine import Engine
 
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")
+SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 def main_of(inputs: int, outputs: int) -> str:
@@ -115,6 +117,11 @@ def in_blocks(model: nn.Module, density: float) -> None:
             rows = module.weight.data.view(len(module.weight), -1)
             kept = torch.rand(len(rows), -(-rows.shape[1] // 4)) < density
             rows *= kept.repeat_interleave(4, 1)[:, : rows.shape[1]]
+
+
+def pruned(model: nn.Module, *shape: int) -> tuple[nn.Module, Tensor]:
+    prune(model, 0.8)
+    return model.eval(), torch.randn(*shape)
 
 
 Make = Callable[[], tuple[nn.Module, Tensor]]

@@ -10,11 +10,14 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from exported_c import bound_of, compiled
+from golden_networks import GOLDEN
 from torch import nn
 from torch.nn.utils import prune
 
@@ -161,10 +164,14 @@ int main(void) {
   void* const memory = room + (64 - (uintptr_t)room % 64) % 64;
   si_model* model = NULL;
   si_context* context = NULL;
+  si_context_options options = {.struct_size = sizeof options, .threads = 1, .shared_scratch = 1};
+  si_model_info info = {.struct_size = sizeof info};
   double worst = 2;
   if (si_model_open(net_sinf, NET_SINF_BYTES, &model) != SI_OK) return 1;
-  if (si_context_bytes(model) != NET_CONTEXT_BYTES) return 2;
-  if (si_context_create(model, memory, NET_CONTEXT_BYTES, 1, &context) != SI_OK) return 3;
+  if (si_model_describe(model, &info) != SI_OK) return 2;
+  if (info.context_bytes != NET_CONTEXT_BYTES) return 2;
+  if (si_context_create_with(model, memory, info.context_bytes, &options, &context) != SI_OK)
+    return 3;
   if (si_context_selftest(context, &worst) != SI_OK) return 4;
   printf("%g\\n", worst);
   si_model_close(model);
@@ -215,26 +222,46 @@ def test_the_program_reads_and_writes_arrays_of_numpy(installed, classifier, tmp
         torch.testing.assert_close(torch.from_numpy(y[0]), expected)
 
 
-@pytest.mark.cross
-@pytest.mark.parametrize(
-    ("prefix", "emulator", "sets"),
-    [
+@dataclass(frozen=True)
+class Elsewhere:
+    """What runs models on another processor, and what runs them here."""
+
+    there: list[str | Path]
+    here: list[str | Path]
+
+    def outputs(self, folder: Path, model: Path, x: Path, *options: str) -> dict[str, np.ndarray]:
+        """Of a model: there twice, there with threads, and here with and without."""
+        runs = {
+            "there": (self.there, []), "again": (self.there, []),
+            "threads": (self.there, ["--threads", "3"]),
+            "here": (self.here, []), "here, threads": (self.here, ["--threads", "2"]),
+        }  # fmt: skip
+        found = {}
+        for name, (command, more) in runs.items():
+            call(*command, model, "--input", x, "--output", folder / "y.npy", "--selftest", *more)
+            found[name] = np.load(folder / "y.npy")
+        return found
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
         ("aarch64-linux-gnu", "qemu-aarch64-static", "neon;neondot"),
         ("arm-linux-gnueabihf", "qemu-arm-static", "NONE"),
         ("riscv64-linux-gnu", "qemu-riscv64-static", "NONE"),
     ],
+    ids=lambda processor: processor[0],
 )
-def test_models_test_themselves_on_other_processors(
-    request, classifier, tmp_path: Path, prefix: str, emulator: str, sets: str
-):
-    """What a model gave here is within its bound there; integers are the same bit for bit.
-
-    `make cross-...` names its own build, and this machine's.
-    """
+def elsewhere(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Elsewhere:
+    """`make cross-...` names its own build, and this machine's."""
+    prefix, emulator, sets = request.param
     ready = os.environ.get("SPARSEINFER_CROSS_BUILD")
     if ready is not None:
-        here = Path(os.environ["SPARSEINFER_BUILD_DIR"]) / "sparseinfer-run"
+        folder, here = ROOT / ready, Path(os.environ["SPARSEINFER_BUILD_DIR"]) / "sparseinfer-run"
     else:
+        folder = tmp_path_factory.mktemp(prefix)
         here = request.getfixturevalue("installed") / "bin" / "sparseinfer-run"
         tool(f"{prefix}-g++")
         options = [
@@ -242,20 +269,46 @@ def test_models_test_themselves_on_other_processors(
             f"-DSPARSEINFER_INSTRUCTION_SETS={sets}",
             "-DCMAKE_BUILD_TYPE=MinSizeRel",
         ]
-        build(ROOT, tmp_path, *options, target="sparseinfer-run")
-    folder = tmp_path if ready is None else ROOT / ready
-    there = [tool(emulator), "-L", f"/usr/{prefix}", folder / "sparseinfer-run"]
+        build(ROOT, folder, *options, target="sparseinfer-run")
+    return Elsewhere([tool(emulator), "-L", f"/usr/{prefix}", folder / "sparseinfer-run"], [here])
+
+
+def check_alike(found: dict[str, np.ndarray], integers: bool, bound: float) -> None:
+    """Equal from run to run and whatever the threads; elsewhere too, or within what is allowed."""
+    assert (found["there"] == found["again"]).all()
+    assert (found["there"] == found["threads"]).all()
+    assert (found["here"] == found["here, threads"]).all()
+    if integers:
+        assert (found["there"] == found["here"]).all()
+    # Each is within the bound of the file's.
+    assert np.abs(found["there"] - found["here"]).max() <= 2 * bound
+    assert np.ptp(found["here"]) > 0
+
+
+@pytest.mark.cross
+def test_models_test_themselves_on_other_processors(elsewhere, classifier, tmp_path: Path):
+    """What a model gave here is within its bound there; integers are the same bit for bit."""
     model, image, _ = classifier
     for name in ("model.sinf", "int8.sinf"):
-        given = [model.with_name(name), "--input", image, "--output"]
-        call(*there, *given, tmp_path / "there.npy", "--selftest")
-        call(*there, *given, tmp_path / "threads.npy", "--threads", "3")
-        call(here, *given, tmp_path / "here.npy", "--selftest")
-        y = {which: np.load(tmp_path / f"{which}.npy") for which in ("there", "threads", "here")}
-        assert (y["there"] == y["threads"]).all()
-        if name == "int8.sinf":
-            assert (y["there"] == y["here"]).all()
-        np.testing.assert_allclose(y["there"], y["here"], rtol=1e-5, atol=1e-6)
+        engine = sparseinfer.load_engine(model.with_name(name))
+        found = elsewhere.outputs(tmp_path, model.with_name(name), image)
+        check_alike(found, name == "int8.sinf", bound_of(engine))
+
+
+@pytest.mark.cross
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_networks_on_other_processors(elsewhere, tmp_path: Path, name: str, weights: str):
+    """Networks of layers of int8 alone give the same bits; floats of others are rounded."""
+    model, x = GOLDEN[name]()
+    engine = compiled(model, x, weights)
+    engine.save(tmp_path / "model.sinf")
+    np.save(tmp_path / "x.npy", x.numpy())
+    found = elsewhere.outputs(tmp_path, tmp_path / "model.sinf", tmp_path / "x.npy")
+    integers = weights == "int8" and name in ("simple_cnn", "mobilenet_v2")
+    if weights == "int8":
+        assert "int8" in engine.facts().types
+    check_alike(found, integers, bound_of(engine))
 
 
 def test_examples(installed, classifier, tmp_path: Path):

@@ -35,6 +35,13 @@ def test_a_table_of_sections() -> None:
     assert sizes.sizes_of(TABLE) == {"text": 1000, "rodata": 218, "data": 52, "total": 1270}
 
 
+def test_the_plain_c_that_is_measured(tmp_path: Path) -> None:
+    sizes.write_mlp(tmp_path / "net")
+    source = (tmp_path / "net" / "sparseinfer.c").read_text()
+    assert source.count("linear_int8(&") == 3
+    assert (tmp_path / "net" / "net.bin").stat().st_size < 0.4 * (784 * 256 + 256 * 256 + 2560)
+
+
 def record(total: int, compiler: str = "GCC: 12.2.0") -> dict[str, Any]:
     return {"aarch64": {"compiler": compiler, "core": {"text": total, "total": total}}}
 
@@ -81,12 +88,15 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_committed_record_is_whole_and_within_what_is_promised() -> None:
     kept = json.loads((ROOT / "benchmarks" / "sizes.json").read_text(encoding="utf-8"))
     assert kept["date"] and kept["options"] == list(sizes.OPTIONS)
-    assert kept["programs of"] == {program.name: list(program.options) for program in PROGRAMS}
-    assert list(kept["sizes"]) == [processor.name for processor in PROCESSORS]
-    for line in kept["sizes"].values():
+    options = {program.name: list(program.options) for program in PROGRAMS}
+    assert kept["programs of"] == {**options, "mlp": list(sizes.PLAIN_C)}
+    boards = [processor.name for processor in PROCESSORS]
+    assert list(kept["sizes"]) == [*boards, *sizes.CORES]
+    for name, line in kept["sizes"].items():
         assert line["compiler"].startswith("GCC: ")
-        for program in PROGRAMS:
-            parts = line[program.name]
+        for program in options if name in boards else ["mlp"]:
+            parts = line[program]
             assert parts["total"] == parts["text"] + parts["rodata"] + parts["data"] > 0
     assert kept["sizes"]["aarch64"]["core"]["total"] <= 40_000
     assert kept["sizes"]["aarch64"]["runner"]["total"] <= 120_000
+    assert all(kept["sizes"][core]["mlp"]["total"] <= 16_000 for core in sizes.CORES)

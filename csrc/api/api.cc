@@ -7,6 +7,7 @@
 #include <new>
 
 #include "api/args.h"
+#include "api/handle.h"
 #include "api/quantization.h"
 #include "core/error.h"
 #include "core/isa.h"
@@ -37,9 +38,16 @@ constexpr size_t kLinearSize = offsetof(si_linear_args, x_type);
 constexpr size_t kConvSize = offsetof(si_conv_args, x_type);
 constexpr size_t kRecurrentSize = sizeof(si_recurrent_args);
 
-si_status check_call(const si_weights* weights, const void* x, const void* y, bool empty, si_activation activation,
-                     int32_t threads) {
-  SI_REQUIRE(weights != nullptr, SI_ERR_ARGUMENT, "expected packed weights, got a null handle");
+// A handle of a caller's, as all that come from one are.
+struct OpenWeights : si_weights {
+  uint32_t magic;
+};
+
+si_status check_weights(const char* function, const si_weights* weights) {
+  return si::check_handle(function, "packed weight", static_cast<const OpenWeights*>(weights));
+}
+
+si_status check_call(const void* x, const void* y, bool empty, si_activation activation, int32_t threads) {
   SI_REQUIRE(empty || (x != nullptr && y != nullptr), SI_ERR_ARGUMENT, "expected x and y, got a null pointer");
   SI_REQUIRE(activation >= SI_ACT_NONE && activation <= SI_ACT_HARDSIGMOID, SI_ERR_ARGUMENT, "unknown activation ",
              activation);
@@ -61,7 +69,7 @@ si_status check_extent(const char* function, const char* name, int64_t lines, in
 int64_t product(int64_t a, int64_t b) { return b != 0 && a > INT64_MAX / b ? INT64_MAX : a * b; }
 
 si_status check_linear(const si_weights* weights, const si_linear_args& args) {
-  SI_TRY(check_call(weights, args.x, args.y, args.n == 0, args.activation, args.threads));
+  SI_TRY(check_call(args.x, args.y, args.n == 0, args.activation, args.threads));
   const int64_t M = weights->shape.M(), K = weights->shape.K();
   SI_REQUIRE(weights->shape.groups == 1, SI_ERR_ARGUMENT, "si_linear: expected an ungrouped weight");
   SI_REQUIRE(args.n >= 0, SI_ERR_ARGUMENT, "si_linear: expected n >= 0, got ", args.n);
@@ -79,7 +87,7 @@ si_status check_linear(const si_weights* weights, const si_linear_args& args) {
 }
 
 si_status check_conv(const si_weights* weights, const si_conv_args& args) {
-  SI_TRY(check_call(weights, args.x, args.y, args.batch == 0, args.activation, args.threads));
+  SI_TRY(check_call(args.x, args.y, args.batch == 0, args.activation, args.threads));
   SI_REQUIRE(args.batch >= 0, SI_ERR_ARGUMENT, "si_conv: expected batch >= 0, got ", args.batch);
   si::ConvGeometry geometry;
   SI_TRY(si::conv_geometry(weights->shape, args, &geometry));
@@ -111,7 +119,7 @@ si_status check_batch_sizes(const si_recurrent_args& args) {
 }
 
 si_status check_recurrent(const si_weights* weights, const si_recurrent_args& args, bool empty) {
-  SI_TRY(check_call(weights, args.gates, args.y, empty, SI_ACT_NONE, args.threads));
+  SI_TRY(check_call(args.gates, args.y, empty, SI_ACT_NONE, args.threads));
   SI_REQUIRE(args.cell >= SI_CELL_LSTM && args.cell <= SI_CELL_RNN_RELU, SI_ERR_ARGUMENT, "si_recurrent: unknown cell ",
              args.cell);
   const int64_t M = weights->shape.M(), H = weights->shape.K();
@@ -249,7 +257,9 @@ si_status si_inspect(const void* blob, size_t bytes, si_weight_info* out) {
   SI_REQUIRE(out != nullptr, SI_ERR_ARGUMENT, "si_inspect: null result");
   si_weights weights;
   SI_TRY(si::open_weights(blob, bytes, &weights));
-  return si_weights_info(&weights, out);
+  si_weight_info info{};
+  si::describe(weights, &info);
+  return write_result("si_inspect", info, out);
 }
 
 si_status si_unpack(const void* blob, size_t bytes, float* weight) {
@@ -263,29 +273,37 @@ si_status si_weights_open(const void* blob, size_t bytes, si_weights** out) {
   SI_REQUIRE(out != nullptr, SI_ERR_ARGUMENT, "si_weights_open: null result");
   si_weights weights;
   SI_TRY(si::open_weights(blob, bytes, &weights));
-  void* const memory = std::malloc(sizeof(si_weights));
+  void* const memory = std::malloc(sizeof(OpenWeights));
   SI_REQUIRE(memory != nullptr, SI_ERR_MEMORY, "out of memory");
-  *out = new (memory) si_weights(weights);
+  *out = new (memory) OpenWeights{weights, si::kOpenHandle};
   return SI_OK;
 }
 
-void si_weights_close(si_weights* weights) { std::free(weights); }
+void si_weights_close(si_weights* weights) {
+  auto* const open = static_cast<OpenWeights*>(weights);
+  if (open == nullptr || open->magic != si::kOpenHandle) return;
+  si::forget_handle(open);
+  std::free(open);
+}
 
 si_status si_weights_info(const si_weights* weights, si_weight_info* out) {
-  SI_REQUIRE(weights != nullptr && out != nullptr, SI_ERR_ARGUMENT, "si_weights_info: null pointer");
+  SI_TRY(check_weights("si_weights_info", weights));
   si_weight_info info{};
   si::describe(*weights, &info);
   return write_result("si_weights_info", info, out);
 }
 
 si_status si_weights_unpack(const si_weights* weights, float* weight) {
-  SI_REQUIRE(weights != nullptr && weight != nullptr, SI_ERR_ARGUMENT, "si_weights_unpack: null pointer");
+  SI_TRY(check_weights("si_weights_unpack", weights));
+  SI_REQUIRE(weight != nullptr, SI_ERR_ARGUMENT, "si_weights_unpack: null result");
   return si::unpack_weights(*weights, weight);
 }
 
 si_status si_linear(const si_weights* weights, const si_linear_args* args) {
+  const si::ScratchUse use;
   si_linear_args call;
   SI_TRY(read_args("si_linear", args, kLinearSize, &call));
+  SI_TRY(check_weights("si_linear", weights));
   SI_TRY(check_linear(weights, call));
   si_quantization quantization{};
   SI_TRY(check_bytes("si_linear", *weights, SI_OP_LINEAR, call, call.n, &quantization));
@@ -302,8 +320,8 @@ si_status si_linear(const si_weights* weights, const si_linear_args* args) {
 }
 
 si_status si_conv_output_size(const si_weights* weights, const si_conv_args* args, int64_t* oh, int64_t* ow) {
-  SI_REQUIRE(weights != nullptr && args != nullptr && oh != nullptr && ow != nullptr, SI_ERR_ARGUMENT,
-             "si_conv_output_size: null pointer");
+  SI_TRY(check_weights("si_conv_output_size", weights));
+  SI_REQUIRE(args != nullptr && oh != nullptr && ow != nullptr, SI_ERR_ARGUMENT, "si_conv_output_size: null pointer");
   si_conv_args call;
   SI_TRY(read_args("si_conv_output_size", args, kConvSize, &call));
   si::ConvGeometry geometry;
@@ -314,8 +332,10 @@ si_status si_conv_output_size(const si_weights* weights, const si_conv_args* arg
 }
 
 si_status si_conv(const si_weights* weights, const si_conv_args* args) {
+  const si::ScratchUse use;
   si_conv_args call;
   SI_TRY(read_args("si_conv", args, kConvSize, &call));
+  SI_TRY(check_weights("si_conv", weights));
   SI_TRY(check_conv(weights, call));
   si_quantization quantization{};
   SI_TRY(check_bytes("si_conv", *weights, SI_OP_CONV, call, -1, &quantization));
@@ -332,8 +352,10 @@ si_status si_conv(const si_weights* weights, const si_conv_args* args) {
 }
 
 si_status si_recurrent(const si_weights* weights, const si_recurrent_args* args) {
+  const si::ScratchUse use;
   si_recurrent_args call;
   SI_TRY(read_args("si_recurrent", args, kRecurrentSize, &call));
+  SI_TRY(check_weights("si_recurrent", weights));
   const bool empty = call.steps == 0 || call.batch == 0;
   SI_TRY(check_recurrent(weights, call, empty));
   if (!SI_HAS(recurrent)) return si::left_out("the function", "si_recurrent", "SPARSEINFER_OPERATORS");

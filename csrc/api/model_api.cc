@@ -7,7 +7,9 @@
 #include <new>
 
 #include "api/args.h"
+#include "api/handle.h"
 #include "core/error.h"
+#include "core/parallel.h"
 #include "runtime/context.h"
 #include "runtime/operators.h"
 #include "runtime/selftest.h"
@@ -15,10 +17,20 @@
 namespace {
 
 constexpr size_t kFirstOptions = offsetof(si_open_options, threads) + sizeof(int32_t);
-constexpr size_t kFirstContextOptions = offsetof(si_context_options, user) + sizeof(void*);
+constexpr size_t kFirstContextOptions = offsetof(si_context_options, shared_scratch);
 
 using si::fail;
 using si::write_result;
+
+si_status check_model(const char* function, const si_model* model) {
+  return si::check_handle(function, "model", model);
+}
+
+// A context whose model is closed cannot run.
+si_status check_context(const char* function, const si_context* context) {
+  SI_TRY(si::check_handle(function, "context", context));
+  return check_model(function, context->model);
+}
 
 si_status describe_tensor(const char* function, const si::Value& value, si_tensor_info* out) {
   si_tensor_info info{};
@@ -41,7 +53,7 @@ si_status describe_tensor(const char* function, const si::Value& value, si_tenso
 // That a run has all the pointers that it needs.
 si_status check_pointers(const char* function, const si_context* context, const void* const* inputs,
                          void* const* outputs) {
-  SI_REQUIRE(context != nullptr, SI_ERR_ARGUMENT, function, ": expected a context, got a null handle");
+  SI_TRY(check_context(function, context));
   const int64_t given = context->model->inputs, taken = context->model->file.header->outputs;
   SI_REQUIRE(outputs != nullptr && (given == 0 || inputs != nullptr), SI_ERR_ARGUMENT, function,
              ": expected arrays of inputs and outputs, got a null pointer");
@@ -96,18 +108,20 @@ si_status si_model_open_with(const void* file, size_t bytes, const si_open_optio
 }
 
 si_status si_model_at_batch(const si_model* model, int64_t batch, si_model** out) {
-  SI_REQUIRE(model != nullptr && out != nullptr, SI_ERR_ARGUMENT, "si_model_at_batch: null pointer");
+  SI_TRY(check_model("si_model_at_batch", model));
+  SI_REQUIRE(out != nullptr, SI_ERR_ARGUMENT, "si_model_at_batch: null pointer");
   return new_model(out, [&](si_model* made) { return si::model_at_batch(*model, batch, made); });
 }
 
 void si_model_close(si_model* model) {
-  if (model == nullptr) return;
+  if (model == nullptr || model->magic != si::kOpenHandle) return;
+  si::forget_handle(model);
   model->~si_model();
   std::free(model);
 }
 
 si_status si_model_describe(const si_model* model, si_model_info* out) {
-  SI_REQUIRE(model != nullptr, SI_ERR_ARGUMENT, "si_model_describe: expected a model, got a null handle");
+  SI_TRY(check_model("si_model_describe", model));
   const si::FileHeader& header = *model->file.header;
   si_model_info info{};
   info.bytes = header.total_bytes;
@@ -127,28 +141,28 @@ si_status si_model_describe(const si_model* model, si_model_info* out) {
 }
 
 si_status si_model_input(const si_model* model, size_t index, si_tensor_info* out) {
-  SI_REQUIRE(model != nullptr, SI_ERR_ARGUMENT, "si_model_input: expected a model, got a null handle");
+  SI_TRY(check_model("si_model_input", model));
   for (const si::Value& value : model->values)
     if (value.kind == si::kInput && value.offset == index) return describe_tensor("si_model_input", value, out);
   return fail(SI_ERR_ARGUMENT, "si_model_input: expected an input below ", model->inputs, ", got ", index);
 }
 
 si_status si_model_output(const si_model* model, size_t index, si_tensor_info* out) {
-  SI_REQUIRE(model != nullptr, SI_ERR_ARGUMENT, "si_model_output: expected a model, got a null handle");
+  SI_TRY(check_model("si_model_output", model));
   const uint32_t count = model->file.header->outputs;
   SI_REQUIRE(index < count, SI_ERR_ARGUMENT, "si_model_output: expected an output below ", count, ", got ", index);
   return describe_tensor("si_model_output", model->value(model->file.outputs[index]), out);
 }
 
 si_status si_model_tensor(const si_model* model, size_t index, si_tensor_info* out) {
-  SI_REQUIRE(model != nullptr, SI_ERR_ARGUMENT, "si_model_tensor: expected a model, got a null handle");
+  SI_TRY(check_model("si_model_tensor", model));
   const auto count = static_cast<size_t>(model->values.size());
   SI_REQUIRE(index < count, SI_ERR_ARGUMENT, "si_model_tensor: expected a tensor below ", count, ", got ", index);
   return describe_tensor("si_model_tensor", model->values[static_cast<int64_t>(index)], out);
 }
 
 si_status si_model_node(const si_model* model, size_t index, si_node_info* out) {
-  SI_REQUIRE(model != nullptr, SI_ERR_ARGUMENT, "si_model_node: expected a model, got a null handle");
+  SI_TRY(check_model("si_model_node", model));
   const auto count = static_cast<size_t>(model->nodes.size());
   SI_REQUIRE(index < count, SI_ERR_ARGUMENT, "si_model_node: expected a node below ", count, ", got ", index);
   const si::Node& node = model->nodes[static_cast<int64_t>(index)];
@@ -174,7 +188,14 @@ si_status si_model_node(const si_model* model, size_t index, si_node_info* out) 
   return write_result("si_model_node", info, out);
 }
 
-uint64_t si_context_bytes(const si_model* model) { return model == nullptr ? 0 : si::context_bytes(*model); }
+uint64_t si_context_bytes(const si_model* model, int32_t threads) {
+  if (check_model("si_context_bytes", model) != SI_OK || threads < 1) return 0;
+  const uint64_t bytes = si::context_bytes(*model);
+  // All of a context but its arena.
+  si::Buffer<uint8_t> memory;
+  if (memory.allocate(static_cast<int64_t>(bytes - model->arena_bytes)) != SI_OK) return 0;
+  return bytes + si::add_scratch(si::place_context(*model, memory.data(), threads));
+}
 
 si_status si_context_create(const si_model* model, void* memory, size_t bytes, int32_t threads, si_context** out) {
   si_context_options options{};
@@ -185,17 +206,28 @@ si_status si_context_create(const si_model* model, void* memory, size_t bytes, i
 
 si_status si_context_create_with(const si_model* model, void* memory, size_t bytes, const si_context_options* options,
                                  si_context** out) {
-  SI_REQUIRE(model != nullptr && out != nullptr, SI_ERR_ARGUMENT, "si_context_create: null pointer");
+  SI_TRY(check_model("si_context_create", model));
+  SI_REQUIRE(out != nullptr, SI_ERR_ARGUMENT, "si_context_create: null result");
   si_context_options own{};
   SI_TRY(si::read_args("si_context_create_with", options, kFirstContextOptions, &own));
   SI_REQUIRE(own.threads >= 1, SI_ERR_ARGUMENT, "si_context_create: expected threads >= 1, got ", own.threads);
-  const uint64_t least = si::context_bytes(*model);
-  SI_REQUIRE(memory != nullptr && reinterpret_cast<uintptr_t>(memory) % si::kModelAlign == 0 && bytes >= least,
-             SI_ERR_ARGUMENT, "si_context_create: expected ", least, " bytes at a multiple of ", si::kModelAlign,
+  SI_REQUIRE(own.shared_scratch == 0 || own.shared_scratch == 1, SI_ERR_ARGUMENT,
+             "si_context_create_with: expected shared_scratch to be 0 or 1, got ", own.shared_scratch);
+  uint64_t least = si::context_bytes(*model);
+  bool fits = memory != nullptr && reinterpret_cast<uintptr_t>(memory) % si::kModelAlign == 0 && bytes >= least;
+  si_context* const context = fits ? si::place_context(*model, memory, own.threads) : nullptr;
+  if (own.shared_scratch == 0 && fits) {
+    least += si::add_scratch(context);
+    fits = bytes >= least;
+  } else if (own.shared_scratch == 0 && si::kMessages) {
+    least = si_context_bytes(model, own.threads);
+  }
+  SI_REQUIRE(fits, SI_ERR_ARGUMENT, "si_context_create: expected ", least, " bytes at a multiple of ", si::kModelAlign,
              ", got ", bytes);
-  *out = si::place_context(*model, memory, own.threads);
-  (*out)->parallel_for = own.parallel_for;
-  (*out)->user = own.user;
+  if (own.parallel_for == nullptr) si::start_threads(own.threads);
+  context->parallel_for = own.parallel_for;
+  context->user = own.user;
+  *out = context;
   return SI_OK;
 }
 
@@ -216,7 +248,7 @@ si_status si_context_watch(si_context* context, const void* const* inputs, void*
 }
 
 si_status si_context_selftest(si_context* context, double* worst) {
-  SI_REQUIRE(context != nullptr, SI_ERR_ARGUMENT, "si_context_selftest: expected a context, got a null handle");
+  SI_TRY(check_context("si_context_selftest", context));
   const si::ContextUse use(context);
   SI_TRY(check_alone("si_context_selftest", use));
   return si::selftest(context, worst);

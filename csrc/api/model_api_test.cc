@@ -1,16 +1,16 @@
-// The C API of models with arguments that it must refuse, and the bytes that a context takes: a page that nothing may
-// touch lies after them.
-#include <sys/mman.h>
+// The C API of models: files and where they come from, contexts and their threads, failures and what they tell. A page
+// that nothing may touch lies after what is given.
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <fstream>
 #include <set>
 #include <string>
 #include <thread>
 
-#include "testing/model_file.h"
+#include "testing/small_model.h"
 
 using namespace si::testing;
 
@@ -18,46 +18,10 @@ namespace {
 
 constexpr char kGolden[] = SI_SOURCE_DIR "/csrc/runtime/golden/small_network_v1.sinf";
 
-// `bytes` bytes that end where a page begins that cannot be read or written.
-class Guarded {
- public:
-  explicit Guarded(size_t bytes) : page_(static_cast<size_t>(sysconf(_SC_PAGESIZE))) {
-    size_ = (bytes + page_ - 1) / page_ * page_ + page_;
-    void* const pages = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    SI_CHECK(pages != MAP_FAILED);
-    pages_ = static_cast<uint8_t*>(pages);
-    SI_CHECK_EQ(mprotect(pages_ + size_ - page_, page_, PROT_NONE), 0);
-    data_ = pages_ + size_ - page_ - bytes;
-  }
-  ~Guarded() { munmap(pages_, size_); }
-  Guarded(const Guarded&) = delete;
-  Guarded& operator=(const Guarded&) = delete;
-  uint8_t* data() const { return data_; }
-
- private:
-  size_t page_, size_ = 0;
-  uint8_t *pages_ = nullptr, *data_ = nullptr;
-};
-
-// An open model with what it computes of one input.
-struct Small {
-  explicit Small(const ModelFile& file = small_network()) : bytes(file.bytes()), model(open(bytes)), x(324), y(24) {
-    for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 17) / 8.0f - 1.0f;
-  }
-  si_status run(si_context* context) {
-    const void* const inputs[] = {x.data()};
-    void* const outputs[] = {y.data(), y.data() + 12};
-    return si_context_run(context, inputs, outputs, nullptr);
-  }
-  AlignedBytes bytes;
-  OpenModel model;
-  std::vector<float> x, y;
-};
-
 // What a small network computes with its context before a page that nothing may touch, by threads of whatever kind.
 std::vector<float> run_guarded(const si_context_options& options) {
   Small small;
-  const auto bytes = static_cast<size_t>(si_context_bytes(small.model.get()));
+  const auto bytes = static_cast<size_t>(si_context_bytes(small.model.get(), options.threads));
   const Guarded memory(bytes);
   si_context* context = nullptr;
   SI_CHECK_EQ(si_context_create_with(small.model.get(), memory.data(), bytes, &options, &context), SI_OK);
@@ -75,16 +39,19 @@ void test_context_bytes() {
   Small small;
   si_model_info info = sized<si_model_info>();
   SI_CHECK_EQ(si_model_describe(small.model.get(), &info), SI_OK);
-  SI_CHECK_EQ(si_context_bytes(small.model.get()), info.context_bytes);
-  SI_CHECK_EQ(si_context_bytes(nullptr), 0u);
+  const uint64_t whole = si_context_bytes(small.model.get(), 1);
+  SI_CHECK(whole >= info.context_bytes);
+  SI_CHECK(si_context_bytes(small.model.get(), 3) >= whole);
+  for (const int32_t threads : {0, -1, INT32_MIN}) SI_CHECK_EQ(si_context_bytes(small.model.get(), threads), 0u);
+  SI_CHECK_EQ(si_context_bytes(nullptr, 1), 0u);
   SI_CHECK(run_guarded(1) == run_guarded(3));
   // One byte less is refused, and the call says how many it takes.
-  std::vector<uint8_t> zeros(info.context_bytes);
+  std::vector<uint8_t> zeros(whole);
   const AlignedBytes memory(zeros.data(), zeros.size());
   si_context* context = nullptr;
   for (size_t bytes : {size_t{0}, size_t{1}, zeros.size() - 1}) {
     SI_CHECK_EQ(si_context_create(small.model.get(), memory.data(), bytes, 1, &context), SI_ERR_ARGUMENT);
-    SI_CHECK(says(std::to_string(info.context_bytes).c_str()));
+    SI_CHECK(says(std::to_string(whole).c_str()));
   }
   for (size_t off : {1, 8, 32})
     SI_CHECK_EQ(si_context_create(small.model.get(), memory.data() + off, zeros.size(), 1, &context), SI_ERR_ARGUMENT);
@@ -94,7 +61,7 @@ void test_context_bytes() {
 // A file is used where it lies, at any multiple of 16 bytes, before a page that nothing may touch, and gives the same.
 void test_file_in_place() {
   Small small;
-  std::vector<uint8_t> zeros(si_context_bytes(small.model.get()));
+  std::vector<uint8_t> zeros(si_context_bytes(small.model.get(), 2));
   const AlignedBytes memory(zeros.data(), zeros.size());
   si_context* context = nullptr;
   SI_CHECK_EQ(si_context_create(small.model.get(), memory.data(), zeros.size(), 1, &context), SI_OK);
@@ -135,7 +102,7 @@ void test_load() {
     si_model* model = nullptr;
     if (!SI_CHECK_EQ(si_model_load(kGolden, how, &model), SI_OK)) continue;
     Small small;
-    std::vector<uint8_t> zeros(si_context_bytes(model));
+    std::vector<uint8_t> zeros(si_context_bytes(model, 1));
     const AlignedBytes memory(zeros.data(), zeros.size());
     si_context* context = nullptr;
     SI_CHECK_EQ(si_context_create(model, memory.data(), zeros.size(), 1, &context), SI_OK);
@@ -216,11 +183,11 @@ struct Large {
     for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(i % 31) / 16.0f - 1.0f;
   }
   std::vector<float> run(const si_context_options& options) {
-    std::vector<uint8_t> zeros(si_context_bytes(model.get()));
-    const AlignedBytes memory(zeros.data(), zeros.size());
+    const auto size = static_cast<size_t>(si_context_bytes(model.get(), options.threads));
+    const Guarded memory(size);
     std::vector<float> out(32 * 48 * 48, -1.0f);
     si_context* context = nullptr;
-    SI_CHECK_EQ(si_context_create_with(model.get(), memory.data(), memory.size(), &options, &context), SI_OK);
+    SI_CHECK_EQ(si_context_create_with(model.get(), memory.data(), size, &options, &context), SI_OK);
     const void* const inputs[] = {in.data()};
     void* const outputs[] = {out.data()};
     SI_CHECK_EQ(si_context_run(context, inputs, outputs, nullptr), SI_OK);
@@ -266,7 +233,7 @@ void test_callers_threads() {
 
 void test_options() {
   Small small;
-  std::vector<uint8_t> zeros(si_context_bytes(small.model.get()));
+  std::vector<uint8_t> zeros(si_context_bytes(small.model.get(), 1));
   const AlignedBytes memory(zeros.data(), zeros.size());
   si_context* context = nullptr;
   const auto create = [&](const si_context_options* options) {
@@ -282,6 +249,12 @@ void test_options() {
   SI_CHECK(says("struct_size"));
   options.struct_size = sizeof options;
   SI_CHECK_EQ(create(&options), SI_OK);
+  for (const int32_t wrong : {-1, 2}) {
+    options.shared_scratch = wrong;
+    SI_CHECK_EQ(create(&options), SI_ERR_ARGUMENT);
+    SI_CHECK(says("shared_scratch"));
+  }
+  options.shared_scratch = 0;
   SI_CHECK_EQ(si_context_create_with(nullptr, memory.data(), memory.size(), &options, &context), SI_ERR_ARGUMENT);
   SI_CHECK_EQ(si_context_create_with(small.model.get(), nullptr, memory.size(), &options, &context), SI_ERR_ARGUMENT);
   SI_CHECK_EQ(si_context_create_with(small.model.get(), memory.data(), memory.size(), &options, nullptr),
@@ -298,7 +271,7 @@ struct Again {
 
 void test_one_call_at_a_time() {
   Small small;
-  std::vector<uint8_t> zeros(si_context_bytes(small.model.get()));
+  std::vector<uint8_t> zeros(si_context_bytes(small.model.get(), 1));
   const AlignedBytes memory(zeros.data(), zeros.size());
   Again again{};
   SI_CHECK_EQ(si_context_create(small.model.get(), memory.data(), memory.size(), 1, &again.context), SI_OK);
@@ -323,81 +296,52 @@ void test_one_call_at_a_time() {
   SI_CHECK_EQ(small.run(again.context), SI_OK);
 }
 
-void test_null() {
-  Small small;
-  const si_model* const model = small.model.get();
-  std::vector<uint8_t> zeros(si_context_bytes(model));
-  const AlignedBytes memory(zeros.data(), zeros.size());
-  si_context* context = nullptr;
-  SI_CHECK_EQ(si_context_create(model, memory.data(), memory.size(), 1, &context), SI_OK);
-  const void* const inputs[] = {small.x.data()};
-  const void* const no_input[] = {nullptr};
-  void* const outputs[] = {small.y.data(), small.y.data() + 12};
-  void* const no_output[] = {small.y.data(), nullptr};
-  si_model_info info = sized<si_model_info>();
-  si_tensor_info tensor = sized<si_tensor_info>();
-  si_node_info node = sized<si_node_info>();
-  si_model* made = nullptr;
-  const si_observer observer = [](void*, size_t, const void*) {};
-  const si_status failures[] = {
-      si_model_open(nullptr, 1 << 20, &made),
-      si_model_open(small.bytes.data(), small.bytes.size(), nullptr),
-      si_model_seal(nullptr, 1 << 20),
-      si_model_describe(nullptr, &info),
-      si_model_describe(model, nullptr),
-      si_model_input(nullptr, 0, &tensor),
-      si_model_input(model, 0, nullptr),
-      si_model_input(model, 1, &tensor),
-      si_model_input(model, SIZE_MAX, &tensor),
-      si_model_output(nullptr, 0, &tensor),
-      si_model_output(model, 0, nullptr),
-      si_model_output(model, 2, &tensor),
-      si_model_tensor(nullptr, 0, &tensor),
-      si_model_tensor(model, 0, nullptr),
-      si_model_tensor(model, SIZE_MAX, &tensor),
-      si_model_node(nullptr, 0, &node),
-      si_model_node(model, 0, nullptr),
-      si_model_node(model, SIZE_MAX, &node),
-      si_context_create(nullptr, memory.data(), memory.size(), 1, &context),
-      si_context_create(model, nullptr, memory.size(), 1, &context),
-      si_context_create(model, memory.data(), memory.size(), 1, nullptr),
-      si_context_create(model, memory.data(), memory.size(), 0, &context),
-      si_context_create(model, memory.data(), memory.size(), INT32_MIN, &context),
-      si_context_run(nullptr, inputs, outputs, nullptr),
-      si_context_run(context, nullptr, outputs, nullptr),
-      si_context_run(context, inputs, nullptr, nullptr),
-      si_context_run(context, no_input, outputs, nullptr),
-      si_context_run(context, inputs, no_output, nullptr),
-      si_context_watch(nullptr, inputs, outputs, observer, nullptr),
-      si_context_watch(context, nullptr, outputs, observer, nullptr),
-      si_context_watch(context, inputs, outputs, nullptr, nullptr),
-      si_context_selftest(nullptr, nullptr),
-  };
-  for (const si_status status : failures)
-    if (!SI_CHECK_EQ(status, SI_ERR_ARGUMENT)) std::fprintf(stderr, "  failure %td\n", &status - failures);
-  SI_CHECK(made == nullptr);
-  // Results whose size is not set.
-  for (size_t size : {size_t{0}, sizeof(size_t)}) {
-    info.struct_size = tensor.struct_size = node.struct_size = size;
-    SI_CHECK_EQ(si_model_describe(model, &info), SI_ERR_ARGUMENT);
-    SI_CHECK_EQ(si_model_input(model, 0, &tensor), SI_ERR_ARGUMENT);
-    SI_CHECK_EQ(si_model_output(model, 0, &tensor), SI_ERR_ARGUMENT);
-    SI_CHECK_EQ(si_model_tensor(model, 0, &tensor), SI_ERR_ARGUMENT);
-    SI_CHECK_EQ(si_model_node(model, 0, &node), SI_ERR_ARGUMENT);
-  }
-  si_model_close(nullptr);
+// One model, and a context for each thread.
+void test_contexts_beside_one_another() {
+  Large large;
+  si_context_options options = sized<si_context_options>();
+  options.threads = 1;
+  const std::vector<float> expected = large.run(options);
+  std::vector<std::vector<float>> found(4);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < found.size(); ++i)
+    threads.emplace_back([&, i] {
+      si_context_options own = options;
+      // Of those that want the library's threads at once, one gets them.
+      own.threads = 1 + static_cast<int32_t>(i % 2);
+      own.shared_scratch = static_cast<int32_t>(i / 2);
+      for (int call = 0; call < 3; ++call) found[i] = large.run(own);
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (const std::vector<float>& each : found) SI_CHECK(each == expected);
 }
 
-// Every length of a file but its own is refused.
-void test_lengths() {
-  const AlignedBytes whole = small_network().bytes();
-  for (size_t bytes = 0; bytes < whole.size(); bytes += bytes + 64 < whole.size() && bytes > 256 ? 61 : 1) {
-    const Guarded part((bytes + 63) / 64 * 64);
-    std::memcpy(part.data(), whole.data(), bytes);
-    si_model* model = nullptr;
-    SI_CHECK_EQ(si_model_open(part.data(), bytes, &model), SI_ERR_CORRUPT);
-    SI_CHECK(model == nullptr);
-  }
+// Two threads with one context: each call is whole, or refused.
+void test_two_threads_on_one_context() {
+  Small small;
+  const size_t bytes = si_context_bytes(small.model.get(), 1);
+  const Guarded memory(bytes);
+  si_context* context = nullptr;
+  SI_CHECK_EQ(si_context_create(small.model.get(), memory.data(), bytes, 1, &context), SI_OK);
+  SI_CHECK_EQ(small.run(context), SI_OK);
+  const void* const inputs[] = {small.x.data()};
+  std::vector<std::vector<float>> y(2, std::vector<float>(24));
+  std::atomic<int> whole{0}, other{0};
+  std::vector<std::thread> threads;
+  for (std::vector<float>& own : y)
+    threads.emplace_back([&] {
+      void* const outputs[] = {own.data(), own.data() + 12};
+      for (int call = 0; call < 100; ++call) {
+        const si_status status = si_context_run(context, inputs, outputs, nullptr);
+        if (status == SI_OK && own == small.y)
+          ++whole;
+        else if (status != SI_ERR_ARGUMENT)
+          ++other;
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  SI_CHECK(whole > 0);
+  SI_CHECK_EQ(other.load(), 0);
 }
 
 // Of a name that is no file's.
@@ -438,8 +382,8 @@ int main() {
   test_callers_threads();
   test_options();
   test_one_call_at_a_time();
-  test_null();
-  test_lengths();
+  test_contexts_beside_one_another();
+  test_two_threads_on_one_context();
   test_errors();
   return finish("model_api_test");
 }

@@ -1,5 +1,9 @@
 #include "core/parallel.h"
 
+#include <algorithm>
+
+#include "core/call_scope.h"
+#include "core/cpu.h"
 #include "core/error.h"
 #include "core/job.h"
 #if SI_THREADS
@@ -11,34 +15,22 @@ namespace si {
 
 namespace {
 
-thread_local const CallersThreads* t_callers = nullptr;
-
-// Whether there are threads to share with, on which it has then run.
-bool run_shared([[maybe_unused]] int threads, [[maybe_unused]] Job& job) {
-  if (t_callers != nullptr && t_callers->run != nullptr) {
-    t_callers->run(t_callers->user, threads, [](void* data) { static_cast<Job*>(data)->drain(); }, &job);
-    // Where it has called nothing, all is still to do.
-    job.drain();
-    return true;
-  }
+// On as many threads as there are to share with.
+void run_shared(int threads, Job& job) {
+  const CallScope* const scope = call_scope();
+  // An item shares nothing further out.
+  const bool alone = measures_scratch() || (scope != nullptr && scope->seat >= 0);
+  if (!alone && scope != nullptr && scope->run != nullptr)
+    scope->run(scope->user, threads, [](void* data) { static_cast<Job*>(data)->drain(); }, &job);
 #if SI_THREADS
-  if (hosted())
-    run_on_host(threads, job);
-  else
-    run_on_pool(threads, job);
-  return true;
-#else
-  return false;
+  else if (!alone)
+    return hosted() ? run_on_host(threads, job) : run_on_pool(threads, job);
 #endif
+  // Where nobody else has called anything, all is still to do.
+  job.drain();
 }
 
 }  // namespace
-
-CallersThreads::CallersThreads(si_parallel_for call, void* data) : run(call), user(data), before_(t_callers) {
-  t_callers = this;
-}
-
-CallersThreads::~CallersThreads() { t_callers = before_; }
 
 namespace detail {
 
@@ -46,13 +38,20 @@ si_status parallel_items(int threads, int64_t items, ItemFn fn, void* context) {
   if (items < threads) threads = static_cast<int>(items);
   if (threads > 1) {
     Job job(threads, items, fn, context);
-    if (run_shared(threads, job)) return job.status == SI_OK ? SI_OK : keep_message(job.status, job.message);
+    run_shared(threads, job);
+    return job.status == SI_OK ? SI_OK : keep_message(job.status, job.message);
   }
   for (int64_t item = 0; item < items; ++item) SI_TRY(fn(context, item));
   return SI_OK;
 }
 
 }  // namespace detail
+
+void start_threads([[maybe_unused]] int threads) {
+#if SI_THREADS
+  if (threads > 1 && !hosted()) start_pool(std::min(threads, processors()));
+#endif
+}
 
 const char* parallel_backend() {
 #if SI_THREADS

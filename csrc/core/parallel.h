@@ -33,20 +33,8 @@ template <class Fn>
       const_cast<void*>(static_cast<const void*>(std::addressof(fn))));
 }
 
-// The threads of a caller's that run what the calling thread shares out while this lives; null: the library's own.
-class CallersThreads {
- public:
-  CallersThreads(si_parallel_for run, void* user);
-  ~CallersThreads();
-  CallersThreads(const CallersThreads&) = delete;
-  CallersThreads& operator=(const CallersThreads&) = delete;
-
-  const si_parallel_for run;
-  void* const user;
-
- private:
-  const CallersThreads* const before_;
-};
+// Starts the library's own threads, where calls run on those: `threads` of them, and no more than there are processors.
+void start_threads(int threads);
 
 // Which runtime the threads come from; decided at the first call that needs more than one thread, or here. "none" where
 // the library is built without threads.

@@ -35,12 +35,21 @@ class Pool {
     busy_.store(0, std::memory_order_release);
   }
 
+  // Where the system gives no more threads or memory, fewer do the same work.
+  void start(int helpers) {
+    const Lock lock(mutex_);
+    start_locked(helpers);
+  }
+
  private:
+  void start_locked(int helpers) {
+    while (workers_ < helpers && start_one()) ++workers_;
+  }
+
   void offer(int helpers, Job& job) {
     {
       const Lock lock(mutex_);
-      // Where the system gives no more threads or memory, fewer do the same work.
-      while (workers_ < helpers && start()) ++workers_;
+      start_locked(helpers);
       job_ = &job;
       wanted_ = helpers;
       generation_.fetch_add(1, std::memory_order_release);
@@ -50,7 +59,7 @@ class Pool {
 
   // Detached, because a forked child that exits may join threads that only its parent had (torch does), and one of ours
   // may have got the number of such a thread.
-  bool start() {
+  bool start_one() {
     pthread_t thread;
     const auto body = [](void* pool) -> void* {
       static_cast<Pool*>(pool)->work();
@@ -124,6 +133,10 @@ Pool* pool() {
 }
 
 }  // namespace
+
+void start_pool(int threads) {
+  if (Pool* const own = pool(); own != nullptr) own->start(threads - 1);
+}
 
 void run_on_pool(int threads, Job& job) {
   if (Pool* const own = pool(); own != nullptr)

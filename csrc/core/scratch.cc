@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <new>
@@ -12,6 +13,7 @@
 #include <malloc.h>
 #endif
 
+#include "core/call_scope.h"
 #include "core/error.h"
 #include "core/once.h"
 
@@ -19,22 +21,21 @@ namespace si {
 
 namespace {
 
-constexpr int kSlots = static_cast<int>(Scratch::kCount);
-
 // Idle buffers may be freed by any thread, those in use by their own alone. Doomed: in use, to be freed at its end.
 enum class State { kIdle, kInUse, kDoomed, kFreeing };
 
 // On the heap and not in the thread's own storage, which a forked child gives to other threads.
 struct ThreadBuffers {
-  void* data[kSlots] = {};
-  size_t size[kSlots] = {};
+  void* data[kScratchSlots] = {};
+  size_t size[kScratchSlots] = {};
   std::atomic<size_t> bytes{0};
   std::atomic<State> state{State::kIdle};
-  int depth = 0;  // of uses; only the thread itself reads it
   ThreadBuffers* next = nullptr;
 
+  // Of a buffer, by the one thread that may change them now.
+  void add_bytes(size_t more) { bytes.store(bytes.load(std::memory_order_relaxed) + more, std::memory_order_relaxed); }
   void free_all() {
-    for (int slot = 0; slot < kSlots; ++slot) {
+    for (int slot = 0; slot < kScratchSlots; ++slot) {
       std::free(data[slot]);
       data[slot] = nullptr;
       size[slot] = 0;
@@ -58,6 +59,7 @@ SpinLock g_lock;
 ThreadBuffers* g_all = nullptr;
 
 thread_local ThreadBuffers* t_own = nullptr;
+thread_local int t_uses = 0;
 
 #if SI_THREADS
 
@@ -114,6 +116,7 @@ ThreadBuffers* own_buffers() {
   void* const memory = std::malloc(sizeof(ThreadBuffers));
   if (memory == nullptr) return nullptr;
   auto* const made = new (memory) ThreadBuffers;
+  if (t_uses > 0) made->state.store(State::kInUse, std::memory_order_relaxed);
   free_at_thread_end(made);
   g_lock.lock();
   made->next = g_all;
@@ -123,11 +126,39 @@ ThreadBuffers* own_buffers() {
   return made;
 }
 
+// Null where the call has brought no such memory.
+void* lines_of_call(int slot, uint32_t lines) {
+  const CallScope* const scope = call_scope();
+  CallScratch* const call = scope != nullptr ? scope->scratch : nullptr;
+  if (call == nullptr) return nullptr;
+  uint32_t* const ends = call->ends + (scope->seat < 0 ? slot : kScratchSlots + slot);
+  if (call->memory == nullptr) {
+    ends[1] = std::max(ends[1], lines);
+    return call;
+  }
+  if (ends[1] - ends[0] < lines) return nullptr;
+  const size_t seat = scope->seat < 0 ? 0 : static_cast<size_t>(scope->seat);
+  return call->memory + 64 * (ends[0] + seat * (call->ends[2 * kScratchSlots] - call->ends[kScratchSlots]));
+}
+
 }  // namespace
 
+uint64_t CallScratch::place(uint8_t* at, int threads) {
+  memory = at;
+  for (int slot = 0; slot < 2 * kScratchSlots; ++slot) ends[slot + 1] += ends[slot];
+  const uint64_t outside = ends[kScratchSlots], inside = ends[2 * kScratchSlots] - outside;
+  return 64 * (outside + static_cast<uint64_t>(threads) * inside);
+}
+
+// Called in many places, of which few are in loops.
+__attribute__((noinline)) bool measures_scratch() {
+  const CallScope* const scope = call_scope();
+  return scope != nullptr && scope->scratch != nullptr && scope->scratch->memory == nullptr;
+}
+
 ScratchUse::ScratchUse() {
-  ThreadBuffers* const own = own_buffers();
-  if (own == nullptr || own->depth++ > 0) return;
+  ThreadBuffers* const own = t_own;
+  if (t_uses++ > 0 || own == nullptr) return;
   // Another thread may be freeing them at this moment.
   for (State idle = State::kIdle;
        !own->state.compare_exchange_weak(idle, State::kInUse, std::memory_order_acquire, std::memory_order_relaxed);
@@ -137,8 +168,7 @@ ScratchUse::ScratchUse() {
 
 ScratchUse::~ScratchUse() {
   ThreadBuffers* const own = t_own;
-  // Memory may have ended before this use, and not have after it.
-  if (own == nullptr || own->depth == 0 || --own->depth > 0) return;
+  if (--t_uses > 0 || own == nullptr) return;
   State used = State::kInUse;
   if (own->state.compare_exchange_strong(used, State::kIdle, std::memory_order_release, std::memory_order_relaxed))
     return;
@@ -147,14 +177,18 @@ ScratchUse::~ScratchUse() {
 }
 
 void* thread_scratch_bytes(Scratch slot, int64_t count, size_t element_bytes) {
-  ThreadBuffers* const own = own_buffers();
   const auto at = static_cast<size_t>(slot);
-  const bool fits = own != nullptr && static_cast<uint64_t>(count) <= (SIZE_MAX - 64) / element_bytes;
+  bool fits = static_cast<uint64_t>(count) <= (SIZE_MAX - 64) / element_bytes;
   const size_t bytes = fits ? (static_cast<size_t>(count) * element_bytes + 63) / 64 * 64 : 0;
+  if (fits)
+    if (void* const given = lines_of_call(static_cast<int>(slot), static_cast<uint32_t>(bytes / 64)); given != nullptr)
+      return given;
+  ThreadBuffers* const own = own_buffers();
+  fits = fits && own != nullptr;
   if (fits && own->data[at] != nullptr && own->size[at] >= bytes) return own->data[at];
   if (fits) {
     std::free(own->data[at]);
-    own->bytes.fetch_sub(own->size[at], std::memory_order_relaxed);
+    own->add_bytes(-own->size[at]);
     own->size[at] = 0;
     own->data[at] = std::aligned_alloc(64, bytes > 0 ? bytes : 64);
   }
@@ -164,7 +198,7 @@ void* thread_scratch_bytes(Scratch slot, int64_t count, size_t element_bytes) {
     return nullptr;
   }
   own->size[at] = bytes;
-  own->bytes.fetch_add(bytes, std::memory_order_relaxed);
+  own->add_bytes(bytes);
   return own->data[at];
 }
 

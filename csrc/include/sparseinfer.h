@@ -348,7 +348,7 @@ typedef struct si_model_info {
   uint64_t bytes; /* of the file */
   size_t inputs, outputs, nodes;
   uint64_t arena_bytes;   /* of intermediate results */
-  uint64_t context_bytes; /* that si_context_create takes, the arena among them */
+  uint64_t context_bytes; /* of a context with shared_scratch, the arena among them; whatever the kernels */
   const char* metadata;   /* of the writer, not ended by a zero byte; the library does not read it */
   uint64_t metadata_bytes;
   size_t tensors;
@@ -419,7 +419,8 @@ typedef SI_ENUM(si_load){
  * open or read it, or it is no regular file; SI_ERR_UNSUPPORTED: the library was built without files
  * (SPARSEINFER_FILES=OFF); the rest as si_model_open. */
 SI_API si_status si_model_load(const char* path, si_load how, si_model** out);
-/* Releases a handle; NULL is none. No context of it may run, now or later. */
+/* Releases a handle; NULL is none. No context of it may run, now or later: a handle that was closed, and a context of
+ * one, give SI_ERR_ARGUMENT where their memory still shows it. */
 SI_API void si_model_close(si_model* model);
 SI_API si_status si_model_describe(const si_model* model, si_model_info* out);
 SI_API si_status si_model_input(const si_model* model, size_t index, si_tensor_info* out);
@@ -428,13 +429,13 @@ SI_API si_status si_model_node(const si_model* model, size_t index, si_node_info
 /* Of all tensors, in the order of the file. */
 SI_API si_status si_model_tensor(const si_model* model, size_t index, si_tensor_info* out);
 
-/* The bytes that a context of this model takes, exactly: those of si_model_info, which the writer of a file knows too.
- * 0 for NULL. The kernels' scratch is apart (si_scratch_bytes). */
-SI_API uint64_t si_context_bytes(const si_model* model);
+/* The bytes that a context of this model takes for runs on so many threads, exactly: those of si_model_info, and what
+ * the kernels of this machine copy and pack into. 0 where si_context_create would refuse the model or the threads. */
+SI_API uint64_t si_context_bytes(const si_model* model, int32_t threads);
 
-/* What one caller runs a model with. It lives in `memory`, context_bytes at a multiple of 64 bytes, which is the
+/* What one caller runs a model with. It lives in `memory`, si_context_bytes at a multiple of 64 bytes, which is the
  * caller's to release when no call is under way; there is nothing else to close. Nothing is written past those bytes,
- * before or while it runs. */
+ * before or while it runs. The library's threads are started here. */
 typedef struct si_context si_context;
 SI_API si_status si_context_create(const si_model* model, void* memory, size_t bytes, int32_t threads,
                                    si_context** out);
@@ -449,6 +450,9 @@ typedef struct si_context_options {
   int32_t threads;              /* >= 1; at most so many, fewer where more would not help */
   si_parallel_for parallel_for; /* NULL: the library's own (si_threads_backend), and one where it was built without */
   void* user;                   /* handed to parallel_for */
+  int32_t shared_scratch; /* 1: what kernels copy and pack into is allocated at a first call, kept by each thread for
+                             all of its calls (si_scratch_bytes), and none of the context, which takes the context_bytes
+                             of si_model_info. 0: it is in the context, and a run allocates nothing */
 } si_context_options;
 /* As si_context_create, with options. */
 SI_API si_status si_context_create_with(const si_model* model, void* memory, size_t bytes,
@@ -456,8 +460,8 @@ SI_API si_status si_context_create_with(const si_model* model, void* memory, siz
 
 /* Runs the model once: `inputs` and `outputs` are arrays of as many pointers as it has, to contiguous tensors that do
  * not overlap. A context runs one call at a time: a second one, from another thread or from a callback, gives
- * SI_ERR_ARGUMENT and leaves the first alone. Nothing is allocated but the kernels' scratch, at a first call; nothing
- * is read from files. `seconds`, unless NULL, gets the time that each node took (si_model_info.nodes of them): a
+ * SI_ERR_ARGUMENT and leaves the first alone. Nothing is allocated (but see shared_scratch), and nothing is read from
+ * files. `seconds`, unless NULL, gets the time that each node took (si_model_info.nodes of them): a
  * profile.
  */
 SI_API si_status si_context_run(si_context* context, const void* const* inputs, void* const* outputs, double* seconds);

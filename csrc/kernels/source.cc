@@ -12,8 +12,9 @@ si_status TileSource::ordered_bias(const float* bias, const float** out) const {
   if (bias == nullptr || order() == nullptr) return SI_OK;
   float* ordered = nullptr;
   SI_TRY(thread_scratch(Scratch::kBias, shape().M(), &ordered));
-  for (int64_t position = 0; position < shape().M(); ++position) ordered[position] = bias[order()[position]];
   *out = ordered;
+  if (measures_scratch()) return SI_OK;
+  for (int64_t position = 0; position < shape().M(); ++position) ordered[position] = bias[order()[position]];
   return SI_OK;
 }
 

@@ -253,7 +253,12 @@ class Plan {
     const size_t bytes = (static_cast<size_t>(info_.context_bytes) + 63) / 64 * 64;
     Slot slot{std::unique_ptr<void, Free>(std::aligned_alloc(64, bytes)), nullptr};
     if (slot.memory == nullptr) throw std::bad_alloc();
-    check(si_context_create(handle_, slot.memory.get(), bytes, threads_, &slot.context));
+    si_context_options options{};
+    options.struct_size = sizeof options;
+    options.threads = threads_;
+    // Contexts of many batches stand side by side.
+    options.shared_scratch = 1;
+    check(si_context_create_with(handle_, slot.memory.get(), bytes, &options, &slot.context));
     return slot;
   }
 

@@ -3,7 +3,6 @@
 #include <ctime>
 #include <new>
 
-#include "core/scratch.h"
 #include "runtime/operators.h"
 
 namespace si {
@@ -30,28 +29,50 @@ si_status run_node(const si_context& context, const Node& node) {
   return node.shares ? SI_OK : node.op->run({*context.model, node, context.data, context.threads});
 }
 
+// Of a context and of what it keeps of its scratch, the same on every processor.
+constexpr uint64_t kContextWords = 3 * kModelAlign;
+static_assert(sizeof(si_context) <= kModelAlign && sizeof(CallScratch) <= 2 * kModelAlign,
+              "files of C programs have it");
+
+void* scratch_of(si_context* context) { return reinterpret_cast<uint8_t*>(context) + kModelAlign; }
+
 }  // namespace
 
 uint64_t context_bytes(const si_model& model) {
   const auto tensors = static_cast<uint64_t>(model.values.size());
-  return aligned(sizeof(si_context)) + aligned(tensors * sizeof(void*)) + model.arena_bytes;
+  return kContextWords + aligned(tensors * sizeof(void*)) + model.arena_bytes;
 }
 
 si_context* place_context(const si_model& model, void* memory, int threads) {
   auto* at = static_cast<uint8_t*>(memory);
   auto* const context = new (at) si_context{};
-  at += aligned(sizeof(si_context));
+  at += kContextWords;
   context->model = &model;
+  context->magic = kOpenHandle;
   context->threads = threads;
   context->data = reinterpret_cast<void**>(at);
   context->arena = at + aligned(static_cast<uint64_t>(model.values.size()) * sizeof(void*));
   for (int64_t i = 0; i < model.values.size(); ++i) {
     const Value& value = model.values[i];
+    // Those of a caller's have a place that no node looks at before a run.
     context->data[i] = value.place == Place::kArena      ? context->arena + value.offset
                        : value.place == Place::kConstant ? const_cast<uint8_t*>(model.values[value.root].data)
-                                                         : nullptr;
+                                                         : context->arena;
   }
   return context;
+}
+
+uint64_t add_scratch(si_context* context) {
+  auto* const scratch = new (scratch_of(context)) CallScratch{};
+  {
+    const CallScope scope(nullptr, nullptr, scratch);
+    for (const Node& node : context->model->nodes) {
+      // What fails tells so when it runs.
+      if ((kWithScratch >> node.op->id & 1) != 0) static_cast<void>(run_node(*context, node));
+    }
+  }
+  context->scratch = scratch;
+  return scratch->place(context->arena + context->model->arena_bytes, context->threads);
 }
 
 si_status run_context(si_context* context, const void* const* inputs, void* const* outputs, double* seconds) {

@@ -3,28 +3,31 @@
 
 #include <atomic>
 
-#include "core/parallel.h"
+#include "core/call_scope.h"
+#include "core/scratch.h"
 #include "runtime/model.h"
 
 struct si_context {
   const si_model* model;
   int threads;
+  uint32_t magic;
   si_parallel_for parallel_for;  // null: the library's threads
   void* user;                    // of parallel_for
   std::atomic<int> busy;         // 1 while a call is under way
+  si::CallScratch* scratch;      // null: that of its threads
   uint8_t* arena;
   void** data;  // of every tensor
 };
 
 namespace si {
 
-// A call of a context, on the context's threads. It is not `alone` where another is under way.
+// A call of a context, on its threads and with its scratch. It is not `alone` where another is under way.
 class ContextUse {
  public:
   explicit ContextUse(si_context* context)
       : context_(context),
         alone_(context->busy.exchange(1, std::memory_order_acquire) == 0),
-        threads_(context->parallel_for, context->user) {}
+        scope_(context->parallel_for, context->user, context->scratch) {}
   ~ContextUse() {
     if (alone_) context_->busy.store(0, std::memory_order_release);
   }
@@ -35,13 +38,15 @@ class ContextUse {
  private:
   si_context* const context_;
   const bool alone_;
-  const CallersThreads threads_;
+  const CallScope scope_;
 };
 
-// Bytes that a context takes, its arena included.
+// Bytes that a context takes, its arena included, beside scratch of its own.
 uint64_t context_bytes(const si_model& model);
-// In `memory`, of at least so many bytes.
+// In `memory`, of at least so many bytes, of which the arena stays as it is. It has no scratch of its own.
 si_context* place_context(const si_model& model, void* memory, int threads);
+// Gives a context that was placed scratch of its own, after its arena: the bytes that runs on its threads take.
+uint64_t add_scratch(si_context* context);
 // `seconds`, where given, are those that each node takes.
 [[nodiscard]] si_status run_context(si_context* context, const void* const* inputs, void* const* outputs,
                                     double* seconds);

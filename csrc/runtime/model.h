@@ -4,6 +4,7 @@
 #include <sparseinfer.h>
 
 #include "core/buffer.h"
+#include "core/handle.h"
 #include "formats/weights.h"
 #include "kernels/registry.h"
 #include "runtime/file.h"
@@ -68,6 +69,7 @@ struct si_model {
   int64_t inputs = 0;
   int64_t batch = 0;  // that the dimensions of the tensors are for; 0: it cannot vary
   uint64_t arena_bytes = 0;
+  uint32_t magic = si::kOpenHandle;
 
   const si::Value& value(uint32_t tensor) const { return values[tensor]; }
   // The operand of a node; null where it does without.

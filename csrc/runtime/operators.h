@@ -36,6 +36,9 @@ struct Operator {
 };
 
 constexpr uint32_t kReshape = 9;
+// By their bits the operators whose kernels take scratch, linear, conv, the pools and attention: while it is measured,
+// their `run` asks for it and touches no tensor. What another operator takes comes from the heap.
+constexpr uint64_t kWithScratch = 1u << 1 | 1u << 2 | 1u << 6 | 1u << 7 | 1u << 15;
 
 // Null for a number that no operator has.
 const Operator* operator_of(uint32_t id);

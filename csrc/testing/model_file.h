@@ -16,6 +16,7 @@
 #include "runtime/file.h"
 #include "testing/c_api.h"
 #include "testing/check.h"
+#include "testing/guarded.h"
 
 namespace si::testing {
 
@@ -224,21 +225,24 @@ inline si_model_info describe(const si_model* model) {
   return info;
 }
 
-// A context with exactly the bytes that it asks for.
+// A context with exactly the bytes that it asks for, of which its runs take all that they need.
 class Runner {
  public:
-  Runner(const si_model* model, int threads) {
-    const std::vector<uint8_t> zeros(describe(model).context_bytes);
-    memory_ = AlignedBytes(zeros.data(), zeros.size());
-    SI_CHECK_EQ(si_context_create(model, memory_.data(), memory_.size(), threads, &context_), SI_OK);
+  Runner(const si_model* model, int threads)
+      : bytes_(static_cast<size_t>(si_context_bytes(model, threads))), memory_(bytes_) {
+    SI_CHECK_EQ(si_context_create(model, memory_.data(), bytes_, threads, &context_), SI_OK);
   }
   si_status run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs, double* seconds = nullptr) {
-    return si_context_run(context_, inputs.data(), outputs.data(), seconds);
+    const size_t scratch = si_scratch_bytes();
+    const si_status status = si_context_run(context_, inputs.data(), outputs.data(), seconds);
+    SI_CHECK_EQ(si_scratch_bytes(), scratch);
+    return status;
   }
   si_status selftest() { return si_context_selftest(context_, nullptr); }
 
  private:
-  AlignedBytes memory_;
+  const size_t bytes_;
+  const Guarded memory_;
   si_context* context_ = nullptr;
 };
 

@@ -104,7 +104,7 @@ void test_what_it_tells(const std::string& model) {
   const OpenModel opened = open(plain);
   char context[64], file[64];
   std::snprintf(context, sizeof context, "%-36s %12llu\n", "context",
-                static_cast<unsigned long long>(si_context_bytes(opened.get())));
+                static_cast<unsigned long long>(si_context_bytes(opened.get(), 1)));
   std::snprintf(file, sizeof file, "%-36s %12llu\n", "file, mapped", static_cast<unsigned long long>(plain.size()));
   check(model + " --memory --map", 0, {context, file, "packed weights", "scratch of kernels"});
   check(model + " --memory", 0, {"file, in memory"});

@@ -49,6 +49,7 @@ typedef struct Options {
 typedef struct Run {
   si_model* model;
   si_model_info info;
+  uint64_t context_bytes;
   void* memory; /* of the context, as malloc gave it */
   si_context* context;
   si_tensor_info *input_info, *output_info;
@@ -182,14 +183,15 @@ static int open_model(const Options* options, Run* run) {
     return complain("expected --input %zu times or never, got it %zu times", run->info.inputs, options->input_count);
   if (options->output_count > run->info.outputs)
     return complain("expected --output at most %zu times, got it %zu times", run->info.outputs, options->output_count);
-  if (run->info.context_bytes > SIZE_MAX / 2)
+  run->context_bytes = si_context_bytes(run->model, (int32_t)options->threads);
+  if (run->context_bytes > SIZE_MAX / 2)
     return complain("expected a context that fits this machine, got %llu bytes",
-                    (unsigned long long)run->info.context_bytes);
-  run->memory = take_memory((size_t)run->info.context_bytes + 63, 1);
+                    (unsigned long long)run->context_bytes);
+  run->memory = take_memory((size_t)run->context_bytes + 63, 1);
   if (run->memory == NULL) return 0;
   at = ((uintptr_t)run->memory + 63) / 64 * 64;
-  if (si_context_create(run->model, (void*)at, (size_t)run->info.context_bytes, (int32_t)options->threads,
-                        &run->context) != SI_OK)
+  if (si_context_create(run->model, (void*)at, (size_t)run->context_bytes, (int32_t)options->threads, &run->context) !=
+      SI_OK)
     return failed(options->model);
   return take_tensors(run, 0, &run->input_info, &run->inputs) && take_tensors(run, 1, &run->output_info, &run->outputs);
 }
@@ -265,7 +267,7 @@ static int work(const Options* options, Run* run) {
   }
   if (!read_inputs(options, run)) return 0;
   if (si_context_run(run->context, inputs, outputs, NULL) != SI_OK) return failed(options->model);
-  if (options->memory && !tell_memory(run->model, &run->info, options->map)) return 0;
+  if (options->memory && !tell_memory(run->model, &run->info, run->context_bytes, options->map)) return 0;
   if (options->bench != 0 && !bench(run->context, inputs, outputs, (size_t)options->bench)) return 0;
   if (options->profile &&
       !profile(run->model, run->context, inputs, outputs, options->bench != 0 ? (size_t)options->bench : 10))

@@ -20,7 +20,7 @@ void tell_tensors(const si_model_info* model, const si_tensor_info* inputs, cons
 
 static void tell_bytes(const char* what, uint64_t bytes) { printf("%-36s %12llu\n", what, (unsigned long long)bytes); }
 
-int tell_memory(const si_model* model, const si_model_info* info, int mapped) {
+int tell_memory(const si_model* model, const si_model_info* info, uint64_t context_bytes, int mapped) {
   uint64_t packed = 0, plain = 0, inputs = 0, outputs = 0;
   size_t i;
   for (i = 0; i < info->tensors; ++i) {
@@ -41,12 +41,12 @@ int tell_memory(const si_model* model, const si_model_info* info, int mapped) {
   tell_bytes("  other constants", plain);
   tell_bytes("  golden inputs and outputs", info->golden_bytes);
   tell_bytes("  records, names, padding", info->bytes - packed - plain - info->golden_bytes);
-  tell_bytes("context", info->context_bytes);
+  tell_bytes("context", context_bytes);
   tell_bytes("  intermediate results", info->arena_bytes);
   tell_bytes("  tables", info->context_bytes - info->arena_bytes);
+  tell_bytes("  scratch of kernels", context_bytes - info->context_bytes);
   tell_bytes("inputs", inputs);
   tell_bytes("outputs", outputs);
-  tell_bytes("scratch of kernels, after a run", si_scratch_bytes());
   return 1;
 }
 

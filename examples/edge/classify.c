@@ -29,7 +29,7 @@ int main(int argc, char** argv) {
   if (height != in.shape[2] || width != in.shape[3]) return failed("expected an image of the model's size");
 
   /* Everything that a run writes: the context, and the tensors. */
-  const size_t bytes = (size_t)si_context_bytes(model);
+  const size_t bytes = (size_t)si_context_bytes(model, 1);
   void* memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
   float *x = malloc((size_t)in.bytes), *y = malloc((size_t)out.bytes);
   if (memory == NULL || x == NULL || y == NULL) return failed("out of memory");

@@ -50,7 +50,7 @@ def main(library_path: str, model_path: str, image_path: str) -> None:
             x[channel * rows * columns + pixel] = byte / 255
 
     # Everything that a run writes: the context, at a multiple of 64 bytes, and the output.
-    size = library.si_context_bytes(model)
+    size = library.si_context_bytes(model, 1)
     memory = ctypes.create_string_buffer(size + 63)
     aligned = ctypes.c_void_p((ctypes.addressof(memory) + 63) // 64 * 64)
     call("si_context_create", model, aligned, ctypes.c_size_t(size), 1, ctypes.byref(context))

@@ -29,7 +29,7 @@ extern "C" {
     fn si_model_input(model: *const Model, index: usize, out: *mut TensorInfo) -> c_int;
     fn si_model_output(model: *const Model, index: usize, out: *mut TensorInfo) -> c_int;
     fn si_model_close(model: *mut Model);
-    fn si_context_bytes(model: *const Model) -> u64;
+    fn si_context_bytes(model: *const Model, threads: i32) -> u64;
     fn si_context_create(
         model: *const Model, memory: *mut c_void, bytes: usize, threads: i32, out: *mut *mut Context,
     ) -> c_int;
@@ -76,7 +76,7 @@ fn classify(model_path: &str, image_path: &str) -> Result<(usize, f32), String> 
     let mut y = vec![0f32; y_info.bytes as usize / mem::size_of::<f32>()];
 
     // Everything that a run writes: the context, at a multiple of 64 bytes, and the output.
-    let size = unsafe { si_context_bytes(model) } as usize;
+    let size = unsafe { si_context_bytes(model, 1) } as usize;
     let layout = Layout::from_size_align(size, 64).map_err(|error| error.to_string())?;
     let memory = unsafe { alloc(layout) }.cast();
     check(unsafe { si_context_create(model, memory, size, 1, &mut context) })?;

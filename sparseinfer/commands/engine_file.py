@@ -140,8 +140,8 @@ def _show(facts: EngineFacts) -> None:
         f"weights, {zeros} of them zero; {totals['multiply_adds']:,} multiply-adds a call.",
         f"File {facts.file_bytes:,} bytes: "
         + ", ".join(f"{size:,} of {kind}" for kind, size in facts.bytes.items() if size) + ".",
-        f"A caller's context takes {facts.context_bytes:,} bytes, {facts.arena_bytes:,} of them "
-        "for intermediate results.",
+        f"A caller's context takes {facts.context_bytes:,} bytes beside the kernels' scratch, "
+        f"{facts.arena_bytes:,} of them for intermediate results.",
     ]  # fmt: skip
     for line in lines:
         out.print(line, highlight=False)

@@ -13,7 +13,7 @@ int main(int argc, char** argv) {
   size_t bytes, skip;
   if (argc != 2 || si_abi_version() != SI_ABI_VERSION) return 2;
   if (si_model_load(argv[1], SI_LOAD_MAP, &model) != SI_OK) return fprintf(stderr, "%s\n", si_last_error());
-  bytes = (size_t)si_context_bytes(model);
+  bytes = (size_t)si_context_bytes(model, 2);
   memory = malloc(bytes + 63);
   skip = (64 - (size_t)memory % 64) % 64;
   if (memory == NULL || si_context_create(model, memory + skip, bytes, 2, &context) != SI_OK ||

@@ -104,6 +104,7 @@ struct Conv {
       SI_TRY(thread_scratch(Scratch::kOutput, batch * padded, &scratch));
       SI_TRY(thread_scratch(Scratch::kRuns, columns.oh, &runs));
     }
+    if (measures_scratch()) return SI_OK;
     for (int64_t unit = first; unit < last; unit += step) {
       job.first = unit;
       job.last = std::min(unit + step, last);
@@ -166,7 +167,7 @@ struct Conv {
     SI_TRY(thread_scratch(Scratch::kInput, scratch_image.floats(), &scratch));
     int32_t* taps = nullptr;
     SI_TRY(thread_scratch(Scratch::kTaps, source.shape().K(), &taps));
-    scratch_image.taps(taps);
+    if (!measures_scratch()) scratch_image.taps(taps);
     const int64_t channel = image * geometry.channels + group * geometry.group_channels;
     SI_TRY(scratch_image.fill(given_x() + channel * args.h * args.w, images, scratch));
     const Columns columns{scratch_image.positions(images),
@@ -197,8 +198,9 @@ struct Conv {
     const float* x = given_x() + image * geometry.channels * area;
     const Columns columns{area, geometry.ow, geometry.oh, geometry.oh, geometry.ow, 0, geometry.ow};
     const ColumnPlan plan = plan_columns(tuning().tile, (area + width - 1) / width, source.most_vectors(), workers);
-    // A vector that straddles two cache lines takes two reads. Half a line is as good as a whole one.
-    const bool straddles = area % (width / 2) != 0 ||
+    // A vector that straddles two cache lines takes two reads. Half a line is as good as a whole one. What is measured
+    // has room for either.
+    const bool straddles = measures_scratch() || area % (width / 2) != 0 ||
                            reinterpret_cast<uintptr_t>(x) % (static_cast<uintptr_t>(width) * sizeof(float) / 2) != 0;
     const bool copies =
         straddles && source.nnz() >= tuning().conv.copy_column_nnz * source.shape().K() * source.shape().groups;
@@ -223,7 +225,7 @@ struct Conv {
           float* dst = nullptr;
           SI_TRY(thread_scratch(Scratch::kInput, channels * padded, &dst));
           const int64_t valid = std::min(padded, area - begin);
-          for (int64_t c = 0; c < channels; ++c) {
+          for (int64_t c = 0; c < channels && !measures_scratch(); ++c) {
             std::memcpy(dst + c * padded, view.as<float>() + c * area, static_cast<size_t>(valid) * sizeof(float));
             std::fill(dst + c * padded + valid, dst + (c + 1) * padded, 0.0f);
           }
@@ -278,7 +280,6 @@ si_status conv(const TileKernels& isa, const si_weights& weights, const si_conv_
   ConvGeometry geometry;
   SI_TRY(conv_geometry(weights.shape, args, &geometry));
   if (args.batch == 0) return SI_OK;
-  const ScratchUse use;
   const int64_t per_pixel = weights.nnz + weights.shape.M() + geometry.channels;
   const int64_t outputs = args.batch * geometry.oh * geometry.ow;
   const TileSource source(isa, weights);

@@ -41,6 +41,7 @@ struct ConvBf16 {
 
   // The x of one group of a tile.
   void pack(const HalfBand& band, int64_t tile, int64_t group, uint16_t* to) const {
+    if (measures_scratch()) return;
     const int64_t valid = band.tile_pixels(tile), width = kDwordWidths[dword_width_index(valid)];
     const int64_t first = tile * kMostDwordWidth;
     if (band.padded == nullptr) {
@@ -84,6 +85,7 @@ struct ConvBf16 {
     const int64_t batch = isa().tuning.tile.batch_rows, step = source.units_for_rows(batch);
     float* scratch = nullptr;
     SI_TRY(thread_scratch(Scratch::kOutput, batch * width, &scratch));
+    if (measures_scratch()) return SI_OK;
     for (int64_t unit = first; unit < last; unit += step) {
       job.first = unit;
       job.last = std::min(unit + step, last);
@@ -129,6 +131,7 @@ struct ConvBf16 {
     return parallel_for(threads, parts, [&](int64_t part) -> si_status {
       uint16_t* room = nullptr;
       SI_TRY(thread_scratch(Scratch::kOutput, args.w, &room));
+      if (measures_scratch()) return SI_OK;
       padded.fill(kernels(), x, channels * part / parts, channels * (part + 1) / parts, room, halves);
       return SI_OK;
     });
@@ -150,7 +153,7 @@ struct ConvBf16 {
       int32_t* taps = nullptr;
       SI_TRY(thread_scratch(Scratch::kInput, padded.halves(), &halves));
       SI_TRY(thread_scratch(Scratch::kTaps, K(), &taps));
-      padded.taps(taps);
+      if (!measures_scratch()) padded.taps(taps);
       SI_TRY(fill(padded, band.x, halves, threads));
       band.padded = &padded;
       band.halves = halves;
@@ -180,7 +183,6 @@ si_status conv_bf16(const TileKernels& isa, const si_weights& weights, const si_
   while (rows > 1 && !fits(rows)) rows = (rows + 1) / 2;
   // Taps so far apart that no padded image holds what one output row reads.
   if (!is_pointwise(geometry, args) && !fits(rows)) return scalar_conv_bf16(weights, args);
-  const ScratchUse use;
   const TileSource source(isa, weights);
   const float* bias = nullptr;
   SI_TRY(source.ordered_bias(args.bias, &bias));

@@ -85,6 +85,7 @@ struct ConvInt8 {
 
   // The x of one group of a tile.
   void pack(const Band& band, int64_t tile, int64_t group, uint8_t* to) const {
+    if (measures_scratch()) return;
     const int64_t valid = band.tile_pixels(tile), width = kDwordWidths[dword_width_index(valid)];
     const int64_t first = tile * band.most_width;
     if (is_pointwise(geometry, args)) {
@@ -148,6 +149,7 @@ struct ConvInt8 {
     const int64_t step = direct && is_clamp(args.activation) ? last - first : source.units_for_rows(batch);
     float* scratch = nullptr;
     SI_TRY(thread_scratch(Scratch::kOutput, 3 * batch * width, &scratch));
+    if (measures_scratch()) return SI_OK;
     auto* const packed = reinterpret_cast<uint8_t*>(scratch + batch * width);
     auto* const added = reinterpret_cast<uint8_t*>(scratch + 2 * batch * width);
     for (int64_t unit = first; unit < last; unit += step) {
@@ -251,6 +253,7 @@ struct ConvInt8 {
     return parallel_for(threads, parts, [&](int64_t part) -> si_status {
       uint8_t* room = nullptr;
       SI_TRY(thread_scratch(Scratch::kOutput, padded.room(), &room));
+      if (measures_scratch()) return SI_OK;
       padded.fill(kernels(), x, x_rule, channels * part / parts, channels * (part + 1) / parts, room, bytes);
       return SI_OK;
     });
@@ -268,7 +271,7 @@ struct ConvInt8 {
       if (in_place && args.x_type == SI_U8 && K() * area() <= ByteImage::kMost) {
         int32_t* taps = nullptr;
         SI_TRY(thread_scratch(Scratch::kTaps, K(), &taps));
-        for (int64_t k = 0; k < K(); ++k) taps[k] = static_cast<int32_t>(k * area());
+        for (int64_t k = 0; k < K() && !measures_scratch(); ++k) taps[k] = static_cast<int32_t>(k * area());
         band.taps = taps;
       }
       return run_band(band, threads);
@@ -285,7 +288,7 @@ struct ConvInt8 {
         int32_t* taps = nullptr;
         SI_TRY(thread_scratch(Scratch::kInput, padded.bytes(), &bytes));
         SI_TRY(thread_scratch(Scratch::kTaps, K(), &taps));
-        padded.taps(taps);
+        if (!measures_scratch()) padded.taps(taps);
         SI_TRY(fill(padded, band.x, bytes, threads));
         band.padded = &padded;
         band.bytes = bytes;
@@ -311,7 +314,6 @@ si_status conv_int8(const TileKernels& isa, const si_weights& weights, const si_
   ConvGeometry geometry;
   SI_TRY(conv_geometry(weights.shape, args, &geometry));
   if (args.batch == 0) return SI_OK;
-  const ScratchUse use;
   const TileSource source(isa, weights);
   const float* bias = nullptr;
   SI_TRY(source.ordered_bias(args.bias, &bias));

@@ -122,6 +122,7 @@ si_status ConvImage::fill(const float* x, int64_t images, float* scratch) const 
   int64_t* column_of = nullptr;
   if (args_.padding_mode != SI_PAD_ZEROS)
     SI_TRY(thread_scratch(Scratch::kNamed, horizontal_.planes * needed, &column_of));
+  if (measures_scratch()) return SI_OK;
   for (int64_t plane = 0; plane < horizontal_.planes; ++plane) {
     const int64_t phase = horizontal_.phase(plane);
     columns[plane] = columns_of(phase);

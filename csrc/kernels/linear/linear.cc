@@ -39,6 +39,7 @@ struct Linear {
     const bool direct = source.order() == nullptr && (tokens || (args.n == 1 && args.ldy == 1));
     float* scratch = nullptr;
     if (!direct) SI_TRY(thread_scratch(Scratch::kOutput, rows, &scratch));
+    if (measures_scratch()) return SI_OK;
     for (int64_t n = n0; n < n0 + count; ++n) {
       float* y = direct ? given_y() + (tokens ? n * args.ldy : 0) + row0 : scratch;
       source.vector({x + (n - n0) * ldx, y, first, last, row0, bias, clamp.low, clamp.high});
@@ -58,7 +59,7 @@ struct Linear {
     SI_TRY(thread_scratch(Scratch::kInput, at_once * K(), &tokens));
     for (int64_t n0 = 0; n0 < args.n; n0 += at_once) {
       const int64_t count = std::min(at_once, args.n - n0);
-      for (int64_t k = 0; k < K(); ++k)
+      for (int64_t k = 0; k < K() && !measures_scratch(); ++k)
         for (int64_t n = 0; n < count; ++n) tokens[n * K() + k] = given_x()[k * args.ldx + n0 + n];
       SI_TRY(few_tokens_of(tokens, K(), n0, count));
     }
@@ -80,6 +81,7 @@ struct Linear {
   // Brings columns [n0, n0 + width) of x to dst[K][width]; columns past N are zero. Writes up to a vector past them.
   void pack(int64_t n0, int64_t width, float* dst, int64_t k0, int64_t k1) const {
     const int64_t valid = std::min(width, args.n - n0);
+    if (measures_scratch()) return;
     if (args.layout == SI_TOKEN_MAJOR) {
       const int64_t padded = (width + isa().width - 1) / isa().width * isa().width;
       isa().transpose_in(given_x() + n0 * args.ldx + k0, args.ldx, valid, k1 - k0, dst + k0 * width, width, padded);
@@ -122,6 +124,7 @@ struct Linear {
     const int64_t step = source.units_for_rows(batch);
     float* scratch = nullptr;
     if (!direct) SI_TRY(thread_scratch(Scratch::kOutput, batch * padded, &scratch));
+    if (measures_scratch()) return SI_OK;
     for (int64_t unit = first; unit < last; unit += step) {
       const int64_t end = std::min(unit + step, last);
       const int64_t row0 = source.row_of(unit), rows = source.row_of(end) - row0;
@@ -165,6 +168,7 @@ struct Linear {
       job.ldc = width;
       float* scratch = nullptr;
       if (!direct) SI_TRY(thread_scratch(Scratch::kOutput, batch * width + isa().width, &scratch));
+      if (measures_scratch()) return SI_OK;
       const int64_t step = source.units_for_rows(batch);
       for (job.first = first; job.first < last; job.first = job.last) {
         job.last = std::min(job.first + step, last);
@@ -231,7 +235,6 @@ struct Linear {
 
 si_status linear(const TileKernels& isa, const si_weights& weights, const si_linear_args& args) {
   if (args.n == 0) return SI_OK;
-  const ScratchUse use;
   const TileSource source(isa, weights);
   const float* bias = nullptr;
   SI_TRY(source.ordered_bias(args.bias, &bias));

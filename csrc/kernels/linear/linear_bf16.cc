@@ -41,6 +41,7 @@ struct LinearBf16 {
 
   // Columns [k0, k1) of a tile's x. What lies past its tokens stays as it is.
   void pack(const DwordTile& tile, int64_t k0, int64_t k1, uint16_t* to) const {
+    if (measures_scratch()) return;
     const int64_t valid = std::min(tile.width, args.n - tile.n0);
     if (tokens())
       return pairs().transpose(x_of(k0, tile.n0), args.x_type, args.ldx, valid, k1 - k0, to + k0 * tile.width,
@@ -87,6 +88,7 @@ struct LinearBf16 {
     float* scratch = nullptr;
     // A transposition reads past the rows.
     if (!direct) SI_TRY(thread_scratch(Scratch::kOutput, batch * width + isa().width, &scratch));
+    if (measures_scratch()) return SI_OK;
     for (int64_t unit = first; unit < last; unit += step) {
       const int64_t end = std::min(unit + step, last);
       const int64_t row0 = source.row_of(unit), rows = source.row_of(end) - row0;
@@ -101,13 +103,19 @@ struct LinearBf16 {
     return SI_OK;
   }
 
-  si_status one_token() const {
-    uint16_t* x = nullptr;
-    SI_TRY(thread_scratch(Scratch::kInput, K(), &x));
+  // The x of one token.
+  void pack_token(uint16_t* x) const {
+    if (measures_scratch()) return;
     if (tokens() || args.ldx == 1)
       pairs().narrow(args.x, args.x_type, K(), x);
     else
       for (int64_t k = 0; k < K(); ++k) pairs().narrow(x_of(k, 0), args.x_type, 1, x + k);
+  }
+
+  si_status one_token() const {
+    uint16_t* x = nullptr;
+    SI_TRY(thread_scratch(Scratch::kInput, K(), &x));
+    pack_token(x);
     return parallel_for(threads, threads, [&](int64_t part) -> si_status {
       const int64_t first = source.split(0, source.units(), part, threads);
       const int64_t last = source.split(0, source.units(), part + 1, threads);
@@ -120,6 +128,7 @@ struct LinearBf16 {
       job.last = last;
       SI_TRY(thread_scratch(Scratch::kTaps, 2 * gathered_halves(K()), &job.gathered));
       SI_TRY(thread_scratch(Scratch::kOutput, rows, &job.out.floats));
+      if (measures_scratch()) return SI_OK;
       job.out.row0 = row0;
       job.out.bias = bias;
       job.out.low = clamp.low;
@@ -139,7 +148,6 @@ struct LinearBf16 {
 
 si_status linear_bf16(const TileKernels& isa, const si_weights& weights, const si_linear_args& args) {
   if (args.n == 0) return SI_OK;
-  const ScratchUse use;
   const TileSource source(isa, weights);
   const float* bias = nullptr;
   SI_TRY(source.ordered_bias(args.bias, &bias));

@@ -54,6 +54,7 @@ struct LinearInt8 {
 
   // Columns [k0, k1) of a tile's x.
   void pack(const DwordTile& tile, int64_t k0, int64_t k1, uint8_t* to) const {
+    if (measures_scratch()) return;
     const int64_t valid = std::min(tile.width, args.n - tile.n0);
     ToByte rules[kMostDwordWidth];
     if (args.x_type == SI_F32)
@@ -148,6 +149,7 @@ struct LinearInt8 {
       added = scratch + batch * width;
       packed = reinterpret_cast<uint8_t*>(scratch + 2 * batch * width);
     }
+    if (measures_scratch()) return SI_OK;
     for (int64_t unit = first; unit < last; unit += step) {
       const int64_t end = std::min(unit + step, last);
       const int64_t row0 = source.row_of(unit), rows = source.row_of(end) - row0;
@@ -165,10 +167,9 @@ struct LinearInt8 {
     return SI_OK;
   }
 
-  si_status one_token() const {
-    const int64_t room = packed_rows();
-    uint8_t* x = nullptr;
-    SI_TRY(thread_scratch(Scratch::kInput, room + 64, &x));
+  // The x of one token.
+  void pack_token(uint8_t* x) const {
+    if (measures_scratch()) return;
     const ToByte rule = x_to_byte(quantization(), 0);
     const int64_t step = tokens() ? 1 : args.ldx;
     if (args.x_type == SI_F32 && step == 1) {
@@ -178,7 +179,13 @@ struct LinearInt8 {
         x[k] = args.x_type == SI_U8 ? static_cast<const uint8_t*>(args.x)[k * step]
                                     : quantize(static_cast<const float*>(args.x)[k * step], rule);
     }
-    std::fill(x + K(), x + room, uint8_t{0});
+    std::fill(x + K(), x + packed_rows(), uint8_t{0});
+  }
+
+  si_status one_token() const {
+    uint8_t* x = nullptr;
+    SI_TRY(thread_scratch(Scratch::kInput, packed_rows() + 64, &x));
+    pack_token(x);
     return parallel_for(threads, threads, [&](int64_t part) -> si_status {
       const int64_t first = source.split(0, source.units(), part, threads);
       const int64_t last = source.split(0, source.units(), part + 1, threads);
@@ -191,6 +198,7 @@ struct LinearInt8 {
       SI_TRY(thread_scratch(Scratch::kTaps, 2 * gathered_bytes(K()), &job.gathered));
       float* scratch = nullptr;
       SI_TRY(thread_scratch(Scratch::kOutput, 3 * rows + isa().width, &scratch));
+      if (measures_scratch()) return SI_OK;
       uint8_t* packed = reinterpret_cast<uint8_t*>(scratch + 2 * rows);
       job.out = output();
       job.out.row0 = row0;
@@ -225,7 +233,6 @@ struct LinearInt8 {
 
 si_status linear_int8(const TileKernels& isa, const si_weights& weights, const si_linear_args& args) {
   if (args.n == 0) return SI_OK;
-  const ScratchUse use;
   const TileSource source(isa, weights);
   const float* bias = nullptr;
   SI_TRY(source.ordered_bias(args.bias, &bias));

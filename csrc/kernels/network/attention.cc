@@ -38,7 +38,6 @@ const TileKernels* attention_kernels(bool rounds) {
 }
 
 si_status attend(const TileKernels* isa, const Attention& call, int threads) {
-  const ScratchUse use;
   const AttentionJob& whole = call.job;
   const int64_t heads = call.batch * call.heads;
   const double products = 2.0 * static_cast<double>(heads * whole.queries) * static_cast<double>(whole.dim) *
@@ -62,6 +61,7 @@ si_status attend(const TileKernels* isa, const Attention& call, int threads) {
     if (whole.mask != nullptr)
       job.mask = whole.mask + batch * call.mask_step + head * call.mask_head + first * whole.mask_ld;
     SI_TRY(thread_scratch(Scratch::kTile, floats, &job.scratch));
+    if (measures_scratch()) return SI_OK;
     !has_tiles(isa) ? scalar_attend(job) : isa->attend(job);
     return SI_OK;
   });

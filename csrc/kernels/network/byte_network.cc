@@ -60,17 +60,17 @@ si_status add_bytes(const TileKernels* isa, const ByteSum& sum, const uint8_t* a
 
 si_status max_pool_bytes(const TileKernels* isa, const PoolJob& job, const uint8_t* x, uint8_t* y, int64_t planes,
                          int threads) {
-  const ScratchUse use;
   const int64_t work = planes * job.oh * job.ow * (job.kernel[0] + job.kernel[1]);
   return parallel_for(threads_for(isa, threads, work), planes, [&](int64_t plane) -> si_status {
     const uint8_t* from = x + plane * job.h * job.w;
     uint8_t* const to = y + plane * job.oh * job.ow;
+    uint8_t* lines = nullptr;
+    if (has_tiles(isa)) SI_TRY(thread_scratch(Scratch::kInput, 3 * kPoolLines * pool_line_floats(job), &lines));
+    if (measures_scratch()) return SI_OK;
     if (!has_tiles(isa)) {
       scalar_max_pool_bytes(job, from, to);
       return SI_OK;
     }
-    uint8_t* lines = nullptr;
-    SI_TRY(thread_scratch(Scratch::kInput, 3 * kPoolLines * pool_line_floats(job), &lines));
     isa->byte_network->max_pool(job, from, lines, to);
     return SI_OK;
   });
@@ -105,6 +105,7 @@ si_status lookup_bytes(const TileKernels* isa, const uint8_t* table, const uint8
 
 si_status average_pool_bytes(const TileKernels* isa, const PoolJob& job, const si_quantization& q, const uint8_t* x,
                              uint8_t* y, int64_t planes, int threads) {
+  if (measures_scratch()) return SI_OK;
   const ToByte to = y_to_byte(q, SI_ACT_NONE);
   const int64_t work = planes * job.oh * job.ow * job.kernel[0] * job.kernel[1];
   return parallel_for(threads_for(isa, threads, work), planes, [&](int64_t plane) {

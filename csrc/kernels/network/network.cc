@@ -32,17 +32,17 @@ si_status for_parts(const TileKernels* isa, int threads, int64_t count, int64_t 
 }  // namespace
 
 si_status pool(const TileKernels* isa, const PoolJob& job, const float* x, float* y, int64_t planes, int threads) {
-  const ScratchUse use;
   const int64_t work = planes * job.oh * job.ow * (job.kernel[0] + job.kernel[1]);
   return parallel_for(threads_for(isa, threads, work), planes, [&](int64_t plane) -> si_status {
     PoolJob own = job;
     own.x = x + plane * job.h * job.w;
     own.y = y + plane * job.oh * job.ow;
+    if (has_tiles(isa)) SI_TRY(thread_scratch(Scratch::kInput, pool_line_floats(job), &own.line));
+    if (measures_scratch()) return SI_OK;
     if (!has_tiles(isa)) {
       scalar_pool(own);
       return SI_OK;
     }
-    SI_TRY(thread_scratch(Scratch::kInput, pool_line_floats(job), &own.line));
     isa->pool(own);
     return SI_OK;
   });

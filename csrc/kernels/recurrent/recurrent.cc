@@ -54,7 +54,6 @@ int64_t cell_gates(si_cell cell) {
 }
 
 si_status recurrent(const TileKernels* isa, const si_weights& weights, const si_recurrent_args& args) {
-  const ScratchUse use;
   const int64_t H = weights.shape.K(), rows = weights.shape.M();
   // Sequences whose gates scratch holds at once; never so few that the last ones would run in a narrow tile.
   constexpr int64_t kFewest = 66;
@@ -85,7 +84,7 @@ si_status recurrent(const TileKernels* isa, const si_weights& weights, const si_
       step.x = args.h + first * H;
       step.n = last - first;
       SI_TRY(has_tiles(isa) ? linear(*isa, weights, step) : scalar_linear(weights, step));
-      for (int64_t b = first; b < last; ++b) {
+      for (int64_t b = first; b < last && !measures_scratch(); ++b) {
         const int64_t row = args.batch_sizes == nullptr ? t * args.step_rows + b * args.batch_rows : offset + b;
         const CellJob job{args.gates + row * args.ldg, state_part + (b - first) * rows, args.h + b * H,
                           args.c == nullptr ? nullptr : args.c + b * H, H};

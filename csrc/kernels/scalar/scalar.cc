@@ -1,5 +1,6 @@
 #include "kernels/scalar/scalar.h"
 
+#include "core/scratch.h"
 #include "kernels/conv/geometry.h"
 
 namespace si {
@@ -11,6 +12,7 @@ si_status scalar_linear(const si_weights& weights, const si_linear_args& args) {
   const int64_t x_k = tokens ? 1 : args.ldx, x_n = tokens ? args.ldx : 1;
   const int64_t y_m = tokens ? 1 : args.ldy, y_n = tokens ? args.ldy : 1;
   const int64_t M = weights.shape.M();
+  if (measures_scratch()) return SI_OK;
   for (int64_t m = 0; m < M; ++m)
     for (int64_t n = 0; n < args.n; ++n) y[m * y_m + n * y_n] = args.bias != nullptr ? args.bias[m] : 0.0f;
   visit_weights(weights, [&](int64_t m, int64_t k, float value) {
@@ -29,6 +31,7 @@ si_status scalar_conv(const si_weights& weights, const si_conv_args& args) {
   SI_TRY(conv_geometry(weights.shape, args, &g));
   const int64_t M = weights.shape.M(), group_rows = M / weights.shape.groups;
   const int64_t image = args.h * args.w, pixels = g.oh * g.ow;
+  if (measures_scratch()) return SI_OK;
   for (int64_t b = 0; b < args.batch; ++b) {
     const float* x = static_cast<const float*>(args.x) + b * g.channels * image;
     float* y = static_cast<float*>(args.y) + b * M * pixels;

@@ -3,7 +3,7 @@
 // another order, add a pair in one step, and take sums below 2^-126 for zero: each result is then within
 // (K + 2) 2^-23 (|W| |x| + |bias|) + K 2^-126 of the exact sum of products, before the activation. y in bfloat16 is
 // bfloat16_operand of the result. Where an x is Inf, results that depend on it are Inf or NaN.
-#include "core/buffer.h"
+#include "core/scratch.h"
 #include "formats/panel/pairs.h"
 #include "kernels/conv/geometry.h"
 #include "kernels/scalar/scalar.h"
@@ -31,9 +31,10 @@ si_status scalar_linear_bf16(const si_weights& weights, const si_linear_args& ar
   const int64_t x_k = tokens ? 1 : args.ldx, x_n = tokens ? args.ldx : 1;
   const int64_t y_m = tokens ? 1 : args.ldy, y_n = tokens ? args.ldy : 1;
   const int64_t M = weights.shape.M(), K = weights.shape.K();
-  Buffer<float> x, sum;
-  SI_TRY(x.allocate(K));
-  SI_TRY(sum.allocate(M));
+  float *x = nullptr, *sum = nullptr;
+  SI_TRY(thread_scratch(Scratch::kInput, K, &x));
+  SI_TRY(thread_scratch(Scratch::kOutput, M, &sum));
+  if (measures_scratch()) return SI_OK;
   for (int64_t n = 0; n < args.n; ++n) {
     for (int64_t k = 0; k < K; ++k) x[k] = operand_of(args.x, args.x_type, k * x_k + n * x_n);
     for (int64_t m = 0; m < M; ++m) sum[m] = args.bias != nullptr ? args.bias[m] : 0.0f;
@@ -49,13 +50,14 @@ si_status scalar_conv_bf16(const si_weights& weights, const si_conv_args& args) 
   SI_TRY(conv_geometry(weights.shape, args, &g));
   // The image and the sums as float32, for the kernel of float32.
   const int64_t M = weights.shape.M(), pixels = g.oh * g.ow, image = g.channels * args.h * args.w;
-  Buffer<float> x, y;
-  SI_TRY(x.allocate(image));
-  SI_TRY(y.allocate(M * pixels));
+  float *x = nullptr, *y = nullptr;
+  SI_TRY(thread_scratch(Scratch::kInput, image, &x));
+  SI_TRY(thread_scratch(Scratch::kOutput, M * pixels, &y));
+  if (measures_scratch()) return SI_OK;
   si_conv_args one = args;
   one.batch = 1;
-  one.x = x.data();
-  one.y = y.data();
+  one.x = x;
+  one.y = y;
   for (int64_t b = 0; b < args.batch; ++b) {
     for (int64_t i = 0; i < image; ++i) x[i] = operand_of(args.x, args.x_type, b * image + i);
     SI_TRY(scalar_conv(weights, one));

@@ -1,8 +1,9 @@
 // The specification of the products of int8 weights with bytes: every other kernel gives the same int32 sums, and with
 // an activation that is a clamp the same results bit for bit.
+#include <algorithm>
 #include <cmath>
 
-#include "core/buffer.h"
+#include "core/scratch.h"
 #include "kernels/conv/geometry.h"
 #include "kernels/quantized.h"
 #include "kernels/scalar/scalar.h"
@@ -59,13 +60,15 @@ si_status scalar_linear_int8(const si_weights& weights, const si_linear_args& ar
   const int64_t y_m = tokens ? 1 : args.ldy, y_n = tokens ? args.ldy : 1;
   const Outputs out{
       view, args.bias, args.y, args.y_type, args.activation, y_to_byte(q, args.activation), residual_of(args)};
-  Buffer<uint8_t> x;
-  Buffer<int32_t> sum;
-  SI_TRY(x.allocate(K));
+  uint8_t* x = nullptr;
+  int32_t* sum = nullptr;
+  SI_TRY(thread_scratch(Scratch::kInput, K, &x));
+  SI_TRY(thread_scratch(Scratch::kOutput, M, &sum));
+  if (measures_scratch()) return SI_OK;
   for (int64_t n = 0; n < args.n; ++n) {
     const ToByte to = x_to_byte(q, n);
     for (int64_t k = 0; k < K; ++k) x[k] = byte_of(args.x, k * x_k + n * x_n, args.x_type, to);
-    SI_TRY(sum.allocate(M));
+    std::fill(sum, sum + M, 0);
     visit_int8(view, [&](int64_t m, int64_t k, int32_t value) { sum[m] += value * x[k]; });
     for (int64_t position = 0; position < M; ++position) {
       const int64_t m = view.output_row(position);
@@ -85,33 +88,32 @@ si_status scalar_conv_int8(const si_weights& weights, const si_conv_args& args) 
   const ToByte to = x_to_byte(q, 0);
   const Outputs out{
       view, args.bias, args.y, args.y_type, args.activation, y_to_byte(q, args.activation), residual_of(args)};
-  Buffer<uint8_t> x;
-  Buffer<int32_t> sum;
-  SI_TRY(x.allocate(g.channels * image));
-  for (int64_t b = 0; b < args.batch; ++b) {
-    for (int64_t i = 0; i < x.size(); ++i) x[i] = byte_of(args.x, b * x.size() + i, args.x_type, to);
-    SI_TRY(sum.allocate(M * pixels));
-    visit_int8(view, [&](int64_t m, int64_t k, int32_t value) {
-      const int64_t channel = m / group_rows * g.group_channels + k / (g.kh * g.kw);
-      const int64_t kr = k / g.kw % g.kh, kc = k % g.kw;
-      for (int64_t r = 0; r < g.oh; ++r) {
+  int32_t* sum = nullptr;
+  SI_TRY(thread_scratch(Scratch::kOutput, M * g.ow, &sum));
+  if (measures_scratch()) return SI_OK;
+  // An output row at a time, so that little is kept of sums.
+  for (int64_t b = 0; b < args.batch; ++b)
+    for (int64_t r = 0; r < g.oh; ++r) {
+      std::fill(sum, sum + M * g.ow, 0);
+      visit_int8(view, [&](int64_t m, int64_t k, int32_t value) {
+        const int64_t channel = b * g.channels + m / group_rows * g.group_channels + k / (g.kh * g.kw);
+        const int64_t kr = k / g.kw % g.kh, kc = k % g.kw;
         const int64_t row =
             padded_source(r * args.stride[0] + kr * args.dilation[0] - args.padding[0], args.h, args.padding_mode);
         for (int64_t c = 0; c < g.ow; ++c) {
           const int64_t column =
               padded_source(c * args.stride[1] + kc * args.dilation[1] - args.padding[2], args.w, args.padding_mode);
           const bool inside = row >= 0 && column >= 0;
-          sum[m * pixels + r * g.ow + c] +=
-              value * (inside ? int32_t{x[channel * image + row * args.w + column]} : q.x_zero_point);
+          const int64_t at = channel * image + row * args.w + column;
+          sum[m * g.ow + c] += value * (inside ? int32_t{byte_of(args.x, at, args.x_type, to)} : q.x_zero_point);
         }
+      });
+      for (int64_t position = 0; position < M; ++position) {
+        const int64_t m = view.output_row(position);
+        for (int64_t c = 0; c < g.ow; ++c)
+          out.store(position, sum[m * g.ow + c], q.x_scale, q.x_zero_point, (b * M + m) * pixels + r * g.ow + c);
       }
-    });
-    for (int64_t position = 0; position < M; ++position) {
-      const int64_t m = view.output_row(position);
-      for (int64_t p = 0; p < pixels; ++p)
-        out.store(position, sum[m * pixels + p], q.x_scale, q.x_zero_point, (b * M + m) * pixels + p);
     }
-  }
   return SI_OK;
 }
 

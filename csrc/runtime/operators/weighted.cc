@@ -1,5 +1,6 @@
 // linear and conv: what the packed formats compute, by the drivers of kernels/. Weights of int8 take bytes, and give
 // bytes or floats; pairs of bfloat16 take and give floats or bfloat16.
+#include "core/scratch.h"
 #include "kernels/conv/conv.h"
 #include "kernels/conv/conv_bf16.h"
 #include "kernels/conv/conv_int8.h"
@@ -94,7 +95,7 @@ si_status run_pairs(const Call& call, const si_weights& weights, si_conv_args ar
   args.residual = nullptr;
   if (residual != nullptr) args.activation = SI_ACT_NONE;
   SI_TRY(has_tiles(call.node.isa) ? conv_bf16(*call.node.isa, weights, args) : scalar_conv_bf16(weights, args));
-  if (residual == nullptr) return SI_OK;
+  if (residual == nullptr || measures_scratch()) return SI_OK;
   return add(widest_tile_kernels(), call.output(), residual, call.output(), call.y().elements(), call.node.activation,
              call.threads);
 }

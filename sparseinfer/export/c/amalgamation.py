@@ -6,7 +6,8 @@ from sparseinfer.export.c.arena import Arena, plan_arena
 from sparseinfer.export.c.lacks import check_model
 from sparseinfer.export.c.nodes import Emitted, Emitter
 from sparseinfer.export.c.pieces import join_pieces
-from sparseinfer.export.c.records import COMPUTED, CONSTANT, Records, read_packed, read_records
+from sparseinfer.export.c.records import COMPUTED, CONSTANT, Records, read_records
+from sparseinfer.export.c.repack import plain_packed
 from sparseinfer.export.c.text import assembler_text, comment_text, written_by
 from sparseinfer.export.c.weights import ALIGN, Block
 
@@ -28,7 +29,7 @@ class _Amalgamation:
     def __init__(self, records: Records, name: str) -> None:
         self.records, self.name, self.upper = records, name, name.upper()
         self.packed = {
-            number: read_packed(tensor.data)
+            number: plain_packed(tensor.data)
             for number, tensor in enumerate(records.tensors)
             if tensor.type == "packed"
         }

@@ -14,7 +14,7 @@ __all__ = ["ALIGN", "Arena", "plan_arena"]
 ALIGN = 8
 """Of what lies in the arena, and of the arena."""
 
-IN_PLACE = ("add", "activation")
+IN_PLACE = ("add", "activation", "binary", "unary", "layer_norm", "lookup")
 """Operators that read each element before they write it."""
 
 

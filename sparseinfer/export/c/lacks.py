@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from sparseinfer.export.c.records import NodeRecord, Packed, Records
+from sparseinfer.export.c.repack import MOST_COLUMNS
 from sparseinfer.export.errors import Missing
 
 __all__ = ["OPERATORS", "NotInC", "check_model"]
@@ -12,12 +14,11 @@ __all__ = ["OPERATORS", "NotInC", "check_model"]
 OPERATORS = (
     "linear", "conv", "depthwise_conv", "add", "activation", "max_pool", "average_pool",
     "global_average_pool", "reshape", "softmax", "concat", "quantize", "dequantize",
-    "lookup",
+    "lookup", "binary", "unary", "permute", "slice", "reduce", "layer_norm", "resize",
 )  # fmt: skip
 """Operators that the pieces compute."""
 
 TYPES = ("float32", "uint8", "int8", "packed")
-PADDINGS = ("zeros", "reflect", "replicate", "circular")
 MOST_BYTES = 2**31 - 1
 """Of a tensor: the pieces count in int32."""
 MOST_SIZE = 2**30
@@ -28,11 +29,11 @@ class NotInC(ValueError):
     """A model needs what the plain C has not; `missing` are all its nodes that do.
 
     Example:
-        >>> error = NotInC([Missing("layer_norm", "norm", "no plain C computes it")])
+        >>> error = NotInC([Missing("attention", "attend", "no plain C computes it")])
         >>> print(error)
         expected a model of operators that the plain C has, got 1 node that it has not; \
 try --format c, which uses the library:
-          layer_norm in 'norm': no plain C computes it
+          attention in 'attend': no plain C computes it
     """
 
     def __init__(self, missing: list[Missing]) -> None:
@@ -72,10 +73,10 @@ def _reasons(records: Records, packed: Mapping[int, Packed], node: NodeRecord) -
     if any(tensor.type != "packed" and tensor.size > MOST_BYTES for tensor in tensors):
         yield f"it has a tensor of more than {MOST_BYTES:,} bytes"
     for weight in (packed[number] for number in numbers if number in packed):
-        if not weight.sections:
-            yield f"its weight is of format {weight.format}, and plain C reads panel"
-        elif weight.value_type not in ("float32", "int8"):
-            yield f"its weight is of {weight.value_type}, and plain C reads float32 and int8"
+        if weight.format != "panel" and not (weight.format == "csr" and weight.sections):
+            yield f"its weight has more than {MOST_COLUMNS:,} columns of a convolution"
+        elif weight.value_type == "bfloat16":
+            yield "it multiplies pairs of bfloat16, and plain C computes in float32"
     if node.op in ("conv", "depthwise_conv"):
         top, bottom, left, right = node.params[2:6]
         sizes = [tensors[0].shape[-1] + left + right]
@@ -83,5 +84,7 @@ def _reasons(records: Records, packed: Mapping[int, Packed], node: NodeRecord) -
             sizes.append(tensors[0].shape[2] + top + bottom)
         if max(sizes) > MOST_SIZE:
             yield f"its padded image is larger than {MOST_SIZE:,} pixels"
-    if node.op == "conv" and node.params[8] != 0:
-        yield f"its padding is {PADDINGS[node.params[8]]}, and plain C has zeros"
+        elif node.op == "conv" and node.params[8] != 0:
+            planes = tensors[0].shape[0] * tensors[0].shape[1]
+            if 4 * planes * math.prod(sizes) > MOST_BYTES:
+                yield f"its padded image is larger than {MOST_BYTES:,} bytes"

@@ -60,7 +60,8 @@ extern
 #endif
 const unsigned char {name}_sinf[{upper}_SINF_BYTES];
 
-/* si_context_bytes(model), of this version of the library and at the file's own batch. */
+/* A context with shared_scratch, of this version of the library and at the file's own batch. What
+ * kernels copy and pack into is the processor's: si_context_bytes(model, threads) tells both. */
 #define {upper}_CONTEXT_BYTES {context}
 
 {chr(10).join(sizes)}

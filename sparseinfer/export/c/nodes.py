@@ -9,25 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from sparseinfer.export.c.arena import ALIGN
+from sparseinfer.export.c.dimensions import DIMENSIONS
+from sparseinfer.export.c.emitted import Emitted, function_of, node_call, struct_text
 from sparseinfer.export.c.records import NodeRecord, Packed, Records, TensorRecord
 from sparseinfer.export.c.weights import Block, float_text, weight_fields
 
-__all__ = ["Emitted", "Emitter", "struct_text"]
+__all__ = ["Emitter"]
 
 CLAMPS = {"none": (-np.inf, np.inf), "relu": (0.0, np.inf), "relu6": (0.0, 6.0)}
 """Activations that bytes are clamped by as they are made."""
-
-Fields = Mapping[str, Any]
-
-
-@dataclass
-class Emitted:
-    """What a node becomes; `constant` is empty where it has none, `scratch` are bytes."""
-
-    call: str
-    pieces: list[str]
-    constant: str = ""
-    scratch: int = 0
 
 
 @dataclass
@@ -55,7 +46,12 @@ class Emitter:
 
     def emit(self, node: NodeRecord, name: str) -> Emitted:
         """A node; `name` is that of its constant."""
-        return self._ops[node.op](node, name)
+        if node.op in self._ops:
+            return self._ops[node.op](node, name)
+        numbers = (*node.operands, node.output)
+        tensors = [None if number is None else self.records.tensors[number] for number in numbers]
+        pointers = ["0" if number is None else self.pointers(number) for number in numbers]
+        return DIMENSIONS[node.op](node, tensors, pointers, name)
 
     def _tensor(self, node: NodeRecord, which: int) -> TensorRecord:
         number = node.operands[which]
@@ -85,6 +81,8 @@ class Emitter:
 
     def _linear(self, node: NodeRecord, name: str) -> Emitted:
         packed, x, to = self._weight(node), self._tensor(node, 0), self._y(node)[1]
+        if packed.format == "csr":
+            return self._linear_csr(node, name)
         fields: dict[str, Any] = {
             "weight": weight_fields(packed, self.block),
             "tokens": x.elements // packed.columns,
@@ -95,6 +93,17 @@ class Emitter:
             fields["start"] = self.block.put(start.astype(np.int32).tobytes(), "int32_t")
             return self._int8("linear_int8", node, name, fields, f"{self._x(node)}, {to}")
         return self._float("linear", node, name, fields, f"{self._x(node)}, {to}")
+
+    def _linear_csr(self, node: NodeRecord, name: str) -> Emitted:
+        packed, x, to = self._weight(node), self._tensor(node, 0), self._y(node)[1]
+        fields: dict[str, Any] = {
+            "start": self.block.put(packed.sections["start"], "uint32_t"),
+            "column": self.block.put(packed.sections["column"], "uint32_t"),
+            "value": self.block.put(packed.sections["value"], "float"),
+            "tokens": x.elements // packed.columns,
+            "inputs": packed.columns, "outputs": packed.rows,
+        }  # fmt: skip
+        return self._float("linear_csr", node, name, fields, f"{self._x(node)}, {to}")
 
     def _conv(self, node: NodeRecord, name: str) -> Emitted:
         packed, x, (y, to) = self._weight(node), self._tensor(node, 0), self._y(node)
@@ -112,22 +121,34 @@ class Emitter:
                 "dilation": _pair(dilation),
             },
         }  # fmt: skip
-        given = f"{self._x(node)}, {self._x(node, 3)}, {to}, {self.scratch}"
+        sums, from_x = 16 * y.shape[-1], self._x(node)
+        padded = node.params[8] != 0
+        if padded:
+            # The image with its padding, beside the sums.
+            from_x = f"({'uint8_t' if x.type == 'uint8' else 'float'}*)"
+            from_x += f"((uint8_t*){self.scratch} + {sums})"
+            fields["shape"] |= _around(fields["shape"], padding)
+        given = f"{from_x}, {self._x(node, 3)}, {to}, {self.scratch}"
         if packed.value_type == "int8":
             fields["x_zero_point"] = x.zero_point
             emitted = self._int8("conv_int8", node, name, fields, given)
         else:
             emitted = self._float("conv", node, name, fields, given)
-        emitted.scratch = 16 * y.shape[-1]
+        emitted.scratch = sums
+        if padded:
+            pad, emitted.scratch = _pad(node, x, f"{name}_padding", self._x(node), from_x, sums)
+            emitted.call = f"{pad.call}\n  {emitted.call}"
+            emitted.constant = f"{pad.constant}\n{emitted.constant}"
+            emitted.pieces = [*pad.pieces, *emitted.pieces]
         return emitted
 
     def _float(
         self, kind: str, node: NodeRecord, name: str, fields: dict[str, Any], given: str
     ) -> Emitted:
         bias = self._ordered(node, 2, self._weight(node))
-        function, pieces = _function(node.activation)
+        function, pieces = function_of(node.activation)
         fields |= {"bias": self.block.put(bias, "float"), "activation": function}
-        return _call(kind, name, fields, given, pieces)
+        return node_call(kind, name, fields, given, pieces)
 
     def _int8(
         self, kind: str, node: NodeRecord, name: str, fields: dict[str, Any], given: str
@@ -136,7 +157,7 @@ class Emitter:
         scale = np.frombuffer(packed.sections["scale"], np.float32) * np.float32(x.scale)
         is_float = y.type == "float32"
         clamped = not is_float and node.activation in CLAMPS
-        function, pieces = ("0", []) if clamped else _function(node.activation)
+        function, pieces = ("0", []) if clamped else function_of(node.activation)
         result: dict[str, Any] = {
             "scale": self.block.put(scale.tobytes(), "float"),
             "bias": self.block.put(self._ordered(node, 2, packed), "float"),
@@ -148,7 +169,7 @@ class Emitter:
             residual = self._tensor(node, 3)
             result["residual_scale"] = float_text(residual.scale)
             result["residual_zero_point"] = residual.zero_point
-        return _call(kind, name, {**fields, "result": result}, given, pieces)
+        return node_call(kind, name, {**fields, "result": result}, given, pieces)
 
     def _depthwise(self, node: NodeRecord, name: str) -> Emitted:
         x, weight, (y, to) = self._tensor(node, 0), self._tensor(node, 1), self._y(node)
@@ -160,33 +181,33 @@ class Emitter:
         }  # fmt: skip
         given = f"{self._x(node)}, {to}"
         if x.type != "uint8":
-            function, pieces = _function(node.activation)
+            function, pieces = function_of(node.activation)
             fields["weight"] = self.block.put(weight.data, "float")
             fields["activation"] = function
-            return _call("depthwise", name, fields, given, pieces)
+            return node_call("depthwise", name, fields, given, pieces)
         scales = np.frombuffer(self._tensor(node, 3).data, np.float32) * np.float32(x.scale)
         fields |= {
             "weight": self.block.put(weight.data, "int8_t"), "x_zero_point": x.zero_point,
             "scale": self.block.put(scales.tobytes(), "float"), "to": _to_byte(y, node.activation),
         }  # fmt: skip
-        return _call("depthwise_int8", name, fields, given, [])
+        return node_call("depthwise_int8", name, fields, given, [])
 
     def _add(self, node: NodeRecord, name: str) -> Emitted:
         a, b, (y, to) = self._tensor(node, 0), self._tensor(node, 1), self._y(node)
         given = f"{self._x(node)}, {self._x(node, 1)}, {to}"
         if y.type != "uint8":
-            function, pieces = _function(node.activation)
+            function, pieces = function_of(node.activation)
             return Emitted(f"add({given}, {y.elements}, {function});", ["add.h", *pieces])
         fields = {
             "count": y.elements, "a_zero_point": a.zero_point, "b_zero_point": b.zero_point,
             "a_scale": float_text(a.scale), "b_scale": float_text(b.scale),
             "to": _to_byte(y, node.activation),
         }  # fmt: skip
-        return _call("add_int8", name, fields, given, [])
+        return node_call("add_int8", name, fields, given, [])
 
     def _activation(self, node: NodeRecord, name: str) -> Emitted:
         y, to = self._y(node)
-        function, pieces = _function(node.activation)
+        function, pieces = function_of(node.activation)
         call = f"activate({self._x(node)}, {to}, {y.elements}, {function});"
         return Emitted(call, ["activation.h", *pieces])
 
@@ -209,7 +230,7 @@ class Emitter:
                 "to": _to_byte(y, "none"),
             }  # fmt: skip
         kind = "average_pool_int8" if y.type == "uint8" else "average_pool"
-        return _call(kind, name, fields, f"{self._x(node)}, {to}", [])
+        return node_call(kind, name, fields, f"{self._x(node)}, {to}", [])
 
     def _global_average_pool(self, node: NodeRecord, name: str) -> Emitted:
         x, (y, to) = self._tensor(node, 0), self._y(node)
@@ -223,7 +244,7 @@ class Emitter:
             "scale": float_text(np.float32(x.scale) / np.float32(pixels)),
             "to": _to_byte(y, "none"),
         }  # fmt: skip
-        return _call("global_average_pool_int8", name, fields, given, [])
+        return node_call("global_average_pool_int8", name, fields, given, [])
 
     def _reshape(self, node: NodeRecord, name: str) -> Emitted:
         y, to = self._y(node)
@@ -269,42 +290,32 @@ class Emitter:
         return Emitted(call, ["lookup.h"])
 
 
-def struct_text(kind: str, name: str, fields: Fields) -> str:
-    """A constant of a struct.
-
-    Example:
-        >>> struct_text("span", "a", {"first": 1, "pair": "{2, 3}"})
-        'static const struct span a = {.first = 1, .pair = {2, 3}};'
-    """
-    head = f"static const struct {kind} {name} = "
-    if not any(isinstance(value, Mapping) for value in fields.values()):
-        return f"{head}{_fields_text(fields)};"
-    lines = (_fields_text({field: value})[1:-1] for field, value in fields.items())
-    return f"{head}{{\n    " + ",\n    ".join(lines) + "};"
-
-
-def _fields_text(fields: Fields) -> str:
-    texts = (
-        f".{name} = {_fields_text(value) if isinstance(value, Mapping) else value}"
-        for name, value in fields.items()
-    )
-    return "{" + ", ".join(texts) + "}"
-
-
-def _call(kind: str, name: str, fields: Fields, given: str, pieces: list[str]) -> Emitted:
-    constant = struct_text(kind, name, fields)
-    return Emitted(f"{kind}(&{name}, {given});", [f"{kind}.h", *pieces], constant)
-
-
-def _function(activation: str) -> tuple[str, list[str]]:
-    """The function of an activation, NULL for none, and its piece."""
-    if activation == "none":
-        return "0", []
-    return f"act_{activation}", [f"activations/{activation}.h"]
-
-
 def _pair(values: tuple[int, ...]) -> str:
     return f"{{{values[0]}, {values[1]}}}"
+
+
+def _around(shape: Mapping[str, Any], padding: tuple[int, ...]) -> dict[str, Any]:
+    """The fields of `struct conv_shape` of an image that has its padding around it."""
+    top, bottom, left, right = padding
+    return {
+        "h": shape["h"] + top + bottom, "w": shape["w"] + left + right, "padding": _pair((0, 0)),
+    }  # fmt: skip
+
+
+def _pad(
+    node: NodeRecord, x: TensorRecord, name: str, given: str, to: str, at: int
+) -> tuple[Emitted, int]:
+    """The call that brings a padded image to `at` of the scratch, and the scratch up to its end."""
+    top, bottom, left, right = node.params[2:6]
+    h, w = (1, *x.shape[2:])[-2:]
+    each, planes = x.size // x.elements, x.shape[0] * x.shape[1]
+    fields = {
+        "planes": planes, "h": h, "w": w, "top": top, "left": left,
+        "padded_h": h + top + bottom, "padded_w": w + left + right, "mode": node.params[8],
+        "element_bytes": each,
+    }  # fmt: skip
+    bytes = planes * fields["padded_h"] * fields["padded_w"] * each
+    return node_call("pad", name, fields, f"{given}, {to}", []), at + -(-bytes // ALIGN) * ALIGN
 
 
 def _window(

@@ -1,0 +1,4 @@
+/* What functions of elements call. */
+#pragma once
+
+#include <math.h>
