@@ -22,7 +22,7 @@ struct LinearBf16 {
   const TileKernels& isa() const { return source.isa(); }
   const PairKernels& pairs() const { return *isa().pairs; }
   int64_t K() const { return source.shape().K(); }
-  int64_t most_width() const { return kMostDwordWidth; }
+  int64_t most_width() const { return pairs().most_width; }
   int64_t packed_rows() const { return K(); }
   bool tokens() const { return args.layout == SI_TOKEN_MAJOR; }
   bool in_order() const { return source.order() == nullptr; }
