@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -94,6 +97,45 @@ def test_convolution_rows(name: str, x_type: str, y_type: str) -> None:
     expected = torch.nn.functional.conv2d(operands, w, b, padding=1)
     absolute = torch.nn.functional.conv2d(operands.abs(), w.abs(), b.abs(), padding=1)
     _check(y, expected, absolute, 54)
+
+
+BEST = """
+import torch
+from sparseinfer.formats import pack
+from sparseinfer.formats.handles import open_packed
+from sparseinfer.kernels import registry
+
+torch.manual_seed(0)
+handle = open_packed(pack(torch.randn(37, 300), weights="bfloat16", g=2))
+x = torch.randn(33, 300)
+
+def call(row):
+    y = torch.empty(33, 37)
+    handle.weights.linear_bf16(
+        x.data_ptr(), y.data_ptr(), 0, 33, 300, 37, False, "none", row, 1, "float32", "float32"
+    )
+    return y
+
+best = call(-1)
+for row in registry.rows():
+    if row.name.startswith("panel.linear.bf16.") and not row.machine_reasons():
+        if torch.equal(call(row.native_id), best):
+            print(row.name.rpartition(".")[2])
+"""
+"""Prints the instruction sets whose results are, bit for bit, those of the row that is chosen."""
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("isa", ["avx512bf16", "avx512", "avx2", "neon", "scalar"])
+def test_the_best_row_that_may_run_is_chosen(isa: str) -> None:
+    _row(f"panel.linear.bf16.{isa}")
+    environment = {**os.environ, "SPARSEINFER_ISA": isa}
+    done = subprocess.run(
+        [sys.executable, "-c", BEST], env=environment, capture_output=True, text=True, check=True
+    )
+    assert isa in done.stdout.split()
+    # Sums of two other orders differ somewhere.
+    assert isa == "scalar" or "scalar" not in done.stdout.split()
 
 
 def test_only_pairs_run_in_their_rows() -> None:

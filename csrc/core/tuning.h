@@ -45,6 +45,8 @@ struct LinearTuning {
   // computed by gathering x rather than by the narrow tile, for those weights and for others.
   uint64_t near_bytes = 1 << 20;
   double near_values = 1.7, far_values = 1.2;
+  // Multiply-adds that take as long as bringing one value of x to the int8 or paired weights of a panel, for one token.
+  int64_t gathered_value = 16;
 };
 
 struct ConvTuning {

@@ -21,10 +21,11 @@ struct HalfBand {
   const HalfImage* padded;  // null where x is read as it stands
   const uint16_t* halves;
   const int32_t* taps;
+  int64_t most_width;  // of its tiles
 
   int64_t pixels() const { return rows * columns; }
-  int64_t tiles() const { return (pixels() + kMostDwordWidth - 1) / kMostDwordWidth; }
-  int64_t tile_pixels(int64_t tile) const { return std::min(kMostDwordWidth, pixels() - tile * kMostDwordWidth); }
+  int64_t tiles() const { return (pixels() + most_width - 1) / most_width; }
+  int64_t tile_pixels(int64_t tile) const { return std::min(most_width, pixels() - tile * most_width); }
 };
 
 struct ConvBf16 {
@@ -43,7 +44,7 @@ struct ConvBf16 {
   void pack(const HalfBand& band, int64_t tile, int64_t group, uint16_t* to) const {
     if (measures_scratch()) return;
     const int64_t valid = band.tile_pixels(tile), width = kDwordWidths[dword_width_index(valid)];
-    const int64_t first = tile * kMostDwordWidth;
+    const int64_t first = tile * band.most_width;
     if (band.padded == nullptr) {
       const int64_t at = group * geometry.group_channels * area() + first;
       const auto* x = static_cast<const uint8_t*>(band.x) + at * element_bytes(args.x_type);
@@ -68,7 +69,7 @@ struct ConvBf16 {
   // Units [first, last), all of one group, by a packed tile.
   si_status run_tile(const HalfBand& band, int64_t tile, int64_t first, int64_t last, const uint16_t* x) const {
     const int64_t valid = band.tile_pixels(tile), width = kDwordWidths[dword_width_index(valid)];
-    const int64_t pixel = band.first_row * geometry.ow + tile * kMostDwordWidth;
+    const int64_t pixel = band.first_row * geometry.ow + tile * band.most_width;
     const auto y_of = [&](int64_t position) {
       const int64_t row = source.order() == nullptr ? position : source.order()[position];
       return static_cast<uint8_t*>(band.y) + (row * pixels() + pixel) * element_bytes(args.y_type);
@@ -113,7 +114,7 @@ struct ConvBf16 {
     return parallel_for(threads, band.tiles() * parts, [&](int64_t item) -> si_status {
       const int64_t tile = item / parts, part = item % parts;
       uint16_t* x = nullptr;
-      SI_TRY(thread_scratch(Scratch::kTile, (K() + 1) * kMostDwordWidth, &x));
+      SI_TRY(thread_scratch(Scratch::kTile, (K() + 1) * band.most_width, &x));
       const int64_t first = source.split(0, source.units(), part, parts);
       const int64_t last = source.split(0, source.units(), part + 1, parts);
       for (int64_t unit = first; unit < last;) {
@@ -142,6 +143,7 @@ struct ConvBf16 {
     band.x = static_cast<const uint8_t*>(args.x) + image * geometry.channels * area() * element_bytes(args.x_type);
     band.y = static_cast<uint8_t*>(args.y) + image * source.shape().M() * pixels() * element_bytes(args.y_type);
     band.columns = geometry.ow;
+    band.most_width = kernels().most_width;
     if (is_pointwise(geometry, args)) {
       band.rows = geometry.oh;
       return run_band(band, threads);

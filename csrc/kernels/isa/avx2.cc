@@ -1,7 +1,6 @@
 // The tile kernels for AVX2 with FMA. Of int8 weights vpmaddwd multiplies the even and the odd bytes of x, as words, by
 // the same words of the weights: exact, where vpmaddubsw saturates.
-#include "kernels/isa/avx2_vector.h"
-#include "kernels/isa/x86_bytes.h"
+#include "kernels/isa/avx2_halves.h"
 
 namespace si {
 namespace {
@@ -22,7 +21,7 @@ constexpr ByteKernels kBytes = chosen(x86_byte_kernels<Words256>());
 }  // namespace
 
 const TileKernels* avx2_tile_kernels() {
-  static constexpr TileKernels kernels = table_of<Avx2>(Isa::avx2, &kBytes, nullptr, &byte_network<Words256>);
+  static constexpr TileKernels kernels = table_of<Avx2>(Isa::avx2, &kBytes, &kPairs256, &byte_network<Words256>);
   return &kernels;
 }
 

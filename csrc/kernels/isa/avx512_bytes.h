@@ -130,8 +130,9 @@ struct Bytes512 {
   }
   // The bytes of 16 columns of four rows as 16 dwords.
   static SI_INLINE Int quads_of(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d) {
-    const __m256i ab = two_rows(a, b), cd = two_rows(c, d);
-    return transpose_bytes_4x4(transpose_dwords_4x4(_mm512_inserti64x4(_mm512_castsi256_si512(ab), cd, 1)));
+    const __m512i ab = _mm512_castsi256_si512(two_rows(a, b)), cd = _mm512_castsi256_si512(two_rows(c, d));
+    const __m512i order = _mm512_setr_epi32(0, 4, 16, 20, 1, 5, 17, 21, 2, 6, 18, 22, 3, 7, 19, 23);
+    return transpose_bytes_4x4(_mm512_permutex2var_epi32(ab, order, cd));
   }
   // In each 128-bit lane L 16 bytes, from 4 kStep L on.
   template <int kStep>

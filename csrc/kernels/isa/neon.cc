@@ -1,7 +1,6 @@
 // The tile kernels for 64-bit ARM. Of int8 weights smull multiplies bytes, and two long additions sum the four products
 // of a column.
-#include "kernels/isa/neon_bytes.h"
-#include "kernels/isa/neon_vector.h"
+#include "kernels/isa/neon_halves.h"
 
 namespace si {
 namespace {
@@ -21,7 +20,7 @@ constexpr ByteKernels kBytes = chosen(neon_byte_kernels<NeonProducts>());
 }  // namespace
 
 const TileKernels* neon_tile_kernels() {
-  static constexpr TileKernels kernels = table_of<Neon>(Isa::neon, &kBytes, nullptr, &byte_network<NeonProducts>);
+  static constexpr TileKernels kernels = table_of<Neon>(Isa::neon, &kBytes, &kPairsNeon, &byte_network<NeonProducts>);
   return &kernels;
 }
 

@@ -22,7 +22,7 @@ struct LinearBf16 {
   const TileKernels& isa() const { return source.isa(); }
   const PairKernels& pairs() const { return *isa().pairs; }
   int64_t K() const { return source.shape().K(); }
-  int64_t most_width() const { return kMostDwordWidth; }
+  int64_t most_width() const { return pairs().most_width; }
   int64_t packed_rows() const { return K(); }
   bool tokens() const { return args.layout == SI_TOKEN_MAJOR; }
   bool in_order() const { return source.order() == nullptr; }
@@ -151,8 +151,11 @@ si_status linear_bf16(const TileKernels& isa, const si_weights& weights, const s
   const TileSource source(isa, weights);
   const float* bias = nullptr;
   SI_TRY(source.ordered_bias(args.bias, &bias));
-  // Two products of bfloat16 take about as long as one of float32.
-  const int threads = useful_threads(isa.tuning.threads, args.threads, (weights.nnz / 2 + weights.shape.M()) * args.n);
+  // Two products of bfloat16 take about as long as one of float32, and the least tile as long as a full one.
+  const int64_t columns = std::max(args.n, kDwordWidths[0]);
+  const int64_t work = args.n == 1 ? static_cast<int64_t>(weights.panel.columns) * isa.tuning.linear.gathered_value
+                                   : (weights.nnz / 2 + weights.shape.M()) * columns;
+  const int threads = useful_threads(isa.tuning.threads, args.threads, work);
   const LinearBf16 call{source, args, bias, threads};
   return args.n == 1 ? call.one_token() : DwordTiles<uint16_t, LinearBf16>(call).run();
 }

@@ -236,8 +236,11 @@ si_status linear_int8(const TileKernels& isa, const si_weights& weights, const s
   const TileSource source(isa, weights);
   const float* bias = nullptr;
   SI_TRY(source.ordered_bias(args.bias, &bias));
-  // Four products of bytes take about as long as one of floats.
-  const int threads = useful_threads(isa.tuning.threads, args.threads, (weights.nnz / 4 + weights.shape.M()) * args.n);
+  // Four products of bytes take about as long as one of floats, and the least tile as long as a full one.
+  const int64_t columns = std::max(args.n, kDwordWidths[0]);
+  const int64_t work = args.n == 1 ? static_cast<int64_t>(weights.panel.columns) * isa.tuning.linear.gathered_value
+                                   : (weights.nnz / 4 + weights.shape.M()) * columns;
+  const int threads = useful_threads(isa.tuning.threads, args.threads, work);
   const LinearInt8 call{source, args, bias, threads, residual_of(args)};
   return args.n == 1 ? call.one_token() : DwordTiles<uint8_t, LinearInt8>(call).run();
 }

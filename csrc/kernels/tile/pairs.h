@@ -35,7 +35,7 @@ struct PairVectorJob {
 SI_INLINE constexpr int64_t gathered_halves(int64_t K) { return K + 2 * kPatterns + 64; }
 
 struct PairKernels {
-  void (*tile[kDwordWidthCount])(const si_weights&, const PairJob&);  // by width
+  void (*tile[kDwordWidthCount])(const si_weights&, const PairJob&);  // by width, up to most_width
   void (*vector)(const si_weights&, const PairVectorJob&);
   // Operands of `count` values of float32 or bfloat16.
   void (*narrow)(const void* src, si_value_type type, int64_t count, uint16_t* dst);
@@ -44,6 +44,8 @@ struct PairKernels {
                     int64_t pitch);
   // As of ByteKernels, by bytes: g = 1, runs of at most 64 bytes, a width of twice the columns.
   void (*copy)(const ByteCopy&);
+  // Of the tiles that a call is cut in: as of ByteKernels.
+  int64_t most_width = kMostDwordWidth;
 };
 
 }  // namespace si

@@ -2,8 +2,9 @@
 //
 // The tiles of quads_tile.h with two values in a dword: a unit names two rows of x, any two columns of one pattern,
 // which are interleaved in registers. Of 32 columns dword i of 128-bit lane L is column 8 L + i of the first vector and
-// column 8 L + 4 + i of the second. Source: measured here. y must not alias x. Benchmark: `python -m benchmarks.run
-// --suite kernels`.
+// column 8 L + 4 + i of the second. Without instructions for pairs V::Int is two vectors of floats, of the first and of
+// the second value of each, and V::load gives what V::interleave makes them of. Source: measured here. y must not alias
+// x. Benchmark: `python -m benchmarks.run --suite kernels`.
 //
 // Included by the instruction-set translation units only.
 #pragma once
@@ -14,10 +15,12 @@
 namespace si {
 namespace {
 
-// NX vectors of each row of x. Two vectors of sums wait for their own additions: units go to two sets in turn.
+// NX vectors of each row of x. Two vectors of sums wait for their own additions: units go to two sets in turn, where
+// registers hold both.
 template <class V, int NX>
 struct Interleaved {
-  static constexpr int kVectors = 2 * NX, kIndices = 2, kSets = NX == 1 ? 2 : 1, kRowBytes = NX * V::kBytes;
+  static constexpr int kVectors = 2 * NX, kIndices = 2, kRowBytes = NX * V::kBytes;
+  static constexpr int kSets = NX == 1 && 2 * kPanelRows * kVectors <= V::kMostSums ? 2 : 1;
   static constexpr bool kNatural = false;
   template <class Map>
   static SI_INLINE void load(typename V::Int (&x)[kVectors], const uint16_t* index, const Map& map) {
@@ -38,24 +41,27 @@ struct InterleavedHalf {
   }
 };
 
-// The units of a pattern of one row. Its four vectors of sums would wait for their own additions, where another row's
-// do not follow: every second unit goes to sums that are added at the end.
+// The units of a pattern of one row, whose sums would wait for their own additions where another row's do not follow:
+// every second unit goes to sums that are added at the end.
 template <class V, class Load, int P, class Map>
-SI_INLINE void pairs_lone(QuadSums<V, Load>& sums, const uint16_t* index, const Pair* pair, int count, const Map& map) {
-  using Unit = QuadsPart<V, Load, P, 0, Load::kVectors>;
-  typename V::Sum other[kPanelRows][Load::kVectors];
-  SI_UNROLL for (int r = 0; r < kPanelRows; ++r) SI_UNROLL for (int j = 0; j < Load::kVectors; ++j) other[r][j] =
-      V::broadcast(0.0f);
-  int u = 0;
-  for (; u + 2 <= count; u += 2) {
-    Unit::unit(sums.set[0], index + 2 * u, pair + u, 0, map);
-    Unit::unit(other, index + 2 * u + 2, pair + u + 1, 0, map);
+SI_INLINE void pairs_lone(QuadSums<V, Load>& sums, const uint16_t*& index, const Pair*& pair, int count,
+                          const Map& map) {
+  constexpr int NV = Load::kVectors, kRow = __builtin_ctz(P);
+  using Unit = QuadsPart<V, Load, P, 0, NV>;
+  if (count == 0) return;
+  typename V::Sum even[kPanelRows][NV], odd[kPanelRows][NV];
+  SI_UNROLL for (int j = 0; j < NV; ++j) {
+    even[kRow][j] = sums.set[0][kRow][j];
+    odd[kRow][j] = V::broadcast(0.0f);
   }
-  if (u < count) Unit::unit(sums.set[0], index + 2 * u, pair + u, 0, map);
-  SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
-    if (!(P >> r & 1)) continue;
-    SI_UNROLL for (int j = 0; j < Load::kVectors; ++j) sums.set[0][r][j] = V::add(sums.set[0][r][j], other[r][j]);
+  for (; count >= 2; count -= 2, index += 4, pair += 2) {
+    Unit::unit(even, index, pair, 0, map);
+    Unit::unit(odd, index + 2, pair + 1, 0, map);
   }
+  if (count > 0) Unit::unit(even, index, pair, 0, map);
+  index += 2 * count;
+  pair += count;
+  SI_UNROLL for (int j = 0; j < NV; ++j) sums.set[0][kRow][j] = V::add(even[kRow][j], odd[kRow][j]);
 }
 
 // One row of a tile.
@@ -103,19 +109,19 @@ void pairs_tile(const si_weights& weights, const PairJob& given_job) {
     }
     const uint16_t* index = view.index + entry.column_offset;
     const Pair* pair = view.value_as<Pair>() + entry.value_offset;
-#define SI_PATTERN(P)                                           \
-  {                                                             \
-    const int count = entry.count[P - 1];                       \
-    if constexpr (pattern_rows(P) == 1 && Load::kSets == 1) {   \
-      pairs_lone<V, Load, P>(sums, index, pair, count, map);    \
-      index += count * Load::kIndices;                          \
-      pair += count;                                            \
-    } else {                                                    \
-      quads_pattern<V, Load, P>(sums, index, pair, count, map); \
-    }                                                           \
-  }
-    SI_EACH_PATTERN(SI_PATTERN);
+    if constexpr (kSmall) {
+      each_pattern(entry, [&](int pattern, int count, auto of_pattern) SI_INLINE_LAMBDA {
+        quads_rows<V, Load, decltype(of_pattern)::value>(sums, pattern, index, pair, count, map);
+      });
+    } else {
+#define SI_PATTERN(P)                                                   \
+  if constexpr (pattern_rows(P) == 1 && Load::kSets == 1)               \
+    pairs_lone<V, Load, P>(sums, index, pair, entry.count[P - 1], map); \
+  else                                                                  \
+    quads_pattern<V, Load, P>(sums, index, pair, entry.count[P - 1], map);
+      SI_EACH_PATTERN(SI_PATTERN);
 #undef SI_PATTERN
+    }
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
       if (r >= rows) break;
       if (Load::kSets > 1)
@@ -152,6 +158,14 @@ void pairs_vector(const si_weights& weights, const PairVectorJob& job) {
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) sum[r] = V::broadcast(0.0f);
     const uint8_t* x = reinterpret_cast<const uint8_t*>(here);
     const Pair* pair = view.value_as<Pair>() + entry.value_offset;
+    if constexpr (kSmall) {
+      each_pattern(entry, [&](int pattern, int count, auto of_pattern) SI_INLINE_LAMBDA {
+        constexpr int kRows = decltype(of_pattern)::value;
+        quads_rows_vector<V, kRows>(sum, pattern, x, pair, count);
+        x += 4 * count;
+        pair += count * kRows;
+      });
+    } else {
 #define SI_PATTERN(P)                                \
   {                                                  \
     const int count = entry.count[P - 1];            \
@@ -159,8 +173,9 @@ void pairs_vector(const si_weights& weights, const PairVectorJob& job) {
     x += 4 * count;                                  \
     pair += count * pattern_rows(P);                 \
   }
-    SI_EACH_PATTERN(SI_PATTERN);
+      SI_EACH_PATTERN(SI_PATTERN);
 #undef SI_PATTERN
+    }
     SI_UNROLL for (int r = 0; r < kPanelRows; ++r) {
       if (r >= entry.rows) break;
       const int64_t position = row + r;

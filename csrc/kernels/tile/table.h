@@ -63,6 +63,15 @@ constexpr ByteKernels chosen(ByteKernels kernels) {
   return none;
 }
 
+constexpr PairKernels chosen(PairKernels kernels) {
+  if constexpr (kSmall) {
+    for (int i = 1; i < kDwordWidthCount; ++i) kernels.tile[i] = nullptr;
+    kernels.most_width = kDwordWidths[0];
+  }
+  if (!SI_HAS(conv)) kernels.copy = nullptr;
+  return SI_HAS(linear) || SI_HAS(conv) ? kernels : PairKernels{};
+}
+
 // Of a variant whose rows compute int8 weights alone, or pairs of bfloat16 alone.
 template <class V>
 constexpr TileKernels narrow_table_of(Isa isa, const ByteKernels* bytes, const PairKernels* pairs,
