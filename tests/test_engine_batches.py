@@ -268,3 +268,31 @@ def test_exported_programs_of_any_batch() -> None:
     engine = compile(program, baselines=(), dynamic="batch")
     y = torch.randn(7, *shape)
     assert torch.allclose(engine(y), model(y), atol=1e-6)
+
+
+class Classed(nn.Module):
+    """A token of the model's own before those of the input, of which the outputs are apart."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.token, self.axis = nn.Parameter(torch.randn(1, 1, 1)), axis
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        shape = [*x.shape]
+        shape[self.axis] = 1
+        y = torch.cat([self.token.expand(shape), x], self.axis)
+        return y.narrow(self.axis, 0, 1).tanh(), y.narrow(self.axis, 1, x.shape[self.axis]).tanh()
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_class_token_is_the_models_own_whatever_the_input_holds(bad: float, axis: int) -> None:
+    model = Classed(axis)
+    engine = quick(model, torch.randn(2, 4, 6))
+    for batch in (1, 2, 3):
+        x = torch.randn(batch, 4, 6)
+        x[-1] = bad
+        given, own = engine(x), model(x)
+        for y, true in zip(given, own, strict=True):
+            assert torch.allclose(y, true, atol=1e-6, equal_nan=True)
+        assert given[0].isfinite().all()

@@ -2,7 +2,8 @@
 
 Exporters expand a class token, or the embeddings of positions, to the batch of the example. Where
 an operator broadcasts, one sample of such a constant is enough. A concatenation broadcasts nothing:
-there it is made of another operand, every element of which is clamped to the constant's.
+there ones are made of another operand, as its elements to the power of 0, which NaN and Inf have too,
+and multiplied by the constant.
 
 Models turn queries, keys and values before the batch to take one of the three: it is taken before.
 """
@@ -126,10 +127,11 @@ def _spread(node: Node, place: int, value: Value | None) -> list[Node]:
     if other is None or len(once.shape) != len(shape) or once.shape[0] != 1:
         return []
     name = f"{node.output.name} {value.name}"
-    steps = [Value(f"{name} {step}", value.shape) for step in ("part", "above", "samples")]
+    steps = [Value(f"{name} {step}", value.shape) for step in ("part", "ones", "samples")]
+    zero = Value(f"{name} zero", (), torch.zeros(()))
     node.inputs[place] = steps[2]
     return [
         Node("slice", node.name, [other], steps[0], {"axis": axis, "start": 0, "step": 1}),
-        Node("binary", node.name, [steps[0], once], steps[1], {"kind": "maximum"}),
-        Node("binary", node.name, [steps[1], once], steps[2], {"kind": "minimum"}),
+        Node("binary", node.name, [steps[0], zero], steps[1], {"kind": "power"}),
+        Node("binary", node.name, [steps[1], once], steps[2], {"kind": "multiply"}),
     ]
