@@ -2,8 +2,8 @@
 
 Exporters expand a class token, or the embeddings of positions, to the batch of the example. Where
 an operator broadcasts, one sample of such a constant is enough. A concatenation broadcasts nothing:
-there ones are made of another operand, as its elements to the power of 0, which NaN and Inf have too,
-and multiplied by the constant.
+there it is multiplied by ones, which are made of another operand: its elements to the power of 0,
+which are 1 for NaN and Inf too.
 
 Models turn queries, keys and values before the batch to take one of the three: it is taken before.
 """
