@@ -296,3 +296,30 @@ def test_a_class_token_is_the_models_own_whatever_the_input_holds(bad: float, ax
         for y, true in zip(given, own, strict=True):
             assert torch.allclose(y, true, atol=1e-6, equal_nan=True)
         assert given[0].isfinite().all()
+
+
+class Windows(nn.Module):
+    """Attention in windows of tokens, of which a mask hides another part of each."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.projection, self.count = nn.Linear(8, 24), count
+        self.register_buffer("mask", torch.randn(count, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        parts = self.projection(x).view(batch * self.count, 3, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        mask = self.mask.repeat(batch, 1, 1, 1)
+        y = nn.functional.scaled_dot_product_attention(*parts.unbind(0), attn_mask=mask)
+        return y.transpose(1, 2).reshape(batch, length, 8)
+
+
+@pytest.mark.parametrize(("own", "count"), [(1, 4), (2, 4), (3, 2)])
+def test_masks_of_windows_repeat_with_the_samples(own: int, count: int) -> None:
+    model = Windows(count)
+    engine = quick(model, torch.randn(own, 3 * count, 8))
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, 3 * count, 8)
+        assert torch.allclose(engine(x), model(x), atol=1e-5)
+        x[0] = torch.nan
+        assert torch.allclose(engine(x)[1:], model(x)[1:], atol=1e-5)
