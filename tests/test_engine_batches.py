@@ -268,3 +268,58 @@ def test_exported_programs_of_any_batch() -> None:
     engine = compile(program, baselines=(), dynamic="batch")
     y = torch.randn(7, *shape)
     assert torch.allclose(engine(y), model(y), atol=1e-6)
+
+
+class Classed(nn.Module):
+    """A token of the model's own before those of the input, of which the outputs are apart."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.token, self.axis = nn.Parameter(torch.randn(1, 1, 1)), axis
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        shape = [*x.shape]
+        shape[self.axis] = 1
+        y = torch.cat([self.token.expand(shape), x], self.axis)
+        return y.narrow(self.axis, 0, 1).tanh(), y.narrow(self.axis, 1, x.shape[self.axis]).tanh()
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_class_token_is_the_models_own_whatever_the_input_holds(bad: float, axis: int) -> None:
+    model = Classed(axis)
+    engine = quick(model, torch.randn(2, 4, 6))
+    for batch in (1, 2, 3):
+        x = torch.randn(batch, 4, 6)
+        x[-1] = bad
+        given, own = engine(x), model(x)
+        for y, true in zip(given, own, strict=True):
+            assert torch.allclose(y, true, atol=1e-6, equal_nan=True)
+        assert given[0].isfinite().all()
+
+
+class Windows(nn.Module):
+    """Attention in windows of tokens, of which a mask hides another part of each."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.projection, self.count = nn.Linear(8, 24), count
+        self.register_buffer("mask", torch.randn(count, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        parts = self.projection(x).view(batch * self.count, 3, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        mask = self.mask.repeat(batch, 1, 1, 1)
+        y = nn.functional.scaled_dot_product_attention(*parts.unbind(0), attn_mask=mask)
+        return y.transpose(1, 2).reshape(batch, length, 8)
+
+
+@pytest.mark.parametrize(("own", "count"), [(1, 4), (2, 4), (3, 2)])
+def test_masks_of_windows_repeat_with_the_samples(own: int, count: int) -> None:
+    model = Windows(count)
+    engine = quick(model, torch.randn(own, 3 * count, 8))
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, 3 * count, 8)
+        assert torch.allclose(engine(x), model(x), atol=1e-5)
+        x[0] = torch.nan
+        assert torch.allclose(engine(x)[1:], model(x)[1:], atol=1e-5)

@@ -99,7 +99,7 @@ def test_models_of_transformers(make: Callable[[], Made], tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [vit, convnext, llama, whisper])
+@pytest.mark.parametrize("make", [vit, convnext, swin, llama, whisper])
 def test_any_batch(make: Callable[[], Made]) -> None:
     model, inputs = make()
     engine = compile(model, inputs, baselines=(), dynamic="batch")

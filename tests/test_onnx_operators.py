@@ -205,6 +205,20 @@ def test_norms() -> None:
     assert ops(engine).count("layer_norm") == 3
 
 
+@pytest.mark.parametrize(("opset", "own"), [(18, 3), (20, 3), (21, 6)])
+@pytest.mark.parametrize("shape", [IMAGE, (2, 6, 9)])
+def test_norms_of_groups(opset: int, own: int, shape: tuple[int, ...]) -> None:
+    constants = {"scale": floats(own), "bias": floats(own)}
+    names = ["x", "scale", "bias"]
+    nodes = [node("GroupNormalization", names, ["y"], num_groups=3, epsilon=1e-3, name="norm")]
+    engine = check(onnx_model(nodes, constants, shape, opset), torch.randn(shape))
+    assert "layer_norm" in ops(engine)
+    groups = 9 - own
+    constants = {"scale": floats(groups), "bias": floats(groups)}
+    with pytest.raises((UnsupportedOperators, ValueError), match=r"'norm'|Incompatible"):
+        quick(onnx_model(nodes, constants, shape, opset))
+
+
 def test_an_axis_that_is_none_is_refused() -> None:
     for axis in (4, 9):
         nodes = [node("LayerNormalization", ["x", "scale"], ["y"], name="norm", axis=axis)]

@@ -2,25 +2,32 @@
 
 Exporters expand a class token, or the embeddings of positions, to the batch of the example. Where
 an operator broadcasts, one sample of such a constant is enough. A concatenation broadcasts nothing:
-there it is made of another operand, every element of which is clamped to the constant's.
+there it is multiplied by ones, which are made of another operand: its elements to the power of 0,
+which are 1 for NaN and Inf too.
+
+Masks of windows are as many as the batch has windows, and repeat with each sample: they are
+multiplied by ones in the same way, of an input that has the batch.
 
 Models turn queries, keys and values before the batch to take one of the three: it is taken before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from sparseinfer.export.graph import Graph, Node, Value
 from sparseinfer.export.passes.dead_code import remove_dead_code
 
-__all__ = ["allow_any_batch", "select_before", "tell_once"]
+__all__ = ["allow_any_batch", "repeat_masks", "select_before", "tell_once"]
 
 
-def allow_any_batch(graph: Graph) -> None:
-    """Both of what follows, and dead code goes."""
+def allow_any_batch(graph: Graph, batched: Sequence[Value] = ()) -> None:
+    """All of what follows, and dead code goes. `batched`: the inputs whose batch may vary."""
     select_before(graph)
     tell_once(graph)
+    repeat_masks(graph, batched)
     remove_dead_code(graph)
 
 
@@ -126,10 +133,63 @@ def _spread(node: Node, place: int, value: Value | None) -> list[Node]:
     if other is None or len(once.shape) != len(shape) or once.shape[0] != 1:
         return []
     name = f"{node.output.name} {value.name}"
-    steps = [Value(f"{name} {step}", value.shape) for step in ("part", "above", "samples")]
+    steps = [Value(f"{name} {step}", value.shape) for step in ("part", "ones", "samples")]
+    zero = Value(f"{name} zero", (), torch.zeros(()))
     node.inputs[place] = steps[2]
     return [
         Node("slice", node.name, [other], steps[0], {"axis": axis, "start": 0, "step": 1}),
-        Node("binary", node.name, [steps[0], once], steps[1], {"kind": "maximum"}),
-        Node("binary", node.name, [steps[1], once], steps[2], {"kind": "minimum"}),
+        Node("binary", node.name, [steps[0], zero], steps[1], {"kind": "power"}),
+        Node("binary", node.name, [steps[1], once], steps[2], {"kind": "multiply"}),
+    ]
+
+
+def repeat_masks(graph: Graph, batched: Sequence[Value]) -> None:
+    """Let a constant mask of attention that repeats with the samples be told for one of them.
+
+    Example:
+        >>> x, q, y = Value("x", (2, 6)), Value("q", (6, 1, 2, 1)), Value("y", (6, 1, 2, 1))
+        >>> windows = torch.arange(12.0).view(3, 1, 2, 2)
+        >>> mask = Value("mask", (6, 1, 2, 2), windows.repeat(2, 1, 1, 1))
+        >>> graph = Graph([x], [Node("attention", "", [q, q, q, mask], y)], [y])
+        >>> repeat_masks(graph, [x])
+        >>> [(node.op, node.output.shape) for node in graph.nodes[2:-1]]
+        [('binary', (2, 1, 1)), ('binary', (2, 3, 4)), ('reshape', (6, 1, 2, 2))]
+    """
+    source = next((x for x in batched if x.dtype == torch.float32 and len(x.shape) > 1), None)
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if node.op == "attention" and source is not None:
+            nodes += _repeated(node, source)
+        nodes.append(node)
+    graph.nodes = nodes
+
+
+def _repeated(node: Node, source: Value) -> list[Node]:
+    """The mask of an attention by nodes, of ones that an input gives and of one sample's."""
+    mask = node.inputs[3]
+    batch = source.shape[0]
+    if mask is None or mask.constant is None:
+        return []
+    count = mask.shape[0]
+    if count == 1 or count != node.output.shape[0] or count % batch:
+        return []
+    own = mask.constant.view(batch, count // batch, -1)
+    if not torch.equal(own[:1].expand_as(own), own):
+        return []
+    name = f"{node.output.name} mask"
+    shapes = [(batch, 1, torch.Size(source.shape[1:]).numel()), (batch, 1, 1), (batch, 1, 1),
+              tuple(own.shape), mask.shape]  # fmt: skip
+    steps = [
+        Value(f"{name} {step}", shape)
+        for step, shape in zip(("input", "part", "ones", "samples", "whole"), shapes, strict=True)
+    ]
+    zero = Value(f"{name} zero", (), torch.zeros(()))
+    once = Value(mask.name, (1, *own.shape[1:]), own[:1].contiguous())
+    node.inputs[3] = steps[4]
+    return [
+        Node("reshape", node.name, [source], steps[0]),
+        Node("slice", node.name, [steps[0]], steps[1], {"axis": 2, "start": 0, "step": 1}),
+        Node("binary", node.name, [steps[1], zero], steps[2], {"kind": "power"}),
+        Node("binary", node.name, [steps[2], once], steps[3], {"kind": "multiply"}),
+        Node("reshape", node.name, [steps[3]], steps[4]),
     ]

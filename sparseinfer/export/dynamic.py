@@ -132,10 +132,11 @@ def mark_batch(
         return []
     own, most = marked[0].shape[0], min(batched.values())
     batches = sorted({1, min(own + 1, most)} - {own})
-    allow_any_batch(graph)
+    allow_any_batch(graph, marked)
+    places = [graph.inputs.index(value) for value in marked]
     for batch in batches:
         other = _graph_at(graph_at, batch)
-        allow_any_batch(other)
+        allow_any_batch(other, [other.inputs[place] for place in places])
         check_batches(graph, other, marked, batch)
     for value in marked:
         value.most_batch = most

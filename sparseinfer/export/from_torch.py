@@ -17,6 +17,7 @@ from sparseinfer.export.graph import MOST_DIMS, Graph, Value
 from sparseinfer.export.lower import folded, is_computed, lower
 from sparseinfer.export.lowering import Call, Refusal
 from sparseinfer.export.masks import Choice
+from sparseinfer.export.positions import Positions
 from sparseinfer.export.program import drop_assertions
 
 __all__ = ["STATE", "from_torch", "graph_of"]
@@ -112,6 +113,7 @@ def graph_of(program: torch.export.ExportedProgram) -> Graph:
                 continue
             sample = node.meta["val"]
             value = Value(node.name, tuple(sample.shape), None, sample.dtype)
+            value.rows = _rows_read_by(node)
             known[node.name] = value
             graph.inputs.append(value)
         elif node.op == "call_function":
@@ -121,8 +123,9 @@ def graph_of(program: torch.export.ExportedProgram) -> Graph:
             missing.append(Missing(str(output.kind), output.target or "", "it changes its state"))
         elif not isinstance(output.arg, ConstantArgument):
             found = known[output.arg.name]
-            if isinstance(found, Choice):
-                missing.append(Missing("its outputs", "", f"{output.arg.name} is a mask"))
+            if isinstance(found, Choice | Positions):
+                told = "a mask" if isinstance(found, Choice) else "positions"
+                missing.append(Missing("its outputs", "", f"{output.arg.name} is {told}"))
             else:
                 graph.outputs.append(found)
         elif output.arg.value is not None:
@@ -171,6 +174,15 @@ def _lowered(node: Any, known: dict[str, Any], graph: Graph, missing: list[Missi
         missing.append(Missing(str(node.target), module, str(refusal)))
     kind = torch.int64 if sample.dtype == torch.int64 else torch.float32
     return Value(node.name, call.shape, None, kind)
+
+
+def _rows_read_by(ids: Any) -> int:
+    """How many rows the tables have that an input of ids is looked up in; the least of them."""
+    tables = [
+        user.args[0] for user in ids.users
+        if user.target == aten.embedding.default and user.args[1] is ids
+    ]  # fmt: skip
+    return min((int(table.meta["val"].shape[0]) for table in tables), default=0)
 
 
 def _argument(part: Any, known: dict[str, Any]) -> Any:

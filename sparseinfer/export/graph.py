@@ -31,7 +31,8 @@ class Value:
 
     `scale` tells what the bytes of one of uint8 stand for, `weight_scales` `[M]` by which numbers a
     row a weight of float32 was quantised before. `most_batch` is the largest batch of an input
-    whose dimension 0 is one that may vary, else 0.
+    whose dimension 0 is one that may vary, else 0. `rows` is how many a
+    table has that an input of ids is looked up in, else 0.
 
     Example:
         >>> str(Value("x", (1, 3)))
@@ -45,6 +46,7 @@ class Value:
     scale: ActivationScale | None = None
     weight_scales: Tensor | None = None
     most_batch: int = 0
+    rows: int = 0
 
     def __str__(self) -> str:
         kind = "" if self.dtype == torch.float32 else f" {self.dtype}".replace("torch.", "")

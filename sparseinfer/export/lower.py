@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_any, tree_map
 from sparseinfer.export.graph import Value
 from sparseinfer.export.lowering import LOWERINGS, Call, Refusal
 from sparseinfer.export.masks import Choice, chosen, materialised
+from sparseinfer.export.positions import Positions, counted
 
 __all__ = ["folded", "is_computed", "lower"]
 
@@ -40,7 +41,7 @@ BROADCASTING = (
 
 
 def lower(target: Any, call: Call) -> Any:
-    """What an operator gives, called so: a value, a mask, or a tuple of values.
+    """What an operator gives, called so: a value, a mask, positions, or a tuple of values.
 
     Raises:
         Refusal: the engine has no such operation.
@@ -54,6 +55,9 @@ def lower(target: Any, call: Call) -> Any:
     args, kwargs = call.args, call.kwargs
     if not tree_any(is_computed, (args, kwargs)):
         return folded(target, call)
+    found = counted(target, call)
+    if found is not None:
+        return found
     if target != aten.scaled_dot_product_attention.default:
         mask = chosen(target, args, kwargs)
         if mask is not None:
@@ -92,7 +96,9 @@ def folded(target: Any, call: Call) -> Any:
 
 def is_computed(part: Any) -> bool:
     """Whether an argument is known in a run alone."""
-    return isinstance(part, Choice) or (isinstance(part, Value) and part.constant is None)
+    return isinstance(part, Choice | Positions) or (
+        isinstance(part, Value) and part.constant is None
+    )
 
 
 def _check_types(target: Any, args: Any, gives: torch.dtype) -> None:

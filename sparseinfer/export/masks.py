@@ -2,7 +2,8 @@
 
 Models make the mask of their attention from ids of zeros and ones, or from booleans, by a dozen
 small operators. Whatever these are, each element of the result depends on one element of the
-input alone, and on no more of it than whether it is zero. So what they do is done here, with torch,
+input alone, and on no more of it than whether it is zero, or some other number that the model
+compares it with, such as the id of padding. So what they do is done here, with torch,
 to three tensors: which element that is, and what comes of it in either case.
 """
 
@@ -53,10 +54,11 @@ PARTS = (aten.expand.default, aten.slice.Tensor, aten.select.int, aten.index.Ten
 
 @dataclass(eq=False)
 class Choice:
-    """A tensor whose elements are chosen from two, by whether an element of `source` is zero.
+    """A tensor whose elements are chosen from two, by whether an element of `source` is `number`.
 
-    `index` tells which element that is, of the flat source. `exact`: the source holds 0 and 1 and
-    nothing else, or else what was computed of it is wrong.
+    `if_zero` is chosen where it is, as for the most part with zero. `index` tells which element
+    that is, of the flat source. `exact`: the source holds 0 and 1 and nothing else, or else what
+    was computed of it is wrong.
 
     Example:
         >>> mask = Value("mask", (2,), dtype=torch.bool)
@@ -69,6 +71,7 @@ class Choice:
     if_zero: Tensor
     otherwise: Tensor
     exact: bool = False
+    number: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -103,8 +106,9 @@ def chosen(target: Any, args: Any, kwargs: Any) -> Choice | None:
         if target in LOWERINGS:
             return None
         raise Refusal("it reads a mask, and nothing computes it of that")
-    if len({choice.source for choice in choices}) > 1:
+    if len({(choice.source, choice.number) for choice in choices}) > 1:
         raise Refusal("it joins masks of two inputs")
+    number = choices[0].number
     source, exact = choices[0].source, any(choice.exact for choice in choices)
 
     def with_tensors(which: int) -> Any:
@@ -118,12 +122,12 @@ def chosen(target: Any, args: Any, kwargs: Any) -> Choice | None:
         return target(*tree_map(plain, args), **tree_map(plain, kwargs))
 
     if target in MOVES:
-        return Choice(source, with_tensors(0), with_tensors(1), with_tensors(2), exact)
+        return Choice(source, with_tensors(0), with_tensors(1), with_tensors(2), exact, number)
     if_zero, otherwise = with_tensors(1), with_tensors(2)
     indices = [choice.index.expand(if_zero.shape) for choice in choices]
     if any(not torch.equal(index, indices[0]) for index in indices):
         raise Refusal("it joins different elements of a mask")
-    return Choice(source, indices[0], if_zero, otherwise, exact)
+    return Choice(source, indices[0], if_zero, otherwise, exact, number)
 
 
 def _begun(value: Value, target: Any, args: Any, kwargs: Any) -> Choice | None:
@@ -135,8 +139,11 @@ def _begun(value: Value, target: Any, args: Any, kwargs: Any) -> Choice | None:
     ones = torch.ones(value.shape, dtype=value.dtype)
     if value.dtype == torch.bool:
         return None if target == aten.view.default else Choice(value, index, zeros, ones)
-    compares = target in (aten.eq.Scalar, aten.ne.Scalar) and args[1] == 0
-    if compares or kwargs.get("dtype") == torch.bool:
+    compares = target in (aten.eq.Scalar, aten.ne.Scalar) and isinstance(args[1], int)
+    if compares and (args[1] == 0 or value.rows):
+        number = torch.full(value.shape, args[1], dtype=value.dtype)
+        return Choice(value, index, number, number + 1, number=args[1])
+    if kwargs.get("dtype") == torch.bool:
         return Choice(value, index, zeros, ones)
     if target not in EXACT and not (target in PARTS and args[0] is value):
         return None
@@ -241,6 +248,8 @@ def _where(call: Call, mask: Choice, index: Tensor, if_zero: Tensor, otherwise: 
         raise Refusal("its mask takes elements of its input out of their order")
     if torch.Size(mask.source.shape).numel() != index.numel():
         raise Refusal("its mask takes some elements of its input")
+    if mask.number != 0:
+        return _looked_up(call, mask, index, if_zero, otherwise)
     shape = torch.broadcast_shapes(index.shape, if_zero.shape, otherwise.shape)
     condition = Value(f"{mask.source.name} of {call.name}", tuple(index.shape), None,
                       mask.source.dtype)  # fmt: skip
@@ -250,3 +259,18 @@ def _where(call: Call, mask: Choice, index: Tensor, if_zero: Tensor, otherwise: 
         values.append(Value(f"{call.name} {name}", tuple(part.shape), part.contiguous()))
     output = Value(f"{call.name} mask", tuple(shape))
     return call.node("where", values, output, exact=mask.exact)
+
+
+def _looked_up(
+    call: Call, mask: Choice, index: Tensor, if_number: Tensor, otherwise: Tensor
+) -> Value:
+    """A row of one element for each id."""
+    if if_number.unique().numel() != 1 or otherwise.unique().numel() != 1:
+        raise Refusal(f"its mask chooses by ids of {mask.number} between more than two numbers")
+    shown = otherwise.reshape(-1)[:1]
+    rows = shown.repeat(mask.source.rows)
+    if 0 <= mask.number < len(rows):
+        rows[mask.number] = if_number.reshape(-1)[0]
+    table = Value(f"{call.name} rows", (len(rows), 1), rows[:, None].contiguous())
+    found = call.step("of ids", (*mask.source.shape, 1), "embedding", [mask.source, table])
+    return call.step("mask", tuple(index.shape), "reshape", [found])

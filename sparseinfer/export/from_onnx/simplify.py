@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sparseinfer.export.from_onnx.groups import spell_out_groups
 from sparseinfer.export.from_onnx.spell_out import spell_out
 
 __all__ = [
@@ -117,6 +118,7 @@ def simplified(proto: Any, shapes: Mapping[str, Sequence[int]], budget: Budget) 
         common.RemoveInitializersFromInputsPass()(model)
         common.InlinePass()(model)
         spell_out(model)
+        spell_out_groups(model)
         _forget_shapes(model, shapes)
         optimizer.fold_constants(
             model, onnx_shape_inference=True, input_size_limit=2**40, output_size_limit=2**40,
