@@ -144,8 +144,14 @@ def counts(model: nn.Module, x: Tensor) -> Tensor:
     return (x != model.pad).int().cumsum(1).float()[..., None]
 
 
+def places_of_all(model: nn.Module, x: Tensor) -> Tensor:
+    """As of a model that hides no token, whatever its id."""
+    shown = (x == model.pad) | (x != model.pad)
+    return model.places(shown.long().cumsum(1))
+
+
 @pytest.mark.parametrize("pad", [0, 1, 49])
-@pytest.mark.parametrize("make", [hidden, counts, places])
+@pytest.mark.parametrize("make", [hidden, counts, places, places_of_all])
 def test_masks_of_one_id(make: Callable[[nn.Module, Tensor], Tensor], pad: int) -> None:
     model = Embeds(make, pad).eval()
     x = torch.randint(50, (2, 7))

@@ -78,8 +78,11 @@ def counted(target: Any, call: Call) -> Any:
     raise Refusal("it reads positions that are counted, and nothing computes it of these")
 
 
-def _counts(call: Call, mask: Choice) -> Positions:
+def _counts(call: Call, mask: Choice) -> Positions | Value:
     """Each mask beside a row of a triangle of ones, whose products are summed."""
+    if torch.equal(mask.if_zero, mask.otherwise):
+        sums = aten.cumsum.default(mask.if_zero, *call.args[1:], **call.kwargs)
+        return Value(call.name, tuple(sums.shape), sums, sums.dtype)
     shape, axis = mask.shape, call.argument(1, "dim", 0)
     if not shape or axis % len(shape) != len(shape) - 1 or shape[-1] > MOST_TOKENS:
         raise Refusal(f"it sums over other than the last dimension, of up to {MOST_TOKENS}")
