@@ -329,8 +329,9 @@ EXCHANGED = {
     "peers/engines/mnn_cpu.py": {"write_bytes"},
     "peers/measure.py": {"save"},
     "peers/worker.py": {"save"},
+    "sizes.py": {"write_bytes"},
 }
-"""What hands arrays and models to another process in a folder that goes with the run."""
+"""What hands arrays, models and sources to another process in a folder that goes with the run."""
 
 OWNERS = ("np", "os")
 

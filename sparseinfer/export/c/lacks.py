@@ -73,7 +73,7 @@ def _reasons(records: Records, packed: Mapping[int, Packed], node: NodeRecord) -
     if any(tensor.type != "packed" and tensor.size > MOST_BYTES for tensor in tensors):
         yield f"it has a tensor of more than {MOST_BYTES:,} bytes"
     for weight in (packed[number] for number in numbers if number in packed):
-        if weight.format != "panel" and not (weight.format == "csr" and weight.sections):
+        if not (weight.in_panels or weight.in_rows):
             yield f"its weight has more than {MOST_COLUMNS:,} columns of a convolution"
         elif weight.value_type == "bfloat16":
             yield "it multiplies pairs of bfloat16, and plain C computes in float32"

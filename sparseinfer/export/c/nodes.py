@@ -81,7 +81,7 @@ class Emitter:
 
     def _linear(self, node: NodeRecord, name: str) -> Emitted:
         packed, x, to = self._weight(node), self._tensor(node, 0), self._y(node)[1]
-        if packed.format == "csr":
+        if packed.in_rows:
             return self._linear_csr(node, name)
         fields: dict[str, Any] = {
             "weight": weight_fields(packed, self.block),

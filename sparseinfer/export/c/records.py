@@ -135,7 +135,7 @@ def read_records(file: bytes) -> Records:
 
 @dataclass(frozen=True)
 class Packed:
-    """The sections of a packed weight of format panel; of other formats there are none.
+    """The sections of a packed weight: of panels, or of rows; as it was read, others have none.
 
     `order` is empty where each row stands at its own place; `scale` and `row_sum` are of int8.
     """
@@ -156,6 +156,15 @@ class Packed:
     @property
     def columns(self) -> int:
         return math.prod(self.shape[1:])
+
+    @property
+    def in_panels(self) -> bool:
+        return self.panels > 0
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether each row has columns and values of its own."""
+        return "start" in self.sections
 
 
 def read_packed(blob: bytes) -> Packed:

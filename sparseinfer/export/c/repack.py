@@ -28,8 +28,7 @@ def plain_packed(blob: bytes) -> Packed:
         ('panel', 'float32', 16)
     """
     packed = read_packed(blob)
-    is_panel = packed.format == "panel"
-    if is_panel and (packed.value_type in ("float32", "int8") or packed.g == 2):
+    if packed.in_panels and (packed.value_type in ("float32", "int8") or packed.g == 2):
         return packed
     dense = unpack(torch.frombuffer(bytearray(blob), dtype=torch.uint8))
     if packed.columns <= MOST_COLUMNS:
