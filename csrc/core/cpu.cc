@@ -7,7 +7,7 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#elif defined(__aarch64__) && defined(__linux__)
+#elif (defined(__aarch64__) || defined(__ARM_ARCH_7A__)) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
 
@@ -66,6 +66,15 @@ uint64_t detect() {
   if ((has & kDotProduct) != 0) features |= SI_CPU_DOTPROD;
 #endif
   return features;
+}
+
+#elif defined(__ARM_ARCH_7A__) && defined(__linux__)
+
+uint64_t detect() {
+  // The kernel's numbers (asm/hwcap.h). Fused multiply-adds came with VFPv4: a Cortex-A9 has NEON without them.
+  constexpr unsigned long kNeon = 1ul << 12, kVfp4 = 1ul << 16;
+  constexpr unsigned long kBoth = kNeon | kVfp4;
+  return (getauxval(AT_HWCAP) & kBoth) == kBoth ? SI_CPU_NEON : 0;
 }
 
 #else

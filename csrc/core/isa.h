@@ -19,6 +19,12 @@
 #else
 #define SI_FAMILY_ARM64(yes, no) no
 #endif
+// 64-bit ARM, and 32-bit ARM of version 7.
+#if defined(__aarch64__) || defined(__ARM_ARCH_7A__)
+#define SI_FAMILY_ARM(yes, no) yes
+#else
+#define SI_FAMILY_ARM(yes, no) no
+#endif
 #define SI_FAMILY_ANY(yes, no) yes
 
 namespace si {

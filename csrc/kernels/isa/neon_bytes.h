@@ -6,10 +6,9 @@
 // Included by the instruction-set translation units only.
 #pragma once
 
-#include <arm_neon.h>
-
 #include <cstring>
 
+#include "kernels/isa/neon_armv7.h"
 #include "kernels/tile/byte_moves.h"
 #include "kernels/tile/quads_vector.h"
 
@@ -20,7 +19,7 @@ struct NeonBytes {
   using Int = int32x4_t;
   using Sum = Int;
   using Floats = float32x4_t;
-  static constexpr int kBytes = 16, kInts = 4, kMostSums = 16;
+  static constexpr int kBytes = 16, kInts = 4, kMostSums = kNeonRegisters / 2;
   static constexpr int32_t kOffset = 128;
 
   static SI_INLINE Int load(const void* p) { return vreinterpretq_s32_u8(vld1q_u8(static_cast<const uint8_t*>(p))); }

@@ -18,7 +18,7 @@ struct HalvesNeon {
   struct Int {
     Sum first, second;
   };
-  static constexpr int kBytes = 16, kInts = 4, kMostSums = 16;
+  static constexpr int kBytes = 16, kInts = 4, kMostSums = kNeonRegisters / 2;
 
   static SI_INLINE uint32x4_t load(const void* p) { return vreinterpretq_u32_s32(NeonBytes::load(p)); }
   static SI_INLINE uint32x4_t load_some(const void* p, int n) {

@@ -1,10 +1,9 @@
-// The vectors of NEON: 4 floats, 32 registers.
+// The vectors of NEON: 4 floats, 32 registers, or 16 on 32-bit ARM.
 //
 // Included by the instruction-set translation units only.
 #pragma once
 
-#include <arm_neon.h>
-
+#include "kernels/isa/neon_armv7.h"
 #include "kernels/tile/table.h"
 
 namespace si {
@@ -14,8 +13,8 @@ struct Neon {
   using Reg = float32x4_t;
   using Half = Neon;  // of short rows: there is none shorter
   static constexpr int kWidth = 4;
-  // 4 x 6 accumulators, 6 vectors of x and a broadcast weight: 31 of 32 registers.
-  static constexpr int kMaxVectors = 6;
+  // 4 x 6 accumulators, 6 vectors of x and a broadcast weight: 31 of 32 registers; 4 x 3, 3 and one are all of 16.
+  static constexpr int kMaxVectors = kNeonRegisters == 32 ? 6 : 3;
   using Narrow = NarrowTiles<NarrowTile<Single, 1, 4>, NarrowTile<Neon, 1, 4>, NarrowTile<Neon, 2, 2>,
                              NarrowTile<Neon, 4, 1>, NoTile>;
 
