@@ -40,7 +40,7 @@ FORMATTED_SOURCES = $(shell find csrc examples sparseinfer tests -name '*.cc' -o
 # The processors of `make cross`, beside aarch64, which is `make neon`.
 CROSS := armv7 riscv64
 cross_build = build-$(if $(filter aarch64,$1),neon,$1)
-CTEST := ctest --output-on-failure --no-tests=error --timeout 600
+CTEST := ctest --output-on-failure --no-tests=error --timeout 600 --parallel $(CMAKE_BUILD_PARALLEL_LEVEL)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-benchmarks native lint format sanitize fuzz fuzz-native tsan neon cross cortex-m serial c-projects sizes cuda counts bench wheel docs setup clean FORCE
