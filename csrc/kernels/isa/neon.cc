@@ -1,5 +1,5 @@
-// The tile kernels for 64-bit ARM, and for ARMv7 with NEON and VFPv4. Of int8 weights smull multiplies bytes, and two long additions sum the four products
-// of a column.
+// The tile kernels for 64-bit ARM, and for ARMv7 with NEON and VFPv4. Of int8 weights smull multiplies bytes, and two
+// long additions sum the four products of a column.
 #include "kernels/isa/neon_halves.h"
 
 namespace si {

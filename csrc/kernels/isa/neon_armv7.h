@@ -1,5 +1,5 @@
-// What the intrinsics of 64-bit ARM have and those of 32-bit ARM (ARMv7 with NEON and VFPv4) have not, made of what these
-// have: the vectors of neon_vector.h, neon_bytes.h and neon_halves.h are written once, for both.
+// What the intrinsics of 64-bit ARM have and those of 32-bit ARM (ARMv7 with NEON and VFPv4) have not, made of what
+// these have: the vectors of neon_vector.h, neon_bytes.h and neon_halves.h are written once, for both.
 //
 // Included by the instruction-set translation units only.
 #pragma once
